@@ -1,0 +1,21 @@
+"""Floor 0: what may be chosen. Operators, workloads, slots, search spaces, architectures; no torch."""
+
+from nas.spaces.architecture import Architecture
+from nas.spaces.backbone import Backbone, Latent, Site, Text
+from nas.spaces.load import shipped
+from nas.spaces.operators import NONE, Operator
+from nas.spaces.space import SearchSpace
+from nas.spaces.workload import Workload
+
+__all__ = [
+    "NONE",
+    "Architecture",
+    "Backbone",
+    "Latent",
+    "Operator",
+    "SearchSpace",
+    "Site",
+    "Text",
+    "Workload",
+    "shipped",
+]

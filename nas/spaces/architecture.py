@@ -1,0 +1,50 @@
+"""An architecture: one choice for every slot of a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.errors import ConfigError
+from nas.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One choice for every slot, in canonical form. Made by a `SearchSpace`, which checks it.
+
+    Attributes:
+        space: the name of its search space.
+        space_hash: the content hash of its search space.
+        items: `(slot, choice)` in the space's order of slots; `choices` is the same as a dict.
+    """
+
+    space: str
+    space_hash: str
+    items: tuple[tuple[str, str], ...]
+
+    @property
+    def choices(self) -> dict[str, str]:
+        return dict(self.items)
+
+    def __str__(self) -> str:
+        chosen = [f"{slot}={choice}" for slot, choice in self.items if choice != "none"]
+        return f"{self.space}({', '.join(chosen) or 'nothing chosen'})"
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON: `{"space", "space_hash", "choices"}`."""
+        return write_json(path, {"space": self.space, "space_hash": self.space_hash, "choices": self.choices})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read what `save` wrote. Whether it fits a space is checked where it meets one (`SearchSpace.check`).
+
+        Raises:
+            ConfigError: not such a file.
+        """
+        value = read_json(path, "architecture")
+        if not isinstance(value, dict) or not isinstance(value.get("choices"), Mapping):
+            raise ConfigError(f"{path}: choices: missing; an architecture file is what 'nas search --out' writes")
+        items = tuple((str(slot), str(choice)) for slot, choice in value["choices"].items())
+        return cls(str(value.get("space", "")), str(value.get("space_hash", "")), items)

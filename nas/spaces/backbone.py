@@ -1,0 +1,126 @@
+"""The spatial UNet as data: widths, depths, and the sites after its blocks where temporal layers may stand."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from nas.errors import SpaceError
+from nas.files import short_hash
+
+
+@dataclass(frozen=True)
+class Latent:
+    """The shape of one latent clip, without the batch: channels, frames T, height H, width W."""
+
+    channels: int
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """The shape of the text context: tokens and their dimension, and the encoder that makes it."""
+
+    tokens: int
+    dim: int
+    encoder: str = "minilm"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place after a spatial block where temporal layers may stand.
+
+    Attributes:
+        name: `down.LEVEL.LAYER`, `mid.0` or `up.LEVEL.LAYER`, counted in the order they run.
+        channels, height, width: of the features there.
+        skip_elements: features per frame that are alive while the site runs because a later up block reads them
+            (skip connections), as a number of elements; the features that the site itself reads are not among them.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    skip_elements: int
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A Stable Diffusion UNet, parametrised like diffusers' `UNet2DConditionModel`.
+
+    Attributes:
+        channels: width of each level, from high resolution to low; each next level halves height and width.
+        layers_per_block: resnets in a down block; an up block has one more.
+        attention_levels: the levels whose resnets are each followed by a transformer (self-attention, attention to
+            the text, feed-forward).
+        mid: whether there is a mid block (resnet, transformer, resnet).
+        heads: attention heads of the spatial transformers.
+        norm_groups: groups of the GroupNorms; must divide every width.
+
+    Raises:
+        SpaceError: a width that the groups or the heads do not divide, or an attention level that does not exist.
+    """
+
+    channels: tuple[int, ...]
+    layers_per_block: int = 1
+    attention_levels: tuple[int, ...] = ()
+    mid: bool = True
+    heads: int = 8
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise SpaceError("backbone.channels is empty; give one width per level")
+        for width in self.channels:
+            if width % self.norm_groups or width % self.heads:
+                raise SpaceError(
+                    f"backbone.channels: {width} is not divisible by norm_groups={self.norm_groups} "
+                    f"and heads={self.heads}; choose a multiple of both"
+                )
+        for level in self.attention_levels:
+            if not 0 <= level < len(self.channels):
+                raise SpaceError(
+                    f"backbone.attention_levels: there is no level {level}, only 0..{len(self.channels) - 1}"
+                )
+
+    def hash(self) -> str:
+        return short_hash(asdict(self))
+
+    def sites(self, latent: Latent) -> dict[str, Site]:
+        """Every site in the order in which the UNet runs them.
+
+        The UNet pushes a skip after conv_in, after each down layer and after each downsampler; each up layer pops one.
+
+        Raises:
+            SpaceError: height or width cannot be halved often enough.
+        """
+        levels = len(self.channels)
+        if latent.height % 2 ** (levels - 1) or latent.width % 2 ** (levels - 1):
+            raise SpaceError(
+                f"latent: {latent.height}x{latent.width} cannot be halved {levels - 1} times, as {levels} levels need"
+            )
+
+        def size(level: int) -> tuple[int, int]:
+            return latent.height >> level, latent.width >> level
+
+        sites, skips = [], []
+
+        def push(level: int, channels: int) -> None:
+            height, width = size(level)
+            skips.append(channels * height * width)
+
+        push(0, self.channels[0])
+        for level, channels in enumerate(self.channels):
+            for layer in range(self.layers_per_block):
+                sites.append(Site(f"down.{level}.{layer}", channels, *size(level), sum(skips)))
+                push(level, channels)
+            if level < levels - 1:
+                push(level + 1, channels)
+        if self.mid:
+            sites.append(Site("mid.0", self.channels[-1], *size(levels - 1), sum(skips)))
+        for up, level in enumerate(reversed(range(levels))):
+            for layer in range(self.layers_per_block + 1):
+                skips.pop()
+                sites.append(Site(f"up.{up}.{layer}", self.channels[level], *size(level), sum(skips)))
+        return {site.name: site for site in sites}

@@ -1,0 +1,133 @@
+"""Search spaces from YAML: the shipped ones by name, a person's own by path."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.config import at, build, read_yaml
+from nas.errors import ConfigError, SpaceError, suggestion
+from nas.files import write_atomic
+from nas.spaces.backbone import Backbone, Latent, Text
+from nas.spaces.operators import NONE, Operator
+from nas.spaces.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """The keys of a search-space file.
+
+    A space with a backbone gives `backbone`, `latent`, `text`, `operators`; each site then has `depth` slots
+    that offer every operator, except where `sites` lists the choices of one site, or it names its `slots` outright.
+    A cost-only space gives `slots` alone.
+
+    Attributes:
+        operators: hyper-parameters by choice name; `kind` when the name is not the kind; `none` offers nothing.
+        sites: choices by site, for the sites that differ; when `only_sites` is given, no other site has slots.
+    """
+
+    name: str
+    description: str = ""
+    backbone: Backbone | None = None
+    latent: Latent | None = None
+    text: Text | None = None
+    dtype: str = "float32"
+    batch: int = 1
+    depth: int = 1
+    operators: dict[str, Any] = field(default_factory=dict)
+    sites: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    only_sites: tuple[str, ...] | None = None
+    slots: dict[str, tuple[str, ...]] | None = None
+
+
+def shipped() -> dict[str, Path]:
+    """The search spaces that come with the package, by name."""
+    try:
+        folder = Path(str(resources.files("nas.search_spaces")))
+    except ModuleNotFoundError:  # run from a source tree that was never installed
+        folder = Path(__file__).resolve().parents[2] / "search_spaces"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_space(name: str | Path) -> SearchSpace:
+    """See `SearchSpace.load`."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        known = shipped()
+        if str(name) not in known:
+            hint = suggestion(str(name), known)
+            raise SpaceError(f"no search space '{name}': give a shipped name or the path of a .yaml file{hint}")
+        path = known[str(name)]
+    mapping = read_yaml(path, "search space")
+    try:
+        file = build(SpaceFile, mapping, str(path))
+    except ConfigError as error:
+        raise SpaceError(str(error)) from None
+    try:
+        return _space(file, mapping, str(path))
+    except SpaceError as error:
+        text = str(error)
+        raise SpaceError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def save_space(space: SearchSpace, path: str | Path) -> Path:
+    """See `SearchSpace.save`."""
+    value: dict[str, Any] = {"name": space.name}
+    if space.backbone is not None:
+        parts = {"backbone": space.backbone, "latent": space.latent, "text": space.text}
+        value |= {name: _plain(asdict(part)) for name, part in parts.items()}
+        value |= {"dtype": space.dtype, "batch": space.batch}
+        value["operators"] = {n: {"kind": o.kind, **dict(o.options)} for n, o in space.operators.items()}
+    value["slots"] = {slot: list(choices) for slot, choices in space.slots.items()}
+    return write_atomic(path, yaml.safe_dump(value, sort_keys=False, default_flow_style=None))
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in value.items()}
+
+
+def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
+    if file.backbone is None:
+        if not file.slots:
+            raise SpaceError(f"{path}: needs either 'backbone' (with latent, text, operators) or 'slots'")
+        return SearchSpace(file.name, file.slots)
+    if file.slots is not None and (file.sites or file.only_sites is not None or "depth" in mapping):
+        raise SpaceError(f"{at(path, mapping, 'slots')}: 'slots' says it all; drop 'depth', 'sites' and 'only_sites'")
+    if file.latent is None or file.text is None:
+        raise SpaceError(f"{path}: a backbone needs 'latent' and 'text' beside it")
+    if file.depth < 1:
+        raise SpaceError(f"{at(path, mapping, 'depth')}: depth: must be at least 1, not {file.depth}")
+    operators = _operators(mapping.get("operators") or {}, path)
+    known = file.backbone.sites(file.latent)
+    for key in ("sites", "only_sites"):
+        for site in getattr(file, key) or ():
+            if site not in known:
+                line = at(path, mapping.get("sites"), site) if key == "sites" else at(path, mapping, key)
+                raise SpaceError(f"{line}: {key}: there is no site '{site}'{suggestion(site, known)}")
+    names = [site for site in known if file.only_sites is None or site in file.only_sites]
+    offered = tuple(mapping.get("operators") or {})
+    slots = file.slots or {f"{site}/{i}": file.sites.get(site, offered) for site in names for i in range(file.depth)}
+    return SearchSpace(file.name, slots, operators, file.backbone, file.latent, file.text, file.dtype, file.batch)
+
+
+def _operators(mapping: Any, path: str) -> dict[str, Operator]:
+    operators = {}
+    for name, options in mapping.items():
+        line = at(path, mapping, name)
+        options = {} if options is None else options
+        if not isinstance(options, dict):
+            raise SpaceError(f"{line}: operators.{name}: expected a mapping of hyper-parameters, found {options!r}")
+        if name == NONE:
+            if options:
+                raise SpaceError(f"{line}: operators.none: takes no hyper-parameters")
+            continue
+        options = dict(options)
+        try:
+            operators[name] = Operator(options.pop("kind", name), tuple(options.items()))
+        except SpaceError as error:
+            raise SpaceError(f"{line}: operators.{name}: {error}") from None
+    return operators
