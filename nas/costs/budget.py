@@ -1,0 +1,95 @@
+"""A budget: hard upper bounds on what an architecture may cost on the device."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+
+from nas.errors import BudgetError, suggestion
+
+_TIME_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_BYTES_MB = {"B": 1e-6, "KB": 1e-3, "MB": 1.0, "GB": 1e3, "KiB": 2**10 / 1e6, "MiB": 2**20 / 1e6, "GiB": 2**30 / 1e6}
+_COUNT = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+_QUANTITIES = {  # name in text: (field, units)
+    "latency": ("latency_ms", _TIME_MS),
+    "memory": ("memory_mb", _BYTES_MB),
+    "params": ("params", _COUNT),
+    "generation": ("generation_s", {unit: factor / 1e3 for unit, factor in _TIME_MS.items()}),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Hard upper bounds; None leaves a cost unbounded.
+
+    Attributes:
+        latency_ms: one denoising step.
+        memory_mb: peak memory of a denoising step, weights included, in 10^6 bytes.
+        params: parameters of the denoiser.
+        generation_s: a whole clip (text encoder + steps x denoiser + decoder).
+    """
+
+    latency_ms: float | None = None
+    memory_mb: float | None = None
+    params: float | None = None
+    generation_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, bound in self.bounds().items():
+            if not bound > 0:
+                raise BudgetError(f"budget: {name} must be positive, not {bound!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read `"latency<=80ms, memory<=1.2GB, params<=600M"`.
+
+        Units: us, ms, s; B, KB, MB, GB (powers of 1000), KiB, MiB, GiB (of 1024); K, M, B for parameters.
+
+        Raises:
+            BudgetError: a part that is not `name<=number unit`, an unknown name or unit, or a cost bounded twice.
+        """
+        bounds: dict[str, float] = {}
+        for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
+            match = re.fullmatch(r"(\w+)\s*<=?\s*([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?\d+)?|\.\d+)\s*([A-Za-z]*)", part)
+            if not match:
+                raise BudgetError(f"budget: cannot read '{part}'; write it like latency<=80ms")
+            name, number, unit = match.groups()
+            if name not in _QUANTITIES:
+                raise BudgetError(f"budget: nothing called '{name}'{suggestion(name, _QUANTITIES)}")
+            field, units = _QUANTITIES[name]
+            if field in bounds:
+                raise BudgetError(f"budget: {name} is bounded twice")
+            bounds[field] = float(number) * _factor(name, unit, units)
+        return cls(**bounds)
+
+    def bounds(self) -> dict[str, float]:
+        """The bounds that are set, by field name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+    def holds(self, cost: object) -> bool:
+        """Whether `cost` (an object with the budget's field names) is within every bound."""
+        return all(getattr(cost, name) <= bound for name, bound in self.bounds().items())
+
+    def mask(self, costs: pd.DataFrame) -> np.ndarray:
+        """Which rows of `CostModel.predict_many`'s frame are within every bound: bool `(N,)`."""
+        fits = np.ones(len(costs), dtype=bool)
+        for name, bound in self.bounds().items():
+            fits &= costs[name].to_numpy() <= bound
+        return fits
+
+    def __str__(self) -> str:
+        shown = {"latency_ms": "latency<={:g}ms", "memory_mb": "memory<={:g}MB", "params": "params<={:.0f}"}
+        shown["generation_s"] = "generation<={:g}s"
+        return ", ".join(shown[name].format(bound) for name, bound in self.bounds().items()) or "no bounds"
+
+
+def _factor(name: str, unit: str, units: dict[str, float]) -> float:
+    by_case = {known.lower(): factor for known, factor in units.items()}
+    if unit.lower() not in by_case:
+        known = ", ".join(filter(None, units))
+        raise BudgetError(f"budget: {name} is in one of {known}, not '{unit or 'no unit'}'")
+    return by_case[unit.lower()]
