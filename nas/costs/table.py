@@ -169,7 +169,8 @@ class TableWriter:
             TableError: the disk refused it. The rows before it are safe.
         """
         line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(asdict(row).values())
+        values = ("" if value != value else value for value in asdict(row).values())  # NaN is an empty cell
+        csv.writer(line, lineterminator="\n").writerow(values)
         before = self.path.stat().st_size
         try:
             with open(self.path, "a", encoding="utf-8") as file:

@@ -62,8 +62,8 @@ def load_space(name: str | Path) -> SearchSpace:
             hint = suggestion(str(name), known)
             raise SpaceError(f"no search space '{name}': give a shipped name or the path of a .yaml file{hint}")
         path = known[str(name)]
-    mapping = read_yaml(path, "search space")
     try:
+        mapping = read_yaml(path, "search space")
         file = build(SpaceFile, mapping, str(path))
     except ConfigError as error:
         raise SpaceError(str(error)) from None
