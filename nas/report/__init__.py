@@ -1,1 +1,1 @@
-"""To be filled."""
+"""Floor 4: a run, shown. Reads run folders; imports no torch."""
