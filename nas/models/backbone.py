@@ -1,0 +1,218 @@
+"""The spatial backbone: Stable Diffusion's UNet with the state-dict names of diffusers' `UNet2DConditionModel`.
+
+Frames ride in the batch: features are `(B*T, C, H, W)`, the frames of a clip together. Timestep and text are given
+once per clip. After each spatial block layer the UNet calls back with the name of the site, as in
+`nas.spaces.backbone`, which is where temporal layers come in.
+
+    conv_in -> down_blocks[L]: (resnet [, transformer], *site down.L.J*) x layers_per_block [, downsampler]
+            -> mid_block: resnet, transformer, resnet, *site mid.0*
+            -> up_blocks[K]: (join skip, resnet [, transformer], *site up.K.J*) x (layers_per_block + 1) [, upsampler]
+            -> norm, SiLU, conv_out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.models.layers import Attention, FeedForward, sinusoid
+from nas.spaces import Backbone
+
+AfterSite = Callable[[str, Tensor], Tensor]
+"""Called with a site's name and its features `(B*T, C, H, W)`; returns the features to go on with."""
+
+
+class ResnetBlock(nn.Module):
+    """`(N, in, H, W)`, time embedding `(N, time_dim)` -> `(N, out, H, W)`."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_dim: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_dim, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        shift = self.time_emb_proj(F.silu(time)).repeat_interleave(x.shape[0] // time.shape[0], dim=0)
+        hidden = hidden + shift[:, :, None, None]
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class TransformerBlock(nn.Module):
+    """Tokens `(B*T, H*W, C)`, text `(B, M, D)` -> `(B*T, H*W, C)`: self-attention, attention to text, feed-forward."""
+
+    def __init__(self, channels: int, heads: int, context_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, heads, context_dim)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        tokens = tokens + self.attn1(self.norm1(tokens))
+        # All frames of a clip read the same text: as one row of queries they need its keys and values only once.
+        query = self.norm2(tokens).reshape(context.shape[0], -1, tokens.shape[-1])
+        tokens = tokens + self.attn2(query, context).reshape(tokens.shape)
+        return tokens + self.ff(self.norm3(tokens))
+
+
+class SpatialTransformer(nn.Module):
+    """`(B*T, C, H, W)`, text `(B, M, D)` -> `(B*T, C, H, W)`."""
+
+    def __init__(self, channels: int, heads: int, context_dim: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context_dim)])
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        return x + self.proj_out(tokens.transpose(1, 2).reshape(x.shape))
+
+
+class Downsampler(nn.Module):
+    """`(N, C, H, W) -> (N, C, H/2, W/2)`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsampler(nn.Module):
+    """`(N, C, H, W) -> (N, C, 2H, 2W)`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Block(nn.Module):
+    """One level, down, mid or up: resnets, a transformer after each if it has attention, then its resampler.
+
+    A holder of parameters under diffusers' names; `UNet` runs it, since skips and sites tie the blocks together.
+    """
+
+    def __init__(self, resnets: list[nn.Module], attentions: list[nn.Module], **samplers: nn.Module | None) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        self.attentions = nn.ModuleList(attentions)
+        for name, sampler in samplers.items():
+            self.add_module(name, None if sampler is None else nn.ModuleList([sampler]))
+
+    def layer(self, index: int, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """Resnet `index` and, where the level has attention, its transformer."""
+        x = self.resnets[index](x, time)
+        return self.attentions[index](x, context) if index < len(self.attentions) else x
+
+
+class UNet(nn.Module):
+    """The spatial denoiser.
+
+    Args:
+        config: widths, depths, attention levels.
+        latent_channels: channels of input and output.
+        context_dim: dimension of a text token.
+    """
+
+    def __init__(self, config: Backbone, latent_channels: int, context_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        widths, groups, time_dim = config.channels, config.norm_groups, 4 * config.channels[0]
+        last = len(widths) - 1
+
+        def resnet(in_channels: int, out_channels: int) -> ResnetBlock:
+            return ResnetBlock(in_channels, out_channels, time_dim, groups)
+
+        def transformers(level: int, count: int) -> list[nn.Module]:
+            count = count if level in config.attention_levels else 0
+            return [SpatialTransformer(widths[level], config.heads, context_dim, groups) for _ in range(count)]
+
+        self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
+        self.time_embedding = nn.ModuleDict(
+            {"linear_1": nn.Linear(widths[0], time_dim), "linear_2": nn.Linear(time_dim, time_dim)}
+        )
+        skips = [widths[0]]
+        self.down_blocks = nn.ModuleList()
+        for level, width in enumerate(widths):
+            inputs = [skips[-1]] + [width] * (config.layers_per_block - 1)
+            down = Downsampler(width) if level < last else None
+            resnets = [resnet(channels, width) for channels in inputs]
+            self.down_blocks.append(Block(resnets, transformers(level, len(inputs)), downsamplers=down))
+            skips += [width] * (len(inputs) + (down is not None))
+        self.mid_block = None
+        if config.mid:
+            attention = SpatialTransformer(widths[-1], config.heads, context_dim, groups)
+            self.mid_block = Block([resnet(widths[-1], widths[-1]) for _ in range(2)], [attention])
+        self.up_blocks = nn.ModuleList()
+        channels = widths[-1]
+        for level in reversed(range(len(widths))):
+            resnets = []
+            for _ in range(config.layers_per_block + 1):
+                resnets.append(resnet(channels + skips.pop(), widths[level]))
+                channels = widths[level]
+            up = Upsampler(channels) if level > 0 else None
+            self.up_blocks.append(Block(resnets, transformers(level, len(resnets)), upsamplers=up))
+        self.conv_norm_out = nn.GroupNorm(groups, widths[0])
+        self.conv_out = nn.Conv2d(widths[0], latent_channels, 3, padding=1)
+
+    def embed_time(self, timestep: Tensor, clips: int) -> Tensor:
+        """Timesteps `(clips,)` or `()`, as diffusers counts them (0..1000) -> embedding `(clips, time_dim)`."""
+        linear_1, linear_2 = self.time_embedding["linear_1"], self.time_embedding["linear_2"]
+        waves = sinusoid(timestep.reshape(-1).expand(clips), linear_1.in_features).to(linear_1.weight.dtype)
+        return linear_2(F.silu(linear_1(waves)))
+
+    def encode(self, x: Tensor, time: Tensor, context: Tensor, after_site: AfterSite) -> list[Tensor]:
+        """Run conv_in and the down blocks on `(B*T, C, H, W)`; the skips in order, the last of them is the result."""
+        skips = [self.conv_in(x)]
+        for level, block in enumerate(self.down_blocks):
+            for index in range(len(block.resnets)):
+                skips.append(after_site(f"down.{level}.{index}", block.layer(index, skips[-1], time, context)))
+            if block.downsamplers is not None:
+                skips.append(block.downsamplers[0](skips[-1]))
+        return skips
+
+    def middle(self, x: Tensor, time: Tensor, context: Tensor, after_site: AfterSite) -> Tensor:
+        """The mid block, if there is one, on `(B*T, C, H, W)`."""
+        if self.mid_block is None:
+            return x
+        x = self.mid_block.layer(0, x, time, context)
+        return after_site("mid.0", self.mid_block.resnets[1](x, time))
+
+    def decode(self, x: Tensor, skips: list[Tensor], time: Tensor, context: Tensor, after_site: AfterSite) -> Tensor:
+        """The up blocks and conv_out; takes the skips off the list."""
+        for up, block in enumerate(self.up_blocks):
+            for index in range(len(block.resnets)):
+                x = block.layer(index, torch.cat([x, skips.pop()], dim=1), time, context)
+                x = after_site(f"up.{up}.{index}", x)
+            if block.upsamplers is not None:
+                x = block.upsamplers[0](x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def denoise(self, x: Tensor, timestep: Tensor, context: Tensor, after_site: AfterSite) -> Tensor:
+        """Frames `(B*T, C, H, W)`, timesteps `(B,)` or `()`, text `(B, M, D)` -> `(B*T, C, H, W)`."""
+        time = self.embed_time(timestep, context.shape[0])
+        skips = self.encode(x, time, context, after_site)
+        middle = self.middle(skips[-1], time, context, after_site)
+        return self.decode(middle, skips, time, context, after_site)
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        """One denoising step on images: `(B, C, H, W)`, timesteps `(B,)` or `()`, text `(B, M, D)` -> `(B, C, H, W)`."""
+        return self.denoise(x, timestep, context, lambda site, features: features)

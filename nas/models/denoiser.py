@@ -1,0 +1,115 @@
+"""The denoiser of latent video: the spatial backbone with an architecture's temporal layers in its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from nas.errors import SpaceError
+from nas.models.backbone import UNet
+from nas.models.operators import build_operator
+from nas.spaces import NONE, Architecture, SearchSpace
+
+
+class Denoiser(UNet):
+    """One architecture of a search space. Made by `build`, or by `Supernet.extract`.
+
+    State-dict keys are diffusers' for the spatial part, and `temporal.<slot>...` (`temporal.down_0_0_0...` for slot
+    `down.0.0/0`) for the rest.
+
+    Attributes:
+        space, arch: what it was built from.
+    """
+
+    def __init__(self, space: SearchSpace, arch: Architecture) -> None:
+        super().__init__(*backbone_arguments(space))
+        self.space, self.arch = space, space.check(arch)
+        self.temporal = nn.ModuleDict()
+        for slot, choice in self.arch.items:
+            if choice != NONE:
+                channels = space.sites[space.site_name(slot)].channels
+                self.temporal[module_name(slot)] = build_operator(space.operators[choice], channels, space.text.dim)
+        self._layers_at = layers_by_site(space, self.arch)
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        """One denoising step.
+
+        Args:
+            x: noisy latents `(B, C, T, H, W)`. With T=1 they are images: the temporal layers are skipped.
+            timestep: `(B,)` or `()`, as diffusers counts (0..1000), whole or not.
+            context: text `(B, tokens, dim)`.
+
+        Returns:
+            The prediction `(B, C, T, H, W)`.
+        """
+        layers = {site: [self.temporal[name] for name, _ in names] for site, names in self._layers_at.items()}
+        return run(self, x, timestep, context, layers)
+
+
+def build(space: SearchSpace, arch: Architecture) -> Denoiser:
+    """The denoiser of an architecture, with fresh weights; its temporal layers change nothing until trained.
+
+    Under `torch.device("meta")` it takes no memory, to count parameters or to load weights into.
+
+    Raises:
+        SpaceError: the space is cost-only, or the architecture belongs to another one.
+    """
+    return Denoiser(space, arch)
+
+
+def run(unet: UNet, x: Tensor, timestep: Tensor, context: Tensor, layers: Mapping[str, Sequence[nn.Module]]) -> Tensor:
+    """`Denoiser.forward` of any UNet with the given temporal layers by site."""
+    frames = x.shape[2]
+    after_site = temporal_step(layers, frames, context)
+    return to_video(unet.denoise(to_frames(x), timestep, context, after_site), frames)
+
+
+def temporal_step(layers: Mapping[str, Sequence[nn.Module]], frames: int, context: Tensor):
+    """The UNet's callback that runs the layers of each site on features `(B*T, C, H, W)`; nothing when T=1."""
+
+    def after_site(site: str, features: Tensor) -> Tensor:
+        here = layers.get(site)
+        if not here or frames == 1:
+            return features
+        video = to_video(features, frames)
+        for layer in here:
+            video = layer(video, context)
+        return to_frames(video)
+
+    return after_site
+
+
+def to_frames(video: Tensor) -> Tensor:
+    """`(B, C, T, H, W) -> (B*T, C, H, W)`."""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def to_video(features: Tensor, frames: int) -> Tensor:
+    """`(B*T, C, H, W) -> (B, C, T, H, W)`."""
+    return features.reshape(-1, frames, *features.shape[1:]).transpose(1, 2)
+
+
+def backbone_arguments(space: SearchSpace) -> tuple:
+    """The arguments of `UNet` for a search space.
+
+    Raises:
+        SpaceError: the space is cost-only.
+    """
+    if space.backbone is None:
+        raise SpaceError(f"search space '{space.name}' is cost-only: it has no backbone to build a model from")
+    return space.backbone, space.latent.channels, space.text.dim
+
+
+def layers_by_site(space: SearchSpace, arch: Architecture) -> dict[str, list[tuple[str, str]]]:
+    """`(module name of the slot, choice)` of each layer that is there, by site, in the order they run."""
+    layers: dict[str, list[tuple[str, str]]] = {}
+    for slot, choice in arch.items:
+        if choice != NONE:
+            layers.setdefault(space.site_name(slot), []).append((module_name(slot), choice))
+    return layers
+
+
+def module_name(name: str) -> str:
+    """A slot or a choice as torch can name a module: `down.0.0/1` -> `down_0_0_1`."""
+    return name.replace(".", "_").replace("/", "_")

@@ -1,0 +1,84 @@
+"""Pieces that the spatial backbone and the temporal operators share, with diffusers' parameter names."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens `(B, N, dim)` to keys and values from `(B, M, context_dim)` -> `(B, N, dim)`."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
+        self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(dim, dim))
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        context = tokens if context is None else context
+        return self.to_out(attend(self.to_q(tokens), self.to_k(context), self.to_v(context), self.heads))
+
+
+class GEGLU(nn.Module):
+    """`(..., dim) -> (..., hidden)`: one half of a projection, gated by the GELU of the other half."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """`(..., dim) -> (..., dim)` through four times the width. `net.1` is diffusers' dropout, which is off."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`(B, N, C) -> (B, heads, N, C / heads)`."""
+    batch, length, channels = x.shape
+    return x.reshape(batch, length, heads, channels // heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """`(B, heads, N, d) -> (B, N, heads * d)`."""
+    batch, heads, length, dim = x.shape
+    return x.transpose(1, 2).reshape(batch, length, heads * dim)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Softmax attention of `(B, N, C)` to `(B, M, C)`, split into heads -> `(B, N, C)`."""
+    split = (split_heads(x, heads) for x in (q, k, v))
+    return merge_heads(F.scaled_dot_product_attention(*split))
+
+
+def sinusoid(positions: Tensor, channels: int, max_period: float = 10000.0) -> Tensor:
+    """`(N,) -> (N, channels)`: cosines, then sines, of the positions at geometrically spaced frequencies.
+
+    Defined for any position, so a model meets no position without an encoding on clips longer than it was trained on.
+    """
+    half = (channels + 1) // 2
+    steps = torch.arange(half, dtype=torch.float32, device=positions.device)
+    angles = positions.float()[:, None] * torch.exp(-math.log(max_period) / half * steps)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)[:, :channels]
+
+
+def zero_(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """Set a layer's weights and bias to zero, so that the residual branch it ends adds nothing."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,83 @@
+"""The supernet: the backbone with every operator in every slot, weights shared by all architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from nas.models.backbone import UNet
+from nas.models.denoiser import Denoiser, backbone_arguments, layers_by_site, module_name, run
+from nas.models.operators import build_operator
+from nas.spaces import NONE, Architecture, SearchSpace
+
+
+class Supernet(UNet):
+    """Every architecture of a search space in one module.
+
+    State-dict keys are the denoiser's, with the choice behind the slot: `temporal.down_0_0_0.Conv1D.conv.weight`.
+
+    Attributes:
+        space: the search space.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(*backbone_arguments(space))
+        self.space = space
+        self.temporal = nn.ModuleDict()
+        for slot, choices in space.slots.items():
+            channels = space.sites[space.site_name(slot)].channels
+            operators = {choice: space.operators[choice] for choice in choices if choice != NONE}
+            self.temporal[module_name(slot)] = nn.ModuleDict(
+                {module_name(c): build_operator(o, channels, space.text.dim) for c, o in operators.items()}
+            )
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, arch: Architecture) -> Tensor:
+        """One denoising step along one path: see `Denoiser.forward`. Other paths are neither run nor given gradients.
+
+        Raises:
+            SpaceError: the architecture belongs to another space.
+        """
+        layers = {
+            site: [self.temporal[slot][module_name(choice)] for slot, choice in names]
+            for site, names in layers_by_site(self.space, self.space.check(arch)).items()
+        }
+        return run(self, x, timestep, context, layers)
+
+    def extract(self, arch: Architecture) -> Denoiser:
+        """A plain denoiser with copies of the weights on this path; its output is bitwise that of the path.
+
+        Raises:
+            SpaceError: the architecture belongs to another space.
+        """
+        arch = self.space.check(arch)
+        choices = {module_name(slot): module_name(choice) for slot, choice in arch.items}
+        state = {}
+        for key, value in self.state_dict().items():
+            if key.startswith("temporal."):
+                _, slot, choice, rest = key.split(".", 3)
+                if choices[slot] != choice:
+                    continue
+                key = f"temporal.{slot}.{rest}"
+            state[key] = value.clone()
+        with torch.device("meta"):
+            denoiser = Denoiser(self.space, arch)
+        denoiser.load_state_dict(state, assign=True)
+        return denoiser.train(self.training)
+
+    def spatial_parameters(self) -> Iterator[nn.Parameter]:
+        """The backbone's, without the temporal layers'."""
+        return (p for name, p in self.named_parameters() if not name.startswith("temporal."))
+
+    def temporal_parameters(self, arch: Architecture | None = None) -> Iterator[nn.Parameter]:
+        """The temporal layers' of all slots and choices, or of one path only."""
+        if arch is None:
+            return self.temporal.parameters()
+        layers = layers_by_site(self.space, self.space.check(arch)).values()
+        return (
+            p
+            for names in layers
+            for slot, choice in names
+            for p in self.temporal[slot][module_name(choice)].parameters()
+        )
