@@ -44,17 +44,19 @@ class Budget:
                 raise BudgetError(f"budget: {name} must be positive, not {bound!r}")
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str, largest: object | None = None) -> Budget:
         """Read `"latency<=80ms, memory<=1.2GB, params<=600M"`.
 
-        Units: us, ms, s; B, KB, MB, GB (powers of 1000), KiB, MiB, GiB (of 1024); K, M, B for parameters.
+        Units: us, ms, s; B, KB, MB, GB (powers of 1000), KiB, MiB, GiB (of 1024); K, M, B for parameters; and %,
+        of what `largest` costs (`CostModel.largest`), for a budget that means the same on any machine.
 
         Raises:
-            BudgetError: a part that is not `name<=number unit`, an unknown name or unit, or a cost bounded twice.
+            BudgetError: a part that is not `name<=number unit`, an unknown name or unit, a cost bounded twice, or a
+                bound in % of a cost that `largest` does not have.
         """
         bounds: dict[str, float] = {}
         for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
-            match = re.fullmatch(r"(\w+)\s*<=?\s*([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?\d+)?|\.\d+)\s*([A-Za-z]*)", part)
+            match = re.fullmatch(r"(\w+)\s*<=?\s*([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?\d+)?|\.\d+)\s*([A-Za-z]*|%)", part)
             if not match:
                 raise BudgetError(f"budget: cannot read '{part}'; write it like latency<=80ms")
             name, number, unit = match.groups()
@@ -63,6 +65,8 @@ class Budget:
             field, units = _QUANTITIES[name]
             if field in bounds:
                 raise BudgetError(f"budget: {name} is bounded twice")
+            if unit == "%":
+                units = {"%": _hundredth(largest, field, name)}
             bounds[field] = float(number) * _factor(name, unit, units)
         return cls(**bounds)
 
@@ -82,9 +86,15 @@ class Budget:
         return fits
 
     def __str__(self) -> str:
-        shown = {"latency_ms": "latency<={:g}ms", "memory_mb": "memory<={:g}MB", "params": "params<={:.0f}"}
+        shown = {"latency_ms": "latency<={:g}ms", "memory_mb": "memory<={:g}MB", "params": "params<={:.15g}"}
         shown["generation_s"] = "generation<={:g}s"
         return ", ".join(shown[name].format(bound) for name, bound in self.bounds().items()) or "no bounds"
+
+
+def _hundredth(largest: object | None, field: str, name: str) -> float:
+    if getattr(largest, field, None) is None:
+        raise BudgetError(f"budget: a bound on {name} in % needs a known most expensive architecture; give a unit")
+    return getattr(largest, field) / 100
 
 
 def _factor(name: str, unit: str, units: dict[str, float]) -> float:

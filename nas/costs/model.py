@@ -115,6 +115,16 @@ class CostModel:
         frame["params"] = costs[:, 2].astype(np.int64)
         return frame
 
+    def largest(self) -> Cost:
+        """Each cost at its highest over all architectures that can run (not one architecture's: the corner of them)."""
+        terms = self._terms
+        finite = [np.isfinite(latency) for latency in terms.latency_ms]
+        latency_ms = terms.base_latency_ms + sum(x[ok].max() for x, ok in zip(terms.latency_ms, finite))
+        params = terms.base_params + sum(x[ok].max() for x, ok in zip(terms.params, finite))
+        peak_mb = max([terms.base_peak_mb, *(x[ok].max() for x, ok in zip(terms.peak_mb, finite))])
+        weights_mb = terms.base_weights_mb + sum(x[ok].max() for x, ok in zip(terms.weights_mb, finite))
+        return Cost(float(latency_ms), float(weights_mb + peak_mb), int(params), pd.DataFrame())
+
     def resident_mb(self, slot: str) -> float:
         """What is alive at a slot besides its layer's activations and all weights: its input, and the skips."""
         if self.space.backbone is None:

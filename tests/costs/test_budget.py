@@ -40,3 +40,12 @@ def test_refusals(text, message):
 def test_text_reads_back():
     budget = Budget(80, 1200, 600e6, 5)
     assert Budget.parse(str(budget)) == budget
+
+
+def test_percent_of_the_most_expensive():
+    largest = Budget(latency_ms=200, params=1e6)
+    assert Budget.parse("latency<=40%, params<=300K", largest) == Budget(latency_ms=80, params=300e3)
+    with pytest.raises(BudgetError, match="bound on memory in %"):
+        Budget.parse("memory<=40%", largest)
+    with pytest.raises(BudgetError, match="needs a known most expensive"):
+        Budget.parse("latency<=40%")

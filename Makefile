@@ -1,0 +1,28 @@
+# `make demo`: the whole job on real data, in minutes.  `make test`: the whole suite.
+PYTHON ?= python3
+VENV := .venv
+RUN := runs/demo
+
+.PHONY: demo test install lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	touch $@
+
+demo: install
+	$(VENV)/bin/nas run configs/demo.yaml --out $(RUN)
+
+test: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf runs build *.egg-info .pytest_cache .hypothesis .ruff_cache
