@@ -1,1 +1,19 @@
-"""To be filled."""
+"""Floor 2: runtimes, devices and the measurement protocol. Fills lookup tables; imports torch only inside a runtime."""
+
+from nas.profiling.measure import measure_architecture, measure_architectures, profile
+from nas.profiling.protocol import Protocol
+from nas.profiling.runtime import Infeasible, Loaded, Runtime, Session, WholeModel
+from nas.profiling.runtimes import RUNTIMES
+
+__all__ = [
+    "RUNTIMES",
+    "Infeasible",
+    "Loaded",
+    "Protocol",
+    "Runtime",
+    "Session",
+    "WholeModel",
+    "measure_architecture",
+    "measure_architectures",
+    "profile",
+]

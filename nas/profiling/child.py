@@ -1,0 +1,124 @@
+"""The child's side of a measurement: a process that loads one workload and times it when told to.
+
+    python -m nas.profiling.child ADDRESS LOG       (the connection's key comes in NAS_CHILD_KEY)
+
+It obeys its parent until the connection ends. `import` a module; `fork` a copy of itself, so that many children share
+one import of a heavy library; `load` a workload; run a `block`; `reap` a copy that died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Client, Connection
+from typing import Any
+
+from nas.errors import NasError
+from nas.profiling.runtime import Infeasible
+
+PR_SET_PDEATHSIG = 1
+WARM_UP_S = 3.0
+
+
+def main() -> None:
+    address, log = sys.argv[1:]
+    connection, ready = _connect(address), None
+    while True:
+        try:
+            command, *arguments = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            if command == "fork":
+                answer = os.fork()
+                if answer == 0:
+                    _become_child(f"{log}.{os.getpid()}")
+                    connection.close()
+                    connection = _connect(address)
+                    continue
+            elif command == "load":
+                function, *rest = arguments
+                ready = _find(function)(*rest)
+                warm_up(ready.run)
+                answer = ready.loaded
+            elif command == "block":
+                answer = time_block(ready.run, *arguments)
+            elif command == "reap":
+                answer = os.waitstatus_to_exitcode(os.waitpid(*arguments, 0)[1])
+            else:
+                answer = importlib.import_module(*arguments).__name__
+            reply = ("ok", answer)
+        except Exception as error:
+            reply = ("error", type(error) if isinstance(error, NasError) else Infeasible, reason(error))
+        connection.send(reply)
+
+
+def time_block(run: Callable[[], object], runs: int) -> list[float]:
+    """Latencies in ms of `runs` runs. One run before them, not counted, brings code and weights back into the caches
+    that other children have used since; long runs do that for themselves."""
+    gc.collect()
+    gc.disable()
+    try:
+        if runs > 1:
+            run()
+        samples = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            run()
+            samples.append((time.perf_counter() - start) * 1e3)
+        return samples
+    finally:
+        gc.enable()
+
+
+def warm_up(run: Callable[[], object]) -> None:
+    """Run until two consecutive medians agree to 5%, or for three seconds."""
+    start, before = time.perf_counter(), 0.0
+    while time.perf_counter() - start < WARM_UP_S:
+        times = sorted(time_block(run, 1)[0] for _ in range(3))
+        if abs(times[1] - before) <= 0.05 * times[1]:
+            return
+        before = times[1]
+
+
+def reason(error: BaseException) -> str:
+    """One line for a table's `reason` column."""
+    text = " ".join(str(error).split())
+    if isinstance(error, NasError | Infeasible):
+        return text
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text.lower():
+        return f"out of memory: {text}"[:300]
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _connect(address: str) -> Connection:
+    connection = Client(address, authkey=os.environ["NAS_CHILD_KEY"].encode())
+    connection.send(os.getpid())
+    return connection
+
+
+def _become_child(log: str) -> None:
+    """Own log file; die with the parent; be the first that the kernel kills when memory runs out."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    with open(log, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _find(function: str) -> Callable[..., Any]:
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+if __name__ == "__main__":
+    main()

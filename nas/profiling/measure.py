@@ -1,0 +1,160 @@
+"""`nas.profile`: fill a lookup table; and the same protocol on whole models, to check what a table predicts."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nas.costs import LookupTable, Row, TableWriter
+from nas.costs.table import meta_path
+from nas.errors import NasError, SpaceError
+from nas.files import read_json, write_json
+from nas.profiling import runtimes
+from nas.profiling.host import commit
+from nas.profiling.protocol import Protocol, infeasible, measure
+from nas.profiling.runtime import Infeasible, Runtime, Session, WholeModel
+from nas.spaces import Architecture, SearchSpace, Workload
+
+SAME = ("runtime", "version", "device", "chip", "dtype", "threads", "wait")
+"""What rows of one table must share; a profile that was begun otherwise is not resumed."""
+
+
+def profile(
+    space: SearchSpace,
+    runtime: str | Runtime = "eager",
+    device: str = "local",
+    out: str | Path = "table.csv",
+    protocol: Protocol | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> LookupTable:
+    """Measure every workload of a space on a device, into a lookup table.
+
+    Rows are on the disk as soon as they are known. If `out` exists the profile goes on where it stopped.
+
+    Args:
+        space: with a backbone.
+        runtime: a name in `nas.profiling.RUNTIMES`, or a runtime.
+        device: what the runtime runs on; `local` is this machine.
+        out: the table's CSV; its provenance goes beside it.
+        protocol: how long and how carefully to measure.
+        progress: a bar on a terminal, a line per workload in a log file.
+        options: for the runtime, such as `threads`.
+
+    Raises:
+        NasError: the runtime or the device is missing, or `out` was measured otherwise.
+
+    Example:
+        >>> table = nas.profile(nas.SearchSpace.load("demo"), out="table.csv")  # doctest: +SKIP
+    """
+    workloads, protocol = _workloads(space), protocol or Protocol()
+    with runtimes.make(runtime, device, **options) as chosen:
+        meta = {
+            **chosen.describe(),
+            "space": space.name,
+            "space_hash": space.hash,
+            "dtype": space.dtype,
+            "protocol": asdict(protocol),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "commit": commit(),
+        }
+        writer = TableWriter(out, meta, same=SAME)
+        missing = [workload for workload in workloads if str(workload) not in writer.done]
+        bar = Progress(len(workloads), len(workloads) - len(missing), progress, f"profile {space.name}")
+        if missing:
+            quality = measure_all(chosen, missing, protocol, lambda row: (writer.append(row), bar.finished(row)))
+            write_json(meta_path(out), {**read_json(meta_path(out), "table metadata"), **quality})
+        bar.close()
+    return LookupTable.load(out)
+
+
+def measure_architectures(
+    space: SearchSpace,
+    architectures: Sequence[Architecture],
+    runtime: str | Runtime = "eager",
+    device: str = "local",
+    protocol: Protocol | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> list[Row]:
+    """Measure whole denoisers, one step each, by the protocol that fills tables; one row per architecture.
+
+    `memory_mb` of a row is its activations alone; add `weights_mb` to compare with `CostModel.predict`.
+
+    Raises:
+        NasError: the runtime or the device is missing, or an architecture belongs to another space.
+    """
+    wholes = [WholeModel(space, space.check(arch)) for arch in architectures]
+    rows: dict[str, Row] = {}
+    with runtimes.make(runtime, device, **options) as chosen:
+        bar = Progress(len(set(map(str, wholes))), 0, progress, "whole models")
+
+        def finished(row: Row) -> None:
+            rows[row.workload] = row
+            bar.finished(row)
+
+        measure_all(chosen, dict.fromkeys(wholes), protocol or Protocol(), finished)
+        bar.close()
+    return [rows[str(whole)] for whole in wholes]
+
+
+def measure_architecture(space: SearchSpace, arch: Architecture, *arguments: Any, **options: Any) -> Row:
+    """`measure_architectures` of one."""
+    return measure_architectures(space, [arch], *arguments, **options)[0]
+
+
+def measure_all(
+    runtime: Runtime, workloads: Iterable[Workload | WholeModel], protocol: Protocol, finished
+) -> dict[str, float]:
+    """Open every workload and time them all together; `finished` gets each row as soon as it is known."""
+    sessions: dict[str, Session] = {}
+    reference = _open_reference(runtime)
+    try:
+        for workload in workloads:
+            try:
+                sessions[str(workload)] = runtime.open(workload)
+            except Infeasible as error:
+                finished(infeasible(str(workload), str(error)))
+        return measure(sessions, reference, protocol, runtime.block_ms, finished, runtime.source)
+    finally:
+        for session in [*sessions.values(), reference]:
+            session.close()
+
+
+class Progress:
+    """A bar with time left on a terminal; one line per workload where a log file reads."""
+
+    def __init__(self, total: int, done: int, shown: bool, title: str) -> None:
+        self.shown, self.terminal = shown, sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=done, desc=title, unit="workload", disable=not (shown and self.terminal))
+        self.total, self.done = total, done
+
+    def finished(self, row: Row) -> None:
+        self.done += 1
+        self.bar.update()
+        if self.shown and not self.terminal:
+            what = f"{row.latency_ms:.4g} ms, {row.memory_mb:.4g} MB" if row.status == "ok" else row.reason
+            print(f"[{self.done}/{self.total}] {row.workload}: {what}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _workloads(space: SearchSpace) -> list[Workload]:
+    workloads = space.workloads()
+    if any(isinstance(workload, str) for workload in workloads):
+        raise SpaceError(f"search space '{space.name}' is cost-only: there is nothing to run, only a table to fill in")
+    return workloads
+
+
+def _open_reference(runtime: Runtime) -> Session:
+    try:
+        return runtime.open(runtime.reference)
+    except Infeasible as error:
+        raise NasError(f"runtime '{runtime.name}' cannot run even its reference workload: {error}") from None

@@ -1,0 +1,185 @@
+"""The measurement protocol: who is timed when, how often, and when a number is good enough to keep.
+
+Workloads are visited in shuffled rounds, a short block of runs at a time, so that slow drift of the machine touches all
+of them alike. Between two blocks a reference workload is timed: where it ran slow, the block beside it is repeated.
+A workload is done when the 95% interval of its median is narrow enough, or its time is used up.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+from scipy.stats import binom
+
+from nas.costs import Row
+from nas.profiling.runtime import Infeasible, Loaded, Session
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long and how carefully to measure.
+
+    Attributes:
+        interval: a workload is done when half the 95% interval of its median is below this share of the median...
+        min_samples, min_blocks: ...and it has so many samples, in so many blocks (an order-statistic interval of 95%
+            exists from six on).
+        cap_s: ...or when so many seconds went into it, pauses and the reference included, and `min_blocks` blocks.
+        drift: a block is repeated when the reference beside it is slower than its median by more than this share.
+        cooldown_s: pause before measuring goes on after such a block.
+        seed: of the order of the visits.
+    """
+
+    interval: float = 0.02
+    min_samples: int = 20
+    min_blocks: int = 6
+    cap_s: float = 4.0
+    drift: float = 0.10
+    cooldown_s: float = 0.05
+    seed: int = 0
+
+
+@dataclass
+class Samples:
+    """What has been timed of one workload: blocks of latencies in ms, those beside a slow reference apart."""
+
+    kept: list[list[float]] = field(default_factory=list)
+    drifted: list[list[float]] = field(default_factory=list)
+    spent_s: float = 0.0
+
+    @property
+    def blocks(self) -> list[list[float]]:
+        """The blocks that count: all of them if the machine was never at rest."""
+        return self.kept or self.drifted
+
+    def medians(self) -> np.ndarray:
+        return np.array([np.median(block) for block in self.blocks])
+
+    def done(self, protocol: Protocol) -> bool:
+        medians = self.medians()
+        if len(medians) < protocol.min_blocks:
+            return len(self.kept) + len(self.drifted) >= protocol.min_blocks and self.spent_s >= protocol.cap_s
+        if self.spent_s >= protocol.cap_s:
+            return True
+        enough = sum(map(len, self.blocks)) >= protocol.min_samples
+        return enough and half_interval(medians) <= protocol.interval * np.median(medians)
+
+    def row(self, workload: str, loaded: Loaded, source: str) -> Row:
+        """The table's row: median over blocks of the blocks' medians; percentiles over all samples."""
+        medians, samples = self.medians(), np.concatenate(self.blocks)
+        p10, p90 = np.percentile(samples, [10, 90])
+        return Row(
+            workload=workload,
+            latency_ms=_round(np.median(medians)),
+            memory_mb=loaded.memory_mb,
+            weights_mb=loaded.weights_mb,
+            params=loaded.params,
+            latency_p10_ms=_round(p10),
+            latency_p90_ms=_round(p90),
+            latency_ci_ms=_round(half_interval(medians)),
+            count=len(samples),
+            load_ms=_round(loaded.load_ms),
+            form=loaded.form,
+            source=source,
+        )
+
+
+def half_interval(values: np.ndarray) -> float:
+    """Half the width of the narrowest central order-statistic interval that covers the median with 95%.
+
+    Distribution-free: the interval between the k-th smallest and k-th largest of n values misses the median with
+    probability 2 * P(Binomial(n, 1/2) < k). NaN below six values, where none reaches 95%.
+    """
+    values = np.sort(values)
+    k = int(binom.ppf(0.025, len(values), 0.5)) if len(values) else 0
+    return float(values[-k] - values[k - 1]) / 2 if k else float("nan")
+
+
+def measure(
+    sessions: Mapping[str, Session],
+    reference: Session,
+    protocol: Protocol,
+    block_ms: float,
+    finished: Callable[[Row], None],
+    source: str = "measured",
+) -> dict[str, float]:
+    """Time all sessions in shuffled rounds; each session's row goes to `finished` as soon as it is done.
+
+    Returns:
+        `reference_ms` (the median of the reference), and `repeated`, the share of blocks timed beside a slow reference.
+    """
+    order = random.Random(protocol.seed)
+    beside = Reference(reference, block_ms / 4, protocol)
+    samples = {name: Samples() for name in sessions}
+    runs = {name: 1 for name in sessions}
+    while samples:
+        names = list(samples)
+        order.shuffle(names)
+        for name in names:
+            try:
+                start = time.perf_counter()
+                block = sessions[name].block(runs[name])
+            except Infeasible as error:
+                del samples[name]
+                finished(infeasible(name, str(error), sessions[name].loaded))
+                continue
+            mine = samples[name]
+            first = not mine.spent_s
+            runs[name] = max(1, min(1000, ceil(block_ms / np.median(block))))
+            slow = beside.slow()
+            mine.spent_s += time.perf_counter() - start
+            if first and runs[name] > 1:  # one run told how long a block is; it is no sample
+                continue
+            (mine.drifted if slow else mine.kept).append(block)
+            if mine.done(protocol):
+                finished(mine.row(name, sessions[name].loaded, source))
+                sessions[name].close()
+                del samples[name]
+    return {"reference_ms": _round(beside.median_ms), "repeated": round(beside.slow_share, 3)}
+
+
+def infeasible(workload: str, reason: str, loaded: Loaded | None = None) -> Row:
+    """The row of a workload that cannot run."""
+    nan = float("nan")
+    memory_mb, weights_mb, params = (loaded.memory_mb, loaded.weights_mb, loaded.params) if loaded else (nan, nan, 0)
+    return Row(workload, float("inf"), memory_mb, weights_mb, params, status="infeasible", reason=reason)
+
+
+class Reference:
+    """The fixed workload between the others: has the machine become slower since the last look, or just now?"""
+
+    def __init__(self, session: Session, block_ms: float, protocol: Protocol) -> None:
+        self.session, self.protocol = session, protocol
+        first = session.block(3)
+        self.runs = max(1, min(1000, ceil(block_ms / np.median(first))))
+        self.history = [float(np.median(session.block(self.runs))) for _ in range(3)]
+        self.slow_before = False
+        self.looks = self.slow_looks = 0
+
+    @property
+    def median_ms(self) -> float:
+        return float(np.median(self.history))
+
+    @property
+    def slow_share(self) -> float:
+        return self.slow_looks / max(1, self.looks)
+
+    def slow(self) -> bool:
+        """Time the reference; True if it runs slow now or did at the look before."""
+        now_ms = float(np.median(self.session.block(self.runs)))
+        slow_now = now_ms > (1 + self.protocol.drift) * self.median_ms
+        self.history.append(now_ms)
+        result = slow_now or self.slow_before
+        self.looks, self.slow_looks, self.slow_before = self.looks + 1, self.slow_looks + result, slow_now
+        if slow_now:
+            time.sleep(self.protocol.cooldown_s)
+        return result
+
+
+def _round(value: float) -> float:
+    """To five significant digits: no measurement here knows more."""
+    return float(f"{value:.5g}")

@@ -1,0 +1,118 @@
+"""What every runtime is: it opens a workload on its device and runs it in blocks.
+
+A runtime knows nothing of repetition, statistics or tables; the protocol (`nas.profiling.protocol`) knows nothing of
+torch, phones or processes. Between them stands a `Session`: one workload, compiled and loaded where it runs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nas.files import short_hash
+from nas.spaces import Architecture, Operator, SearchSpace, Workload
+
+
+class Infeasible(Exception):
+    """A workload cannot run on the device: out of memory, a crash, no kernel for it. The text is the row's reason."""
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """One architecture's denoiser, measured like a workload: one denoising step."""
+
+    space: SearchSpace
+    arch: Architecture
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        return self.space.input_shape()
+
+    @property
+    def context(self) -> tuple[int, int, int]:
+        return self.space.context_shape()
+
+    @property
+    def dtype(self) -> str:
+        return self.space.dtype
+
+    def __str__(self) -> str:
+        return f"Model[{short_hash([self.space.hash, self.arch.items])}] {'x'.join(map(str, self.shape))} {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is known of a workload once it is loaded, before any timing.
+
+    Attributes:
+        memory_mb: peak activation memory of one run above its inputs, in 10^6 bytes; NaN where the device has no
+            measure of it.
+        weights_mb: weights, in 10^6 bytes.
+        params: number of parameters.
+        load_ms: time to compile or load it once.
+        form: the way of writing the operator that runs.
+    """
+
+    memory_mb: float
+    weights_mb: float
+    params: int
+    load_ms: float
+    form: str = "reference"
+
+
+class Session(ABC):
+    """One workload, compiled and loaded on the device."""
+
+    loaded: Loaded
+
+    @abstractmethod
+    def block(self, runs: int) -> list[float]:
+        """Latencies in ms of `runs` runs, one after the other.
+
+        Raises:
+            Infeasible: it crashed or ran out of memory. The session is closed then.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what it holds. Closing twice is fine."""
+
+
+class Runtime(ABC):
+    """Compiles workloads and runs them on one device.
+
+    Attributes:
+        name: as in `nas profile --runtime`.
+        source: what its rows are: `measured` or `estimated`.
+        block_ms: how long one visit to a workload should take; longer where a visit costs more to begin.
+        reference: a workload of fixed size, timed between the others so that drift and throttling are seen.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str] = "measured"
+    block_ms: float = 20.0
+    reference: Workload = Workload(Operator("SelfAttention1D"), (1, 64, 8, 8, 8))
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Provenance for a table's metadata: at least runtime, version, device, chip, os, threads."""
+
+    @abstractmethod
+    def open(self, workload: Workload | WholeModel) -> Session:
+        """Compile and load a workload.
+
+        Raises:
+            Infeasible: the device cannot run it.
+            NasError: the runtime or the device itself is missing; the text says how to get it.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what the runtime started. Closing twice is fine."""
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
