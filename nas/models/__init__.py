@@ -1,9 +1,21 @@
 """Floor 1: the torch modules. Temporal operators, spatial backbone, denoiser, supernet, autoencoder, discriminator."""
 
+from nas.models.autoencoder import Autoencoder, VAEConfig
 from nas.models.backbone import UNet
 from nas.models.denoiser import Denoiser, build
 from nas.models.operators import OPERATORS, build_operator
 from nas.models.paths import fair_round, sample_path
 from nas.models.supernet import Supernet
 
-__all__ = ["OPERATORS", "Denoiser", "Supernet", "UNet", "build", "build_operator", "fair_round", "sample_path"]
+__all__ = [
+    "OPERATORS",
+    "Autoencoder",
+    "Denoiser",
+    "Supernet",
+    "UNet",
+    "VAEConfig",
+    "build",
+    "build_operator",
+    "fair_round",
+    "sample_path",
+]

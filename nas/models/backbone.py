@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.models.layers import Attention, FeedForward, sinusoid
+from nas.models.layers import Attention, FeedForward, Upsampler, sinusoid
 from nas.spaces import Backbone
 
 AfterSite = Callable[[str, Tensor], Tensor]
@@ -91,17 +91,6 @@ class Downsampler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
-
-
-class Upsampler(nn.Module):
-    """`(N, C, H, W) -> (N, C, 2H, 2W)`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Block(nn.Module):

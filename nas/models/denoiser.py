@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nas.errors import SpaceError
 from nas.models.backbone import UNet
+from nas.models.layers import to_frames, to_video
 from nas.models.operators import build_operator
 from nas.spaces import NONE, Architecture, SearchSpace
 
@@ -78,16 +79,6 @@ def temporal_step(layers: Mapping[str, Sequence[nn.Module]], frames: int, contex
         return to_frames(video)
 
     return after_site
-
-
-def to_frames(video: Tensor) -> Tensor:
-    """`(B, C, T, H, W) -> (B*T, C, H, W)`."""
-    return video.transpose(1, 2).flatten(0, 1)
-
-
-def to_video(features: Tensor, frames: int) -> Tensor:
-    """`(B*T, C, H, W) -> (B, C, T, H, W)`."""
-    return features.reshape(-1, frames, *features.shape[1:]).transpose(1, 2)
 
 
 def backbone_arguments(space: SearchSpace) -> tuple:

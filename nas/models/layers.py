@@ -12,12 +12,12 @@ from torch.nn import functional as F
 class Attention(nn.Module):
     """Multi-head attention of tokens `(B, N, dim)` to keys and values from `(B, M, context_dim)` -> `(B, N, dim)`."""
 
-    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
-        self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
+        self.to_q = nn.Linear(dim, dim, bias=bias)
+        self.to_k = nn.Linear(context_dim or dim, dim, bias=bias)
+        self.to_v = nn.Linear(context_dim or dim, dim, bias=bias)
         self.to_out = nn.Sequential(nn.Linear(dim, dim))
 
     def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
@@ -48,6 +48,17 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+class Upsampler(nn.Module):
+    """`(N, C, H, W) -> (N, C, 2H, 2W)`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """`(B, N, C) -> (B, heads, N, C / heads)`."""
     batch, length, channels = x.shape
@@ -64,6 +75,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Softmax attention of `(B, N, C)` to `(B, M, C)`, split into heads -> `(B, N, C)`."""
     split = (split_heads(x, heads) for x in (q, k, v))
     return merge_heads(F.scaled_dot_product_attention(*split))
+
+
+def to_frames(video: Tensor) -> Tensor:
+    """`(B, C, T, H, W) -> (B*T, C, H, W)`."""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def to_video(features: Tensor, frames: int) -> Tensor:
+    """`(B*T, C, H, W) -> (B, C, T, H, W)`."""
+    return features.reshape(-1, frames, *features.shape[1:]).transpose(1, 2)
 
 
 def sinusoid(positions: Tensor, channels: int, max_period: float = 10000.0) -> Tensor:
