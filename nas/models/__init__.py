@@ -3,6 +3,7 @@
 from nas.models.autoencoder import Autoencoder, VAEConfig
 from nas.models.backbone import UNet
 from nas.models.denoiser import Denoiser, build
+from nas.models.discriminator import Discriminator
 from nas.models.operators import OPERATORS, build_operator
 from nas.models.paths import fair_round, sample_path
 from nas.models.supernet import Supernet
@@ -11,6 +12,7 @@ __all__ = [
     "OPERATORS",
     "Autoencoder",
     "Denoiser",
+    "Discriminator",
     "Supernet",
     "UNet",
     "VAEConfig",

@@ -44,8 +44,14 @@ class Denoiser(UNet):
         Returns:
             The prediction `(B, C, T, H, W)`.
         """
-        layers = {site: [self.temporal[name] for name, _ in names] for site, names in self._layers_at.items()}
-        return run(self, x, timestep, context, layers)
+        return run(self, x, timestep, context, self.layers())
+
+    def layers(self) -> dict[str, list[nn.Module]]:
+        """The temporal layers by site, in the order they run."""
+        return {
+            site: [self.temporal[name] for name, _ in names if name in self.temporal]
+            for site, names in self._layers_at.items()
+        }
 
 
 def build(space: SearchSpace, arch: Architecture) -> Denoiser:
