@@ -1,0 +1,107 @@
+"""Clips to files that a person can look at: MP4, GIF, or a folder of PNG. Frames are uint8 `(T, H, W, C)`, C = 1 or 3."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from nas.errors import ConfigError, suggestion
+from nas.files import write_atomic
+
+FPS = 8
+SHORT_SIDE = 256
+"""Pixels that a saved clip's shorter side has at least."""
+
+
+def to_uint8(clips: np.ndarray) -> np.ndarray:
+    """Clips `(..., C, T, H, W)` in [-1, 1], what a decoder gives -> uint8 `(..., T, H, W, C)`."""
+    scaled = np.rint((np.asarray(clips, np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    return np.moveaxis(scaled, -4, -1)
+
+
+def tile(clips: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Clips `(N, T, H, W, C)` side by side in one: `(T, rows * (H + gap) - gap, columns * (W + gap) - gap, C)`.
+
+    The gap is a sixteenth of the height. Without `columns` the grid is about square.
+    """
+    count, frames, height, width, channels = clips.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows, gap = -(-count // columns), max(1, height // 16)
+    grid = np.full((frames, rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 128, np.uint8)
+    for i, clip in enumerate(clips):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        grid[:, y : y + height, x : x + width] = clip
+    return grid
+
+
+def enlarge(frames: np.ndarray) -> np.ndarray:
+    """`(T, H, W, C)` with every pixel repeated as often as it takes for the shorter side to reach `SHORT_SIDE`."""
+    factor = -(-SHORT_SIDE // min(frames.shape[1:3]))
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
+    """Write one clip, small ones enlarged: `.mp4`, `.gif`, or, without a suffix, a folder of `0000.png`, ...
+
+    Args:
+        frames: uint8 `(T, H, W, C)`.
+
+    Raises:
+        ConfigError: another suffix, a place that cannot be written, or, for PNG, a folder that holds something already.
+    """
+    path = Path(path)
+    if path.suffix not in WRITERS:
+        known = ", ".join(suffix or "none (a folder of PNG)" for suffix in WRITERS)
+        hint = suggestion(path.suffix, [s for s in WRITERS if s]) if path.suffix else ""
+        raise ConfigError(f"{path}: cannot write a clip as '{path.suffix}', only as {known}{hint}")
+    frames = enlarge(frames)
+    frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
+    try:
+        return WRITERS[path.suffix](path, frames, fps)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _mp4(path: Path, frames: np.ndarray, fps: float) -> Path:
+    import av
+
+    even = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]  # H.264 halves the colour planes
+    frames = np.pad(frames, even, mode="edge")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "16"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return write_atomic(path, file.getvalue())
+
+
+def _gif(path: Path, frames: np.ndarray, fps: float) -> Path:
+    from PIL import Image
+
+    file = io.BytesIO()
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    first.save(file, "GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    return write_atomic(path, file.getvalue())
+
+
+def _png(path: Path, frames: np.ndarray, fps: float) -> Path:
+    from PIL import Image
+
+    if path.is_dir() and any(path.iterdir()):  # frames of a longer clip would stay among the new ones
+        raise ConfigError(f"{path}: the folder is not empty; give a new one for the frames")
+    for i, frame in enumerate(frames):
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "PNG")
+        write_atomic(path / f"{i:04d}.png", file.getvalue())
+    return path
+
+
+WRITERS: dict[str, Callable[[Path, np.ndarray, float], Path]] = {".mp4": _mp4, ".gif": _gif, "": _png}
