@@ -1,0 +1,146 @@
+"""What a run found, what it costs and how good it is, in plain sentences. The page and the final screen share them."""
+
+from __future__ import annotations
+
+import math
+
+from nas.report.folder import RunFolder, layers
+from nas.report.numbers import count, figures, listed, megabytes, milliseconds, percent, plural
+from nas.report.record import Quality
+from nas.spaces import NONE
+
+QUANTITIES = {
+    "latency_ms": ("latency of a step", milliseconds),
+    "memory_mb": ("peak memory", megabytes),
+    "params": ("parameters", count),
+}
+"""What a budget may bound in a run's record, in words, and how its numbers are written."""
+
+
+def found(run: RunFolder) -> list[str]:
+    """What the search found: how many trials, and the layers of the winner."""
+    record, sentences = run.record, []
+    space = run.space.name if run.space else record.space
+    if record.trials:
+        beyond = record.infeasible_trials
+        outside = f"; {beyond:,} of them broke the budget" if beyond else ""
+        size = f", which has {_combinations(run.space.size)}" if run.space else ""
+        tried = plural(record.trials, "architecture")
+        sentences.append(f"The search tried {tried} of the space {space}{size}{outside}.")
+    if run.choices:
+        counted = layers(run.choices)
+        empty = sum(choice == NONE for choice in run.choices.values())
+        names = [f"{choice} \N{MULTIPLICATION SIGN}{n}" for choice, n in counted.items()]
+        text = f"The chosen architecture has {plural(sum(counted.values()), 'temporal layer')}"
+        text += f" in {plural(len(run.choices), 'slot')}: {listed(names)}" if names else ": none at all"
+        text += f"; {plural(empty, 'slot')} {'stays' if empty == 1 else 'stay'} empty." if empty and names else "."
+        sentences.append(text)
+    ranked = [c for c in record.candidates if c.retrained_loss is not None]
+    if len(ranked) > 1 and run.choices:
+        best = min(ranked, key=lambda c: c.retrained_loss)
+        if _same(best.choices, run.choices):
+            place = [_same(c.choices, run.choices) for c in record.candidates].index(True) + 1
+            sentences.append(
+                f"It had the lowest validation loss of the {len(ranked)} best after brief retraining"
+                f" ({figures(best.retrained_loss)}), and was number {place} in the search's own ranking."
+            )
+    return sentences
+
+
+def costs(run: RunFolder) -> list[str]:
+    """What the winner costs: measured whole, predicted, and the budget, a sentence for each quantity."""
+    record, sentences = run.record, []
+    predicted = record.predicted or run.cost
+    for name, (words, unit) in QUANTITIES.items():
+        bound = record.budget.get(name)
+        if name == "params":
+            value = getattr(record.measured or predicted, name, None)
+            text = f"It has {unit(value)} parameters" if value is not None else ""
+        else:
+            text = _measured_and_predicted(run, name, words, unit, predicted)
+            value = getattr(record.measured or predicted, name, None)
+        if text:
+            sentences.append(text + _against(value, bound, unit) + ".")
+    return sentences
+
+
+def quality(run: RunFolder) -> list[str]:
+    """How good generated clips are: the last stage at its fewest and most steps, beside its control and real clips."""
+    rows = run.record.quality
+    generated = [row for row in rows if row.model not in ("real", "control")]
+    if not generated:
+        return []
+    last = [row for row in generated if row.model == generated[-1].model]
+    sentences = []
+    for row in sorted(last, key=lambda row: -row.steps):
+        text = (
+            f"After the {row.model} stage, at {plural(row.steps, 'step')}, the Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance to held-out clips"
+            f" is {figures(row.frechet)}{_beside(rows, row)}; {percent(row.direction_accuracy)} of the clips move as"
+            f" their caption says and {percent(row.digit_accuracy)} show its digit"
+        )
+        sentences.append(text + ".")
+    real = next((row for row in rows if row.model == "real"), None)
+    if real:
+        sentences.append(
+            f"Held-out real clips reach {figures(real.frechet)}, {percent(real.direction_accuracy)} and"
+            f" {percent(real.digit_accuracy)} under the same classifier: the best that can be expected."
+        )
+    return sentences
+
+
+def warnings(run: RunFolder) -> list[str]:
+    """What a reader must not overlook: a broken budget, a prediction that is far off, estimates among the numbers."""
+    record, found = run.record, []
+    for label, costs in (("measured whole", record.measured), ("predicted", record.predicted)):
+        for name, (words, unit) in QUANTITIES.items():
+            bound, value = record.budget.get(name), getattr(costs, name, None)
+            if bound is not None and value is not None and value > bound:
+                found.append(f"Over budget: the {words}, {label}, is {unit(value)} against at most {unit(bound)}.")
+    if record.measured and record.predicted and record.measured.latency_ms > 0:
+        error = record.predicted.latency_ms / record.measured.latency_ms - 1
+        if abs(error) > 0.1:
+            side = "below" if error < 0 else "above"
+            found.append(f"The predicted latency is {percent(abs(error))} {side} the measured one, more than 10% off.")
+    sources = [source for source in (run.costs.sources if run.costs else ()) if source != "measured"]
+    if sources:
+        found.append(f"The lookup table holds {listed(sources)} rows: not everything in it was measured.")
+    return found
+
+
+def _measured_and_predicted(run, name, words, unit, predicted) -> str:
+    measured, guess = getattr(run.record.measured, name, None), getattr(predicted, name, None)
+    if measured is None:
+        return f"The {words} is predicted to be {unit(guess)}" if guess is not None else ""
+    text = f"The {words}, measured on the whole model, is {unit(measured)}"
+    if guess is None or not measured > 0:
+        return text
+    error = guess / measured - 1
+    gap = "the same" if abs(error) < 0.005 else f"{percent(abs(error))} {'less' if error < 0 else 'more'}"
+    return f"{text}; the prediction was {unit(guess)} ({gap})"
+
+
+def _against(value: float | None, bound: float | None, unit) -> str:
+    if bound is None or value is None:
+        return ""
+    verdict = "within the budget of" if value <= bound else "over the budget of"
+    return f", {verdict} {unit(bound)}"
+
+
+def _beside(rows: tuple[Quality, ...], row: Quality) -> str:
+    """What other models reach at the same number of steps, as `(finetune 13.9, control 12.5)`."""
+    others = [other for other in rows if other.steps == row.steps and other.model not in (row.model, "real")]
+    return f" ({listed([f'{o.model} {figures(o.frechet)}' for o in others])})" if others else ""
+
+
+def _combinations(size: int) -> str:
+    if size < 1e9:
+        return f"{size:,} combinations"
+    power = str(round(math.log10(size))).translate(
+        str.maketrans("0123456789", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+    )
+    return f"about 10{power} combinations"
+
+
+def _same(a: dict[str, str], b: dict[str, str]) -> bool:
+    slots = a.keys() | b.keys()
+    return all(a.get(slot, NONE) == b.get(slot, NONE) for slot in slots)

@@ -1,0 +1,99 @@
+"""Numbers as a reader wants them: three figures, with units, and never more exact than they are."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "\N{EN DASH}"
+
+
+def figures(value: float | None, digits: int = 3) -> str:
+    """`value` to `digits` significant figures, without an exponent where it can be read: `0.0123`, `12.3`, `1,234`."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "\N{INFINITY}" if value > 0 else "-\N{INFINITY}"
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    if not -5 <= magnitude <= 9:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.{max(digits - 1 - magnitude, 0)}f}"
+
+
+def milliseconds(value: float | None) -> str:
+    return _unit(value, "ms")
+
+
+def megabytes(value: float | None) -> str:
+    """Of a number of 10^6 bytes: `0.587 MB`, or `2.56 KB` when it is small."""
+    if value is not None and 0 < abs(value) < 0.1:
+        return _unit(value * 1e3, "KB")
+    return _unit(value, "MB")
+
+
+def count(value: float | None) -> str:
+    """A number of things, such as parameters: `812`, `1.23K`, `328M`."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    for factor, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= factor * 0.9995:
+            return figures(value / factor) + suffix
+    return f"{value:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    return MISSING if share is None or not math.isfinite(share) else f"{share * 100:.{digits}f}%"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """`1 slot`, `2 slots`, `1,234 trials`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that cover `[low, high]` from inside, at a step of 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / max(about, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = min((power * factor for factor in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / rough)))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, and 2 and 5 times them when few fall inside `[low, high]`."""
+    if not 0 < low < high:
+        return [low]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        found = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
+        if len(found) >= 3:
+            return found
+    return found or [low]
+
+
+def _unit(value: float | None, unit: str) -> str:
+    text = figures(value)
+    return text if text == MISSING else f"{text} {unit}"

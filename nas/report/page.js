@@ -1,0 +1,157 @@
+"use strict";
+// Makes the page's pictures answer: point at an architecture to see its layers, choose it to draw it on the UNet,
+// sort the lookup table. Everything is drawn already; without this script the page is complete but still.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const NONE = "none";
+
+  const figures = (value, digits = 3) => {
+    if (value === null || value === undefined) return "\u2013";
+    if (value === 0) return "0";
+    const magnitude = Math.floor(Math.log10(Math.abs(value)));
+    const decimals = Math.max(digits - 1 - magnitude, 0);
+    return value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: Math.min(decimals, 20) });
+  };
+  const count = (value) => {
+    if (value === null) return "\u2013";
+    for (const [factor, suffix] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]]) {
+      if (value >= factor * 0.9995) return figures(value / factor) + suffix;
+    }
+    return String(Math.round(value));
+  };
+  const milliseconds = (value) => (value === null ? "\u2013" : `${figures(value)} ms`);
+  const megabytes = (value) => {
+    if (value === null) return "\u2013";
+    return value > 0 && value < 0.1 ? `${figures(value * 1e3)} KB` : `${figures(value)} MB`;
+  };
+  const written = { latency_ms: milliseconds, memory_mb: megabytes, params: count, score: (value) => figures(value, 4) };
+
+  // -- drawing an architecture on the UNet --
+
+  const latency = (slot, choice) => (choice === NONE ? undefined : (data.latency_ms[slot] || {})[choice]);
+
+  function drawSlot(group, choice) {
+    const slot = group.dataset.slot;
+    const ms = latency(slot, choice);
+    const track = group.querySelector(".track");
+    const fill = group.querySelector(".fill");
+    const width = Number(track.getAttribute("width"));
+    const share = choice === NONE ? 0 : data.full_ms ? Math.min((ms || 0) / data.full_ms, 1) : 1;
+    fill.setAttribute("width", Math.max(width * share, choice === NONE ? 0 : 2));
+    fill.style.fill = data.colours[choice] || "none";
+    group.classList.toggle("empty", choice === NONE);
+    group.querySelector("title").textContent = `${slot}: ${choice}` + (ms === undefined ? "" : `, ${written.latency_ms(ms)}`);
+    const label = group.querySelector(".choice");
+    const size = parseFloat(getComputedStyle(group.ownerSVGElement).fontSize);
+    const room = Math.max(Math.floor((width * (data.full_ms ? 0.66 : 1)) / (0.6 * size)), 2);
+    const name = data.short[choice] || choice;
+    label.textContent = name.length > room ? name.slice(0, room - 1) + "\u2026" : name;
+    group.querySelector(".ms").textContent = ms === undefined || width < 84 ? "" : figures(ms);
+  }
+
+  function draw(index) {
+    const shown = data.architectures[index];
+    if (!shown) return;
+    const places = Object.fromEntries(data.slots.map((slot, i) => [slot, shown.choices[i]]));
+    all("[data-slot]").forEach((group) => drawSlot(group, places[group.dataset.slot] || NONE));
+    document.getElementById("drawn").textContent = shown.label;
+    all("[data-total]").forEach((element) => {
+      const name = element.dataset.total;
+      element.textContent = written[name](shown[name]);
+      element.classList.toggle("over", name in data.budget && shown[name] > data.budget[name]);
+    });
+    all("[data-point]").forEach((point) => point.classList.toggle("drawn", Number(point.dataset.point) === index));
+    document.getElementById("back").hidden = shown.chosen;
+    document.documentElement.dataset.drawn = index;
+  }
+
+  // -- the tooltip: an architecture's numbers and its layers, slot by slot --
+
+  const tooltip = document.getElementById("tooltip");
+
+  function line(tag, words) {
+    const element = document.createElement(tag);
+    element.textContent = words;
+    return element;
+  }
+
+  function show(point) {
+    const shown = data.architectures[Number(point.dataset.point)];
+    const lines = [line("b", shown.label)];
+    lines.push(line("span", [written.latency_ms(shown.latency_ms), written.memory_mb(shown.memory_mb), `${count(shown.params)} parameters`].join(" \u00b7 ")));
+    lines.push(line("span", `score ${written.score(shown.score)}`));
+    data.slots.forEach((slot, i) => {
+      const choice = shown.choices[i];
+      if (choice === NONE) return;
+      const entry = document.createElement("span");
+      const swatch = document.createElement("i");
+      swatch.className = "swatch";
+      swatch.style.background = data.colours[choice] || "transparent";
+      entry.append(swatch, `${slot}  ${data.short[choice] || choice}`);
+      lines.push(entry);
+    });
+    tooltip.replaceChildren(...lines);
+    tooltip.hidden = false;
+    const box = point.querySelector(".dot").getBoundingClientRect();
+    const [width, height] = [tooltip.offsetWidth, tooltip.offsetHeight];
+    const left = Math.max(12, Math.min(box.left + box.width / 2 - width / 2, document.documentElement.clientWidth - width - 12));
+    const above = box.top - height - 10;
+    tooltip.style.left = `${left + scrollX}px`;
+    tooltip.style.top = `${(above > 8 ? above : box.bottom + 10) + scrollY}px`;
+    all(`[data-point="${point.dataset.point}"]`).forEach((twin) => twin.classList.add("near"));
+  }
+
+  function hide() {
+    tooltip.hidden = true;
+    all(".point.near").forEach((point) => point.classList.remove("near"));
+  }
+
+  all("[data-point]").forEach((point) => {
+    point.addEventListener("pointerenter", () => show(point));
+    point.addEventListener("pointerleave", hide);
+    point.addEventListener("focus", () => show(point));
+    point.addEventListener("blur", hide);
+    point.addEventListener("click", () => draw(Number(point.dataset.point)));
+    point.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        draw(Number(point.dataset.point));
+      }
+      if (event.key === "Escape") hide();
+    });
+  });
+  all("[data-draw]").forEach((button) =>
+    button.addEventListener("click", () => {
+      draw(Number(button.dataset.draw));
+      document.getElementById("architecture").scrollIntoView();
+    })
+  );
+  const chosen = data.architectures.findIndex((shown) => shown.chosen);
+  const back = document.getElementById("back");
+  if (back) back.addEventListener("click", () => draw(chosen));
+
+  // -- sorting the lookup table --
+
+  all(".sortable").forEach((table) => {
+    const heads = all("thead th", table);
+    heads.forEach((head, column) => {
+      head.querySelector("button").addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending";
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const value = (row) => {
+          const cell = row.cells[column];
+          if (cell.dataset.value === undefined) return cell.textContent;
+          const number = Number(cell.dataset.value.replace("inf", "Infinity"));
+          return Number.isNaN(number) ? Infinity : number;
+        };
+        const rows = all("tbody tr", table).map((row) => [value(row), row]);
+        rows.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1));
+        table.tBodies[0].append(...rows.map(([, row]) => row));
+      });
+    });
+  });
+
+  document.documentElement.dataset.ready = "true"; // the last line: nothing above threw
+})();

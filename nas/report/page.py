@@ -1,0 +1,147 @@
+"""The report: one HTML file that needs nothing else, made from a run folder."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import nas
+from nas.files import write_atomic
+from nas.report import facts, result_sections, search_sections, table_section
+from nas.report.folder import RunFolder
+from nas.report.markup import Markup, escape, join, json_island, tag
+from nas.report.numbers import plural
+from nas.report.shown import Shown, architectures, as_json
+from nas.report.unet import longest_latency_ms
+
+PARTS = {
+    "record": "the run's record",
+    "space": "the search space",
+    "table": "the lookup table",
+    "costs": "predicted costs",
+    "front": "the Pareto front",
+    "architecture": "the chosen architecture",
+    "training": "training curves",
+}
+
+
+def write(run: str | Path) -> Path:
+    """Write `report.html` into the run folder and return its path.
+
+    The page is self-contained: styles, script, pictures and clips are inside, nothing is fetched, and its own content
+    policy forbids the browser to. A run that is not finished gives a page that says which parts are not there yet.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    folder = RunFolder.read(run)
+    return write_atomic(folder.path / "report.html", render(folder))
+
+
+def render(run: RunFolder) -> str:
+    """The page as text."""
+    shown = architectures(run)
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return Template(_asset("page.html")).substitute(
+        title=escape(f"{run.record.name} \N{MIDDLE DOT} nas report"),
+        script_hash=digest,
+        css=_asset("page.css"),
+        body=_body(run, shown),
+        data=json_island(_data(run, shown), "data"),
+        js=script,
+    )
+
+
+def _body(run: RunFolder, shown: list[Shown]) -> Markup:
+    sections = [
+        ("architecture", "Architecture", "The architecture", search_sections.architecture(run, shown)),
+        ("front", "Front", "The Pareto front", search_sections.front(run, shown)),
+        ("candidates", "Candidates", "The best candidates", search_sections.candidates(run, shown)),
+        ("costs", "Costs", "What each slot costs", search_sections.breakdown(run)),
+        ("table", "Table", "The lookup table", table_section.lookup_table(run)),
+        ("samples", "Clips", "Clips, stage by stage", result_sections.samples(run)),
+        ("quality", "Quality", "How good the clips are", result_sections.quality(run)),
+        ("training", "Training", "Training, stage by stage", result_sections.training(run)),
+        ("export", "Export", "Exported", result_sections.exported(run)),
+        ("provenance", "Provenance", "Provenance", result_sections.provenance(run)),
+    ]
+    links = [tag("a", short, href=f"#{name}") for name, short, _, _ in sections]
+    body = [tag("section", tag("h2", title), content, id=name) for name, _, title, content in sections]
+    return join([_head(run), tag("nav", links, aria_label="Sections"), *body])
+
+
+def _head(run: RunFolder) -> Markup:
+    table = run.table.meta if run.table else {}
+    where = [str(table[key]) for key in ("device", "runtime") if table.get(key)]
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    facts_line = " \N{MIDDLE DOT} ".join(
+        [run.space.name if run.space else run.record.space or "no space yet", *where, made]
+    )
+    summary = []
+    for title, sentences in (
+        ("Found", facts.found(run)),
+        ("Costs", facts.costs(run)),
+        ("Quality", facts.quality(run)),
+    ):
+        text = " ".join(sentences) or "Not in this run yet."
+        summary.append(tag("div", tag("dt", title), tag("dd", text, class_=None if sentences else "absent")))
+    return tag(
+        "header",
+        tag("p", facts_line, class_="where"),
+        tag("h1", run.record.name),
+        _unfinished(run),
+        search_sections.cautions(run),
+        tag("dl", summary, class_="summary"),
+        search_sections.key_figures(run),
+    )
+
+
+def _unfinished(run: RunFolder) -> Markup:
+    """Which parts of the run are not there yet, and why."""
+    missing = [f"{PARTS[part]}: {why}" for part, why in run.missing.items() if part in PARTS]
+    record = run.record
+    for there, words in (
+        (record.measured, "the whole model's measured cost"),
+        (record.samples, "sample clips"),
+        (record.quality, "quality of the clips"),
+        (record.exported, "exported packages"),
+    ):
+        if not there:
+            missing.append(f"{words}: that step has not run")
+    if not missing:
+        return Markup()
+    return tag(
+        "details",
+        tag("summary", "This run is not finished: ", _not_there(len(missing))),
+        tag("ul", [tag("li", words) for words in missing]),
+        class_="unfinished",
+        open=True,
+    )
+
+
+def _not_there(parts: int) -> str:
+    return f"{plural(parts, 'part')} {'is' if parts == 1 else 'are'} not there yet"
+
+
+def _data(run: RunFolder, shown: list[Shown]) -> dict:
+    """What page.js needs to draw any of the architectures."""
+    latencies = run.slot_latencies_ms
+    return {
+        "slots": run.slots,
+        "colours": run.colours,
+        "short": {choice: search_sections.short(choice) for choice in run.colours},
+        "latency_ms": latencies,
+        "full_ms": longest_latency_ms(latencies, [a.choices for a in shown]),
+        "budget": run.record.budget,
+        "architectures": [as_json(a, run.slots) for a in shown],
+        "version": nas.__version__,
+    }
+
+
+def _asset(name: str) -> str:
+    return resources.files("nas.report").joinpath(name).read_text(encoding="utf-8")
