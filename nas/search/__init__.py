@@ -1,1 +1,35 @@
-"""To be filled."""
+"""Floor 2: search. The exact solver, samplers, the study's driver, evaluators; Optuna and scipy load at first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "BudgetSampler": "sampler",
+    "Command": "evaluators",
+    "EvaluatorError": "evaluators",
+    "EvolutionSampler": "evolution",
+    "Optimum": "exact",
+    "Result": "result",
+    "ScoreTable": "evaluators",
+    "evaluator": "evaluators",
+    "finals": "study",
+    "open_storage": "study",
+    "optimum": "exact",
+    "pareto": "front",
+    "run": "study",
+    "shortlist": "exact",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"nas.search.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'nas.search' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,171 @@
+"""Evaluators that need no training: a stored score table, and an external command.
+
+An evaluator is any callable `Architecture -> float`, higher is better. One that returns a generator of scores at
+growing fidelity can be pruned. Those that train or run the supernet live in `nas.training`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nas.errors import ConfigError, NasError
+from nas.files import read_json, read_text
+from nas.search.problem import Pairs, Scores
+from nas.search.workers import Evaluator
+from nas.spaces import Architecture
+
+
+class EvaluatorError(NasError, RuntimeError):
+    """An evaluator failed, or answered with something that is no score."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores that were measured before: the sum over slots, plus pairs of slots.
+
+    Attributes:
+        scores: `{slot: {choice: score}}`; what is not named scores 0.
+        pairs: `{(slot, slot): {(choice, choice): score}}`.
+    """
+
+    scores: Scores
+    pairs: Pairs = field(default_factory=dict)
+
+    def __call__(self, arch: Architecture) -> float:
+        choices = arch.choices
+        score = sum(self.scores.get(slot, {}).get(choice, 0.0) for slot, choice in choices.items())
+        for (first, second), table in self.pairs.items():
+            score += table.get((choices.get(first), choices.get(second)), 0.0)
+        return float(score)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ScoreTable:
+        """Read CSV with the columns slot, choice, score; or JSON.
+
+        JSON: `{"scores": {slot: {choice: score}}, "pairs": [{"slots": [a, b], "choices": [c, d], "score": s}, ...]}`.
+
+        Raises:
+            ConfigError: not such a file; the text names the line or the field.
+        """
+        path = Path(path)
+        return _from_csv(path) if path.suffix == ".csv" else _from_json(path)
+
+
+def _from_csv(path: Path) -> ScoreTable:
+    reader = csv.DictReader(io.StringIO(read_text(path, "score table")))
+    if not {"slot", "choice", "score"} <= set(reader.fieldnames or ()):
+        raise ConfigError(f"{path}: a score table has the columns slot, choice, score; found {reader.fieldnames}")
+    scores: Scores = {}
+    for row in reader:
+        scores.setdefault(row["slot"], {})[row["choice"]] = _number(row["score"], f"{path}:{reader.line_num}: score")
+    return ScoreTable(scores)
+
+
+def _from_json(path: Path) -> ScoreTable:
+    value = read_json(path, "score table")
+    if not isinstance(value, dict) or not isinstance(value.get("scores"), dict):
+        raise ConfigError(f"{path}: scores: missing; expected {{slot: {{choice: score}}}}")
+    scores: Scores = {}
+    for slot, choices in value["scores"].items():
+        if not isinstance(choices, dict):
+            raise ConfigError(f"{path}: scores.{slot}: expected {{choice: score}}, found {choices!r}")
+        scores[slot] = {choice: _number(score, f"{path}: scores.{slot}.{choice}") for choice, score in choices.items()}
+    pairs: Pairs = {}
+    for i, entry in enumerate(value.get("pairs", [])):
+        try:
+            (first, second), (a, b), score = entry["slots"], entry["choices"], entry["score"]
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(f"{path}: pairs[{i}]: expected slots [a, b], choices [c, d] and score") from None
+        pairs.setdefault((first, second), {})[a, b] = _number(score, f"{path}: pairs[{i}].score")
+    return ScoreTable(scores, pairs)
+
+
+@dataclass(frozen=True)
+class Command:
+    """An external command that scores an architecture, such as `"python evaluate.py --arch {arch}"`.
+
+    `{arch}` becomes the path of an architecture file. The last line of the command's standard output is JSON: a number,
+    or an object with the key `score`. No shell is involved.
+
+    Attributes:
+        timeout_s: after which it is killed and counts as failed.
+        retries: how often a failed call is repeated before `EvaluatorError`.
+    """
+
+    command: str
+    timeout_s: float = 24 * 3600.0
+    retries: int = 1
+
+    def __post_init__(self) -> None:
+        if "{arch}" not in self.command:
+            raise ConfigError(f"evaluator '{self.command}': say where the architecture file goes with {{arch}}")
+
+    def __call__(self, arch: Architecture) -> float:
+        """
+        Raises:
+            EvaluatorError: it failed every time; the text has the last reason.
+        """
+        with tempfile.TemporaryDirectory(prefix="nas-") as folder:
+            file = arch.save(Path(folder) / "architecture.json")
+            words = [word.replace("{arch}", str(file)) for word in shlex.split(self.command)]
+            for attempt in range(self.retries + 1):
+                try:
+                    return self._run(words)
+                except EvaluatorError:
+                    if attempt == self.retries:
+                        raise
+                    time.sleep(min(2.0**attempt, 30.0))
+        raise AssertionError("unreachable")
+
+    def _run(self, words: list[str]) -> float:
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=self.timeout_s)
+        except subprocess.TimeoutExpired:
+            raise EvaluatorError(f"evaluator '{words[0]}': no answer within {self.timeout_s:g} s") from None
+        except OSError as error:
+            raise EvaluatorError(f"evaluator '{words[0]}': cannot be run: {error.strerror}") from None
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+            raise EvaluatorError(f"evaluator '{words[0]}': exit status {done.returncode}: {last}")
+        lines = done.stdout.strip().splitlines()
+        try:
+            value = json.loads(lines[-1])
+        except (IndexError, json.JSONDecodeError):
+            shown = lines[-1] if lines else "nothing"
+            raise EvaluatorError(f"evaluator '{words[0]}': its last line must be JSON, found {shown}") from None
+        if isinstance(value, Mapping):
+            value = value.get("score")
+        if not isinstance(value, int | float):
+            raise EvaluatorError(
+                f"evaluator '{words[0]}': expected a number or an object with 'score', found {value!r}"
+            )
+        return float(value)
+
+
+def evaluator(text: str) -> Evaluator:
+    """An evaluator from the command line: the path of a score table (.json or .csv), or a command with `{arch}`.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if "{arch}" in text:
+        return Command(text)
+    if Path(text).suffix in (".json", ".csv"):
+        return ScoreTable.load(text)
+    raise ConfigError(f"evaluator '{text}': give a score table (.json, .csv) or a command with {{arch}} in it")
+
+
+def _number(value: object, where: str) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: expected a number, found {value!r}") from None

@@ -1,0 +1,118 @@
+"""The evolutionary search of SnapGen-V (arXiv 2412.10494, section 3.2): add, remove, replace or move a temporal layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial
+
+from nas.costs import Budget, CostModel
+from nas.search.history import History
+from nas.search.problem import Problem
+from nas.search.repair import repair
+from nas.spaces import NONE, SearchSpace
+
+MOVES = ("add", "remove", "replace", "move")
+
+
+class EvolutionSampler(BaseSampler):
+    """Mutates the best architectures so far; every proposal is within the budget.
+
+    The first `population` proposals are random ones, repaired into the budget. Then a parent is the best of
+    `tournament` draws from the `population` best trials, and its child differs by one or more moves. Children over
+    budget are redrawn; what the paper does with operators that run out of memory, for every bound.
+
+    Args:
+        population: architectures that may have children.
+        tournament: draws that compete to be the parent.
+        seed: of the random numbers.
+    """
+
+    TRIES = 200
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        cost: CostModel,
+        budget: Budget | None = None,
+        population: int = 20,
+        tournament: int = 3,
+        seed: int | None = None,
+    ) -> None:
+        self.problem = Problem.build(space, cost, budget)
+        self.population, self.tournament = population, tournament
+        self._rng = np.random.default_rng(seed)
+        self._independent = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        from nas.search.samplers import distributions
+
+        return dict(distributions(self.problem))
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if set(search_space) != set(self.problem.space.slots) or "fixed_params" in trial.system_attrs:
+            return {}
+        history = History.of(study, self.problem.space, but=trial.number)
+        feasible = self.problem.feasible(history.codes) if len(history.codes) else np.zeros(0, dtype=bool)
+        if feasible.sum() < self.population:
+            space = self.problem.space
+            return space.decode(repair(self.problem, space.encode(space.random(self._rng)), self._rng)).choices
+        parents = history.codes[feasible]
+        order = np.argsort(-history.values[feasible][:, 0], kind="stable")[: self.population]
+        taken = {codes.tobytes() for codes in (*history.codes, *history.pending)}
+        return self.problem.space.decode(self._child(parents[order], taken)).choices
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        self._rng = np.random.default_rng()
+        self._independent.reseed_rng()
+
+    def _child(self, parents: np.ndarray, taken: set[bytes]) -> np.ndarray:
+        """A feasible child that was not tried before, if `TRIES` mutations find one; else a repaired one.
+
+        Args:
+            parents: codes `(N, slots)`, the best first.
+        """
+        space = self.problem.space
+        for _ in range(self.TRIES):
+            parent = parents[self._rng.integers(len(parents), size=self.tournament).min()]
+            child = parent.copy()
+            for _ in range(self._rng.geometric(0.5)):
+                child = mutate(space, child, str(self._rng.choice(MOVES)), self._rng)
+            child = space.encode(space.decode(child))
+            if child.tobytes() not in taken and self.problem.feasible(child[None])[0]:
+                return child
+        return repair(self.problem, child, self._rng)
+
+
+def mutate(space: SearchSpace, codes: np.ndarray, move: str, rng: np.random.Generator) -> np.ndarray:
+    """One move; the same codes again where there is nothing to move."""
+    codes, offered = codes.copy(), list(space.slots.values())
+    filled = np.array([choices[code] != NONE for choices, code in zip(offered, codes)])
+    pool = np.flatnonzero(~filled if move == "add" else filled)
+    if len(pool) == 0:
+        return codes
+    slot = int(rng.choice(pool))
+    layers = [code for code, choice in enumerate(offered[slot]) if choice != NONE]
+    if move in ("add", "replace"):
+        codes[slot] = rng.choice(layers) if layers else codes[slot]
+    elif NONE in offered[slot]:
+        layer = offered[slot][codes[slot]]
+        if move == "move":
+            targets = [i for i in np.flatnonzero(~filled) if layer in offered[i]]
+            if not targets:
+                return codes
+            target = int(rng.choice(targets))
+            codes[target] = offered[target].index(layer)
+        codes[slot] = offered[slot].index(NONE)
+    return codes

@@ -1,0 +1,273 @@
+"""A Bayesian linear model of quality: what each choice of each slot is worth, and what pairs of choices are.
+
+The score of an architecture is `mean + sum_d u[d] + sum_{d<e} Q[d, e]` over its columns. The prior of u and Q is a sum
+of Gaussian terms, each with its own variance, which the marginal likelihood sets:
+
+- u: by operator; by operator and stage (slots that cost alike); by operator, smooth along the network; by slot, whatever
+  the operator; along the costs of a choice; and every column for itself;
+- Q: by pair of operators, anywhere or in neighbouring slots; and every pair of columns for itself, near ones more.
+
+With N trials and D columns everything is done in the N x N dual (a Gaussian process with those kernels), and draws of u
+and Q come from the posterior by Matheron's rule (Wilson et al., 2020): a draw from the prior, corrected by the data. So
+the cost grows with N, not with the D^2 / 2 pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+from nas.search.problem import Problem
+from nas.spaces import NONE
+
+LOG_VARIANCE_SD = 1.5
+"""Prior standard deviation of the log of every variance."""
+
+NOISE = 1e-4
+"""Prior median of the noise variance, in units of the variance of the scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Additive:
+    """A term of u with prior covariance `factor @ factor.T`: factor `(D, r)`."""
+
+    share: float
+    factor: np.ndarray
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        return self.factor[x].sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Tied:
+    """A term of Q that is one number per pair of operators, weighted by `near (slots, slots)`, upper triangular."""
+
+    share: float
+    operator: np.ndarray
+    near: np.ndarray
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        chosen = np.eye(self.operator.max() + 1)[self.operator[x]]  # (N, slots, operators)
+        return np.einsum("nic,ij,njd->ncd", chosen, self.near, chosen, optimize=True).reshape(len(x), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Free:
+    """A term of Q with an independent number for every pair of columns, of variance `near (slots, slots)`."""
+
+    share: float
+    near: np.ndarray
+
+    def kernel(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        same = (x[:, None, :] == y[None, :, :]).astype(float)
+        return np.einsum("nmi,ij,nmj->nm", same, np.triu(self.near, 1), same, optimize=True)
+
+
+class Prior:
+    """The terms for a search space, scaled so that a typical architecture's score has variance 1 under each."""
+
+    def __init__(self, problem: Problem, sample: np.ndarray) -> None:
+        """
+        Args:
+            sample: columns `(N, slots)` of typical architectures.
+        """
+        self.problem, self.size = problem, len(problem.slot)
+        names = [choice for choices in problem.space.slots.values() for choice in choices]
+        vocabulary = list(dict.fromkeys(names))
+        self.operator = np.array([vocabulary.index(name) for name in names])
+        self.none = np.array([name == NONE for name in names])
+        self.layer = (~self.none).astype(float)
+        self.terms = [self._scaled(term, sample) for term in self._terms()]
+
+    def _terms(self) -> list[Additive | Tied | Free]:
+        problem, slots = self.problem, self.problem.slots
+        by_operator = np.eye(self.operator.max() + 1)[self.operator] * self.layer[:, None]
+        by_slot = np.eye(slots)[problem.slot]
+        distance = np.abs(np.arange(slots)[:, None] - np.arange(slots)[None, :])
+        smooth = _root(np.exp(-0.5 * (distance / max(slots / 8, 1.0)) ** 2))
+        stage = _root(np.exp(-0.5 * _squared_distances(self._profiles())))
+        near = np.where(distance > 0, 0.5 ** (distance - 1.0), 0.0)
+        everywhere = np.ones((slots, slots)) - np.eye(slots)
+
+        def crossed(root: np.ndarray) -> np.ndarray:
+            """Operator by slot, correlated over slots as `root @ root.T`."""
+            return (by_operator[:, :, None] * (by_slot @ root)[:, None, :]).reshape(self.size, -1)
+
+        return [
+            Additive(0.2, by_operator),
+            Additive(0.2, crossed(stage)),
+            Additive(0.1, crossed(smooth)),
+            Additive(0.1, by_slot * self.layer[:, None]),
+            Additive(0.1, self._cost_features()),
+            Additive(0.2, np.diag(self.layer)),
+            Additive(0.1, self.layer[:, None]),
+            Tied(0.02, self.operator, np.triu(everywhere)),
+            Tied(0.02, self.operator, np.eye(slots, k=1)),
+            Free(0.05, near),
+            Free(0.02, everywhere),
+        ]
+
+    def _scaled(self, term: Additive | Tied | Free, sample: np.ndarray) -> Additive | Tied | Free:
+        kernel = self.kernel_of(term, sample)
+        spread = float(np.mean(np.diag(kernel)) - kernel.mean())
+        scale = 1.0 / max(spread, 1e-12)
+        if isinstance(term, Additive):
+            return Additive(term.share, term.factor * np.sqrt(scale))
+        if isinstance(term, Tied):
+            return Tied(term.share, term.operator, term.near * np.sqrt(scale))
+        return Free(term.share, term.near * scale)
+
+    @staticmethod
+    def kernel_of(term: Additive | Tied | Free, x: np.ndarray) -> np.ndarray:
+        if isinstance(term, Free):
+            return term.kernel(x, x)
+        features = term.features(x)
+        return features @ features.T
+
+    def _profiles(self) -> np.ndarray:
+        """`(slots, r)`: each slot's costs averaged over its layers; slots of one stage are close to one another."""
+        features = self._cost_features()
+        layers = np.bincount(self.problem.slot, self.layer)
+        sums = np.stack([np.bincount(self.problem.slot, column * self.layer) for column in features.T], axis=1)
+        means = sums / np.maximum(layers, 1.0)[:, None]
+        spread = means.std(0)
+        return (means - means.mean(0)) / np.where(spread > 1e-9, spread, 1.0)
+
+    def _cost_features(self) -> np.ndarray:
+        """`(D, r)`: standardised logarithms of latency, parameters and peak memory; 0 for `none`."""
+        columns = []
+        for values in (self.problem.latency_ms, self.problem.params, self.problem.peak_mb):
+            positive = values[(self.layer > 0) & (values > 0)]
+            if len(positive) == 0 or positive.std() == 0:
+                continue
+            logs = np.log(np.maximum(values, positive.min()))
+            chosen = logs[self.layer > 0]
+            columns.append((logs - chosen.mean()) / max(chosen.std(), 1e-9) * self.layer)
+        return np.stack(columns, axis=1) if columns else self.layer[:, None]
+
+
+class Surrogate:
+    """The posterior given N scores of one objective.
+
+    Args:
+        prior: the terms.
+        x: columns `(N, slots)`.
+        y: scores `(N,)`.
+        variances: log variances of the terms and of the noise, from `fit`; None for the prior's.
+    """
+
+    def __init__(self, prior: Prior, x: np.ndarray, y: np.ndarray, variances: np.ndarray | None = None) -> None:
+        self.prior, self.x = prior, x
+        self.mean, self.scale = float(np.median(y)), float(max(y.std(), 1e-12 * (1.0 + np.abs(y).max())))
+        self.y = (y - self.mean) / self.scale
+        self.variances = default_variances(prior) if variances is None else variances
+
+    def condition(self, pending: np.ndarray) -> None:
+        """Factor the kernel; `pending (M, slots)` columns count as scored just as expected, which only narrows draws."""
+        self.points = np.concatenate([self.x, pending])
+        kernels = np.stack([Prior.kernel_of(term, self.points) for term in self.prior.terms])
+        weights = np.exp(self.variances)
+        total = np.tensordot(weights[:-1], kernels, 1)
+        self.noise = np.full(len(self.points), weights[-1])
+        known = len(self.x)
+        seen = cho_factor(total[:known, :known] + np.diag(self.noise[:known]), lower=True)
+        self.known_alpha = cho_solve(seen, self.y)
+        self.factor = cho_factor(total + np.diag(self.noise), lower=True)
+        expected = total[known:, :known] @ self.known_alpha
+        self.targets = np.concatenate([self.y, expected])
+
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """Posterior mean of u `(D,)` and Q `(D, D)`, in units of the score."""
+        u, q = self._pull(cho_solve(self.factor, self.targets), self.points)
+        return u * self.scale, q * self.scale
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """One draw of u `(D,)` and Q `(D, D)` from the posterior, in units of the score."""
+        u, q = self._prior_draw(rng)
+        at_points = u[self.points].sum(1)
+        at_points += q[self.points[:, :, None], self.points[:, None, :]].sum((1, 2)) / 2
+        noise = rng.normal(size=len(self.points)) * np.sqrt(self.noise)
+        du, dq = self._pull(cho_solve(self.factor, self.targets - at_points - noise), self.points)
+        return (u + du) * self.scale, (q + dq) * self.scale
+
+    def _prior_draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        size, slot = self.prior.size, self.prior.problem.slot
+        u, q = np.zeros(size), np.zeros((size, size))
+        for term, variance in zip(self.prior.terms, np.exp(self.variances)):
+            if isinstance(term, Additive):
+                u += np.sqrt(variance) * term.factor @ rng.normal(size=term.factor.shape[1])
+            elif isinstance(term, Tied):
+                count = term.operator.max() + 1
+                table = np.sqrt(variance) * rng.normal(size=(count, count))
+                q += self._untie(term, table)
+            else:
+                deviation = np.sqrt(variance * np.triu(term.near, 1))[np.ix_(slot, slot)]
+                q += _mirror(deviation * rng.normal(size=(size, size)))
+        return u, q
+
+    def _pull(self, alpha: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """u and Q as the data pull them: prior covariance x features' x alpha."""
+        size, slot = self.prior.size, self.prior.problem.slot
+        u, q = np.zeros(size), np.zeros((size, size))
+        one_hot = np.zeros((len(points), size))
+        one_hot[np.arange(len(points))[:, None], points] = 1.0
+        toward, together = one_hot.T @ alpha, None
+        for term, variance in zip(self.prior.terms, np.exp(self.variances)):
+            if isinstance(term, Additive):
+                u += variance * term.factor @ (term.factor.T @ toward)
+            elif isinstance(term, Tied):
+                count = term.operator.max() + 1
+                q += self._untie(term, variance * (term.features(points).T @ alpha).reshape(count, count))
+            else:
+                together = one_hot.T @ (alpha[:, None] * one_hot) if together is None else together
+                q += variance * _mirror(np.triu(term.near, 1)[np.ix_(slot, slot)] * together)
+        return u, q
+
+    def _untie(self, term: Tied, table: np.ndarray) -> np.ndarray:
+        slot = self.prior.problem.slot
+        return _mirror(table[np.ix_(term.operator, term.operator)] * term.near[np.ix_(slot, slot)])
+
+
+def default_variances(prior: Prior) -> np.ndarray:
+    return np.log([*(term.share for term in prior.terms), NOISE])
+
+
+def fit(prior: Prior, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The log variances of the terms and of the noise that maximise the marginal likelihood times a broad prior."""
+    surrogate = Surrogate(prior, x, y)
+    kernels = np.stack([Prior.kernel_of(term, x) for term in prior.terms] + [np.eye(len(x))])
+    centre = default_variances(prior)
+    deviation = np.full(len(centre), LOG_VARIANCE_SD)
+    deviation[-1] = 3.0
+
+    def loss(log_variances: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = np.exp(log_variances)
+        total = np.tensordot(weights, kernels, 1) + 1e-8 * np.eye(len(x))
+        factor = np.linalg.cholesky(total)
+        inverse = cho_solve((factor, True), np.eye(len(x)))
+        alpha = inverse @ surrogate.y
+        away = (log_variances - centre) / deviation
+        value = 0.5 * surrogate.y @ alpha + np.log(np.diag(factor)).sum() + 0.5 * away @ away
+        slope = 0.5 * np.tensordot(kernels, inverse - np.outer(alpha, alpha), 2) * weights
+        return float(value), slope + away / deviation
+
+    bounds = [(c - 8.0, c + 5.0) for c in centre]
+    return minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}).x
+
+
+def _mirror(upper: np.ndarray) -> np.ndarray:
+    return upper + upper.T
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """R with `R @ R.T = covariance`, directions of negligible variance left out."""
+    values, vectors = np.linalg.eigh(covariance)
+    keep = values > 1e-6 * values.max()
+    return vectors[:, keep] * np.sqrt(values[keep])
+
+
+def _squared_distances(points: np.ndarray) -> np.ndarray:
+    return ((points[:, None, :] - points[None, :, :]) ** 2).sum(-1)
