@@ -1,1 +1,97 @@
-"""To be filled."""
+"""Floor 2: from data to a four-step text-to-video checkpoint, in stages that survive anything.
+
+    decoder ---> distill ---> supernet ---> (search) ---> finetune ---> adversarial
+    autoencoder, spatial      every path    retrain()     the winner    25 -> 4 steps,
+    latents of   backbone,                                              and the control
+    the data     images
+
+Each stage is a module with its config data class and one function over the one loop in `loop.py`:
+
+    result = run_stage("decoder", run / "decoder", DecoderConfig(), Inputs(space))
+    decoder = result.folder
+    result = run_stage("distill", run / "distill", DistillConfig(), Inputs(space, decoder))
+    result = run_stage("supernet", run / "supernet", SupernetConfig(), Inputs(space, decoder, start=result.folder))
+    inputs = Inputs(space, decoder, start=result.folder)
+    evaluator = SupernetEvaluator(inputs, clips=64)                  # Architecture -> float, higher is better
+    loss = retrain(run / "retrain-0", replace(inputs, architecture=arch), FinetuneConfig(steps=60))
+    result = run_stage("finetune", run / "finetune", FinetuneConfig(), replace(inputs, architecture=winner))
+    result = run_stage("adversarial", run / "adversarial", AdversarialConfig(), Inputs(space, decoder, result.folder))
+    checkpoint.load(result.folder)                                   # for a pipeline or an export
+
+`run_stage` returns a `StageResult(folder, metrics, seconds)`; of a finished folder at once, of a half-done one after
+going on with it, bitwise as if never interrupted. `metrics` are described at the top of each stage's module. A folder
+holds `history.csv` (`step, loss, ...`). Those of `finetune` and `adversarial` are checkpoints, with the layout at the
+top of `checkpoint.py`; `adversarial/control/history.csv` is the control's.
+
+Configs are read by `nas.config.build(STAGES[name].config, mapping, file)`. Threads are torch's: the caller sets them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.errors import ConfigError, suggestion
+from nas.training import adversarial as _adversarial
+from nas.training import checkpoint
+from nas.training import decoder as _decoder
+from nas.training import distill as _distill
+from nas.training import finetune as _finetune
+from nas.training import supernet as _supernet
+from nas.training.adversarial import AdversarialConfig
+from nas.training.decoder import DecoderConfig
+from nas.training.distill import DistillConfig
+from nas.training.evaluators import SupernetEvaluator, retrain
+from nas.training.finetune import FinetuneConfig
+from nas.training.loop import read_history
+from nas.training.stage import Inputs, Stage, StageResult, run_in_folder
+from nas.training.supernet import SupernetConfig
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """A stage: its function and the data class of its config."""
+
+    function: Stage
+    config: type
+
+
+STAGES: dict[str, StageEntry] = {
+    "decoder": StageEntry(_decoder.decoder, DecoderConfig),
+    "distill": StageEntry(_distill.distill, DistillConfig),
+    "supernet": StageEntry(_supernet.supernet, SupernetConfig),
+    "finetune": StageEntry(_finetune.finetune, FinetuneConfig),
+    "adversarial": StageEntry(_adversarial.adversarial, AdversarialConfig),
+}
+
+
+def run_stage(name: str, folder: str | Path, config: Any, inputs: Inputs) -> StageResult:
+    """Run stage `name` in `folder`, or go on with it, or return the result of a finished folder.
+
+    Args:
+        config: an instance of `STAGES[name].config`.
+
+    Raises:
+        ConfigError: no such stage, an input is missing, or the folder was begun with another configuration.
+    """
+    if name not in STAGES:
+        raise ConfigError(f"there is no stage '{name}'{suggestion(name, STAGES)}")
+    return run_in_folder(name, STAGES[name].function, Path(folder), config, inputs)
+
+
+__all__ = [
+    "STAGES",
+    "AdversarialConfig",
+    "DecoderConfig",
+    "DistillConfig",
+    "FinetuneConfig",
+    "Inputs",
+    "StageResult",
+    "SupernetConfig",
+    "SupernetEvaluator",
+    "checkpoint",
+    "read_history",
+    "retrain",
+    "run_stage",
+]

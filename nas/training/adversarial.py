@@ -1,0 +1,201 @@
+"""Stage `adversarial`: from 25 steps with guidance to a few without (SnapGen-V, arXiv 2412.10494, section 3.4).
+
+The generator starts from the fine-tuned denoiser and is trained at the few timesteps it will be sampled at. Half of its
+inputs are real latents, noised; half come from its own sampling (backward simulation; DMD2, arXiv 2405.14867), so that
+it learns on what it will see. Its clean prediction is pulled to the real latent (pseudo-Huber) and judged by a
+discriminator: the frozen encoder of the start with trained heads, on prediction and real latent re-noised alike, with
+hinge loss, an approximate R1 penalty (APT, arXiv 2501.08316, eq. 7) and real clips under wrong captions as negatives.
+
+Metrics: `quality` by model (`adversarial`, and `control`: plain fine-tuning continued for equal compute from the same
+start), each a list over numbers of steps; `control_steps`, and the seconds per step that made them equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.models import Discriminator
+from nas.training import checkpoint, objective
+from nas.training.batches import Batch, Batches
+from nas.training.finetune import FinetuneConfig, joint
+from nas.training.generate import examine
+from nas.training.loop import Learner, Optimization, run
+from nas.training.objective import add_noise, bind, clean, generator, logit_normal
+from nas.training.stage import Inputs, finished
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """Config of the stage.
+
+    Attributes:
+        sampled_steps: steps the model is distilled for; its timesteps are those of the sampler.
+        batch, images: clips in a video step, images in an image step; `image_share` of the steps are image steps.
+        generator, heads: optimisation of the denoiser and of the discriminator's heads.
+        adversarial: weight of the adversarial loss next to the pseudo-Huber loss.
+        penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
+        control_steps: continued fine-tuning to compare with; None for as many as take equal compute.
+        judged_steps, control_judged_steps, judged_clips: at which numbers of steps, and on how many clips.
+    """
+
+    steps: int = 300
+    sampled_steps: int = 4
+    sampler: str = "euler"
+    batch: int = 16
+    images: int = 64
+    image_share: float = 0.25
+    generator: Optimization = field(default_factory=lambda: Optimization(lr=3e-4, betas=(0.0, 0.99)))
+    heads: Optimization = field(default_factory=lambda: Optimization(lr=1e-3, betas=(0.0, 0.99)))
+    simulated: float = 0.5
+    adversarial: float = 0.1
+    penalty: float = 10.0
+    penalty_noise: float = 0.1
+    control_steps: int | None = None
+    control: FinetuneConfig = field(default_factory=FinetuneConfig)
+    judged_steps: tuple[int, ...] = (1, 2, 4)
+    control_judged_steps: tuple[int, ...] = (1, 2, 4)
+    judged_clips: int = 160
+    save_every: int = 100
+    seed: int = 0
+
+
+STEP_COST = 2.4
+"""Seconds of an adversarial step over those of a plain fine-tuning step of the same batch, measured on the demo."""
+
+
+def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    source, start = finished(inputs.decoder, "decoder"), finished(inputs.start, "finetune")
+    base = checkpoint.load(start)
+    torch.manual_seed(config.seed)
+    game = Game(base.denoiser, config)
+    batches = Batches(source, config.seed, config.batch, config.images, config.image_share, drop=0.0)
+    learners = {"denoiser": game.generator, "heads": game.heads}
+    seconds = run(
+        "adversarial", folder, config.steps, learners, lambda n: game.step(batches.joint(n), n), config.save_every
+    )
+    student = game.student
+    student.load_state_dict(game.generator.averaged())
+    info = checkpoint.CheckpointInfo(
+        "adversarial",
+        config.sampled_steps,
+        guidance=1.0,
+        sampler=config.sampler,
+        text_encoder=base.space.text.encoder,
+        provenance={
+            "training_steps": config.steps,
+            "seconds": seconds,
+            "seed": config.seed,
+            "start": base.info.provenance,
+        },
+    )
+    checkpoint.save(folder, student.state_dict(), base.space, base.architecture, source, info)
+    shape = base.space.input_shape()[1:]
+    quality = {
+        "adversarial": examine(
+            "adversarial", folder, source, student, shape, config.judged_steps, 1.0, config.judged_clips, config.sampler
+        )
+    }
+    control = _control(folder, config, base, source)
+    quality["control"] = examine(
+        "control", folder, source, control, shape, config.control_judged_steps, base.info.guidance, config.judged_clips
+    )
+    return {"quality": quality}, seconds
+
+
+class Game:
+    """Generator and discriminator, and one step of both.
+
+    Args:
+        denoiser: the fine-tuned model; becomes the student, and its encoder the discriminator's.
+    """
+
+    def __init__(self, denoiser: nn.Module, config: AdversarialConfig) -> None:
+        self.config = config
+        self.discriminator = Discriminator(denoiser)
+        self.student = denoiser.train().requires_grad_(True)
+        self.generator = Learner(self.student, config.generator, config.steps)
+        self.heads = Learner(self.discriminator.heads, config.heads, config.steps)
+        self.times = objective.times(config.sampled_steps)
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        config, stream = self.config, generator(self.config.seed, number, 7)
+        xt, t, simulated = self.inputs(batch, stream)
+        fake = clean(xt, self.student(xt, 1000 * t, batch.context), t)
+        level = logit_normal(len(t), stream, mean=-0.5)
+        noise = torch.randn(xt.shape, generator=stream)
+
+        real_noised, fake_noised = add_noise(batch.latents, noise, level), add_noise(fake, noise, level)
+        judged = self.judge(fake_noised, level, batch.context)
+        pull = pseudo_huber(fake, batch.latents)[~simulated].mean()
+        loss = pull - config.adversarial * judged.mean()
+        norm = self.generator.update(loss, number)
+
+        heads_loss, real_score, fake_score = self.heads_loss(real_noised, fake_noised.detach(), level, batch, stream)
+        self.heads.update(heads_loss, number)
+        return {
+            "loss": loss.item(),
+            "pull": pull.item(),
+            "heads_loss": heads_loss.item(),
+            "real": real_score,
+            "fake": fake_score,
+            "grad_norm": norm,
+            "frames": xt.shape[2],
+        }
+
+    def inputs(self, batch: Batch, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents at the sampler's timesteps, the timesteps, and which of them the student made itself."""
+        count = len(batch.latents)
+        places = torch.randint(len(self.times) - 1, (count,), generator=stream)
+        t = torch.tensor(self.times)[places]
+        xt = add_noise(batch.latents, batch.noise, t)
+        simulated = (torch.arange(count) < self.config.simulated * count) & (places > 0)
+        x = batch.noise
+        with torch.no_grad():
+            for place in range(int(places[simulated].max()) if simulated.any() else 0):
+                going = torch.nonzero(simulated & (places > place)).flatten()
+                velocity = bind(self.student, batch.context[going])
+                schedule = self.times[place : place + 2]
+                if self.config.sampler == "euler":
+                    moved = objective.sample_euler(velocity, x[going], schedule)
+                else:
+                    moved = objective.sample_renoise(velocity, x[going], schedule, stream)
+                x = x.index_copy(0, going, moved)
+        keep = simulated.view(-1, 1, 1, 1, 1)
+        return torch.where(keep, x, xt), t, simulated
+
+    def heads_loss(self, real: Tensor, fake: Tensor, level: Tensor, batch: Batch, stream: torch.Generator):
+        """Hinge loss, negatives under wrong captions, and the penalty; also the mean scores of real and fake."""
+        config = self.config
+        wrong = batch.context.roll(1, 0)
+        differs = (wrong - batch.context).abs().amax((1, 2)) > 0  # a neighbour may have the same caption
+        shaken = real + config.penalty_noise * torch.randn(real.shape, generator=stream)
+        on_real, on_fake = self.judge(real, level, batch.context), self.judge(fake, level, batch.context)
+        loss = (1 - on_real).relu().mean() + (1 + on_fake).relu().mean()
+        if differs.any():
+            loss = loss + (1 + self.judge(real[differs], level[differs], wrong[differs])).relu().mean()
+        loss = loss + config.penalty * (self.judge(shaken, level, batch.context) - on_real).square().mean()
+        return loss, on_real.mean().item(), on_fake.mean().item()
+
+    def judge(self, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        return self.discriminator(noised, 1000 * level, context)
+
+
+def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
+    """`(B, ...)` -> `(B,)`: sqrt(|a - b|^2 / d + c^2) - c with c = 0.03, smooth near zero and linear beyond."""
+    return ((a - b).square().flatten(1).mean(1) + 0.03**2).sqrt() - 0.03
+
+
+def _control(folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path) -> nn.Module:
+    """The start, trained on as before for as much compute as the adversarial steps took."""
+    steps = round(config.steps * STEP_COST) if config.control_steps is None else config.control_steps
+    # The learning rate of the adversarial stage's length, and other data than the start saw.
+    plain = replace(config.control, steps=steps, seed=config.seed + 1000)
+    denoiser = checkpoint.load(base.folder).denoiser.train()
+    learner, _ = joint("control", folder / "control", denoiser, source, plain)
+    denoiser.load_state_dict(learner.averaged())
+    return denoiser.eval()

@@ -1,0 +1,68 @@
+"""Batches of latents for the denoiser's stages: functions of (seed, step) alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nas.training.cache import Cache
+from nas.training.data import batch_indices
+from nas.training.objective import generator, logit_normal
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean latents `(B, C, T, h, w)`, contexts `(B, tokens, dim)`, noise like the latents, timesteps `(B,)`."""
+
+    latents: Tensor
+    context: Tensor
+    noise: Tensor
+    t: Tensor
+
+
+class Batches:
+    """Batches from a `decoder` stage's training cache.
+
+    Args:
+        decoder: folder of the finished stage.
+        seed: with the step it decides everything.
+        videos, images: sizes of a batch of clips and of a batch of images.
+        image_share: share of the steps that see images instead of clips.
+        drop: share of captions that are replaced by the empty one, for classifier-free guidance.
+    """
+
+    def __init__(
+        self, decoder: Path, seed: int, videos: int, images: int, image_share: float = 0.0, drop: float = 0.1
+    ) -> None:
+        self.cache = Cache(decoder / "train")
+        self.seed, self.videos, self.images, self.image_share, self.drop = seed, videos, images, image_share, drop
+
+    def of_videos(self, step: int) -> Batch:
+        return self._batch("videos", step, self.videos)
+
+    def of_images(self, step: int) -> Batch:
+        return self._batch("images", step, self.images)
+
+    def joint(self, step: int) -> Batch:
+        """Images in `image_share` of the steps, evenly spread, else clips."""
+        images = self.image_share
+        image_step = int((step + 1) * images) > int(step * images)
+        return self.of_images(step) if image_step else self.of_videos(step)
+
+    def _batch(self, kind: str, step: int, size: int) -> Batch:
+        latents, context = self.cache.latents(kind, batch_indices(self.seed, step, size, getattr(self.cache, kind)))
+        stream = generator(self.seed, step, kind == "images")
+        noise = torch.randn(latents.shape, generator=stream)
+        t = logit_normal(size, stream)
+        dropped = torch.rand(size, generator=stream) < self.drop
+        context = torch.where(dropped[:, None, None], self.cache.empty, context)
+        return Batch(latents, context, noise, t)
+
+
+def held_out(decoder: Path, count: int) -> tuple[Tensor, Tensor]:
+    """Latents `(n, C, T, h, w)` and contexts `(n, tokens, dim)` of up to `count` held-out clips."""
+    cache = Cache(decoder / "test")
+    return cache.latents("videos", range(min(count, cache.videos)))

@@ -1,0 +1,151 @@
+"""A checkpoint folder: all that a pipeline needs to turn text into video. Written by `finetune` and `adversarial`.
+
+Layout::
+
+    space.yaml             the search space (`SearchSpace.load`)
+    architecture.json      the architecture (`Architecture.load`)
+    denoiser.safetensors   weights of `nas.models.build(space, architecture)`, averaged over training (EMA)
+    decoder.safetensors    weights of `nas.models.Autoencoder(VAEConfig)`: encoder and decoder
+    decoder.json           the fields of `nas.models.VAEConfig`, with the scaling factor of the latents
+    checkpoint.json        the fields of `CheckpointInfo`; written last: with it the checkpoint is complete
+
+No pickle: reading a checkpoint runs no code of its author.
+
+To generate: encode captions with `nas.training.text.TextEncoder(space.text)`, draw noise of `space.input_shape()`,
+then `nas.training.objective.sample_euler` (or `sample_renoise`, as `CheckpointInfo.sampler` says) over `times(steps)`
+with `guided(denoiser, context, empty, guidance)`, then `autoencoder.decode`. `nas.training.generate.generate` does so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import nas
+from nas.config import build as build_config
+from nas.errors import ConfigError
+from nas.files import read_json, write_json
+from nas.models import Autoencoder, Denoiser, VAEConfig, build
+from nas.spaces import Architecture, SearchSpace
+from nas.training import tensors
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """How a checkpoint's denoiser is to be run, and where it comes from.
+
+    Attributes:
+        stage: which stage made it.
+        steps: denoising steps it is meant for: 25 after `finetune`, 4 after `adversarial`.
+        guidance: scale of classifier-free guidance it is meant for; 1 is none.
+        sampler: `euler` or `renoise`, a function of `nas.training.objective`.
+        text_encoder: as in `nas.spaces.Text`.
+        objective: `flow`: the denoiser predicts the velocity of rectified flow, its timestep is 1000 t.
+        provenance: `space_hash`, `architecture`, `library` version, training `steps` and `seconds`, and so on.
+    """
+
+    stage: str
+    steps: int
+    guidance: float
+    sampler: str = "euler"
+    text_encoder: str = "minilm"
+    objective: str = "flow"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint; the modules are in evaluation mode and ask for no gradients."""
+
+    folder: Path
+    space: SearchSpace
+    architecture: Architecture
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+    info: CheckpointInfo
+
+
+def save(
+    folder: str | Path,
+    denoiser: Mapping[str, Tensor],
+    space: SearchSpace,
+    architecture: Architecture,
+    decoder: str | Path,
+    info: CheckpointInfo,
+) -> Path:
+    """Write a checkpoint.
+
+    Args:
+        denoiser: its state dict.
+        decoder: folder that holds decoder.safetensors and decoder.json, which are copied.
+    """
+    folder, decoder = Path(folder), Path(decoder)
+    space.save(folder / "space.yaml")
+    architecture.save(folder / "architecture.json")
+    tensors.save(folder / "denoiser.safetensors", denoiser)
+    save_autoencoder(folder, load_autoencoder(decoder))
+    provenance = {
+        "library": nas.__version__,
+        "torch": torch.__version__,
+        "space": space.name,
+        "space_hash": space.hash,
+        "architecture": architecture.choices,
+        **info.provenance,
+    }
+    write_json(folder / "checkpoint.json", {**asdict(info), "provenance": provenance})
+    return folder
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Read what `save` wrote.
+
+    Raises:
+        ConfigError: a file is missing, or does not fit the others.
+    """
+    folder = Path(folder)
+    info = build_config(
+        CheckpointInfo, read_json(folder / "checkpoint.json", "checkpoint"), f"{folder}/checkpoint.json"
+    )
+    space = SearchSpace.load(folder / "space.yaml")
+    architecture = space.check(Architecture.load(folder / "architecture.json"))
+    with torch.device("meta"):
+        denoiser = build(space, architecture)
+    load_into(denoiser, folder / "denoiser.safetensors")
+    return Checkpoint(
+        folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
+    )
+
+
+def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> None:
+    tensors.save(Path(folder) / "decoder.safetensors", autoencoder.state_dict())
+    write_json(Path(folder) / "decoder.json", asdict(autoencoder.config))
+
+
+def load_autoencoder(folder: str | Path) -> Autoencoder:
+    """The autoencoder of a checkpoint or of a `decoder` stage, in evaluation mode.
+
+    Raises:
+        ConfigError: a file is missing, or does not fit the others.
+    """
+    path = Path(folder) / "decoder.json"
+    autoencoder = Autoencoder(build_config(VAEConfig, read_json(path, "decoder"), str(path)))
+    load_into(autoencoder, Path(folder) / "decoder.safetensors")
+    return autoencoder.eval().requires_grad_(False)
+
+
+def load_into(module: torch.nn.Module, path: Path) -> None:
+    """Load a weights file into a module, which may be on the meta device.
+
+    Raises:
+        ConfigError: it is missing, or is another module's.
+    """
+    try:
+        module.load_state_dict(tensors.load(path), assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{path}: does not fit the files beside it: {reason}") from None

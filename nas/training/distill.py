@@ -1,0 +1,53 @@
+"""Stage `distill`: the spatial backbone, on images.
+
+With a teacher (a folder of a larger backbone's weights) it would match the teacher's outputs; the demo has none, and
+then this is the plain flow-matching objective on images (T = 1), which skips temporal layers. Metric: `validation_loss`
+on held-out frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.models import build
+from nas.training import tensors
+from nas.training.batches import Batches, held_out
+from nas.training.loop import Learner, Optimization, run
+from nas.training.objective import bind, flow_loss, validation_loss
+from nas.training.stage import Inputs, finished
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Config of the stage. `batch` counts images, `drop` is the share of captions emptied for guidance."""
+
+    steps: int = 300
+    batch: int = 64
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=2e-3))
+    drop: float = 0.1
+    validation: int = 128
+    save_every: int = 100
+    seed: int = 0
+
+
+def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    source = finished(inputs.decoder, "decoder")
+    torch.manual_seed(config.seed)
+    backbone = build(inputs.space, inputs.space.architecture({}))
+    learner = Learner(backbone, config.optimization, config.steps)
+    batches = Batches(source, config.seed, 0, config.batch, drop=config.drop)
+
+    def step(number: int) -> dict[str, float]:
+        batch = batches.of_images(number)
+        loss = flow_loss(bind(backbone, batch.context), batch.latents, batch.noise, batch.t)
+        return {"loss": loss.item(), "grad_norm": learner.update(loss, number)}
+
+    seconds = run("distill", folder, config.steps, {"backbone": learner}, step, config.save_every)
+    backbone.load_state_dict(learner.averaged())
+    tensors.save(folder / "denoiser.safetensors", backbone.state_dict())
+    latents, contexts = held_out(source, config.validation)
+    return {"validation_loss": validation_loss(backbone, latents[:, :, :1], contexts)}, seconds

@@ -1,0 +1,104 @@
+"""Clips out of a denoiser, and what they are worth: used by the stages to measure themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.files import read_json
+from nas.models import Autoencoder
+from nas.training import checkpoint, objective
+from nas.training.cache import Cache
+from nas.training.digits import DIRECTIONS, WORDS, caption
+from nas.training.loop import progress
+from nas.training.objective import generator
+from nas.training.quality import Judge, judge
+
+
+@torch.no_grad()
+def generate(
+    denoiser: nn.Module,
+    context: Tensor,
+    empty: Tensor,
+    shape: tuple[int, int, int, int],
+    steps: int,
+    guidance: float = 1.0,
+    sampler: str = "euler",
+    seed: int = 0,
+    batch: int = 40,
+) -> Tensor:
+    """Latents `(B, C, T, h, w)` for contexts `(B, tokens, dim)`; clip i depends on the seed and i alone.
+
+    Args:
+        shape: `(C, T, h, w)`.
+        sampler: `euler` or `renoise`.
+    """
+    noise = torch.stack([torch.randn(shape, generator=generator(seed, i)) for i in range(len(context))])
+    schedule, done = objective.times(steps), []
+    for start in range(0, len(context), batch):
+        part = slice(start, start + batch)
+        velocity = objective.guided(denoiser, context[part], empty, guidance)
+        if sampler == "euler":
+            done.append(objective.sample_euler(velocity, noise[part], schedule))
+        else:
+            done.append(objective.sample_renoise(velocity, noise[part], schedule, generator(seed, start, steps)))
+    return torch.cat(done)
+
+
+class Examiner:
+    """Judges a denoiser by the clips it generates for every digit and direction. For moving digits only.
+
+    Args:
+        decoder: folder of the finished `decoder` stage.
+        clips: how many to generate; a multiple of 40 shows every caption equally often.
+    """
+
+    def __init__(self, decoder: Path, clips: int) -> None:
+        about = read_json(decoder / "data.json", "data")
+        self.judge: Judge = judge(decoder, about["frames"], about["classifier_steps"], about["seed"])
+        self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder)
+        cache = Cache(decoder / "train")
+        pairs = [(digit, direction) for digit in range(len(WORDS)) for direction in range(len(DIRECTIONS))]
+        self.labels = torch.tensor([pairs[i % len(pairs)] for i in range(clips)])
+        names = list(DIRECTIONS)
+        self.context = cache.contexts([caption(digit, names[direction]) for digit, direction in self.labels.tolist()])
+        self.empty = cache.empty
+
+    def __call__(
+        self, denoiser: nn.Module, shape: tuple[int, int, int, int], steps: int, guidance: float, sampler: str = "euler"
+    ) -> dict[str, Any]:
+        """`steps`, and the fields of `Quality`."""
+        was_training = denoiser.training
+        denoiser.eval()
+        latents = generate(denoiser, self.context, self.empty, shape, steps, guidance, sampler)
+        denoiser.train(was_training)
+        clips = torch.cat([self.autoencoder.decode(part) for part in latents.split(40)])
+        return {"steps": steps, **asdict(self.judge(clips, self.labels))}
+
+
+def examine(
+    title: str,
+    folder: Path,
+    decoder: Path,
+    denoiser: nn.Module,
+    shape: tuple[int, int, int, int],
+    steps: tuple[int, ...],
+    guidance: float,
+    clips: int,
+    sampler: str = "euler",
+) -> list[dict[str, Any]]:
+    """Quality at each number of steps; none for data that is not moving digits. Kept in the folder as it is measured."""
+    if read_json(decoder / "data.json", "data")["data"] != "digits":
+        return []
+    examiner, path = Examiner(decoder, clips), folder / f"quality-{title}.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for count in progress(steps[len(found) :], f"judge {title}", len(steps), len(found)):
+        found.append(examiner(denoiser, shape, count, guidance, sampler))
+        with path.open("a") as file:
+            file.write(json.dumps(found[-1]) + "\n")
+    return found

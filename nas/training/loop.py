@@ -1,0 +1,244 @@
+"""The one loop under every stage: take steps, write the history, save the state, resume to the bit.
+
+What a step sees (data, noise, timesteps, paths) is a function of (seed, step), so the state of a run is its weights,
+its optimisers' moments, its EMA and the number of steps done; no random state is left to lose. A stage folder holds::
+
+    stage.json          the stage and its configuration; another configuration is refused
+    state.safetensors   weights, moments, EMA and the step, written in one atomic piece; removed when the stage is done
+    history.csv         step, loss, ...; one row a step
+    result.json         written last: the stage is finished
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nas.errors import ConfigError, NasError
+from nas.files import write_atomic
+from nas.training import tensors
+
+STATE, HISTORY = "state.safetensors", "history.csv"
+MAX_BAD_STEPS = 20
+"""So many steps in a row without a finite gradient end the run."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a module's weights follow their gradients.
+
+    Attributes:
+        lr: peak learning rate of AdamW; it rises over `warmup` steps and falls on a cosine to a twentieth at the end.
+        clip: largest norm of the gradient.
+        ema: decay of the running mean of the weights, lower in the first steps.
+    """
+
+    lr: float
+    warmup: int = 20
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema: float = 0.99
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step 0, 1, ... of `steps`."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
+        return self.lr * rise * fall
+
+
+class Learner:
+    """A module being trained: its optimiser, the mean of its weights, and the guard against bad gradients.
+
+    Args:
+        module: all of its state is saved.
+        config: the optimisation.
+        steps: length of the run, for the learning rate.
+        trained: names of the parameters to train; None for all. The others take no gradient.
+        slow: parameters whose learning rate is multiplied by `slow_rate`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: Optimization,
+        steps: int,
+        trained: Callable[[str], bool] = lambda name: True,
+        slow: Callable[[str], bool] = lambda name: False,
+        slow_rate: float = 1.0,
+    ) -> None:
+        self.module, self.config, self.steps = module, config, steps
+        self.names = [name for name, _ in module.named_parameters() if trained(name)]
+        parameters = dict(module.named_parameters())
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in self.names)
+        self.parameters = [parameters[name] for name in self.names]
+        groups = [(p, slow_rate if slow(name) else 1.0) for name, p in zip(self.names, self.parameters)]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": [p for p, r in groups if r == rate], "rate": rate} for rate in sorted({r for _, r in groups})],
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        self.mean = [p.detach().clone() for p in self.parameters]
+        self.bad = torch.zeros(2, dtype=torch.int64)  # skipped in a row, skipped in all
+
+    def update(self, loss: Tensor, step: int) -> float:
+        """One step down the gradient of `loss`; nothing when it is not finite.
+
+        Returns:
+            The norm of the gradient before clipping.
+
+        Raises:
+            NasError: `MAX_BAD_STEPS` in a row were not finite.
+        """
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        if not torch.isfinite(norm) or not torch.isfinite(loss):
+            self.bad += 1
+            if self.bad[0] >= MAX_BAD_STEPS:
+                raise NasError(f"{MAX_BAD_STEPS} steps in a row gave no finite gradient; lower the learning rate")
+            return math.nan
+        self.bad[0] = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * self.config.rate(step, self.steps)
+        self.optimizer.step()
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.mean, self.parameters, 1 - decay)
+        return norm.item()
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The module's state with the mean of its weights."""
+        return {**self.module.state_dict(), **dict(zip(self.names, self.mean))}
+
+    def state(self) -> dict[str, Tensor]:
+        found = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
+        found |= {f"mean.{name}": value for name, value in zip(self.names, self.mean)}
+        for name, parameter in zip(self.names, self.parameters):
+            moments = self.optimizer.state.get(parameter, {})
+            found |= {f"{kind}:{name}": value for kind, value in moments.items()}
+        return found | {"bad": self.bad}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        prefix = "weights."
+        self.module.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        for name, parameter, mean in zip(self.names, self.parameters, self.mean):
+            mean.copy_(state[f"mean.{name}"])
+            moments = {
+                kind: state[f"{kind}:{name}"] for kind in ("step", "exp_avg", "exp_avg_sq") if f"{kind}:{name}" in state
+            }
+            if moments:
+                self.optimizer.state[parameter] = moments
+        self.bad.copy_(state["bad"])
+
+
+class History:
+    """`history.csv`: one row a step, on disk as soon as the step is done."""
+
+    def __init__(self, folder: Path, steps_done: int) -> None:
+        self.path = folder / HISTORY
+        rows = [row for row in read_history(folder) if row["step"] <= steps_done]
+        self._columns = list(rows[0]) if rows else None
+        text = io.StringIO()
+        if rows:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(self._columns)
+            writer.writerows([_cell(row[name]) for name in self._columns] for row in rows)
+        write_atomic(self.path, text.getvalue())  # steps beyond the saved state are taken again: drop their rows
+        self._file = self.path.open("a")
+
+    def append(self, step: int, losses: Mapping[str, float]) -> None:
+        if self._columns is None:
+            self._columns = ["step", *losses]
+            self._file.write(",".join(self._columns) + "\n")
+        values = {"step": step, **losses}
+        self._file.write(",".join(_cell(values[name]) for name in self._columns) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_history(folder: str | Path) -> list[dict[str, float]]:
+    """The rows of a stage's history; a torn last line is left out."""
+    path = Path(folder) / HISTORY
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    columns = lines[0].split(",") if lines else []
+    rows = [dict(zip(columns, map(float, line.split(",")))) for line in lines[1:]]
+    return [{**row, "step": int(row["step"])} for row in rows]
+
+
+def _cell(value: float) -> str:
+    return repr(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def run(
+    title: str,
+    folder: Path,
+    steps: int,
+    learners: Mapping[str, Learner],
+    step: Callable[[int], Mapping[str, float]],
+    save_every: int,
+) -> float:
+    """Take steps 0 .. steps-1, from where the folder's state says, and save the state at the end and now and then.
+
+    Args:
+        step: takes one step by its number and returns what goes into the history.
+
+    Returns:
+        Seconds spent, those of runs that were interrupted included (up to their last saved state).
+
+    Raises:
+        ConfigError: the folder's state is of another model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done, before = _restore(folder, learners)
+    history = History(folder, done)
+    started = time.monotonic()
+
+    def seconds() -> float:
+        return before + time.monotonic() - started
+
+    for number in progress(range(done, steps), title, steps, done):
+        history.append(number + 1, step(number))
+        if (number + 1) % save_every == 0 or number + 1 == steps:
+            _save(folder, learners, number + 1, seconds())
+    history.close()
+    return seconds()
+
+
+def progress(items: Iterable, title: str, total: int, done: int = 0) -> Iterable:
+    """A progress bar that a terminal redraws and that a log file gets a line of every few seconds."""
+    return tqdm(items, title, total, initial=done, mininterval=1, maxinterval=5, dynamic_ncols=True, unit="step")
+
+
+def _save(folder: Path, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
+    state = {f"{name}/{key}": value for name, learner in learners.items() for key, value in learner.state().items()}
+    tensors.save(folder / STATE, state, {"step": str(step), "seconds": repr(seconds)})
+
+
+def _restore(folder: Path, learners: Mapping[str, Learner]) -> tuple[int, float]:
+    path = folder / STATE
+    if not path.exists():
+        return 0, 0.0
+    state, metadata = tensors.read(path, "training state")
+    try:
+        for name, learner in learners.items():
+            learner.load({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path}: is of another model ({reason}); give another folder, or remove this one") from None
+    return int(metadata["step"]), float(metadata["seconds"])

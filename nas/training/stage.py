@@ -1,0 +1,107 @@
+"""What every stage has in common: what it is given, how it starts, resumes and ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.errors import ConfigError
+from nas.files import read_json, write_json
+from nas.spaces import Architecture, SearchSpace
+from nas.training.loop import STATE
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage builds on. Folders are stage folders, as `run_stage` returned them.
+
+    Attributes:
+        space: the search space.
+        decoder: the finished `decoder` stage: autoencoder, latents and text embeddings of the data. Every other stage
+            needs it.
+        start: the finished stage whose weights this one starts from. `supernet` takes `distill`, `finetune` takes
+            `supernet`, `adversarial` takes `finetune`.
+        architecture: which architecture; `finetune` needs it.
+    """
+
+    space: SearchSpace
+    decoder: Path | None = None
+    start: Path | None = None
+    architecture: Architecture | None = None
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage.
+
+    Attributes:
+        folder: holds its checkpoint and history.csv.
+        metrics: what was measured at its end, JSON values; each stage's module says what.
+        seconds: spent training, over all runs that it took.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    seconds: float
+
+
+Stage = Callable[[Path, Any, Inputs], tuple[dict[str, Any], float]]
+"""(folder, config, inputs) -> (metrics, seconds). Resumes from what the folder holds."""
+
+
+def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: Inputs) -> StageResult:
+    """Run a stage, or go on with it, or return what it gave when it is finished.
+
+    Raises:
+        ConfigError: the folder belongs to another stage, configuration, space or architecture.
+    """
+    done = folder / "result.json"
+    _same_or_new(folder / "stage.json", name, config, inputs)
+    if not done.exists():
+        metrics, seconds = stage(folder, config, inputs)
+        write_json(done, {"metrics": metrics, "seconds": seconds})
+        (folder / STATE).unlink(missing_ok=True)  # the checkpoint holds the weights; moments are of no more use
+    result = read_json(done, "stage result")
+    return StageResult(folder, result["metrics"], result["seconds"])
+
+
+def finished(folder: Path | None, what: str) -> Path:
+    """The folder itself, if it is a finished stage's.
+
+    Raises:
+        ConfigError: it was not given, or is not finished.
+    """
+    if folder is None:
+        raise ConfigError(f"this stage needs the folder of the finished '{what}' stage")
+    if not (Path(folder) / "result.json").exists():
+        raise ConfigError(f"{folder}: is no finished '{what}' stage; run it (again) first")
+    return Path(folder)
+
+
+def _same_or_new(path: Path, name: str, config: Any, inputs: Inputs) -> None:
+    arch = inputs.architecture
+    asked = {
+        "stage": name,
+        "space_hash": inputs.space.hash,
+        "architecture": arch.choices if arch else None,
+        "config": asdict(config) if is_dataclass(config) else config,
+    }
+    asked = json.loads(json.dumps(asked))
+    if not path.exists():
+        write_json(path, asked)
+        return
+    there = read_json(path, "stage")
+    if there != asked:
+        key = _difference(there, asked)
+        raise ConfigError(f"{path}: was begun with another {key}; give the same again, or another folder")
+
+
+def _difference(a: Any, b: Any, at: str = "") -> str:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in [*a, *b]:
+            if a.get(key) != b.get(key):
+                return _difference(a.get(key), b.get(key), f"{at}.{key}" if at else key)
+    return f"{at} ({a!r}, now {b!r})"

