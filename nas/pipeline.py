@@ -1,0 +1,154 @@
+"""Text to video: a checkpoint folder, and prompts in; frames, MP4 or GIF out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.errors import ConfigError
+from nas.models import Autoencoder
+from nas.training import checkpoint, video
+from nas.training.checkpoint import Checkpoint
+from nas.training.generate import generate
+from nas.training.text import EMPTY, TextEncoder
+
+CHUNK = 8
+"""Latent frames that are decoded at once: what bounds the decoder's memory, however long a clip is."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Generated clips.
+
+    Attributes:
+        frames: uint8 `(N, T, H, W, C)`.
+        prompts: one per clip.
+        fps: frames per second at which `save` writes them.
+    """
+
+    frames: np.ndarray
+    prompts: tuple[str, ...]
+    fps: float = video.FPS
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `.mp4`, `.gif`, or, without a suffix, a folder of PNG; several clips stand side by side in one picture.
+
+        Clips of few pixels are enlarged so that a person can see them; `frames` stay as they are.
+
+        Raises:
+            ConfigError: another suffix, or a place that cannot be written.
+        """
+        return video.save(path, video.tile(self.frames) if len(self) > 1 else self.frames[0], self.fps)
+
+
+class Pipeline:
+    """Prompts to clips with a trained checkpoint.
+
+    Args:
+        checkpoint: as `nas.training.checkpoint.load` gives it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._text = TextEncoder(checkpoint.space.text)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Pipeline:
+        """Load the checkpoint that a finished `finetune` or `adversarial` stage left in `folder`.
+
+        Raises:
+            ConfigError: a file is missing, or does not fit the others.
+        """
+        return cls(checkpoint.load(folder))
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Clips:
+        """Generate one clip per prompt.
+
+        The same seed gives the same clips, bit for bit on one machine. Clip i is what its prompt alone gives at
+        `seed + i`, so it does not depend on the other prompts.
+
+        Args:
+            steps: denoising steps; by default those the checkpoint was trained for.
+            guidance: scale of classifier-free guidance; 1 is none, and halves the work. Default: the checkpoint's.
+            frames: length T; by default as trained. Any length will do, at rising cost.
+            height, width: in pixels; by default as trained.
+
+        Raises:
+            ConfigError: no prompt, or a number that makes no clip.
+            MissingDependency: the text encoder is not installed.
+        """
+        prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        if not prompts:
+            raise ConfigError("prompts: there are none; give at least one")
+        info = self.checkpoint.info
+        steps = info.steps if steps is None else _at_least_one(steps, "steps")
+        guidance = info.guidance if guidance is None else float(guidance)
+        shape = self._latent_shape(frames, height, width)
+        context, empty = self._text(prompts), self._text([EMPTY])
+        made = []
+        for i in range(len(prompts)):
+            latents = generate(
+                self.checkpoint.denoiser, context[i : i + 1], empty, shape, steps, guidance, info.sampler, seed + i
+            )
+            parts = [video.to_uint8(part.numpy()) for part in decode(self.checkpoint.autoencoder, latents)]
+            made.append(np.concatenate(parts, axis=1))
+        return Clips(np.concatenate(made), prompts)
+
+    @cached_property
+    def _multiple(self) -> int:
+        """Height and width in pixels must be a multiple of this: each level of both networks halves them."""
+        levels = len(self.checkpoint.space.backbone.channels)
+        return self.checkpoint.autoencoder.config.downsampling * 2 ** (levels - 1)
+
+    def _latent_shape(self, frames: int | None, height: int | None, width: int | None) -> tuple[int, int, int, int]:
+        latent, factor = self.checkpoint.space.latent, self.checkpoint.autoencoder.config.downsampling
+        sizes = {"height": (height, latent.height), "width": (width, latent.width)}
+        in_latents = []
+        for name, (pixels, trained) in sizes.items():
+            if pixels is None:
+                pixels = trained * factor
+            if _at_least_one(pixels, name) % self._multiple:
+                nearest = max(1, round(pixels / self._multiple)) * self._multiple
+                raise ConfigError(f"{name}: {pixels} is not a multiple of {self._multiple}; try {nearest}")
+            in_latents.append(pixels // factor)
+        length = latent.frames if frames is None else _at_least_one(frames, "frames")
+        return latent.channels, length, in_latents[0], in_latents[1]
+
+
+@torch.no_grad()
+def decode(autoencoder: Autoencoder, latents: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
+    """`autoencoder.decode` of latents `(B, C, T, h, w)` in parts of at most `chunk` frames each.
+
+    The decoder's temporal convolutions look back only, at most two frames, which are carried from part to part: the
+    parts together are the whole, and memory does not grow with T.
+    """
+    if latents.shape[2] <= chunk:
+        yield autoencoder.decode(latents)
+        return
+    past: dict = {}
+    for part in (latents / autoencoder.scaling_factor).split(chunk, dim=2):
+        yield autoencoder.decode_unscaled(part, past)
+
+
+def _at_least_one(value: int, name: str) -> int:
+    if value < 1:
+        raise ConfigError(f"{name}: must be at least 1, not {value}")
+    return value

@@ -1,0 +1,77 @@
+"""What tests of several packages share."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A checkpoint folder of a real but tiny model: all six operators, random weights, its own small text encoder."""
+    import torch
+
+    from nas.models import Autoencoder, VAEConfig, build
+    from nas.spaces import Backbone, Latent, Operator, SearchSpace, Text
+    from nas.training import checkpoint
+
+    root = tmp_path_factory.mktemp("tiny")
+    kinds = ("SelfAttention1D", "SelfAttention3D", "CrossAttention1D", "CrossAttention3D", "Conv1D", "Conv3D")
+    operators = {kind: Operator(kind, (("heads", 2),) if "Attention" in kind else ()) for kind in kinds}
+    backbone = Backbone((16, 32), attention_levels=(1,), heads=2, norm_groups=8)
+    latent = Latent(channels=4, frames=4, height=8, width=8)
+    choices = ["none", *kinds]
+    space = SearchSpace(
+        "tiny",
+        {f"{site}/{i}": choices for site in backbone.sites(latent) for i in range(2)},
+        operators,
+        backbone,
+        latent,
+        Text(tokens=8, dim=32, encoder=str(_text_encoder(root / "text"))),
+    )
+    slots = ["down.0.0/0", "down.1.0/0", "mid.0/0", "mid.0/1", "up.0.0/0", "up.1.1/0"]
+    arch = space.architecture(dict(zip(slots, kinds)))
+    torch.manual_seed(0)
+    denoiser, autoencoder = build(space, arch), Autoencoder(VAEConfig((16, 32), image_channels=1, norm_groups=8))
+    for parameter in [*denoiser.parameters(), *autoencoder.parameters()]:  # nothing may stay at its zero start
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    checkpoint.save_autoencoder(root / "decoder", autoencoder)
+    info = checkpoint.CheckpointInfo("adversarial", steps=2, guidance=1.0, text_encoder=space.text.encoder)
+    return checkpoint.save(root / "checkpoint", denoiser.state_dict(), space, arch, root / "decoder", info)
+
+
+def _text_encoder(folder: Path) -> Path:
+    """A two-layer BERT, 32 wide, saved as transformers saves it."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "digit",
+        "a",
+        "cat",
+        "runs",
+        "three",
+        "five",
+        "moves",
+        "left",
+        "right",
+    ]
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=16,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
