@@ -43,7 +43,10 @@ class SupernetEvaluator:
 
 
 def retrain(folder: str | Path, inputs: Inputs, config: FinetuneConfig) -> float:
-    """Validation loss of `inputs.architecture` after brief stand-alone training from the supernet's weights.
+    """Validation loss of `inputs.architecture` after brief training on its own.
+
+    From the supernet's weights when `inputs.start` is a finished `supernet` stage, from the spatial backbone's alone
+    when it is a `distill` stage.
 
     Resumes, and returns at once what the folder already knows.
 
@@ -58,7 +61,7 @@ def retrain(folder: str | Path, inputs: Inputs, config: FinetuneConfig) -> float
 def _retrain(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict, float]:
     source = finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
-    denoiser = supernet.load(inputs.start, inputs).extract(inputs.architecture).train()
+    denoiser = supernet.denoiser_from(inputs.start, inputs)
     learner, seconds = joint("retrain", folder, denoiser, source, config)
     denoiser.load_state_dict(learner.averaged())
     return {"validation_loss": validation_loss(denoiser.eval(), *held_out(source, config.validation))}, seconds

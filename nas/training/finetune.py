@@ -55,7 +55,7 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
         raise ConfigError("finetune: needs an architecture; give the one that the search chose")
     arch = inputs.space.check(inputs.architecture)
     torch.manual_seed(config.seed)
-    denoiser = supernet.load(finished(inputs.start, "supernet"), inputs).extract(arch).train()
+    denoiser = supernet.denoiser_from(inputs.start, inputs)
     latents, contexts = held_out(source, config.validation)
     before = validation_loss(denoiser, latents, contexts)
     learner, seconds = joint("finetune", folder, denoiser, source, config)

@@ -88,6 +88,7 @@ class Learner:
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.mean = [p.detach().clone() for p in self.parameters]
         self.bad = torch.zeros(2, dtype=torch.int64)  # skipped in a row, skipped in all

@@ -23,7 +23,7 @@ class Inputs:
         decoder: the finished `decoder` stage: autoencoder, latents and text embeddings of the data. Every other stage
             needs it.
         start: the finished stage whose weights this one starts from. `supernet` takes `distill`, `finetune` takes
-            `supernet`, `adversarial` takes `finetune`.
+            `supernet` (or `distill`, for training without a search), `adversarial` takes `finetune`.
         architecture: which architecture; `finetune` needs it.
     """
 

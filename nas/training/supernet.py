@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.models import Supernet, fair_round
+from nas.models import Denoiser, Supernet, build, fair_round
 from nas.spaces import Architecture
 from nas.training import tensors
 from nas.training.batches import Batches, held_out
@@ -101,3 +101,17 @@ def load(folder: Path, inputs: Inputs) -> Supernet:
     model = Supernet(inputs.space)
     model.load_state_dict(tensors.load(finished(folder, "supernet") / WEIGHTS))
     return model.eval().requires_grad_(False)
+
+
+def denoiser_from(folder: Path | None, inputs: Inputs) -> Denoiser:
+    """The denoiser of `inputs.architecture`, to train on.
+
+    Out of a finished `supernet` stage it has the supernet's weights, out of a `distill` stage the spatial backbone's,
+    with temporal layers that change nothing yet.
+    """
+    folder = finished(folder, "supernet")
+    if (folder / WEIGHTS).exists():
+        return load(folder, inputs).extract(inputs.architecture).train()
+    denoiser = build(inputs.space, inputs.architecture)
+    denoiser.load_state_dict(tensors.load(folder / "denoiser.safetensors"), strict=False)
+    return denoiser.train()

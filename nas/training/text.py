@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from nas.errors import ConfigError, MissingDependency
 from nas.spaces import Text
@@ -45,12 +47,17 @@ class TextEncoder:
 
     @torch.no_grad()
     def _encode(self, captions: list[str]) -> torch.Tensor:
-        if self._model is None:
-            self._load()
-        inputs = self._tokenizer(
+        tokenizer, model = self.load()
+        inputs = tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.text.tokens, return_tensors="pt"
         )
-        return self._model(**inputs).last_hidden_state.float()
+        return model(**inputs).last_hidden_state.float()
+
+    def load(self) -> tuple[Any, nn.Module]:
+        """The tokenizer and the encoder as transformers gives them, read at the first call."""
+        if self._model is None:
+            self._load()
+        return self._tokenizer, self._model
 
     def _load(self) -> None:
         folder = _folder(self.text.encoder)

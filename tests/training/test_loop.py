@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from nas.errors import ConfigError, NasError
+from nas.training.loop import Learner, Optimization, read_history, run
+from nas.training.objective import generator
+
+
+def learner(steps: int = 40, **config) -> Learner:
+    torch.manual_seed(0)
+    return Learner(nn.Linear(3, 1), Optimization(lr=0.05, warmup=2, **config), steps)
+
+
+def step_of(trained: Learner):
+    def step(number: int) -> dict[str, float]:
+        x = torch.randn(8, 3, generator=generator(0, number))
+        loss = (trained.module(x) - x.sum(1, keepdim=True)).square().mean()
+        return {"loss": loss.item(), "grad_norm": trained.update(loss, number)}
+
+    return step
+
+
+def test_an_interrupted_run_ends_where_a_straight_one_does(tmp_path):
+    straight, first, second = learner(), learner(), learner()
+    run("a", tmp_path / "a", 40, {"x": straight}, step_of(straight), save_every=100)
+
+    def dies(number: int) -> dict[str, float]:
+        if number == 25:  # after the state of step 20, with rows up to 25 in the history
+            raise KeyboardInterrupt
+        return step_of(first)(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("b", tmp_path / "b", 40, {"x": first}, dies, save_every=10)
+    assert len(read_history(tmp_path / "b")) == 25
+    run("b", tmp_path / "b", 40, {"x": second}, step_of(second), save_every=10)
+    for key, value in straight.state().items():
+        assert torch.equal(value, second.state()[key]), key
+    assert (tmp_path / "a/history.csv").read_text() == (tmp_path / "b/history.csv").read_text()
+
+
+def test_a_torn_last_row_is_dropped(tmp_path):
+    first, second = learner(), learner()
+    run("a", tmp_path, 10, {"x": first}, step_of(first), save_every=5)
+    with (tmp_path / "history.csv").open("a") as file:
+        file.write("11,0.5")
+    run("a", tmp_path, 12, {"x": second}, step_of(second), save_every=5)
+    assert [row["step"] for row in read_history(tmp_path)] == list(range(1, 13))
+
+
+def test_training_lowers_the_loss_and_the_mean_of_weights_follows(tmp_path):
+    trained = learner(200)
+    run("a", tmp_path, 200, {"x": trained}, step_of(trained), save_every=1000)
+    rows = read_history(tmp_path)
+    assert rows[-1]["loss"] < 0.01 * rows[0]["loss"]
+    assert torch.allclose(trained.averaged()["weight"], trained.module.weight, atol=0.05)
+
+
+def test_a_bad_step_is_skipped_and_too_many_end_the_run():
+    trained = learner()
+    before = trained.module.weight.detach().clone()
+    assert math.isnan(trained.update(trained.module(torch.full((1, 3), math.nan)).sum(), 0))
+    assert torch.equal(before, trained.module.weight)
+    trained.update(trained.module(torch.ones(1, 3)).sum(), 1)
+    assert not torch.equal(before, trained.module.weight)
+    with pytest.raises(NasError, match="no finite gradient"):
+        for number in range(30):
+            trained.update(trained.module(torch.full((1, 3), math.nan)).sum(), number)
+
+
+def test_the_state_of_another_model_is_refused(tmp_path):
+    trained = learner()
+    run("a", tmp_path, 2, {"x": trained}, step_of(trained), save_every=1)
+    other = Learner(nn.Linear(4, 1), Optimization(lr=0.1), 4)
+    with pytest.raises(ConfigError, match="is of another model"):
+        run("a", tmp_path, 4, {"x": other}, step_of(trained), save_every=1)
