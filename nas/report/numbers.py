@@ -15,7 +15,7 @@ def figures(value: float | None, digits: int = 3) -> str:
         return "\N{INFINITY}" if value > 0 else "-\N{INFINITY}"
     if value == 0:
         return "0"
-    magnitude = math.floor(math.log10(abs(value)))
+    magnitude = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))  # of 9.996 to three figures: 1
     if not -5 <= magnitude <= 9:
         return f"{value:.{digits - 1}e}"
     return f"{value:,.{max(digits - 1 - magnitude, 0)}f}"

@@ -9,7 +9,7 @@
   const figures = (value, digits = 3) => {
     if (value === null || value === undefined) return "\u2013";
     if (value === 0) return "0";
-    const magnitude = Math.floor(Math.log10(Math.abs(value)));
+    const magnitude = Math.floor(Math.log10(Math.abs(Number(value.toPrecision(digits)))));
     const decimals = Math.max(digits - 1 - magnitude, 0);
     return value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: Math.min(decimals, 20) });
   };

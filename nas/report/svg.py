@@ -12,10 +12,8 @@ import pandas as pd
 from nas.report.colours import short
 from nas.report.markup import Markup, tag
 from nas.report.numbers import figures, log_ticks, milliseconds, ticks
-from nas.report.unet import Box, Drawing
+from nas.report.unet import BAR, Box, Drawing
 from nas.spaces import NONE
-
-BAR = 9.0
 
 
 def number(value: float) -> str:

@@ -10,7 +10,7 @@ from nas.report.folder import RunFolder
 from nas.report.markup import Markup, tag
 from nas.report.numbers import MISSING, count, figures, plural
 from nas.report.search_sections import absent
-from nas.spaces import Workload
+from nas.spaces import NONE, SearchSpace, Workload
 
 
 def lookup_table(run: RunFolder) -> Markup:
@@ -18,10 +18,14 @@ def lookup_table(run: RunFolder) -> Markup:
     if run.table is None:
         return absent(run, "table")
     rows = run.table.rows()
-    maps = [
-        _heat_map(run, rows, "latency_ms", "Latency / ms"),
-        _heat_map(run, rows, "memory_mb", "Activation memory / MB"),
-    ]
+    maps = (
+        []
+        if run.space is None
+        else [
+            _heat_map(run, rows, "latency_ms", "Latency / ms"),
+            _heat_map(run, rows, "memory_mb", "Activation memory / MB"),
+        ]
+    )
     infeasible = sum(row.status != "ok" for row in rows.values())
     sources = {s: sum(r.source == s for r in rows.values()) for s in dict.fromkeys(r.source for r in rows.values())}
     told = ", ".join(f"{n} {source}" for source, n in sources.items())
@@ -34,9 +38,7 @@ def lookup_table(run: RunFolder) -> Markup:
 
 
 def _heat_map(run: RunFolder, rows: dict[str, Row], column: str, title: str) -> Markup:
-    cells, shapes, operators = heat_cells(run)
-    if not cells:
-        return Markup()
+    cells, shapes, operators = heat_cells(run.space)
     values = [getattr(rows[key], column) for key in cells.values() if key in rows and rows[key].status == "ok"]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     body = []
@@ -57,20 +59,27 @@ def _heat_map(run: RunFolder, rows: dict[str, Row], column: str, title: str) -> 
     return tag("figure", tag("figcaption", title), tag("div", table, class_="scroll"))
 
 
-def heat_cells(run: RunFolder) -> tuple[dict[tuple[str, tuple], str], list[tuple], list[str]]:
-    """The table's key by (choice, shape), the shapes from high resolution to low, and the choices in order."""
+def heat_cells(space: SearchSpace) -> tuple[dict[tuple[str, tuple], str], list[tuple], list[str]]:
+    """The table's key by (choice, shape), the shapes from high resolution to low, and the choices in order.
+
+    In a cost-only space, where nothing has a shape, `(slot,)` stands for it.
+    """
     cells: dict[tuple[str, tuple], str] = {}
-    for slot, choices in (run.space.slots if run.space else {}).items():
+    for slot, choices in space.slots.items():
         for choice in choices:
-            workload = run.space.workload(slot, choice)
+            workload = space.workload(slot, choice)
             if isinstance(workload, Workload):
                 cells[choice, workload.shape] = str(workload)
             elif workload is not None:
                 cells[choice, (slot,)] = workload
     shapes = list(dict.fromkeys(shape for _, shape in cells))
-    if run.space is not None and run.space.backbone is not None:
+    if space.backbone is not None:
         shapes.sort(key=lambda s: (-s[3] * s[4], s[1]))
-    return cells, shapes, [choice for choice in run.colours if any(choice == c for c, _ in cells)]
+    return (
+        cells,
+        shapes,
+        list(dict.fromkeys(choice for offered in space.slots.values() for choice in offered if choice != NONE)),
+    )
 
 
 def _shape(shape: tuple) -> str:

@@ -68,6 +68,7 @@ class Drawing:
 
 
 SLOT_HEIGHT = 31.0
+BAR = 9.0
 BLOCK_HEIGHT = 21.0
 PAD = 7.0
 NARROWEST = 58.0

@@ -280,7 +280,7 @@ def named(text: str, finished_run):
     return folder
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.sampled_from(NASTY), st.text(alphabet=st.characters(codec=None), min_size=1, max_size=40)))
 def test_words_never_become_markup(text, finished_run):
     plain = Page(render(named("word", finished_run)))

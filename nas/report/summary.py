@@ -1,0 +1,94 @@
+"""The final screen of `nas run`: what was found, what it costs, how good it is, and where everything lies."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+
+from nas.report import facts
+from nas.report.folder import RunFolder, layers
+from nas.report.numbers import count, duration, figures, megabytes, milliseconds, percent
+from nas.report.record import Quality
+from nas.spaces import NONE
+
+WIDTH = 96
+
+
+def summary(run: str | Path) -> str:
+    """A dozen lines of plain text about the run folder `run`, at most 96 columns wide.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    folder = RunFolder.read(run)
+    parts = [_found(folder), _costs(folder), _quality(folder), _where(folder)]
+    return "\n".join(line for part in parts for line in part)
+
+
+def _found(run: RunFolder) -> list[str]:
+    if not run.choices:
+        return _labelled("Found", "nothing yet: " + run.missing.get("architecture", "the search has not run"))
+    names = [f"{choice} x{n}" for choice, n in layers(run.choices).items()]
+    empty = sum(choice == NONE for choice in run.choices.values())
+    names += [f"{empty} slots empty"] if empty else []
+    tried = (
+        f" (of {run.record.trials:,} tried, {run.record.infeasible_trials:,} over budget)" if run.record.trials else ""
+    )
+    return _labelled("Found", ", ".join(names) + tried)
+
+
+def _costs(run: RunFolder) -> list[str]:
+    predicted, measured = run.record.predicted or run.cost, run.record.measured
+    lines = []
+    for label, name, unit in (
+        ("Latency", "latency_ms", milliseconds),
+        ("Memory", "memory_mb", megabytes),
+        ("Parameters", "params", count),
+    ):
+        guess, value, bound = getattr(predicted, name, None), getattr(measured, name, None), run.record.budget.get(name)
+        if guess is None and value is None:
+            continue
+        told = [f"{unit(value)} measured whole"] if value is not None and name != "params" else []
+        told += [f"{unit(guess)} predicted"] if guess is not None and name != "params" else []
+        told += [unit(value if value is not None else guess)] if name == "params" else []
+        if bound is not None:
+            best = value if value is not None else guess
+            told.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
+        lines += _labelled(label, ", ".join(told))
+    return lines
+
+
+def _quality(run: RunFolder) -> list[str]:
+    rows = run.record.quality
+    generated = [row for row in rows if row.model not in ("real", "control")]
+    if not generated:
+        return _labelled("Quality", "not evaluated yet")
+    last = sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
+    lines = []
+    for row in last:
+        others = [o for o in rows if o.steps == row.steps and o.model not in (row.model, "real")]
+        beside = f" ({', '.join(f'{o.model} {figures(o.frechet)}' for o in others)})" if others else ""
+        lines += _labelled(f"{row.steps} step{'s' * (row.steps != 1)}", f"{row.model}: {_numbers(row)}{beside}")
+    real = next((row for row in rows if row.model == "real"), None)
+    return lines + (_labelled("Real clips", _numbers(real)) if real else [])
+
+
+def _numbers(row: Quality) -> str:
+    accuracies = f"direction {percent(row.direction_accuracy)}, digit {percent(row.digit_accuracy)}"
+    return f"Frechet {figures(row.frechet)}, {accuracies}"
+
+
+def _where(run: RunFolder) -> list[str]:
+    lines = [line for words in facts.warnings(run) for line in _labelled("Note", words)]
+    seconds = sum(run.record.step_seconds.values())
+    lines += _labelled("Took", duration(seconds)) if seconds else []
+    there = [name for name in ("report.html", "architecture.json", "samples", "export") if (run.path / name).exists()]
+    places = ", ".join(there) or "nothing yet"
+    return [*lines, *_labelled("Where", f"{run.path}{os.sep} ({places})")]
+
+
+def _labelled(label: str, words: str) -> list[str]:
+    return textwrap.wrap(
+        words, WIDTH, initial_indent=f"{label:<12}", subsequent_indent=" " * 12, break_on_hyphens=False
+    )
