@@ -49,14 +49,20 @@ def browse(page, *flags: str, tmp_path) -> subprocess.CompletedProcess:
 
 
 def ask(page, script: str, width: int, tmp_path):
-    """What the JavaScript expression `script` is on the page, at a window `width` pixels wide."""
-    probe = f"document.documentElement.dataset.answer = JSON.stringify({script});"
+    """What the JavaScript expression `script` is on the page, shown `width` pixels wide.
+
+    The page stands in a frame, since a window of the browser cannot be as narrow as a phone.
+    """
+    ready = "document.documentElement.dataset.ready"
+    probe = f'parent.postMessage(JSON.stringify({ready} ? {script} : "page.js stopped before its end"), "*");'
     digest = base64.b64encode(hashlib.sha256(probe.encode()).digest()).decode()
     text = page.read_text(encoding="utf-8").replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
-    copy = page.with_name("probe.html")
-    copy.write_text(text.replace("</body>", f"<script>{probe}</script></body>"), encoding="utf-8")
-    dom = browse(copy, "--dump-dom", f"--window-size={width},900", tmp_path=tmp_path).stdout
-    assert 'data-ready="true"' in dom, "page.js stopped before its end"
+    (tmp_path / "inside.html").write_text(text.replace("</body>", f"<script>{probe}</script></body>"), encoding="utf-8")
+    outside = tmp_path / "outside.html"
+    listen = "onmessage = (event) => (document.documentElement.dataset.answer = event.data)"
+    frame = f'<iframe src="inside.html" style="border: 0; width: {width}px; height: 900px"></iframe>'
+    outside.write_text(f"<!doctype html><script>{listen}</script>{frame}")
+    dom = browse(outside, "--dump-dom", "--window-size=1400,1000", tmp_path=tmp_path).stdout
     return json.loads(html_module.unescape(re.search(r'data-answer="([^"]*)"', dom)[1]))
 
 
