@@ -47,9 +47,10 @@ def main() -> None:
                 function, *rest = arguments
                 ready = _find(function)(*rest)
                 warm_up(ready.run)
+                gc.freeze()
                 answer = ready.loaded
             elif command == "block":
-                answer = time_block(ready.run, *arguments)
+                answer = time_block(ready, *arguments)
             elif command == "reap":
                 answer = os.waitstatus_to_exitcode(os.waitpid(*arguments, 0)[1])
             else:
@@ -60,19 +61,21 @@ def main() -> None:
         connection.send(reply)
 
 
-def time_block(run: Callable[[], object], runs: int) -> list[float]:
-    """Latencies in ms of `runs` runs. One run before them, not counted, brings code and weights back into the caches
-    that other children have used since; long runs do that for themselves."""
-    gc.collect()
+def time_block(ready: Any, runs: int) -> list[float]:
+    """Latencies in ms of `runs` runs.
+
+    One run before them, not counted, brings code and weights back into the caches that other children have used since;
+    long runs do that for themselves. Where `ready` has a `base`, each sample is the difference of a run and a run of
+    the base just before it, divided by `ready.copies`: what slows both cancels.
+    """
     gc.disable()
     try:
         if runs > 1:
-            run()
+            ready.run()
         samples = []
         for _ in range(runs):
-            start = time.perf_counter()
-            run()
-            samples.append((time.perf_counter() - start) * 1e3)
+            base_ms = _milliseconds(ready.base) if ready.copies else 0.0
+            samples.append((_milliseconds(ready.run) - base_ms) / (ready.copies or 1))
         return samples
     finally:
         gc.enable()
@@ -82,10 +85,16 @@ def warm_up(run: Callable[[], object]) -> None:
     """Run until two consecutive medians agree to 5%, or for three seconds."""
     start, before = time.perf_counter(), 0.0
     while time.perf_counter() - start < WARM_UP_S:
-        times = sorted(time_block(run, 1)[0] for _ in range(3))
-        if abs(times[1] - before) <= 0.05 * times[1]:
+        median = sorted(_milliseconds(run) for _ in range(3))[1]
+        if abs(median - before) <= 0.05 * median:
             return
-        before = times[1]
+        before = median
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
 
 
 def reason(error: BaseException) -> str:

@@ -147,7 +147,8 @@ class ChildSession(Session):
     Args:
         child: where it runs.
         function: `"module:function"`; called in the child with `arguments`, it returns an object with `run()`, one
-            run to its end, and `loaded`, a `Loaded`.
+            run to its end; `loaded`, a `Loaded`; and `copies`, 0 or, for an operator in place, how many of it a run
+            holds more than `base()` does.
     """
 
     def __init__(self, child: Child, function: str, *arguments: Any) -> None:

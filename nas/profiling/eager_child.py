@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas import models
 from nas.errors import MissingDependency
 from nas.models.denoiser import run, to_frames, to_video
 from nas.profiling.memory import peak_activation_bytes
-from nas.profiling.runtime import Loaded, WholeModel
+from nas.profiling.runtime import InPlace, Loaded, Runnable, WholeModel
 from nas.spaces import Backbone, Workload
 
 MB = 1e6
@@ -22,39 +23,83 @@ class Compiled:
 
     Attributes:
         loaded: memory, weights, parameters and load time.
+        copies: for an operator in place, how many more of it `run` holds than `base`; else 0.
     """
 
-    def __init__(self, workload: Workload | WholeModel, device: str, threads: int, compile: bool) -> None:
+    def __init__(self, workload: Runnable, device: str, threads: int, compile: bool) -> None:
         torch.set_num_threads(threads)
-        self.device = _device(device)
+        self.device, self.compile, self.copies = _device(device), compile, 0
+        self._use(workload.workload if isinstance(workload, InPlace) else workload)
+        if isinstance(workload, InPlace):
+            self._use_in_place(workload)
+
+    def run(self) -> None:
+        """One forward pass, to its end."""
+        self._forward(self.module)
+
+    def base(self) -> None:
+        """One forward pass of the denoiser without the operator's copies, on the same weights and inputs."""
+        self._forward(self.bare)
+
+    def _use(self, workload: Workload | WholeModel) -> None:
         start = time.perf_counter()
-        torch.manual_seed(0)
         module = build_module(workload).eval().to(self.device, getattr(torch, workload.dtype))
         self.inputs = make_inputs(workload, self.device)
-        self.call = torch.compile(module) if compile else module
+        self.module = torch.compile(module) if self.compile else module
         self.run()
         load_ms = (time.perf_counter() - start) * 1e3
-        weights = [*module.parameters(), *module.buffers()]
         self.loaded = Loaded(
             memory_mb=peak_activation_bytes(self.run, self.device) / MB,
-            weights_mb=sum(w.numel() * w.element_size() for w in weights) / MB,
+            weights_mb=sum(w.numel() * w.element_size() for w in [*module.parameters(), *module.buffers()]) / MB,
             params=sum(p.numel() for p in module.parameters()),
             load_ms=load_ms,
         )
 
+    def _use_in_place(self, workload: InPlace) -> None:
+        """Keep what is known of the operator alone; from here on time it inside the denoiser."""
+        alone = self.loaded
+        self._use(workload.whole)
+        bare = AsDenoiser(self.module)
+        self.bare, self.copies = torch.compile(bare) if self.compile else bare, workload.copies
+        self.base()
+        times = [_seconds(self.base) for _ in range(3)]
+        self.loaded = replace(alone, tolerance_ms=sorted(times)[1])  # seconds: a thousandth of the ms
+
     @torch.inference_mode()
-    def run(self) -> None:
-        """One forward pass, to its end."""
-        self.call(*self.inputs)
+    def _forward(self, module: nn.Module) -> None:
+        module(*self.inputs)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
 
+class AtSite(nn.Module):
+    """An operator between the denoiser's features: `(B*T, C, H, W)`, context -> `(B*T, C, H, W)`."""
+
+    def __init__(self, operator: nn.Module, frames: int) -> None:
+        super().__init__()
+        self.operator, self.frames = operator, frames
+
+    def forward(self, features: Tensor, context: Tensor | None) -> Tensor:
+        return to_frames(self.operator(to_video(features, self.frames), context))
+
+
+class AsDenoiser(nn.Module):
+    """A UNet as a denoiser with nothing in its slots: `(B, C, T, H, W)`, timestep, context -> `(B, C, T, H, W)`."""
+
+    def __init__(self, unet: models.UNet) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        return run(self.unet, x, timestep, context, {})
+
+
 def build_module(workload: Workload | WholeModel) -> nn.Module:
     """The untrained module of a workload, its weights drawn at random (some begin as zeros, which a runtime might
     skip). An operator comes as it stands in the denoiser: between features with the frames in the batch."""
+    torch.manual_seed(0)
     if isinstance(workload, WholeModel):
         module: nn.Module = models.build(workload.space, workload.arch)
     elif isinstance(workload.part, Backbone):
@@ -67,7 +112,7 @@ def build_module(workload: Workload | WholeModel) -> nn.Module:
     return module
 
 
-def make_inputs(workload: Workload | WholeModel, device: torch.device) -> tuple[torch.Tensor | None, ...]:
+def make_inputs(workload: Workload | WholeModel, device: torch.device) -> tuple[Tensor | None, ...]:
     """Random inputs of the workload's shapes, for `build_module`'s forward."""
     options = {"device": device, "dtype": getattr(torch, workload.dtype)}
     x = torch.randn(workload.shape, **options)
@@ -77,33 +122,15 @@ def make_inputs(workload: Workload | WholeModel, device: torch.device) -> tuple[
     return to_frames(x), context
 
 
-class AtSite(nn.Module):
-    """An operator between the denoiser's features: `(B*T, C, H, W)`, context -> `(B*T, C, H, W)`."""
-
-    def __init__(self, operator: nn.Module, frames: int) -> None:
-        super().__init__()
-        self.operator, self.frames = operator, frames
-
-    def forward(self, features: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-        return to_frames(self.operator(to_video(features, self.frames), context))
-
-
-class AsDenoiser(nn.Module):
-    """The backbone as a denoiser with nothing in its slots: `(B, C, T, H, W)`, timestep, context -> the same shape."""
-
-    def __init__(self, unet: models.UNet) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, x: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        return run(self.unet, x, timestep, context, {})
+def _seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise MissingDependency(
-            "device 'cuda': this torch finds no CUDA GPU; use --device local, or install a CUDA torch"
-        )
+        raise MissingDependency("device 'cuda': torch finds no CUDA GPU; use --device local, or install a CUDA torch")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise MissingDependency("device 'mps': this torch finds no Apple GPU; use --device local")
+        raise MissingDependency("device 'mps': torch finds no Apple GPU; use --device local")
     return torch.device(name)

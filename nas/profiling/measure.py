@@ -18,11 +18,13 @@ from nas.files import read_json, write_json
 from nas.profiling import runtimes
 from nas.profiling.host import commit
 from nas.profiling.protocol import Protocol, infeasible, measure
-from nas.profiling.runtime import Infeasible, Runtime, Session, WholeModel
+from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime, Session, WholeModel
 from nas.spaces import Architecture, SearchSpace, Workload
 
-SAME = ("runtime", "version", "device", "chip", "dtype", "threads", "wait")
+SAME = ("runtime", "version", "device", "chip", "dtype", "threads", "wait", "operators")
 """What rows of one table must share; a profile that was begun otherwise is not resumed."""
+
+IN_PLACE, ALONE = "in place", "alone"
 
 
 def profile(
@@ -55,8 +57,10 @@ def profile(
     """
     workloads, protocol = _workloads(space), protocol or Protocol()
     with runtimes.make(runtime, device, **options) as chosen:
+        place = _place(chosen, space, protocol, Path(out))
         meta = {
             **chosen.describe(),
+            "operators": place,
             "space": space.name,
             "space_hash": space.hash,
             "dtype": space.dtype,
@@ -68,7 +72,8 @@ def profile(
         missing = [workload for workload in workloads if str(workload) not in writer.done]
         bar = Progress(len(workloads), len(workloads) - len(missing), progress, f"profile {space.name}")
         if missing:
-            quality = measure_all(chosen, missing, protocol, lambda row: (writer.append(row), bar.finished(row)))
+            runnable = [InPlace(space, w) if place == IN_PLACE and w.kind != "Backbone" else w for w in missing]
+            quality = measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
             write_json(meta_path(out), {**read_json(meta_path(out), "table metadata"), **quality})
         bar.close()
     return LookupTable.load(out)
@@ -109,9 +114,7 @@ def measure_architecture(space: SearchSpace, arch: Architecture, *arguments: Any
     return measure_architectures(space, [arch], *arguments, **options)[0]
 
 
-def measure_all(
-    runtime: Runtime, workloads: Iterable[Workload | WholeModel], protocol: Protocol, finished
-) -> dict[str, float]:
+def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Protocol, finished) -> dict[str, float]:
     """Open every workload and time them all together; `finished` gets each row as soon as it is known."""
     sessions: dict[str, Session] = {}
     reference = _open_reference(runtime)
@@ -144,6 +147,24 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) -> str:
+    """Where this table's operators are timed: as in the rows that it has, else where the backbone's latency allows."""
+    if not runtime.in_place:
+        return ALONE
+    if out.exists() and meta_path(out).exists():
+        return read_json(meta_path(out), "table metadata").get("operators", ALONE)
+    try:
+        session = runtime.open(space.backbone_workload())
+    except Infeasible:
+        return ALONE
+    try:
+        return IN_PLACE if min(session.block(3)) < protocol.in_place_below_ms else ALONE
+    except Infeasible:
+        return ALONE
+    finally:
+        session.close()
 
 
 def _workloads(space: SearchSpace) -> list[Workload]:

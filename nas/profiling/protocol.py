@@ -31,6 +31,9 @@ class Protocol:
         cap_s: ...or when so many seconds went into it, pauses and the reference included, and `min_blocks` blocks.
         drift: a block is repeated when the reference beside it is slower than its median by more than this share.
         cooldown_s: pause before measuring goes on after such a block.
+        in_place_below_ms: operators are timed inside the denoiser (see `InPlace`) where the backbone takes less than
+            so many ms, and alone where it takes more: there the difference is lost in the backbone's own noise, and
+            what surrounds an operator matters less to it.
         seed: of the order of the visits.
     """
 
@@ -40,6 +43,7 @@ class Protocol:
     cap_s: float = 4.0
     drift: float = 0.10
     cooldown_s: float = 0.05
+    in_place_below_ms: float = 100.0
     seed: int = 0
 
 
@@ -59,14 +63,15 @@ class Samples:
     def medians(self) -> np.ndarray:
         return np.array([np.median(block) for block in self.blocks])
 
-    def done(self, protocol: Protocol) -> bool:
-        medians = self.medians()
-        if len(medians) < protocol.min_blocks:
-            return len(self.kept) + len(self.drifted) >= protocol.min_blocks and self.spent_s >= protocol.cap_s
+    def done(self, protocol: Protocol, tolerance_ms: float) -> bool:
+        if len(self.kept) + len(self.drifted) < protocol.min_blocks:
+            return False
         if self.spent_s >= protocol.cap_s:
             return True
-        enough = sum(map(len, self.blocks)) >= protocol.min_samples
-        return enough and half_interval(medians) <= protocol.interval * np.median(medians)
+        medians, count = self.medians(), sum(map(len, self.kept))
+        if len(self.kept) < protocol.min_blocks or count < protocol.min_samples:
+            return False
+        return half_interval(medians) <= max(protocol.interval * np.median(medians), tolerance_ms)
 
     def row(self, workload: str, loaded: Loaded, source: str) -> Row:
         """The table's row: median over blocks of the blocks' medians; percentiles over all samples."""
@@ -129,13 +134,14 @@ def measure(
                 continue
             mine = samples[name]
             first = not mine.spent_s
-            runs[name] = max(1, min(1000, ceil(block_ms / np.median(block))))
+            elapsed_ms = (time.perf_counter() - start) * 1e3 / runs[name]
+            runs[name] = _runs(block_ms, elapsed_ms)
             slow = beside.slow()
             mine.spent_s += time.perf_counter() - start
             if first and runs[name] > 1:  # one run told how long a block is; it is no sample
                 continue
             (mine.drifted if slow else mine.kept).append(block)
-            if mine.done(protocol):
+            if mine.done(protocol, sessions[name].loaded.tolerance_ms):
                 finished(mine.row(name, sessions[name].loaded, source))
                 sessions[name].close()
                 del samples[name]
@@ -154,8 +160,7 @@ class Reference:
 
     def __init__(self, session: Session, block_ms: float, protocol: Protocol) -> None:
         self.session, self.protocol = session, protocol
-        first = session.block(3)
-        self.runs = max(1, min(1000, ceil(block_ms / np.median(first))))
+        self.runs = _runs(block_ms, float(np.median(session.block(3))))
         self.history = [float(np.median(session.block(self.runs))) for _ in range(3)]
         self.slow_before = False
         self.looks = self.slow_looks = 0
@@ -178,6 +183,13 @@ class Reference:
         if slow_now:
             time.sleep(self.protocol.cooldown_s)
         return result
+
+
+def _runs(block_ms: float, run_ms: float) -> int:
+    """How many runs make a block: three at least of what is quick, one of what takes longer than a block."""
+    if run_ms >= block_ms * 4:
+        return 1
+    return max(3, min(1000, ceil(block_ms / run_ms)))
 
 
 def _round(value: float) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nas.files import short_hash
-from nas.spaces import Architecture, Operator, SearchSpace, Workload
+from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
 
 class Infeasible(Exception):
@@ -42,6 +42,39 @@ class WholeModel:
 
 
 @dataclass(frozen=True)
+class InPlace:
+    """An operator where it will stand: the denoiser with it in every slot that can hold it, less the bare backbone.
+
+    Timed alone, a small operator finds its code and data in the caches and nothing else to do; in a model it does not,
+    and a sum of such times is several percent too low. Its latency here is the difference per copy.
+    """
+
+    space: SearchSpace
+    workload: Workload
+
+    @property
+    def whole(self) -> WholeModel:
+        """The denoiser with the operator in every slot that offers it."""
+        choices = {
+            slot: choice
+            for slot, offered in self.space.slots.items()
+            for choice in offered
+            if self.space.workload(slot, choice) == self.workload
+        }
+        return WholeModel(self.space, self.space.architecture(choices))
+
+    @property
+    def copies(self) -> int:
+        return sum(choice != NONE for choice in self.whole.arch.choices.values())
+
+    def __str__(self) -> str:
+        return str(self.workload)
+
+
+Runnable = Workload | WholeModel | InPlace
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What is known of a workload once it is loaded, before any timing.
 
@@ -52,6 +85,7 @@ class Loaded:
         params: number of parameters.
         load_ms: time to compile or load it once.
         form: the way of writing the operator that runs.
+        tolerance_ms: a 95% interval narrower than this is of no use to anyone.
     """
 
     memory_mb: float
@@ -59,6 +93,7 @@ class Loaded:
     params: int
     load_ms: float
     form: str = "reference"
+    tolerance_ms: float = 0.0
 
 
 class Session(ABC):
@@ -85,12 +120,14 @@ class Runtime(ABC):
     Attributes:
         name: as in `nas profile --runtime`.
         source: what its rows are: `measured` or `estimated`.
+        in_place: whether it can time an operator inside the denoiser.
         block_ms: how long one visit to a workload should take; longer where a visit costs more to begin.
         reference: a workload of fixed size, timed between the others so that drift and throttling are seen.
     """
 
     name: ClassVar[str]
     source: ClassVar[str] = "measured"
+    in_place: ClassVar[bool] = False
     block_ms: float = 20.0
     reference: Workload = Workload(Operator("SelfAttention1D"), (1, 64, 8, 8, 8))
 
@@ -99,7 +136,7 @@ class Runtime(ABC):
         """Provenance for a table's metadata: at least runtime, version, device, chip, os, threads."""
 
     @abstractmethod
-    def open(self, workload: Workload | WholeModel) -> Session:
+    def open(self, workload: Runnable) -> Session:
         """Compile and load a workload.
 
         Raises:

@@ -1,0 +1,117 @@
+"""Torch modules to what phones run. Profiling measures and export writes what these functions give, so they agree."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import ConfigError, MissingDependency, NasError, suggestion
+
+COREML_TARGETS = ("iOS17", "iOS18")
+"""From iOS 18 on, attention stays one op; for iOS 17 it becomes two products and a softmax."""
+
+_NO_OPS = {torch.ops.aten.alias.default, torch.ops.aten.detach.default}
+_CHECKS = {torch.ops.aten._assert_tensor_metadata.default}
+
+
+def coremltools() -> ModuleType:
+    """The library, imported without its warnings about what a Linux machine lacks.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        with _quiet():
+            import coremltools
+    except ImportError:
+        raise MissingDependency("coremltools is not installed; run: pip install coremltools") from None
+    return coremltools
+
+
+def to_coreml(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    output: str,
+    target: str = "iOS17",
+    float32: Collection[str] = (),
+) -> Any:
+    """A Core ML program of `module` in float16, as a `coremltools.models.MLModel` that is not compiled or loaded.
+
+    Positions and timesteps stay float32 up to their sines and cosines: float16 cannot tell 1000 from 1000.4, which is
+    a different angle.
+
+    Args:
+        module: in evaluation mode; tensors of rank 5 at most.
+        inputs: examples by the names of `forward`'s arguments, in order; their shapes are the program's. Floats become
+            float16 inputs, whole numbers int32.
+        output: what to call the result, a float16 tensor.
+        target: the oldest system it runs on, of `COREML_TARGETS`.
+        float32: inputs that stay float32.
+
+    Raises:
+        ConfigError: an unknown target.
+        MissingDependency: coremltools is not installed.
+        NasError: Core ML has no way to say what the module computes.
+    """
+    if target not in COREML_TARGETS:
+        raise ConfigError(f"target: unknown '{target}'{suggestion(target, COREML_TARGETS)}")
+    ct = coremltools()
+
+    def dtype(name: str) -> type:
+        if not inputs[name].is_floating_point():
+            return ct.converters.mil.mil.types.int32
+        return ct.converters.mil.mil.types.fp32 if name in float32 else ct.converters.mil.mil.types.fp16
+
+    try:
+        with _quiet():
+            return ct.convert(
+                exported_program(module, inputs),
+                inputs=[ct.TensorType(name=name, shape=x.shape, dtype=dtype(name)) for name, x in inputs.items()],
+                outputs=[ct.TensorType(name=output, dtype=ct.converters.mil.mil.types.fp16)],
+                minimum_deployment_target=getattr(ct.target, target),
+                compute_precision=ct.transform.FP16ComputePrecision(lambda op: not _is_angle(op)),
+                convert_to="mlprogram",
+                skip_model_load=True,
+            )
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        raise NasError(f"{type(module).__name__} cannot be converted to Core ML: {_first_line(error)}") from error
+
+
+def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
+    """The module's graph at these shapes in basic operations, without those that do nothing."""
+    program = torch.export.export(module.eval(), tuple(inputs.values())).run_decompositions({})
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target in _NO_OPS:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target in _CHECKS:
+            graph.erase_node(node)
+    return program
+
+
+def _is_angle(op: Any) -> bool:
+    """Whether a Core ML op is a sine or a cosine, or does nothing but feed one."""
+    if op.op_type in ("sin", "cos"):
+        return True
+    users = [user for output in op.outputs for user in output.child_ops]
+    return op.op_type in ("mul", "expand_dims", "reshape", "tile") and bool(users) and all(map(_is_angle, users))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars, warnings and log lines of a converter; exceptions come through."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
