@@ -82,7 +82,7 @@ def temporal_step(layers: Mapping[str, Sequence[nn.Module]], frames: int, contex
         video = to_video(features, frames)
         for layer in here:
             video = layer(video, context)
-        return to_frames(video)
+        return to_frames(video).contiguous()  # the next block must not depend on how this one lays out memory
 
     return after_site
 

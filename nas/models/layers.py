@@ -94,7 +94,7 @@ def sinusoid(positions: Tensor, channels: int, max_period: float = 10000.0) -> T
     """
     half = (channels + 1) // 2
     steps = torch.arange(half, dtype=torch.float32, device=positions.device)
-    angles = positions.float()[:, None] * torch.exp(-math.log(max_period) / half * steps)
+    angles = positions.float()[:, None] * torch.exp(-math.log(max_period) / max(half, 1) * steps)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)[:, :channels]
 
 

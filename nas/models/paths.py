@@ -61,13 +61,12 @@ def empty_until_it_fits(space: SearchSpace, path: Architecture, rng: np.random.G
     Raises:
         BudgetError: it does not fit even then.
     """
-    slots = [slot for slot, offered in space.slots.items() if NONE in offered]
-    for slot in rng.permutation(slots):
-        if fits(path):
-            return path
-        path = space.architecture({**path.choices, str(slot): NONE})
-    if not fits(path):
-        raise BudgetError(
-            f"no path of search space '{space.name}' fits the budget, not even without temporal layers; raise the budget"
-        )
+    while not fits(path):
+        filled = [slot for slot, choice in path.items if choice != NONE and NONE in space.slots[slot]]
+        if not filled:
+            raise BudgetError(
+                f"no path of search space '{space.name}' fits the budget, "
+                "not even without temporal layers; raise the budget"
+            )
+        path = space.architecture({**path.choices, filled[rng.integers(len(filled))]: NONE})
     return path
