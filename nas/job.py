@@ -1,0 +1,314 @@
+"""The whole job in one run folder: profile, train the supernet, search, train the winner, export, report.
+
+Steps run in the order of `STEPS`. Each leaves its results in the run folder (laid out in `nas.report.record`) and is
+marked in the record when it is finished, so that a run that was stopped at any moment goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nas
+from nas.config import build, load
+from nas.costs import Budget, CostModel, LookupTable
+from nas.errors import ConfigError
+from nas.files import read_text, write_atomic
+from nas.report.record import RECORD, Candidate, Costs, Exported, Quality, RunRecord, Sample
+from nas.spaces import Architecture, SearchSpace
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How to search.
+
+    Attributes:
+        trials: architectures the supernet scores.
+        clips: held-out clips of each score.
+        shortlist: how many of the best are retrained briefly before the choice.
+    """
+
+    trials: int = 60
+    sampler: str = "budget"
+    clips: int = 64
+    shortlist: int = 3
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Which clips to show: captions, and after which stage at how many denoising steps (`model: [steps, ...]`)."""
+
+    captions: tuple[str, ...]
+    steps: dict[str, tuple[int, ...]]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A whole job, as YAML.
+
+    Attributes:
+        name: of the run, and of its folder under `runs/`.
+        space: a shipped search space's name or a path.
+        budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
+        stages: the config of each training stage, by its name; `retrain` is a finetune config for the shortlist.
+        formats: what to export.
+    """
+
+    name: str
+    space: str
+    budget: str
+    samples: SampleConfig
+    runtime: str = "eager"
+    device: str = "local"
+    search: SearchConfig = field(default_factory=SearchConfig)
+    stages: dict[str, Any] = field(default_factory=dict)
+    formats: tuple[str, ...] = ("coreml", "recipe")
+    seed: int = 0
+
+
+def run_job(config: str | Path, out: str | Path | None = None) -> Path:
+    """Run the job that the YAML file `config` describes, or go on with it; returns the run folder.
+
+    Raises:
+        ConfigError: the file is wrong, or the run folder was begun with another one.
+        NasError: a step cannot be done; what the steps before it did is kept.
+    """
+    asked = load(JobConfig, config, "job")
+    run = Path(out) if out else Path("runs") / asked.name
+    text, kept = read_text(config, "job"), run / "config.yaml"
+    if kept.exists() and kept.read_text() != text:
+        raise ConfigError(f"{kept}: this run was begun with another config than {config}; give another --out")
+    write_atomic(kept, text)
+    Job(asked, run, str(config)).run()
+    return run
+
+
+class Job:
+    """One run, step by step.
+
+    Args:
+        config: what to do.
+        run: the run folder.
+        file: where the config was read from, for errors.
+    """
+
+    def __init__(self, config: JobConfig, run: Path, file: str) -> None:
+        from nas.training import STAGES, FinetuneConfig
+
+        self.config, self.folder = config, run
+        self.space = SearchSpace.load(config.space)
+        kinds = {name: entry.config for name, entry in STAGES.items()} | {"retrain": FinetuneConfig}
+        for name in config.stages:
+            if name not in kinds:
+                raise ConfigError(f"{file}: stages: there is no stage '{name}'{nas.errors.suggestion(name, kinds)}")
+        self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
+        self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
+
+    def run(self) -> None:
+        """Every step that is not finished yet."""
+        self.space.save(self.folder / "space.yaml")
+        for number, (name, step) in enumerate(STEPS.items(), 1):
+            if name in self.record.step_seconds:
+                continue
+            print(f"[{number}/{len(STEPS)}] {step.__doc__.splitlines()[0]}", file=sys.stderr, flush=True)
+            started = time.monotonic()
+            step(self)
+            self.record.step_seconds[name] = round(time.monotonic() - started, 1)
+            self.record.save(self.folder)
+        from nas.report import write
+
+        write(self.folder)
+
+    # -- the steps -------------------------------------------------------------------------------------------------
+
+    def profile(self) -> None:
+        """Profile the search space's operators on this machine"""
+        nas.profile(self.space, self.config.runtime, self.config.device, out=self.folder / "table.csv")
+
+    def decoder(self) -> None:
+        """Train the autoencoder with its separable video decoder, and encode the data"""
+        metrics = self._train("decoder").metrics
+        judged = metrics.get("judge", {})
+        self._add_quality("real", [{"steps": 0, **judged["real"]}] if judged else [])
+
+    def distill(self) -> None:
+        """Train the spatial backbone on images"""
+        self._train("distill")
+
+    def supernet(self) -> None:
+        """Train the supernet: every operator in every slot, on images and clips"""
+        self._train("supernet")
+
+    def search(self) -> None:
+        """Search for the best placement inside the budget"""
+        from nas.search import run as run_search
+        from nas.training import SupernetEvaluator
+
+        config = self.config.search
+        result = run_search(
+            self.space,
+            self.cost,
+            SupernetEvaluator(self._inputs("supernet"), config.clips),
+            self.budget,
+            trials=config.trials,
+            sampler=config.sampler,
+            storage=self.folder / "study.journal",
+            seed=self.config.seed,
+        )
+        frame = result.frame
+        slots = [*self.space.slots]
+        columns = ["latency_ms", "memory_mb", "params", "score", *slots]
+        write_atomic(self.folder / "front.csv", result.front[columns].to_csv(index=False))
+        scores = frame.groupby(slots)["score"].max()
+        self.record.trials = len(frame)
+        self.record.infeasible_trials = int((~frame["feasible"]).sum())
+        self.record.budget = self.budget.bounds()
+        self.record.candidates = tuple(
+            Candidate(arch.choices, float(scores[tuple(arch.choices.values())]), self._predicted(arch))
+            for arch in result.top(config.shortlist)
+        )
+
+    def choose(self) -> None:
+        """Retrain the best few briefly, measure each whole, and choose"""
+        from nas.profiling import measure_architectures
+        from nas.training import retrain
+
+        candidates = list(self.record.candidates)
+        archs = [self.space.architecture(candidate.choices) for candidate in candidates]
+        for i, arch in enumerate(archs):
+            inputs = replace(self._inputs("supernet"), architecture=arch)
+            loss = retrain(self.folder / "checkpoints" / f"retrain-{i}", inputs, self.stages["retrain"])
+            candidates[i] = replace(candidates[i], retrained_loss=loss)
+        rows = measure_architectures(self.space, archs, self.config.runtime, self.config.device, progress=True)
+        measured = [Costs(row.latency_ms, row.memory_mb + row.weights_mb, row.params) for row in rows]
+        best = min(range(len(archs)), key=lambda i: (not self.budget.holds(measured[i]), candidates[i].retrained_loss))
+        self.record.candidates = tuple(candidates)
+        self.record.choices = archs[best].choices
+        self.record.predicted, self.record.measured = candidates[best].predicted, measured[best]
+        archs[best].save(self.folder / "architecture.json")
+
+    def finetune(self) -> None:
+        """Fine-tune the chosen architecture, all weights, on images and clips"""
+        metrics = self._train("finetune", architecture=self.chosen).metrics
+        self._add_quality("finetune", metrics["quality"])
+
+    def adversarial(self) -> None:
+        """Adversarial fine-tuning to a few steps, and the control: as much training as before"""
+        for model, rows in self._train("adversarial").metrics["quality"].items():
+            self._add_quality(model, rows)
+
+    def samples(self) -> None:
+        """Generate samples after each stage"""
+        from nas.training.samples import write_samples
+
+        config, made = self.config.samples, []
+        for model, counts in config.steps.items():
+            for steps in counts:
+                folder, inputs = self.folder / "samples" / model, self._inputs(model)
+                files = write_samples(folder, inputs, self.chosen, config.captions, steps, config.seed)
+                gif, mp4 = (str(path.relative_to(self.folder)) for path in files)
+                made.append(Sample(model, steps, config.captions, gif, mp4))
+        self.record.samples = tuple(made)
+
+    def export(self) -> None:
+        """Export the four-step model"""
+        from nas.export import FORMATS
+
+        made = []
+        for name in self.config.formats:
+            for path in FORMATS[name](self.folder / "checkpoints" / "adversarial", self.folder / "export"):
+                made.append(Exported(name, str(Path(path).relative_to(self.folder)), round(_size_mb(Path(path)), 3)))
+        self.record.exported = tuple(made)
+
+    # -- what the steps share --------------------------------------------------------------------------------------
+
+    @cached_property
+    def cost(self) -> CostModel:
+        return CostModel(self.space, LookupTable.load(self.folder / "table.csv"))
+
+    @cached_property
+    def budget(self) -> Budget:
+        return Budget.parse(self.config.budget, self.cost.largest())
+
+    @property
+    def chosen(self) -> Architecture:
+        return self.space.check(Architecture.load(self.folder / "architecture.json"))
+
+    def _train(self, stage: str, **inputs: Any) -> Any:
+        from nas.training import run_stage
+
+        return run_stage(stage, self._stage(stage), self.stages[stage], replace(self._inputs(BEFORE[stage]), **inputs))
+
+    def _inputs(self, start: str | None) -> Any:
+        """What a stage that starts from the finished stage `start` builds on."""
+        from nas.training import Inputs
+
+        decoder = self._stage("decoder") if start else None
+        return Inputs(self.space, decoder, self._stage(start) if start and start != "decoder" else None)
+
+    def _stage(self, name: str) -> Path:
+        return self.folder / "checkpoints" / name
+
+    def _predicted(self, arch: Architecture) -> Costs:
+        cost = self.cost.predict(arch)
+        return Costs(cost.latency_ms, cost.memory_mb, cost.params)
+
+    def _add_quality(self, model: str, rows: list[dict[str, Any]]) -> None:
+        kept = tuple(quality for quality in self.record.quality if quality.model != model)
+        self.record.quality = kept + tuple(Quality(model, **row) for row in rows)
+
+
+BEFORE = {
+    "decoder": None,
+    "distill": "decoder",
+    "supernet": "distill",
+    "finetune": "supernet",
+    "adversarial": "finetune",
+}
+"""The stage that each stage starts from."""
+
+STEPS: dict[str, Callable[[Job], None]] = {
+    step.__name__: step
+    for step in (
+        Job.profile,
+        Job.decoder,
+        Job.distill,
+        Job.supernet,
+        Job.search,
+        Job.choose,
+        Job.finetune,
+        Job.adversarial,
+        Job.samples,
+        Job.export,
+    )
+}
+"""Every step in order; the first line of its docstring is what a person reads while it runs."""
+
+
+def _new_record(config: JobConfig, space: SearchSpace) -> RunRecord:
+    from importlib.metadata import version
+
+    from nas.profiling.host import commit
+
+    provenance = {
+        "nas": nas.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
+        "config": asdict(config),
+    }
+    return RunRecord(config.name, space.name, space.hash, provenance)
+
+
+def _size_mb(path: Path) -> float:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6

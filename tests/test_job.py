@@ -1,0 +1,99 @@
+"""The whole job on a tiny space: killed with -9 on the way, started again, finished; every part is there."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nas.costs import Budget, LookupTable
+from nas.report import RunRecord
+from nas.spaces import SearchSpace
+
+SPACE = """
+name: tiny
+latent: {channels: 4, frames: 8, height: 8, width: 8}
+text: {tokens: 16, dim: 384, encoder: minilm}
+backbone: {channels: [16, 32], heads: 2, norm_groups: 8}
+operators: {none: , Conv1D: , SelfAttention1D: {heads: 2}}
+only_sites: [mid.0, up.1.1]
+"""
+
+JOB = """
+name: tiny
+space: SPACE
+budget: latency<=100%, params<=99%
+search: {trials: 5, clips: 8, shortlist: 2}
+stages:
+  decoder: {steps: 10, videos: 64, images: 64, held_out: 64}
+  distill: {steps: 8}
+  supernet: {steps: 40, save_every: 10}
+  retrain: {steps: 3}
+  finetune: {steps: 5, judged_steps: [1], judged_clips: 40}
+  adversarial: {steps: 4, judged_steps: [1], control_judged_steps: [1], control_steps: 4, judged_clips: 40}
+samples:
+  captions: [the digit three moves left, "<b>the digit seven</b> moves right"]
+  steps: {supernet: [1], adversarial: [1]}
+formats: [recipe]
+"""
+
+
+def start(config: Path, run: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "nas.cli", "run", str(config), "--out", str(run)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def steps_of(history: Path) -> list[int]:
+    return [int(row["step"]) for row in csv.DictReader(history.open())]
+
+
+@pytest.mark.slow
+def test_the_whole_job_survives_a_kill(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    config, run = tmp_path / "job.yaml", tmp_path / "run"
+    config.write_text(JOB.replace("SPACE", str(tmp_path / "tiny.yaml")))
+    supernet = run / "checkpoints" / "supernet"
+
+    first = start(config, run)
+    while not (supernet / "state.safetensors").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    table = (run / "table.csv").read_bytes()
+    done_before = json.loads((run / "record.json").read_text())["step_seconds"]
+    assert list(done_before) == ["profile", "decoder", "distill"]
+
+    second = start(config, run)
+    out, err = second.communicate(timeout=400)
+    assert second.returncode == 0, err[-3000:]
+    assert steps_of(supernet / "history.csv") == list(range(1, 41))  # none lost, none twice
+    assert (run / "table.csv").read_bytes() == table  # nothing was measured again
+    assert 8 <= len(out.strip().splitlines()) <= 20 and str(run) in out  # the final screen
+
+    record = RunRecord.load(run)
+    assert {n: s for n, s in record.step_seconds.items() if n in done_before} == done_before
+    space, rows = SearchSpace.load(run / "space.yaml"), LookupTable.load(run / "table.csv").rows()
+    assert set(map(str, space.workloads())) == set(rows) and all(r.source == "measured" for r in rows.values())
+    assert Budget(**record.budget).holds(record.predicted)
+    assert {c.retrained_loss is not None for c in record.candidates} == {True}
+    assert {q.model for q in record.quality} >= {"real", "finetune", "adversarial", "control"}
+    assert all((run / s.gif).stat().st_size and (run / s.mp4).stat().st_size for s in record.samples)
+    assert all((run / e.path).exists() for e in record.exported) and record.exported
+    page = (run / "report.html").read_text()
+    assert "&lt;b&gt;the digit seven" in page and "<b>the digit seven" not in page
+
+    started = time.monotonic()
+    third = start(config, run)
+    third.communicate(timeout=60)
+    assert third.returncode == 0 and time.monotonic() - started < 30  # a finished run has nothing left to do
+
+    config.write_text(config.read_text().replace("trials: 5", "trials: 6"))
+    other = start(config, run)
+    _, err = other.communicate(timeout=60)
+    assert other.returncode == 2 and "begun with another config" in err and len(err.strip().splitlines()) == 1
