@@ -43,6 +43,7 @@ def prepare(
     text: Callable[[Sequence[str]], Tensor],
     videos: int | None = None,
     images: int | None = None,
+    more_captions: Sequence[str] = (),
     title: str = "prepare",
 ) -> Cache:
     """Fill `folder` from a source; returns at once when it is complete.
@@ -51,6 +52,7 @@ def prepare(
         encode: pixels `(B, C, T, H, W)` -> latents, as `Autoencoder.encode`.
         text: captions -> contexts `(B, tokens, dim)`, as a `TextEncoder`.
         videos, images: how many, from a fixed shuffle of the source; all by default.
+        more_captions: captions to embed besides those of the items.
     """
     folder = Path(folder)
     if (folder / "cache.json").exists():
@@ -65,7 +67,7 @@ def prepare(
             (kind, number, read, chosen[start : start + SHARD]) for number, start in enumerate(range(0, count, SHARD))
         ]
     sizes: dict[str, list[int]] = {kind: [] for kind in KINDS}
-    captions, skipped = {EMPTY: None}, []
+    captions, skipped = dict.fromkeys([EMPTY, *more_captions]), []
     for kind, number, read, chosen in progress(shards, title, len(shards)):
         path = folder / f"{kind}-{number:05d}.safetensors"
         if not path.with_suffix(".json").exists():

@@ -20,6 +20,7 @@ from nas.files import write_json
 from nas.models import Autoencoder, VAEConfig
 from nas.training import cache, checkpoint, sources
 from nas.training.data import Source, batch_indices
+from nas.training.digits import LABELS, caption_of
 from nas.training.loop import Learner, Optimization, run
 from nas.training.objective import generator
 from nas.training.quality import Judge, judge
@@ -58,8 +59,8 @@ class DecoderConfig:
 
 def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     space = inputs.space
-    source = sources.load(config.data, "train", space.latent)
-    test = sources.load(config.data, "test", space.latent)
+    factor = 2 ** (len(config.channels) - 1)
+    source, test = (sources.load(config.data, split, space.latent, factor) for split in ("train", "test"))
     referee = judge(folder, source.frames, config.classifier_steps, config.seed) if config.data == "digits" else None
     torch.manual_seed(config.seed)
     autoencoder = Autoencoder(_vae_config(config, source, inputs))
@@ -81,10 +82,11 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     checkpoint.save_autoencoder(folder, autoencoder)
 
     text = TextEncoder(space.text)
+    judged = [caption_of(label) for label in LABELS] if referee else []
     train = cache.prepare(
-        folder / "train", source, autoencoder.encode, text, config.videos, config.images, "encode train"
+        folder / "train", source, autoencoder.encode, text, config.videos, config.images, judged, "encode train"
     )
-    held = cache.prepare(folder / "test", test, autoencoder.encode, text, config.held_out, 0, "encode test")
+    held = cache.prepare(folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test")
     write_json(
         folder / "data.json",
         {

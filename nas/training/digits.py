@@ -21,6 +21,15 @@ def caption(digit: int, direction: str | None = None) -> str:
     return f"the digit {WORDS[digit]}" + (f" moves {direction}" if direction else "")
 
 
+LABELS = tuple((digit, direction) for digit in range(len(WORDS)) for direction in range(len(DIRECTIONS)))
+"""Every (digit, direction) that a clip can show."""
+
+
+def caption_of(label: tuple[int, int]) -> str:
+    """What a clip of this (digit, direction) is called."""
+    return caption(label[0], list(DIRECTIONS)[label[1]])
+
+
 class MovingDigits:
     """Clips `(1, frames, 32, 32)` of one digit moving left, right, up or down; images are its clips' single frames.
 
@@ -71,9 +80,7 @@ class MovingDigits:
         return int(self._digits[1][index // 4]), index % 4
 
     def video(self, index: int) -> Sample:
-        digit, direction = self.labels(index)
-        name = list(DIRECTIONS)[direction]
-        return Sample(self._render(index), caption(digit, name))
+        return Sample(self._render(index), caption_of(self.labels(index)))
 
     def image(self, index: int) -> Sample:
         digit, _ = self.labels(index)

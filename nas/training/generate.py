@@ -14,7 +14,7 @@ from nas.files import read_json
 from nas.models import Autoencoder
 from nas.training import checkpoint, objective
 from nas.training.cache import Cache
-from nas.training.digits import DIRECTIONS, WORDS, caption
+from nas.training.digits import LABELS, caption_of
 from nas.training.loop import progress
 from nas.training.objective import generator
 from nas.training.quality import Judge, judge
@@ -63,10 +63,8 @@ class Examiner:
         self.judge: Judge = judge(decoder, about["frames"], about["classifier_steps"], about["seed"])
         self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder)
         cache = Cache(decoder / "train")
-        pairs = [(digit, direction) for digit in range(len(WORDS)) for direction in range(len(DIRECTIONS))]
-        self.labels = torch.tensor([pairs[i % len(pairs)] for i in range(clips)])
-        names = list(DIRECTIONS)
-        self.context = cache.contexts([caption(digit, names[direction]) for digit, direction in self.labels.tolist()])
+        self.labels = torch.tensor([LABELS[i % len(LABELS)] for i in range(clips)])
+        self.context = cache.contexts([caption_of(label) for label in self.labels.tolist()])
         self.empty = cache.empty
 
     def __call__(

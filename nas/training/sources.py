@@ -8,16 +8,24 @@ from nas.errors import ConfigError
 from nas.spaces import Latent
 from nas.training.data import Source
 from nas.training.digits import MovingDigits
+from nas.training.folders import Folder
 
 
-def load(data: str, split: str, latent: Latent) -> Source:
-    """The `train` or `test` split of the data called `data`, of as many frames as the search space's latents have.
+def load(data: str, split: str, latent: Latent, downsampling: int) -> Source:
+    """The `train` or `test` split of the data called `data`.
+
+    Args:
+        latent: clips have as many frames; those of a folder are brought to its size in pixels.
+        downsampling: pixels per latent, in height and in width.
 
     Raises:
-        ConfigError: there is no such data.
+        ConfigError: there is no such data, or no clip in it.
     """
     if data == "digits":
         return MovingDigits(split, latent.frames)
     if not Path(data).is_dir():
         raise ConfigError(f"data: '{data}' is neither 'digits' nor a folder")
-    raise ConfigError(f"data: '{data}': folders of clips cannot be read yet")
+    source = Folder(data, split, latent.frames, latent.height * downsampling, latent.width * downsampling)
+    if not source.videos:
+        raise ConfigError(f"data: {data}: holds no clip of the {split} split")
+    return source
