@@ -20,8 +20,8 @@ from nas.report.record import RECORD, RunRecord
 from nas.spaces import NONE, Architecture, SearchSpace
 
 COSTS = ("latency_ms", "memory_mb", "params")
-STAGES = ("distill", "supernet", "finetune", "control", "adversarial", "decoder")
-"""The order in which stages are shown; others come after, by name."""
+STAGES = ("decoder", "distill", "supernet", "retrain", "finetune", "control", "adversarial")
+"""The order in which stages are shown (`retrain-0` is a `retrain`); others come after, and real clips last."""
 
 T = TypeVar("T")
 
@@ -157,10 +157,11 @@ class RunFolder:
         return dict(choices)
 
     def _histories(self) -> dict[str, pd.DataFrame]:
-        found = {path.parent.name: path for path in self.path.glob("checkpoints/*/history.csv")}
-        known = [stage for stage in STAGES if stage in found]
+        paths = sorted(self.path.glob("checkpoints/**/history.csv"))
+        names = [path.parent.name for path in paths]  # the control's is adversarial/control
+        found = {n if names.count(n) == 1 else str(p.parent.relative_to(self.path)): p for n, p in zip(names, paths)}
         histories = {}
-        for stage in [*known, *sorted(set(found) - set(known))]:
+        for stage in sorted(found, key=lambda stage: (stage_order(stage), stage)):
             file = str(found[stage].relative_to(self.path))
             frame = self._part(f"history {stage}", file, _read_history)
             if frame is not None:
@@ -192,6 +193,12 @@ def _read_history(path: Path) -> pd.DataFrame:
     if frame.empty or len(frame.columns) < 2:
         raise ConfigError("it has no numbers to draw")
     return frame[["step", *[c for c in frame.columns if c != "step"]]]
+
+
+def stage_order(stage: str) -> int:
+    """Where a stage stands among the others."""
+    kind = stage.split("-")[0]
+    return STAGES.index(kind) if kind in STAGES else len(STAGES) + (stage == "real")
 
 
 def layers(choices: dict[str, str]) -> dict[str, int]:

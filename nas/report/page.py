@@ -11,7 +11,7 @@ from string import Template
 
 import nas
 from nas.files import write_atomic
-from nas.report import facts, result_sections, search_sections, table_section
+from nas.report import clips_section, facts, result_sections, search_sections, table_section
 from nas.report.folder import RunFolder
 from nas.report.markup import Markup, escape, join, json_island, tag
 from nas.report.numbers import plural
@@ -64,7 +64,7 @@ def _body(run: RunFolder, shown: list[Shown]) -> Markup:
         ("candidates", "Candidates", "The best candidates", search_sections.candidates(run, shown)),
         ("costs", "Costs", "What each slot costs", search_sections.breakdown(run)),
         ("table", "Table", "The lookup table", table_section.lookup_table(run)),
-        ("samples", "Clips", "Clips, stage by stage", result_sections.samples(run)),
+        ("samples", "Clips", "Clips, stage by stage", clips_section.samples(run)),
         ("quality", "Quality", "How good the clips are", result_sections.quality(run)),
         ("training", "Training", "Training, stage by stage", result_sections.training(run)),
         ("export", "Export", "Exported", result_sections.exported(run)),

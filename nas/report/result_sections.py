@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,101 +10,42 @@ from typing import Any
 import pandas as pd
 
 from nas.report import svg
-from nas.report.folder import STAGES, RunFolder
+from nas.report.folder import RunFolder, stage_order
 from nas.report.markup import Markup, join, tag
-from nas.report.numbers import duration, figures, percent, plural
-from nas.report.record import Sample
+from nas.report.numbers import duration, figures, percent
 from nas.report.search_sections import absent
-
-CLIP_BYTES = 4_000_000
-"""A clip larger than this is not embedded; the page says where it is."""
-PAGE_BYTES = 24_000_000
-"""All clips of a page together."""
 
 
 def training(run: RunFolder) -> Markup:
     """Per stage: the loss, and every other number that was logged as a small curve."""
     parts = []
     for stage, history in run.histories.items():
-        columns = [c for c in history.columns if c != "step" and history[c].notna().any()]
+        columns = [c for c in history.columns if c != "step" and _tells(history[c])]
         main = [c for c in columns if c == "loss"] or columns[:1]
         told = [f"{int(history['step'].iloc[-1]):,} steps"]
         if stage in run.record.step_seconds:
             told.append(duration(run.record.step_seconds[stage]))
-        figures_ = [_curve(history, column, 340, 170) for column in main]
-        figures_ += [_curve(history, column, 200, 96) for column in columns if column not in main]
+        large = [_curve(history, column, 340, 170) for column in main]
+        small = [_curve(history, column, 200, 96) for column in columns if column not in main]
         title = tag("h3", stage, " ", tag("small", ", ".join(told)))
-        parts.append(tag("div", title, tag("div", figures_, class_="curves"), class_="stage"))
+        parts.append(
+            tag("div", title, tag("div", large, tag("div", small, class_="small"), class_="curves"), class_="stage")
+        )
     broken = [why for part, why in run.missing.items() if part.startswith("history ")]
     parts += [tag("p", words, ".", class_="absent") for words in broken]
     return join(parts) if parts else absent(run, "training")
+
+
+def _tells(values: pd.Series) -> bool:
+    """Whether a column is worth a curve: not one that only ever takes one of two values, such as frames of a batch."""
+    return values.nunique() > 2 or 0 < values.notna().sum() < 10
 
 
 def _curve(history: pd.DataFrame, column: str, width: float, height: float) -> Markup:
     values = history[column].dropna()
     tail = values.iloc[-max(len(values) // 20, 1) :].median()
     caption = tag("figcaption", column, " ", tag("small", f"ends at {figures(float(tail))}"))
-    return tag("figure", caption, svg.curve(history, column, width, height), class_="small" if width < 300 else None)
-
-
-def samples(run: RunFolder) -> Markup:
-    """Clips of every stage side by side: a row per number of steps, stages from left to right as they were trained."""
-    if not run.record.samples:
-        return tag("p", "Not in this run yet: no stage has drawn clips.", class_="absent")
-    room, parts = PAGE_BYTES, []
-    same_captions = len({sample.captions for sample in run.record.samples}) == 1
-    by_steps: dict[int, list[Markup]] = {}
-    for sample in sorted(run.record.samples, key=lambda s: (s.steps == 0, -s.steps, _stage_order(s.model))):
-        picture, used = _clip(run.path, sample, room)
-        room -= used
-        own = "" if same_captions else _captions(sample)
-        by_steps.setdefault(sample.steps, []).append(tag("figure", tag("figcaption", sample.model), picture, own))
-    for steps, figures_ in by_steps.items():
-        title = f"{plural(steps, 'denoising step')}" if steps else "Not generated"
-        parts.append(tag("div", tag("h3", title), tag("div", figures_, class_="clips")))
-    words = "A row holds what different stages make of the same number of steps, in the order of training."
-    return tag(
-        "div", tag("p", words, class_="caption"), parts, _captions(run.record.samples[0]) if same_captions else ""
-    )
-
-
-def _captions(sample: Sample) -> Markup:
-    items = [tag("li", caption) for caption in sample.captions]
-    return tag(
-        "details",
-        tag("summary", plural(len(items), "caption"), ", clips in reading order"),
-        tag("ol", items),
-        open=True,
-    )
-
-
-def _clip(run: Path, sample: Sample, room: int) -> tuple[Markup, int]:
-    """The clip as an embedded GIF, or as an MP4 if only that is small enough; else where it lies. And its bytes."""
-    reasons = []
-    for name, kind in ((sample.gif, "image/gif"), (sample.mp4, "video/mp4")):
-        data = _inside(run, name)
-        if data is None:
-            reasons.append(f"{name} is missing")
-            continue
-        uri = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        if len(uri) > min(CLIP_BYTES, room):
-            reasons.append(f"{name} is too large to embed ({len(data) / 1e6:.1f} MB)")
-        elif kind == "image/gif":
-            alt = f"Clips of {sample.model} at {sample.steps} steps: {'; '.join(sample.captions)}"
-            return tag("img", src=uri, alt=alt, class_="clip"), len(uri)
-        else:
-            return tag("video", src=uri, autoplay=True, loop=True, muted=True, playsinline=True, class_="clip"), len(
-                uri
-            )
-    return tag("p", "; ".join(reasons) or "no file named", ".", class_="absent"), 0
-
-
-def _inside(run: Path, name: str) -> bytes | None:
-    """The bytes of a file of the run folder; None if it is missing, empty, or outside."""
-    path = (run / name).resolve()
-    if not name or not path.is_relative_to(run.resolve()) or not path.is_file():
-        return None
-    return path.read_bytes() or None
+    return tag("figure", caption, svg.curve(history, column, width, height))
 
 
 def quality(run: RunFolder) -> Markup:
@@ -113,7 +53,7 @@ def quality(run: RunFolder) -> Markup:
     rows = []
     top = max((row.frechet for row in run.record.quality if row.steps), default=0.0) or 1.0
     before = None
-    for row in sorted(run.record.quality, key=lambda r: (r.steps == 0, -r.steps, _stage_order(r.model))):
+    for row in sorted(run.record.quality, key=lambda r: (r.steps == 0, -r.steps, stage_order(r.model))):
         first, before = before not in (None, row.steps), row.steps
         steps = str(row.steps) if row.steps else "\N{EN DASH}"
         kind = {"real": "held-out real clips", "control": "control: continued training"}.get(row.model, row.model)
@@ -168,17 +108,19 @@ def exported(run: RunFolder) -> Markup:
 
 def provenance(run: RunFolder) -> Markup:
     """Versions, machine, the table's own provenance, hashes of what the page was made from, times of the steps."""
-    record = run.record
+    record, config = run.record, run.path / "config.yaml"
     identity = {"run": record.name, "search space": f"{record.space} {record.space_hash}".strip()}
     if run.space is not None and record.space_hash and run.space.hash != record.space_hash:
         identity["space.yaml now"] = f"{run.space.hash}: not what the run recorded"
+    # the whole configuration is shown as the file that it was read from
+    provenance = {key: value for key, value in record.provenance.items() if key != "config" or not config.is_file()}
     files = {
         name: _hash(run.path / name)
         for name in ("config.yaml", "space.yaml", "table.csv", "front.csv", "architecture.json")
     }
     parts = [
         _steps(record.step_seconds),
-        _facts("Run", {**identity, **record.provenance}),
+        _facts("Run", {**identity, **provenance}),
         _facts("Lookup table", run.table.meta if run.table else {}),
         _facts("Files, SHA-256", {name: digest for name, digest in files.items() if digest}),
     ]
@@ -190,7 +132,6 @@ def provenance(run: RunFolder) -> Markup:
                 {"latency": f"{figures(c.scale, 4)} \N{MULTIPLICATION SIGN} sum + {figures(c.offset_ms)} ms"},
             )
         )
-    config = run.path / "config.yaml"
     if config.is_file():
         words = config.read_text(encoding="utf-8", errors="replace")[:20_000]
         parts.append(tag("details", tag("summary", "config.yaml"), tag("pre", words)))
@@ -235,7 +176,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
 
 def _hash(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
-
-
-def _stage_order(stage: str) -> int:
-    return STAGES.index(stage) if stage in STAGES else len(STAGES) * (stage != "real")

@@ -28,7 +28,7 @@ def key_figures(run: RunFolder) -> Markup:
     """Predicted, measured whole, and budget, side by side; a bar for the measured one and a line for the budget."""
     predicted, measured = run.record.predicted or run.cost, run.record.measured
     if predicted is None and measured is None:
-        return absent(run, "architecture", "costs", "table", "space")
+        return Markup()
     rows = []
     for name, unit in UNITS.items():
         guess, value, bound = getattr(predicted, name, None), getattr(measured, name, None), run.record.budget.get(name)
@@ -139,7 +139,7 @@ def front(run: RunFolder, shown: list[Shown]) -> Markup:
     words = (
         f"{plural(number_on_front, 'architecture')} that no other beats in score, latency, memory and parameters at once."
         " Up is better, left is cheaper; the line joins the best score at each cost, the shaded part is beyond the budget."
-        " The ringed point is the chosen one. Point at a dot to see its layers, choose it to draw it on the UNet above."
+        " The ringed point is the chosen one. Point at a dot to see its layers, choose it to draw it above."
     )
     return tag("div", tag("p", words, class_="caption"), tag("div", charts, class_="charts"))
 

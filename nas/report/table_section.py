@@ -28,7 +28,11 @@ def lookup_table(run: RunFolder) -> Markup:
     )
     infeasible = sum(row.status != "ok" for row in rows.values())
     sources = {s: sum(r.source == s for r in rows.values()) for s in dict.fromkeys(r.source for r in rows.values())}
-    told = ", ".join(f"{n} {source}" for source, n in sources.items())
+    told = (
+        ", ".join(f"{n} {source}" for source, n in sources.items())
+        if len(sources) > 1
+        else f"all {next(iter(sources), '')}"
+    )
     words = f"{plural(len(rows), 'workload')}: {told}" + (
         f"; {infeasible} cannot run on the device" if infeasible else ""
     )

@@ -22,20 +22,29 @@ FACTORS = {
     "CrossAttention3D": 4.0,
 }
 
+CAPTIONS = tuple(
+    f"the digit {digit} moves {way}"
+    for digit, way in zip(("three", "seven", "zero", "five", "eight", "one"), ("left", "right", "up", "down") * 2)
+)
 DISTANCES = (
     ("supernet", 25, 31.0),
     ("finetune", 25, 13.9),
     ("finetune", 4, 41.2),
     ("finetune", 1, 85.1),
-    ("control", 4, 38.0),
-    ("control", 1, 63.3),
     ("adversarial", 4, 10.6),
     ("adversarial", 1, 14.5),
+    ("control", 4, 38.0),
+    ("control", 1, 63.3),
 )
 STAGES = {
+    "decoder": (120, ("loss", "kl", "grad_norm")),
+    "distill": (300, ("loss", "grad_norm")),
     "supernet": (400, ("loss", "grad_norm")),
-    "finetune": (450, ("loss", "val_loss", "lr")),
-    "adversarial": (160, ("loss", "d_loss", "g_adversarial", "r1", "seconds")),
+    "retrain-0": (60, ("loss", "grad_norm")),
+    "retrain-1": (60, ("loss", "grad_norm")),
+    "finetune": (450, ("loss", "val_loss", "grad_norm")),
+    "adversarial": (160, ("loss", "pull", "heads_loss", "real", "fake", "grad_norm")),
+    "adversarial/control": (160, ("loss", "grad_norm")),
 }
 
 
@@ -107,22 +116,24 @@ def history(columns: tuple[str, ...], steps: int, seed: int) -> pd.DataFrame:
     frame = pd.DataFrame({"step": step})
     for i, column in enumerate(columns):
         frame[column] = (0.2 + 0.1 * i) + np.exp(-step / (steps / 5)) + rng.normal(0, 0.03, steps)
-    return frame
+    return frame.assign(frames=rng.choice([1, 8], steps))
 
 
-def gif(path: Path, seed: int, frames: int = 8) -> Path:
-    """Eight moving blobs in a grid of two rows."""
+def gif(path: Path, seed: int, rows: int = 1, columns: int = 6, frames: int = 8) -> Path:
+    """Moving blobs, clips of 32x32 side by side with a grey gap, enlarged."""
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:32, :32]
-    starts, ways = rng.uniform(8, 24, (8, 2)), rng.choice([-1, 1], (8, 2))
+    starts, ways = rng.uniform(8, 24, (rows, columns, 2)), rng.choice([-1, 1], (rows, columns, 2))
     images = []
     for t in range(frames):
-        at = starts + ways * t
-        clips = [255 * np.exp(-((y - a) ** 2 + (x - b) ** 2) / 20) for a, b in at]
-        grid = np.vstack([np.hstack(clips[:4]), np.hstack(clips[4:])]).astype(np.uint8)
-        images.append(Image.fromarray(grid).resize((384, 192), Image.NEAREST))
-    images[0].save(path, save_all=True, append_images=images[1:], duration=120, loop=0)
+        grid = np.full((rows * 34 - 2, columns * 34 - 2), 128, np.uint8)
+        for row, column in np.ndindex(rows, columns):
+            down, right = starts[row, column] + ways[row, column] * t
+            clip = 255 * np.exp(-((y - down) ** 2 + (x - right) ** 2) / 20)
+            grid[row * 34 : row * 34 + 32, column * 34 : column * 34 + 32] = clip
+        images.append(Image.fromarray(grid.repeat(2, 0).repeat(2, 1)))
+    images[0].save(path, save_all=True, append_images=images[1:], duration=125, loop=0)
     return path
 
 
@@ -145,25 +156,28 @@ def finished(run: Path, space: SearchSpace | str = "demo", name: str = "demo") -
     winner = candidates[1]
     space.architecture(winner.choices).save(run / "architecture.json")
     (run / "config.yaml").write_text("space: demo\nseed: 0\n")
-    captions = tuple(
-        f"a {digit} moving {way}" for digit in ("three", "seven") for way in ("left", "right", "up", "down")
-    )
     samples, quality = [], []
     for i, (model, steps, distance) in enumerate(DISTANCES):
         clip = gif(run / "samples" / model / f"{steps}.gif", seed=i)
-        samples.append(Sample(model, steps, captions, str(clip.relative_to(run)), ""))
+        samples.append(Sample(model, steps, CAPTIONS, str(clip.relative_to(run)), ""))
         quality.append(Quality(model, steps, distance, 1 - distance / 120, 1 - distance / 150))
     quality.append(Quality("real", 0, 1.21, 0.985, 0.991))
     for i, (stage, (steps, columns)) in enumerate(STAGES.items()):
         folder = run / "checkpoints" / stage
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         history(columns, steps, i).to_csv(folder / "history.csv", index=False)
     predicted = winner.predicted
     RunRecord(
         name=name,
         space=space.name,
         space_hash=space.hash,
-        provenance={"nas": "0.1.0", "torch": "2.13.0", "python": "3.11.9", "machine": "x86-64, 2 cores", "seed": 0},
+        provenance={
+            "nas": "0.1.0",
+            "torch": "2.13.0",
+            "python": "3.11.9",
+            "machine": "x86-64, 2 cores",
+            "config": {"seed": 0},
+        },
         budget={
             "latency_ms": predicted.latency_ms * 1.15,
             "memory_mb": predicted.memory_mb * 1.2,

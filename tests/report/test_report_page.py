@@ -82,7 +82,7 @@ def test_a_finished_run_is_shown_whole(finished_run):
     for part in ("architecture", "front", "candidates", "costs", "table", "samples", "quality", "training", "export"):
         assert part in page.all("id")
     assert "Not in this run yet" not in page.words and "not finished" not in page.words
-    for word in ("val_loss", "r1", "held-out real clips", "control", "x86-64", space.hash, "d83080a"):
+    for word in ("val_loss", "heads_loss", "held-out real clips", "control", "x86-64", space.hash, "d83080a"):
         assert word in page.words
 
 
@@ -219,7 +219,7 @@ def test_histories_with_odd_columns_are_drawn(run):
     )
     (folder / "history.csv").write_text(text)
     words = page_of(run).words
-    assert "constant" in words and "huge" in words and "59 steps" in words
+    assert "constant" not in words and "huge" in words and "59 steps" in words
 
 
 def test_clips_outside_the_run_folder_are_not_embedded(run, tmp_path):
@@ -230,8 +230,25 @@ def test_clips_outside_the_run_folder_are_not_embedded(run, tmp_path):
     assert not page.all("src") and "is missing" in page.words
 
 
+def test_clips_of_any_arrangement_have_their_captions(run):
+    words = page_of(run).words
+    assert words.count(report_folders.CAPTIONS[0]) == 3  # above each number of steps
+    report_folders.gif(run / "samples" / "grid.gif", seed=0, rows=2, columns=3)
+    sample = Sample("finetune", 4, report_folders.CAPTIONS, "samples/grid.gif", "")
+    change(run, samples=(sample,))
+    assert page_of(run).words.count(report_folders.CAPTIONS[0]) == 1
+    change(run, samples=(sample, dataclasses.replace(sample, model="adversarial", captions=("another",))))
+    words = page_of(run).words
+    assert report_folders.CAPTIONS[0] in words and "another" in words
+
+
+def test_stages_are_shown_in_the_order_of_training(run):
+    stages = list(RunFolder.read(run).histories)
+    assert stages == ["decoder", "distill", "supernet", "retrain-0", "retrain-1", "finetune", "control", "adversarial"]
+
+
 def test_a_clip_too_large_to_embed_gives_way_to_its_mp4(run, monkeypatch):
-    monkeypatch.setattr("nas.report.result_sections.CLIP_BYTES", 2000)
+    monkeypatch.setattr("nas.report.clips_section.CLIP_BYTES", 2000)
     (run / "small.mp4").write_bytes(b"\0" * 100)
     change(run, samples=(Sample("finetune", 4, ("a",), "samples/finetune/4.gif", "small.mp4"),))
     assert page_of(run).all("src")[0].startswith("data:video/mp4")
