@@ -59,8 +59,8 @@ def render(run: RunFolder) -> str:
 
 def _body(run: RunFolder, shown: list[Shown]) -> Markup:
     sections = [
-        ("architecture", "Architecture", "The architecture", search_sections.architecture(run, shown)),
         ("front", "Front", "The Pareto front", search_sections.front(run, shown)),
+        ("architecture", "Architecture", "The architecture", search_sections.architecture(run, shown)),
         ("candidates", "Candidates", "The best candidates", search_sections.candidates(run, shown)),
         ("costs", "Costs", "What each slot costs", search_sections.breakdown(run)),
         ("table", "Table", "The lookup table", table_section.lookup_table(run)),

@@ -25,7 +25,7 @@ def training(run: RunFolder) -> Markup:
         told = [f"{int(history['step'].iloc[-1]):,} steps"]
         if stage in run.record.step_seconds:
             told.append(duration(run.record.step_seconds[stage]))
-        large = [_curve(history, column, 340, 170) for column in main]
+        large = [_curve(history, column, 340, 150) for column in main]
         small = [_curve(history, column, 200, 96) for column in columns if column not in main]
         title = tag("h3", stage, " ", tag("small", ", ".join(told)))
         parts.append(

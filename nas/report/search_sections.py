@@ -139,7 +139,7 @@ def front(run: RunFolder, shown: list[Shown]) -> Markup:
     words = (
         f"{plural(number_on_front, 'architecture')} that no other beats in score, latency, memory and parameters at once."
         " Up is better, left is cheaper; the line joins the best score at each cost, the shaded part is beyond the budget."
-        " The ringed point is the chosen one. Point at a dot to see its layers, choose it to draw it above."
+        " The ringed point is the chosen one. Point at a dot to see its layers, choose it to draw it on the UNet below."
     )
     return tag("div", tag("p", words, class_="caption"), tag("div", charts, class_="charts"))
 

@@ -1,0 +1,39 @@
+"""The final screen: a dozen lines that say what the run found, what it costs, how good it is and where it lies."""
+
+import dataclasses
+
+import pytest
+
+from nas.errors import ConfigError
+from nas.report import RunRecord
+from nas.report.record import Costs
+from nas.report.summary import WIDTH, summary
+
+
+def test_a_finished_run_fits_on_a_screen(finished_run):
+    text, record = summary(finished_run), RunRecord.load(finished_run)
+    lines = text.splitlines()
+    assert 9 <= len(lines) <= 14 and max(map(len, lines)) <= WIDTH
+    for choice in set(record.choices.values()) - {"none"}:
+        assert f"{choice} x{list(record.choices.values()).count(choice)}" in text
+    assert f"{record.measured.latency_ms:.2f} ms measured whole" in text and "within (90%)" in text
+    assert "adversarial: Frechet 10.6" in text and "control 38.0" in text and "finetune 41.2" in text
+    assert str(finished_run) in text and "report.html" in text
+
+
+def test_it_says_what_is_over_budget(run):
+    record = RunRecord.load(run)
+    over = Costs(record.budget["latency_ms"] * 1.2, record.measured.memory_mb, record.measured.params)
+    dataclasses.replace(record, measured=over).save(run)
+    text = summary(run)
+    assert "OVER (120%)" in text and "Over budget: the latency of a step, measured whole" in text
+
+
+def test_half_a_run_says_what_is_not_there(run, tmp_path):
+    (run / "record.json").unlink()
+    text = summary(run)
+    assert "predicted" in text and "measured whole" not in text and "Quality     not evaluated yet" in text
+    (tmp_path / "empty").mkdir()
+    assert "nothing yet" in summary(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="no such run folder"):
+        summary(tmp_path / "nowhere")
