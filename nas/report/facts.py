@@ -74,7 +74,7 @@ def quality(run: RunFolder) -> list[str]:
     sentences = []
     for row in sorted(last, key=lambda row: -row.steps):
         text = (
-            f"After the {row.model} stage, at {plural(row.steps, 'step')}, the Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance to held-out clips"
+            f"After the {row.model} stage, at {plural(row.steps, 'step')}, the Fréchet distance to held-out clips"
             f" is {figures(row.frechet)}{_beside(rows, row)}; {percent(row.direction_accuracy)} of the clips move as"
             f" their caption says and {percent(row.digit_accuracy)} show its digit"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -208,8 +208,3 @@ def layers(choices: dict[str, str]) -> dict[str, int]:
         if choice != NONE:
             counts[choice] = counts.get(choice, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def budget_share(costs: Any, budget: dict[str, float]) -> dict[str, float]:
-    """Each bounded cost as a share of its bound."""
-    return {name: getattr(costs, name) / bound for name, bound in budget.items() if hasattr(costs, name) and bound > 0}

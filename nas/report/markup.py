@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -42,11 +44,25 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup("".join(parts))
 
 
-def join(children: Any, separator: str = "") -> Markup:
+def join(children: Any) -> Markup:
     """Children one after the other, each escaped."""
     if isinstance(children, str) or not hasattr(children, "__iter__"):
         return escape(children)
-    return Markup(escape(separator).join(join(child) for child in children))
+    return Markup("".join(join(child) for child in children))
+
+
+def table(heads: Sequence[str], rows: Sequence[Markup], class_: str, words: Sequence[str] = ()) -> Markup:
+    """A table with a head; the heads in `words` stand above words, which are set to the left, not above numbers."""
+    cells = [tag("th", head, scope="col", class_="name" if head in words else None) for head in heads]
+    return tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows), class_=class_)
+
+
+def bar(share: float, *marks: Any, colour: str | None = None, over: bool = False, cut: bool = False) -> Markup:
+    """A bar as long as `share` of its track; `marks` stand on it."""
+    share = 0.0 if math.isnan(share) else min(max(share, 0.0), 1.0)
+    style = f"width:{share:.2%}" + (f";background:{colour}" if colour else "")
+    filled = tag("i", class_="bar" + " over" * over + " cut" * cut, style=style)
+    return tag("div", filled, marks, class_="bullet")
 
 
 def json_island(value: Any, id: str) -> Markup:

@@ -11,7 +11,8 @@ from string import Template
 
 import nas
 from nas.files import write_atomic
-from nas.report import clips_section, facts, result_sections, search_sections, table_section
+from nas.report import clips_section, cost_section, facts, result_sections, search_sections, table_section
+from nas.report.colours import short
 from nas.report.folder import RunFolder
 from nas.report.markup import Markup, escape, join, json_island, tag
 from nas.report.numbers import plural
@@ -62,7 +63,7 @@ def _body(run: RunFolder, shown: list[Shown]) -> Markup:
         ("front", "Front", "The Pareto front", search_sections.front(run, shown)),
         ("architecture", "Architecture", "The architecture", search_sections.architecture(run, shown)),
         ("candidates", "Candidates", "The best candidates", search_sections.candidates(run, shown)),
-        ("costs", "Costs", "What each slot costs", search_sections.breakdown(run)),
+        ("costs", "Costs", "What each slot costs", cost_section.breakdown(run)),
         ("table", "Table", "The lookup table", table_section.lookup_table(run)),
         ("samples", "Clips", "Clips, stage by stage", clips_section.samples(run)),
         ("quality", "Quality", "How good the clips are", result_sections.quality(run)),
@@ -134,7 +135,7 @@ def _data(run: RunFolder, shown: list[Shown]) -> dict:
     return {
         "slots": run.slots,
         "colours": run.colours,
-        "short": {choice: search_sections.short(choice) for choice in run.colours},
+        "short": {choice: short(choice) for choice in run.colours},
         "latency_ms": latencies,
         "full_ms": longest_latency_ms(latencies, [a.choices for a in shown]),
         "budget": run.record.budget,

@@ -1,8 +1,9 @@
-"""The page's second half: training curves, clips, their quality, what was exported, and where the numbers come from."""
+"""The page's last sections: how good the clips are, training curves, exports, and where the numbers come from."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pandas as pd
 
 from nas.report import svg
 from nas.report.folder import RunFolder, stage_order
-from nas.report.markup import Markup, join, tag
-from nas.report.numbers import duration, figures, percent
+from nas.report.markup import Markup, bar, join, table, tag
+from nas.report.numbers import MISSING, duration, figures, megabytes, percent
 from nas.report.search_sections import absent
 
 
@@ -28,9 +29,8 @@ def training(run: RunFolder) -> Markup:
         large = [_curve(history, column, 340, 150) for column in main]
         small = [_curve(history, column, 200, 96) for column in columns if column not in main]
         title = tag("h3", stage, " ", tag("small", ", ".join(told)))
-        parts.append(
-            tag("div", title, tag("div", large, tag("div", small, class_="small"), class_="curves"), class_="stage")
-        )
+        curves = tag("div", large, tag("div", small, class_="small"), class_="curves")
+        parts.append(tag("div", title, curves, class_="stage"))
     broken = [why for part, why in run.missing.items() if part.startswith("history ")]
     parts += [tag("p", words, ".", class_="absent") for words in broken]
     return join(parts) if parts else absent(run, "training")
@@ -50,60 +50,40 @@ def _curve(history: pd.DataFrame, column: str, width: float, height: float) -> M
 
 def quality(run: RunFolder) -> Markup:
     """Every model at every number of steps, with the control and the real clips."""
-    rows = []
-    top = max((row.frechet for row in run.record.quality if row.steps), default=0.0) or 1.0
-    before = None
+    if not run.record.quality:
+        return tag("p", "Not in this run yet: no stage has been evaluated.", class_="absent")
+    finite = [row.frechet for row in run.record.quality if math.isfinite(row.frechet)]
+    rows, top, before = [], max(finite, default=0.0) or 1.0, None
     for row in sorted(run.record.quality, key=lambda r: (r.steps == 0, -r.steps, stage_order(r.model))):
-        first, before = before not in (None, row.steps), row.steps
-        steps = str(row.steps) if row.steps else "\N{EN DASH}"
+        classes = [row.model] * (row.model in ("real", "control")) + ["first"] * (before not in (None, row.steps))
         kind = {"real": "held-out real clips", "control": "control: continued training"}.get(row.model, row.model)
         rows.append(
             tag(
                 "tr",
                 tag("th", kind, scope="row"),
-                tag("td", steps, data_name="steps"),
-                tag("td", figures(row.frechet), data_name="Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance"),
-                tag("td", _bar(row.frechet / top), class_="barcell"),
+                tag("td", row.steps or MISSING, data_name="steps"),
+                tag("td", figures(row.frechet), data_name="Fréchet distance"),
+                tag("td", bar(row.frechet / top), class_="barcell"),
                 tag("td", percent(row.digit_accuracy, 1), data_name="digit"),
                 tag("td", percent(row.direction_accuracy, 1), data_name="direction"),
-                tag("td", _bar(row.direction_accuracy), class_="barcell"),
-                class_=f"{row.model if row.model in ('real', 'control') else ''} {'first' if first else ''}".strip()
-                or None,
+                tag("td", bar(row.direction_accuracy), class_="barcell"),
+                class_=" ".join(classes) or None,
             )
         )
-    if not rows:
-        return tag("p", "Not in this run yet: no stage has been evaluated.", class_="absent")
-    heads = (
-        "Model",
-        "Steps",
-        "Fr\N{LATIN SMALL LETTER E WITH ACUTE}chet distance \N{DOWNWARDS ARROW}",
-        "",
-        "Digit \N{UPWARDS ARROW}",
-        "Direction \N{UPWARDS ARROW}",
-        "",
-    )
-    head = tag("tr", [tag("th", words, scope="col") for words in heads])
-    return tag("table", tag("thead", head), tag("tbody", rows), class_="figures cards")
-
-
-def _bar(share: float) -> Markup:
-    return tag("div", tag("i", class_="bar", style=f"width:{min(max(share, 0), 1):.1%}"), class_="bullet")
+        before = row.steps
+    return table(("Model", "Steps", "Fréchet distance ↓", "", "Digit ↑", "Direction ↑", ""), rows, "figures cards")
 
 
 def exported(run: RunFolder) -> Markup:
+    """The packages and the recipe."""
+    if not run.record.exported:
+        return tag("p", "Not in this run yet: nothing has been exported.", class_="absent")
     rows = [
-        tag(
-            "tr",
-            tag("th", e.format, scope="row"),
-            tag("td", e.path, class_="key"),
-            tag("td", f"{figures(e.size_mb)} MB"),
-        )
+        tag("tr", tag("th", e.format, scope="row"), tag("td", e.path, class_="key"), tag("td", megabytes(e.size_mb)))
         for e in run.record.exported
     ]
-    if not rows:
-        return tag("p", "Not in this run yet: nothing has been exported.", class_="absent")
-    head = tag("tr", [tag("th", words, scope="col") for words in ("Format", "File in the run folder", "Size")])
-    return tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="figures"), class_="scroll")
+    heads = ("Format", "File in the run folder", "Size")
+    return tag("div", table(heads, rows, "figures", words=heads[1:2]), class_="scroll")
 
 
 def provenance(run: RunFolder) -> Markup:
@@ -114,24 +94,18 @@ def provenance(run: RunFolder) -> Markup:
         identity["space.yaml now"] = f"{run.space.hash}: not what the run recorded"
     # the whole configuration is shown as the file that it was read from
     provenance = {key: value for key, value in record.provenance.items() if key != "config" or not config.is_file()}
-    files = {
-        name: _hash(run.path / name)
-        for name in ("config.yaml", "space.yaml", "table.csv", "front.csv", "architecture.json")
-    }
+    names = ("config.yaml", "space.yaml", "table.csv", "front.csv", "architecture.json")
+    files = {name: _hash(run.path / name) for name in names if (run.path / name).is_file()}
     parts = [
         _steps(record.step_seconds),
         _facts("Run", {**identity, **provenance}),
         _facts("Lookup table", run.table.meta if run.table else {}),
-        _facts("Files, SHA-256", {name: digest for name, digest in files.items() if digest}),
+        _facts("Files, SHA-256", files),
     ]
     if run.table is not None and run.table.calibration:
         c = run.table.calibration
-        parts.append(
-            _facts(
-                "Calibration",
-                {"latency": f"{figures(c.scale, 4)} \N{MULTIPLICATION SIGN} sum + {figures(c.offset_ms)} ms"},
-            )
-        )
+        law = f"{figures(c.scale, 4)} \N{MULTIPLICATION SIGN} sum + {figures(c.offset_ms)} ms"
+        parts.append(_facts("Calibration", {"latency": law}))
     if config.is_file():
         words = config.read_text(encoding="utf-8", errors="replace")[:20_000]
         parts.append(tag("details", tag("summary", "config.yaml"), tag("pre", words)))
@@ -147,7 +121,7 @@ def _steps(seconds: Mapping[str, float]) -> Markup:
             "tr",
             tag("th", step, scope="row"),
             tag("td", duration(s)),
-            tag("td", _bar(s / total if total > 0 else 0), class_="barcell"),
+            tag("td", bar(s / (total or 1)), class_="barcell"),
         )
         for step, s in seconds.items()
     ]
@@ -174,5 +148,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
             yield f"{prefix}{key}", str(value)
 
 
-def _hash(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,16 +1,14 @@
-"""The page's first half: the architecture, the front it comes from, what it costs, and the table behind the costs."""
+"""The page's first sections: the winner, what it costs against the budget, and the front that it was chosen from."""
 
 from __future__ import annotations
 
 import math
 
-from nas.costs import Cost
 from nas.report import facts, svg
-from nas.report.colours import BACKBONE, short
 from nas.report.folder import RunFolder
-from nas.report.markup import Markup, tag
+from nas.report.markup import Markup, bar, table, tag
 from nas.report.numbers import MISSING, count, figures, megabytes, milliseconds, percent, plural
-from nas.report.shown import Shown
+from nas.report.shown import Shown, layer_key
 from nas.report.unet import draw, longest_latency_ms
 from nas.spaces import NONE
 
@@ -32,15 +30,10 @@ def key_figures(run: RunFolder) -> Markup:
     rows = []
     for name, unit in UNITS.items():
         guess, value, bound = getattr(predicted, name, None), getattr(measured, name, None), run.record.budget.get(name)
-        top = max(v for v in (guess, value, bound, 1e-9) if v is not None) * 1.08
         best = value if value is not None else guess
+        top = max((v for v in (guess, value, bound) if v is not None and math.isfinite(v)), default=0) * 1.08 or 1.0
         over = bound is not None and best > bound
-        marks = [
-            tag("i", class_="bar over" if over else "bar", style=f"width:{best / top:.2%}"),
-            tag("i", class_="guess", style=f"left:{guess / top:.2%}") if guess is not None else "",
-            tag("i", class_="limit", style=f"left:{bound / top:.2%}") if bound is not None else "",
-        ]
-        used = percent(best / bound) if bound else MISSING
+        marks = [_mark("guess", guess, top), _mark("limit", bound, top)]
         rows.append(
             tag(
                 "tr",
@@ -48,13 +41,22 @@ def key_figures(run: RunFolder) -> Markup:
                 tag("td", unit(value), data_name="measured"),
                 tag("td", unit(guess), data_name="predicted"),
                 tag("td", unit(bound), data_name="budget"),
-                tag("td", used, data_name="of budget", class_="over" if over else None),
-                tag("td", tag("div", marks, class_="bullet"), class_="wide", aria_hidden="true"),
+                tag(
+                    "td",
+                    percent(best / bound) if bound else MISSING,
+                    data_name="of budget",
+                    class_="over" if over else None,
+                ),
+                tag("td", bar(best / top, marks, over=over), class_="wide", aria_hidden="true"),
             )
         )
-    heads = ("", "Measured whole", "Predicted", "Budget", "Of budget", "")
-    head = tag("tr", [tag("th", words, scope="col") for words in heads])
-    return tag("table", tag("thead", head), tag("tbody", rows), class_="figures keys")
+    return table(("", "Measured whole", "Predicted", "Budget", "Of budget", ""), rows, "figures keys")
+
+
+def _mark(class_: str, value: float | None, top: float) -> Markup:
+    if value is None or not math.isfinite(value):
+        return Markup()
+    return tag("i", class_=class_, style=f"left:{value / top:.2%}")
 
 
 def architecture(run: RunFolder, shown: list[Shown]) -> Markup:
@@ -121,52 +123,43 @@ def _totals(run: RunFolder, first: Shown | None) -> Markup:
 
 def front(run: RunFolder, shown: list[Shown]) -> Markup:
     """The Pareto front as three linked projections: each cost against the score."""
-    scored = [(i, a) for i, a in enumerate(shown) if a.score is not None]
+    scored = [(i, a) for i, a in enumerate(shown) if a.can_be_drawn]
     if run.front is None or not scored:
         return absent(run, "front")
     chosen = next((i for i, a in scored if a.chosen), None)
+    millions = max(a.params for _, a in scored) >= 1e6
+    axes = (
+        ("latency_ms", "ms", 1.0),
+        ("memory_mb", "MB", 1.0),
+        ("params", "millions" if millions else "thousands", 1e-6 if millions else 1e-3),
+    )
     charts = []
-    most = max(a.params for _, a in scored)
-    scale, letter = (1e-6, "millions") if most >= 1e6 else (1e-3, "thousands")
-    for name, words, unit, factor in (
-        ("latency_ms", "Latency", "ms", 1.0),
-        ("memory_mb", "Peak memory", "MB", 1.0),
-        ("params", "Parameters", letter, scale),
-    ):
+    for name, unit, factor in axes:
         points = [(i, getattr(a, name), a.score) for i, a in scored]
-        charts.append(svg.scatter(points, chosen, run.record.budget.get(name), words, unit, factor))
-    number_on_front = sum(a.on_front for a in shown)
+        charts.append(svg.scatter(points, chosen, run.record.budget.get(name), NAMES[name], unit, factor))
     words = (
-        f"{plural(number_on_front, 'architecture')} that no other beats in score, latency, memory and parameters at once."
-        " Up is better, left is cheaper; the line joins the best score at each cost, the shaded part is beyond the budget."
-        " The ringed point is the chosen one. Point at a dot to see its layers, choose it to draw it on the UNet below."
+        f"{plural(sum(a.on_front for a in shown), 'architecture')} that no other beats in score, latency, memory and"
+        " parameters at once. Up is better, left is cheaper; the line joins the best score at each cost, the shaded part"
+        " is beyond the budget. The ringed point is the chosen one. Point at a dot to see its layers, choose it to draw"
+        " it on the UNet below."
     )
     return tag("div", tag("p", words, class_="caption"), tag("div", charts, class_="charts"))
 
 
 def candidates(run: RunFolder, shown: list[Shown]) -> Markup:
     """The best of the search, briefly retrained before the choice."""
+    if not run.record.candidates:
+        return tag("p", "Not in this run yet: no candidate has been retrained.", class_="absent")
+    places = {a.key: i for i, a in enumerate(shown)}
     rows = []
-    by_key = {a.key: i for i, a in enumerate(shown)}
     for rank, candidate in enumerate(run.record.candidates, start=1):
-        key = Shown(candidate.choices, 0, 0, 0, None, "").key
-        place = by_key.get(key)
-        chosen = place is not None and shown[place].chosen
-        chips = [
-            tag(
-                "i",
-                class_="chip",
-                style=f"background:{run.colours.get(choice, 'transparent')}",
-                title=f"{slot}: {choice}",
-            )
-            for slot in run.slots or candidate.choices
-            for choice in [candidate.choices.get(slot, NONE)]
-        ]
+        place = places[layer_key(candidate.choices)]
+        chosen = shown[place].chosen
         rows.append(
             tag(
                 "tr",
-                tag("th", f"{rank}", scope="row", data_name="Candidate"),
-                tag("td", tag("span", chips, class_="chips"), class_="name"),
+                tag("th", rank, scope="row", data_name="Candidate"),
+                tag("td", _chips(run, candidate.choices), class_="name"),
                 tag("td", figures(candidate.score, 4), data_name="score"),
                 tag("td", figures(candidate.retrained_loss, 4), data_name="loss retrained"),
                 tag("td", milliseconds(candidate.predicted.latency_ms), data_name="latency"),
@@ -175,102 +168,20 @@ def candidates(run: RunFolder, shown: list[Shown]) -> Markup:
                 tag("td", tag("button", "chosen" if chosen else "draw", type="button", data_draw=place), class_="act"),
                 class_="chosen" if chosen else None,
             )
-        )  # fmt: skip
-    if not rows:
-        return tag("p", "Not in this run yet: no candidate has been retrained.", class_="absent")
+        )
     heads = ("", "Layers in order", "Score", "Loss retrained", "Latency", "Memory", "Parameters", "")
-    head = tag(
-        "tr", [tag("th", words, scope="col", class_="name" if i == 1 else None) for i, words in enumerate(heads)]
-    )
     words = "Rank by the search's score; the score comes from shared weights, so each was briefly trained by itself."
-    table = tag("table", tag("thead", head), tag("tbody", rows), class_="figures cards")
-    return tag("div", tag("p", words, class_="caption"), table)
+    return tag("div", tag("p", words, class_="caption"), table(heads, rows, "figures cards", words=heads[1:2]))
 
 
-def breakdown(run: RunFolder) -> Markup:
-    """Latency and memory slot by slot, and what every other choice would have cost there."""
-    cost = run.cost
-    if cost is None:
-        return absent(run, "costs", "table", "architecture", "space")
-    frame = cost.breakdown
-    weights = float(frame["weights_mb"].sum())
-    peak = float(frame["memory_mb"].max())
-    added = float(frame["latency_ms"].sum())
-    words = (
-        f"As predicted from the table. Latency adds up to {milliseconds(cost.latency_ms)}"
-        + (
-            f" (calibration adds {milliseconds(cost.latency_ms - added)})"
-            if abs(cost.latency_ms - added) > 1e-6
-            else ""
-        )
-        + f"; peak memory is all weights ({megabytes(weights)}) plus the largest that is alive at once"
-        f" ({megabytes(peak)}). Thin marks are the other choices of the slot."
-    )
-    full = {"latency_ms": _longest(run, cost), "memory_mb": peak or 1.0}
-    if (frame["latency_ms"] > full["latency_ms"]).any():
-        words += " A bar that would be longer than the others' scale is cut."
-    rows = [_breakdown_row(run, row, full, cost) for row in frame.to_dict("records")]
-    heads = ("Slot", "Choice", "Latency", "", "Alive", "", "Weights", "Parameters")
-    head = tag(
-        "tr", [tag("th", words, scope="col", class_="name" if i == 1 else None) for i, words in enumerate(heads)]
-    )
-    table = tag("table", tag("thead", head), tag("tbody", rows), class_="figures breakdown")
-    return tag("div", tag("p", words, class_="caption"), _stack(run, cost), table)
-
-
-def _longest(run: RunFolder, cost: Cost) -> float:
-    slots = cost.breakdown[cost.breakdown["slot"] != "backbone"]["latency_ms"]
-    return float(slots[slots.map(math.isfinite)].max()) * 1.6 or 1.0
-
-
-def _stack(run: RunFolder, cost: Cost) -> Markup:
-    """The whole latency as one bar: the backbone, then every slot in the order they run."""
-    total = cost.latency_ms
-    parts = []
-    for row in cost.breakdown.to_dict("records"):
-        if row["latency_ms"] > 0 and math.isfinite(total):
-            colour = BACKBONE if row["slot"] == "backbone" else run.colours.get(row["choice"], BACKBONE)
-            share = row["latency_ms"] / total
-            says = f"{row['slot']} {row['choice']}: {milliseconds(row['latency_ms'])}, {percent(share)}"
-            parts.append(tag("i", style=f"flex:{share:.5f};background:{colour}", title=says))
-    return tag(
-        "div", parts, class_="stack", role="img", aria_label="Latency of the backbone and of each slot, end to end"
-    )
-
-
-def _breakdown_row(run: RunFolder, row: dict, full: dict[str, float], cost: Cost) -> Markup:
-    slot, choice = row["slot"], row["choice"]
-    colour = BACKBONE if slot == "backbone" else run.colours.get(choice, "transparent")
-    marks = []
-    if slot != "backbone":
-        for other, ms in run.slot_latencies_ms.get(slot, {}).items():
-            if other not in (choice, NONE) and ms <= full["latency_ms"]:
-                left = ms / full["latency_ms"]
-                style = f"left:{left:.2%};background:{run.colours.get(other)}"
-                marks.append(tag("i", class_="other", style=style, title=f"{other}: {milliseconds(ms)}"))
-    cells = []
-    for name, unit in (("latency_ms", milliseconds), ("memory_mb", megabytes)):
-        share = min(row[name] / full[name], 1.0) if math.isfinite(row[name]) else 1.0
-        bar = tag(
-            "i",
-            class_="bar" + (" cut" if row[name] > full[name] else ""),
-            style=f"width:{share:.2%};background:{colour}",
-        )
-        words = {"latency_ms": "latency", "memory_mb": "alive"}[name]
-        cells.append(tag("td", unit(row[name]) if choice != NONE else MISSING, data_name=words))
-        cells.append(
-            tag("td", tag("div", bar, marks if name == "latency_ms" else "", class_="bullet"), class_="barcell")
-        )
-    label = "spatial UNet" if slot == "backbone" else short(choice)
-    return tag(
-        "tr",
-        tag("th", slot, scope="row"),
-        tag("td", label, class_="name", data_name="choice"),
-        *cells,
-        tag("td", megabytes(row["weights_mb"]) if choice != NONE else MISSING, data_name="weights"),
-        tag("td", count(row["params"]) if choice != NONE else MISSING, data_name="parameters"),
-        class_="none" if choice == NONE else None,
-    )
+def _chips(run: RunFolder, choices: dict[str, str]) -> Markup:
+    """The architecture as a row of small squares, one per slot, in the colours of its layers."""
+    taken = [(slot, choices.get(slot, NONE)) for slot in run.slots or choices]
+    chips = [
+        tag("i", class_="chip", style=f"background:{run.colours.get(choice, 'transparent')}", title=f"{slot}: {choice}")
+        for slot, choice in taken
+    ]
+    return tag("span", chips, class_="chips")
 
 
 def cautions(run: RunFolder) -> Markup:

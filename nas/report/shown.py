@@ -26,8 +26,18 @@ class Shown:
 
     @property
     def key(self) -> tuple[tuple[str, str], ...]:
-        """Equal for architectures that are the same model."""
-        return tuple(sorted((slot, choice) for slot, choice in self.choices.items() if choice != NONE))
+        return layer_key(self.choices)
+
+    @property
+    def can_be_drawn(self) -> bool:
+        """Whether it has a place in a chart of cost against score."""
+        numbers = (self.latency_ms, self.memory_mb, self.params, self.score)
+        return all(n is not None and math.isfinite(n) for n in numbers)
+
+
+def layer_key(choices: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Equal for choices that make the same model: a slot that is not named is empty."""
+    return tuple(sorted((slot, choice) for slot, choice in choices.items() if choice != NONE))
 
 
 def architectures(run: RunFolder) -> list[Shown]:

@@ -7,7 +7,7 @@ import math
 from nas.costs import Row
 from nas.report.colours import short
 from nas.report.folder import RunFolder
-from nas.report.markup import Markup, tag
+from nas.report.markup import Markup, table, tag
 from nas.report.numbers import MISSING, count, figures, plural
 from nas.report.search_sections import absent
 from nas.spaces import NONE, SearchSpace, Workload
@@ -18,25 +18,16 @@ def lookup_table(run: RunFolder) -> Markup:
     if run.table is None:
         return absent(run, "table")
     rows = run.table.rows()
-    maps = (
-        []
-        if run.space is None
-        else [
-            _heat_map(run, rows, "latency_ms", "Latency / ms"),
-            _heat_map(run, rows, "memory_mb", "Activation memory / MB"),
-        ]
-    )
+    maps = []
+    if run.space is not None:
+        maps.append(_heat_map(run, rows, "latency_ms", "Latency / ms"))
+        maps.append(_heat_map(run, rows, "memory_mb", "Activation memory / MB"))
+    sources = [row.source for row in rows.values()]
+    counts = {source: sources.count(source) for source in dict.fromkeys(sources)}
+    told = ", ".join(f"{n} {source}" for source, n in counts.items()) if len(counts) > 1 else f"all {''.join(counts)}"
     infeasible = sum(row.status != "ok" for row in rows.values())
-    sources = {s: sum(r.source == s for r in rows.values()) for s in dict.fromkeys(r.source for r in rows.values())}
-    told = (
-        ", ".join(f"{n} {source}" for source, n in sources.items())
-        if len(sources) > 1
-        else f"all {next(iter(sources), '')}"
-    )
-    words = f"{plural(len(rows), 'workload')}: {told}" + (
-        f"; {infeasible} cannot run on the device" if infeasible else ""
-    )
-    words += ". Cells hold the median, and the 10th to 90th percentile below it."
+    told += f"; {infeasible} cannot run on the device" if infeasible else ""
+    words = f"{plural(len(rows), 'workload')}: {told}. Cells hold the median, and the 10th to 90th percentile below it."
     detail = tag("details", tag("summary", f"All {plural(len(rows), 'row')}"), _rows(list(rows.values())))
     return tag("div", tag("p", words, class_="caption"), tag("div", maps, class_="maps"), detail)
 
@@ -47,20 +38,13 @@ def _heat_map(run: RunFolder, rows: dict[str, Row], column: str, title: str) -> 
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     body = []
     for operator in operators:
-        line = [
-            tag(
-                "th",
-                tag("i", class_="swatch", style=f"background:{run.colours.get(operator)}"),
-                short(operator),
-                scope="row",
-            )
-        ]
+        swatch = tag("i", class_="swatch", style=f"background:{run.colours.get(operator)}")
+        line = [tag("th", swatch, short(operator), scope="row")]
         for shape in shapes:
             line.append(_heat_cell(rows.get(cells.get((operator, shape), "")), column, low, high))
         body.append(tag("tr", line))
-    heads = [tag("th", "")] + [tag("th", _shape(shape), scope="col") for shape in shapes]
-    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", body), class_="heat")
-    return tag("figure", tag("figcaption", title), tag("div", table, class_="scroll"))
+    heat = table(["", *map(_shape, shapes)], body, "heat")
+    return tag("figure", tag("figcaption", title), tag("div", heat, class_="scroll"))
 
 
 def heat_cells(space: SearchSpace) -> tuple[dict[tuple[str, tuple], str], list[tuple], list[str]]:
@@ -79,11 +63,8 @@ def heat_cells(space: SearchSpace) -> tuple[dict[tuple[str, tuple], str], list[t
     shapes = list(dict.fromkeys(shape for _, shape in cells))
     if space.backbone is not None:
         shapes.sort(key=lambda s: (-s[3] * s[4], s[1]))
-    return (
-        cells,
-        shapes,
-        list(dict.fromkeys(choice for offered in space.slots.values() for choice in offered if choice != NONE)),
-    )
+    choices = dict.fromkeys(choice for offered in space.slots.values() for choice in offered if choice != NONE)
+    return cells, shapes, list(choices)
 
 
 def _shape(shape: tuple) -> str:
@@ -108,42 +89,25 @@ def _heat_cell(row: Row | None, column: str, low: float, high: float) -> Markup:
     return tag("td", figures(value), mark, below, style=f"--heat:{share:.3f}", title=row.workload)
 
 
+COLUMNS = {
+    "Median / ms": (lambda row: row.latency_ms, figures),
+    "p10 / ms": (lambda row: row.latency_p10_ms, figures),
+    "p90 / ms": (lambda row: row.latency_p90_ms, figures),
+    "\N{PLUS-MINUS SIGN}95% / ms": (lambda row: row.latency_ci_ms, figures),
+    "n": (lambda row: row.count, count),
+    "Memory / MB": (lambda row: row.memory_mb, figures),
+    "Weights / MB": (lambda row: row.weights_mb, figures),
+    "Parameters": (lambda row: row.params, count),
+}
+"""Numbers of a row: how to get one and how to write it."""
+
+
 def _rows(rows: list[Row]) -> Markup:
     """Every row; page.js sorts them by a column."""
-    names = (
-        "Workload",
-        "Median / ms",
-        "p10 / ms",
-        "p90 / ms",
-        "\N{PLUS-MINUS SIGN}95% / ms",
-        "n",
-        "Memory / MB",
-        "Weights / MB",
-        "Parameters",
-        "Source",
-    )
-    head = tag("tr", [tag("th", tag("button", name, type="button"), scope="col") for name in names])
     body = []
-    for r in rows:
-        numbers = (
-            r.latency_ms,
-            r.latency_p10_ms,
-            r.latency_p90_ms,
-            r.latency_ci_ms,
-            r.count,
-            r.memory_mb,
-            r.weights_mb,
-            r.params,
-        )
-        written = [count(n) if i in (4, 7) else figures(n) for i, n in enumerate(numbers)]
-        source = r.source if r.status == "ok" else f"{r.status}: {r.reason}"
-        body.append(
-            tag(
-                "tr",
-                tag("td", r.workload, class_="key"),
-                [tag("td", shown, data_value=repr(float(n))) for n, shown in zip(numbers, written)],
-                tag("td", source, class_="name"),
-            )
-        )
-    table = tag("table", tag("thead", head), tag("tbody", body), class_="figures sortable")
-    return tag("div", table, class_="scroll")
+    for row in rows:
+        cells = [tag("td", write(get(row)), data_value=repr(float(get(row)))) for get, write in COLUMNS.values()]
+        source = row.source if row.status == "ok" else f"{row.status}: {row.reason}"
+        body.append(tag("tr", tag("td", row.workload, class_="key"), cells, tag("td", source, class_="name")))
+    heads = [tag("button", name, type="button") for name in ("Workload", *COLUMNS, "Source")]
+    return tag("div", table(heads, body, "figures sortable"), class_="scroll")

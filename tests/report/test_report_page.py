@@ -222,6 +222,25 @@ def test_histories_with_odd_columns_are_drawn(run):
     assert "constant" not in words and "huge" in words and "59 steps" in words
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 0.0])
+def test_numbers_that_went_wrong_are_shown_as_such(run, number):
+    record = RunRecord.load(run)
+    costs = Costs(number, number, 0)
+    change(
+        run,
+        predicted=costs,
+        measured=costs,
+        candidates=tuple(dataclasses.replace(c, score=number, retrained_loss=number, predicted=costs) for c in record.candidates),
+        quality=tuple(dataclasses.replace(q, frechet=number, direction_accuracy=number) for q in record.quality),
+    )  # fmt: skip
+    table = LookupTable.load(run / "table.csv")
+    frame = table.frame.assign(status="infeasible", latency_ms=float("inf"), memory_mb=float("nan"))
+    dataclasses.replace(table, frame=frame).save(run / "table.csv")
+    page = page_of(run)
+    for attribute in ("style", "d", "x", "y", "width", "height", "cx", "cy", "viewbox"):
+        assert not [value for value in page.all(attribute) if "nan" in value or "inf" in value]
+
+
 def test_clips_outside_the_run_folder_are_not_embedded(run, tmp_path):
     secret = tmp_path / "secret.gif"
     secret.write_bytes((run / "samples" / "finetune" / "4.gif").read_bytes())
