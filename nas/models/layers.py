@@ -95,7 +95,8 @@ def sinusoid(positions: Tensor, channels: int, max_period: float = 10000.0) -> T
     half = (channels + 1) // 2
     steps = torch.arange(half, dtype=torch.float32, device=positions.device)
     angles = positions.float()[:, None] * torch.exp(-math.log(max_period) / max(half, 1) * steps)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)[:, :channels]
+    sines = angles[:, :-1].sin() if channels % 2 else angles.sin()  # no slice when whole: Core ML knows no alias
+    return torch.cat([angles.cos(), sines], dim=-1)
 
 
 def zero_(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
