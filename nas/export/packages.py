@@ -1,0 +1,133 @@
+"""Core ML packages of a checkpoint: denoiser, decoder and text encoder, and the check that they are what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nas
+from nas.costs import LookupTable
+from nas.errors import NasError
+from nas.export import manifest, operations, parts
+from nas.profiling.convert import coremltools, to_coreml
+from nas.spaces import Architecture, SearchSpace
+from nas.training import checkpoint as checkpoints
+from nas.training.text import TextEncoder
+
+MAX_RANK = 5
+
+
+def coreml(
+    checkpoint: str | Path, out: str | Path, target: str = "iOS17", table: LookupTable | None = None
+) -> list[Path]:
+    """Write `denoiser`, `decoder` and `text_encoder` as .mlpackage in float16, and the tokenizer's files.
+
+    Args:
+        checkpoint: the folder of a finished stage.
+        out: the export folder; its manifest is brought up to date.
+        target: the oldest system that must run them: `iOS17` or `iOS18`.
+        table: a lookup table of the device, to predict latency from.
+
+    Returns:
+        The packages, the tokenizer's folder and the manifest.
+
+    Raises:
+        ConfigError: the checkpoint is not one, or an unknown target.
+        MissingDependency: coremltools or the text encoder is not installed.
+        NasError: a part cannot be converted, or its package is not what the architecture asks for.
+    """
+    loaded, out = checkpoints.load(checkpoint), Path(out)
+    labels = _labels(loaded)
+    made = []
+    for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
+        model = to_coreml(part.module, part.inputs, part.output, target, float32=("timestep",))
+        model.short_description = part.says
+        model.version = nas.__version__
+        model.user_defined_metadata.update({**labels, "nas.part": part.name})
+        made.append(_save(model, out / f"{part.name}.mlpackage"))
+    check_package(made[0], loaded.architecture, loaded.space, labels["nas.weights_sha256"])
+    tokenizer, _ = TextEncoder(loaded.space.text).load()
+    tokenizer.save_pretrained(out / "tokenizer")
+    made.append(out / "tokenizer")
+    return [*made, manifest.record(out, "coreml", made, loaded, table)]
+
+
+def check_package(
+    path: str | Path, architecture: Architecture, space: SearchSpace, weights_sha256: str | None = None
+) -> None:
+    """Read a denoiser's .mlpackage and compare it with the architecture it should be.
+
+    Compared are inputs and outputs, every convolution, matrix product and attention with its shape, the rank of every
+    tensor, and the metadata.
+
+    Args:
+        weights_sha256: of the weights file that it should have been made from.
+
+    Raises:
+        NasError: it cannot be read, or differs; the text says where.
+    """
+    spec = read_package(path)
+    wanted = {"x": space.input_shape(), "timestep": (1,), "context": space.context_shape()}
+    _compare(path, "inputs", wanted, _shapes(spec.description.input))
+    _compare(path, "outputs", {"velocity": space.input_shape()}, _shapes(spec.description.output))
+    labels = spec.description.metadata.userDefined
+    found = json.loads(labels.get("nas.architecture", "null"))
+    _compare(path, "architecture", architecture.choices, found)
+    _compare(path, "space_hash", space.hash, labels.get("nas.space_hash"))
+    if weights_sha256 is not None:
+        _compare(path, "weights_sha256", weights_sha256, labels.get("nas.weights_sha256"))
+    differs = operations.difference(operations.of_architecture(space, architecture), operations.of_package(spec))
+    if differs:
+        raise NasError(f"{path}: is not the architecture that it is labelled as: it {differs}; export it again")
+    for operation in operations.program_operations(spec):
+        for output in operation.outputs:
+            if len(operations.shape_of(output)) > MAX_RANK:
+                raise NasError(f"{path}: '{output.name}' has rank {len(operations.shape_of(output))}, Core ML takes 5")
+
+
+def read_package(path: str | Path) -> Any:
+    """The protobuf of a Core ML program.
+
+    Raises:
+        MissingDependency: coremltools is not installed.
+        NasError: it is not a package with a program in it.
+    """
+    ct = coremltools()
+    try:
+        spec = ct.utils.load_spec(str(path))
+    except Exception as error:  # whatever coremltools raises on a broken file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NasError(f"{path}: cannot be read as a Core ML package ({reason})") from None
+    if spec.WhichOneof("Type") != "mlProgram":
+        raise NasError(f"{path}: is not an ML program; only those are written here")
+    return spec
+
+
+def _labels(loaded: checkpoints.Checkpoint) -> dict[str, str]:
+    """What a package says of itself, as Core ML keeps it: text by text."""
+    about = manifest.identity(loaded)
+    return {f"nas.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+def _save(model: Any, path: Path) -> Path:
+    """Write a package so that no half-written one stands under its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save(str(temporary))
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(temporary, path)
+    return path
+
+
+def _shapes(features: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    return {feature.name: tuple(feature.type.multiArrayType.shape) for feature in features}
+
+
+def _compare(path: str | Path, what: str, wanted: Any, found: Any) -> None:
+    if wanted != found:
+        raise NasError(f"{path}: {what}: has {found}, should have {wanted}; export it again")

@@ -1,0 +1,99 @@
+"""The three modules of a pipeline as a phone runs them, each with example inputs of its shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nas.models import Autoencoder
+from nas.spaces import Text
+from nas.training.checkpoint import Checkpoint
+from nas.training.text import TextEncoder
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module to export.
+
+    Attributes:
+        name: of the file, without suffix.
+        inputs: examples by the names of `forward`'s arguments; whole-number inputs are int32.
+        output: the name of the result.
+        says: what it does, for people.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    output: str
+    says: str
+
+
+def denoiser(checkpoint: Checkpoint) -> Part:
+    """One denoising step: `x (B, C, T, H, W)`, `timestep (1,)`, `context (B, tokens, dim)` -> velocity like `x`."""
+    space = checkpoint.space
+    inputs = {
+        "x": torch.zeros(space.input_shape()),
+        "timestep": torch.zeros(1),
+        "context": torch.zeros(space.context_shape()),
+    }
+    says = "One step of a flow-matching video denoiser: velocity at x for timestep 1000 t, t from 1 (noise) to 0."
+    return Part("denoiser", checkpoint.denoiser, inputs, "velocity", says)
+
+
+def decoder(checkpoint: Checkpoint) -> Part:
+    """`latents (1, C, T, h, w)` -> `video (1, image channels, T, H, W)` in [-1, 1]."""
+    latents = torch.zeros(1, *checkpoint.space.input_shape()[1:])
+    return Part(
+        "decoder", Decode(checkpoint.autoencoder), {"latents": latents}, "video", "Latents to pixels in [-1, 1]."
+    )
+
+
+def text_encoder(checkpoint: Checkpoint) -> Part:
+    """`input_ids (1, tokens)`, `attention_mask (1, tokens)`, as the tokenizer gives them -> `context (1, tokens, dim)`.
+
+    Raises:
+        MissingDependency: the encoder is not installed.
+    """
+    text = checkpoint.space.text
+    _, model = TextEncoder(text).load()
+    return Part(
+        "text_encoder", EncodeText(model), _token_inputs(text), "context", "Tokens of a caption to the context."
+    )
+
+
+class Decode(nn.Module):
+    """`Autoencoder.decode` as a module."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
+
+
+class EncodeText(nn.Module):
+    """A transformers text encoder with its attention mask spelled out, which converters cannot do for themselves.
+
+    Args:
+        model: a bidirectional encoder (BERT) or a causal one (CLIP's).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.causal = model, "clip" in model.config.model_type
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        length = input_ids.shape[1]
+        hidden = (1 - attention_mask)[:, None, None, :].expand(-1, 1, length, -1)
+        if self.causal:
+            hidden = torch.maximum(hidden, torch.ones(length, length, dtype=hidden.dtype).triu(1))
+        return self.model(input_ids=input_ids, attention_mask=hidden * -1e4).last_hidden_state
+
+
+def _token_inputs(text: Text) -> dict[str, Tensor]:
+    ones = torch.ones(1, text.tokens, dtype=torch.int32)
+    return {"input_ids": ones, "attention_mask": ones}

@@ -1,0 +1,176 @@
+"""A denoiser as one PyTorch file that needs nothing of this library: its classes, copied out of `nas.models`.
+
+What is copied is the library's own source text, so both compute the same, bit for bit. Only what the architecture uses
+comes along.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from types import ModuleType
+
+from nas.errors import SpaceError
+from nas.models import OPERATORS, backbone, denoiser, layers, operators
+from nas.models.denoiser import layers_by_site, module_name
+from nas.spaces import NONE, Architecture, Operator, SearchSpace
+
+SOURCES: tuple[ModuleType, ...] = (layers, operators, backbone, denoiser)
+"""In the order in which their definitions build on each other."""
+
+TEMPLATE = '''"""A text-to-video denoiser: search space {space.name} ({space.hash}), architecture
+
+{layers}
+
+It needs torch, and safetensors to load weights: `model = load("denoiser.safetensors")`.
+Written by nas {version}; the classes are those of nas.models.
+"""
+
+{imports}
+
+Backbone = SimpleNamespace
+
+
+{code}
+
+
+class Denoiser(UNet):
+    """Latents `{shape}`, timestep `(B,)` in 0..1000, text `(B, {text.tokens}, {text.dim})` -> a prediction like the latents.
+
+    Batch, frames, height and width may be others than these.
+    """
+
+    def __init__(self) -> None:
+        config = Backbone(**{config})
+        super().__init__(config, latent_channels={latent.channels}, context_dim={text.dim})
+        self.temporal = nn.ModuleDict(
+            {{
+{modules}
+            }}
+        )
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        layers = {{site: [self.temporal[name] for name in names] for site, names in LAYERS.items()}}
+        return run(self, x, timestep, context, layers)
+
+
+LAYERS = {sites}
+
+
+def load(path: str = "denoiser.safetensors") -> Denoiser:
+    """The denoiser with the weights of a file, ready for inference; `.train()` it to go on training."""
+    from safetensors.torch import load_file
+
+    model = Denoiser()
+    model.load_state_dict(load_file(path))
+    return model.eval()
+'''
+
+
+def source(space: SearchSpace, arch: Architecture, version: str) -> str:
+    """The text of the file.
+
+    Raises:
+        SpaceError: the space is cost-only, or the architecture belongs to another one.
+    """
+    arch = space.check(arch)
+    if space.backbone is None:
+        raise SpaceError(f"search space '{space.name}' is cost-only: it has no backbone to write a model of")
+    chosen = {slot: space.operators[choice] for slot, choice in arch.items if choice != NONE}
+    imports, code = _extract({"UNet", "run", *(OPERATORS[operator.kind].__name__ for operator in chosen.values())})
+    return TEMPLATE.format(
+        space=space,
+        version=version,
+        text=space.text,
+        latent=space.latent,
+        shape=str(space.input_shape()).replace("1,", "B,", 1),
+        layers="\n".join(f"    {slot:<12} {operator}" for slot, operator in chosen.items()) or "    no temporal layers",
+        imports=imports,
+        code=code,
+        config=asdict(space.backbone),
+        modules="\n".join(f"{' ' * 16}{_module(space, slot, operator)}," for slot, operator in chosen.items()),
+        sites={site: [name for name, _ in names] for site, names in layers_by_site(space, arch).items()},
+    )
+
+
+def _module(space: SearchSpace, slot: str, operator: Operator) -> str:
+    """The entry of a slot in the module dictionary, written out: `"down_0_0_0": Conv1D(64, kernel=3)`."""
+    options = dict(operator.options)
+    if "context" in options:
+        options["context_dim"] = space.text.dim
+    arguments = [str(space.sites[space.site_name(slot)].channels), *(f"{k}={v!r}" for k, v in options.items())]
+    return f'"{module_name(slot)}": {OPERATORS[operator.kind].__name__}({", ".join(arguments)})'
+
+
+@dataclass(frozen=True)
+class _Definition:
+    """A function, class or constant at the top of a source file, and the names that its text mentions."""
+
+    text: str
+    mentions: frozenset[str]
+
+
+def _extract(wanted: set[str]) -> tuple[str, str]:
+    """The definitions that `wanted` names need, in order, and the imports that those need."""
+    definitions: dict[str, _Definition] = {}
+    imports: dict[str, Import] = {"SimpleNamespace": ("types", "SimpleNamespace"), "nn": ("torch", "nn")}
+    for module in SOURCES:
+        text = inspect.getsource(module)
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                imports |= _imports(node)
+            else:
+                definitions |= {name: _definition(text, node) for name in _names(node)}
+    needed, waiting = set(), set(wanted)
+    while waiting:
+        needed |= waiting
+        mentioned = set().union(*(definitions[name].mentions for name in waiting))
+        waiting = (mentioned & definitions.keys()) - needed
+    kept = [definition for name, definition in definitions.items() if name in needed]
+    used = {"SimpleNamespace", "nn", "Tensor"}.union(*(definition.mentions for definition in kept))
+    head = _import_lines([imports[name] for name in sorted(used & imports.keys())])
+    return head, "\n\n\n".join(definition.text for definition in kept)
+
+
+Import = tuple[str, str]
+"""`(module, what of it)`; nothing of it is the module itself."""
+
+
+def _imports(node: ast.Import | ast.ImportFrom) -> dict[str, Import]:
+    """What each name that an import statement brings stands for; none of this library's."""
+    if isinstance(node, ast.Import):
+        return {alias.asname or alias.name: (ast.unparse(alias), "") for alias in node.names}
+    if node.module == "__future__" or node.module.split(".")[0] == "nas":
+        return {}
+    return {alias.asname or alias.name: (node.module, ast.unparse(alias)) for alias in node.names}
+
+
+def _import_lines(imports: list[Import]) -> str:
+    """One line a module, the standard library's first."""
+    groups: dict[bool, list[str]] = {False: [], True: []}
+    for module, part in itertools.groupby(sorted(imports), key=lambda pair: pair[0]):
+        names = [name for _, name in part]
+        groups[module.startswith("torch")] += [f"import {module}"] * ("" in names)
+        if any(names):
+            groups[module.startswith("torch")].append(f"from {module} import {', '.join(filter(None, names))}")
+    return "from __future__ import annotations\n\n" + "\n\n".join(
+        "\n".join(sorted(lines, key=lambda line: line.startswith("from"))) for lines in groups.values()
+    )
+
+
+def _names(node: ast.stmt) -> Iterator[str]:
+    """The names that a statement at the top of a file defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def _definition(text: str, node: ast.stmt) -> _Definition:
+    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+    mentions = frozenset(name.id for name in ast.walk(node) if isinstance(name, ast.Name))
+    return _Definition("\n".join(text.splitlines()[first - 1 : node.end_lineno]), mentions)
