@@ -13,6 +13,7 @@ import nas
 from nas.costs import LookupTable
 from nas.errors import NasError
 from nas.export import manifest, operations, parts
+from nas.export.palettise import palettise
 from nas.profiling.convert import coremltools, to_coreml
 from nas.spaces import Architecture, SearchSpace
 from nas.training import checkpoint as checkpoints
@@ -22,7 +23,11 @@ MAX_RANK = 5
 
 
 def coreml(
-    checkpoint: str | Path, out: str | Path, target: str = "iOS17", table: LookupTable | None = None
+    checkpoint: str | Path,
+    out: str | Path,
+    target: str = "iOS17",
+    bits: int | None = None,
+    table: LookupTable | None = None,
 ) -> list[Path]:
     """Write `denoiser`, `decoder` and `text_encoder` as .mlpackage in float16, and the tokenizer's files.
 
@@ -30,13 +35,14 @@ def coreml(
         checkpoint: the folder of a finished stage.
         out: the export folder; its manifest is brought up to date.
         target: the oldest system that must run them: `iOS17` or `iOS18`.
+        bits: palettise weights to 8 or 6 bits each; by default they stay float16.
         table: a lookup table of the device, to predict latency from.
 
     Returns:
         The packages, the tokenizer's folder and the manifest.
 
     Raises:
-        ConfigError: the checkpoint is not one, or an unknown target.
+        ConfigError: the checkpoint is not one, or an unknown target or number of bits.
         MissingDependency: coremltools or the text encoder is not installed.
         NasError: a part cannot be converted, or its package is not what the architecture asks for.
     """
@@ -45,10 +51,11 @@ def coreml(
     made = []
     for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
         model = to_coreml(part.module, part.inputs, part.output, target, float32=("timestep",))
+        model = model if bits is None else palettise(model, bits)
         model.short_description = part.says
         model.version = nas.__version__
-        model.user_defined_metadata.update({**labels, "nas.part": part.name})
-        made.append(_save(model, out / f"{part.name}.mlpackage"))
+        model.user_defined_metadata.update({**labels, "nas.part": part.name, "nas.weight_bits": str(bits or 16)})
+        made.append(save(model, out / f"{part.name}.mlpackage"))
     check_package(made[0], loaded.architecture, loaded.space, labels["nas.weights_sha256"])
     tokenizer, _ = TextEncoder(loaded.space.text).load()
     tokenizer.save_pretrained(out / "tokenizer")
@@ -113,7 +120,7 @@ def _labels(loaded: checkpoints.Checkpoint) -> dict[str, str]:
     return {f"nas.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
-def _save(model: Any, path: Path) -> Path:
+def save(model: Any, path: Path) -> Path:
     """Write a package so that no half-written one stands under its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")

@@ -28,7 +28,7 @@ def coremltools() -> ModuleType:
         MissingDependency: it is not installed.
     """
     try:
-        with _quiet():
+        with quiet():
             import coremltools
     except ImportError:
         raise MissingDependency("coremltools is not installed; run: pip install coremltools") from None
@@ -70,7 +70,7 @@ def to_coreml(
         return ct.converters.mil.mil.types.fp32 if name in float32 else ct.converters.mil.mil.types.fp16
 
     try:
-        with _quiet():
+        with quiet():
             return ct.convert(
                 exported_program(module, inputs),
                 inputs=[ct.TensorType(name=name, shape=x.shape, dtype=dtype(name)) for name, x in inputs.items()],
@@ -110,7 +110,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the progress bars, warnings and log lines of a converter; exceptions come through."""
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.export import FORMATS, check_package, coreml, operations
-from nas.export.packages import read_package
+from nas.export import FORMATS, check_package, coreml, operations, parts
+from nas.export.packages import read_package, save
+from nas.export.palettise import palettise
+from nas.profiling.convert import to_coreml
 from nas.spaces import SearchSpace
 from nas.training import checkpoint
 
@@ -81,6 +83,49 @@ def test_ios_18_keeps_attention_whole(tiny_checkpoint, loaded, tmp_path):
     kinds = [operation.type for operation in operations.program_operations(spec)]
     assert spec.specificationVersion == 9 and "scaled_dot_product_attention" in kinds
     check_package(tmp_path / "denoiser.mlpackage", loaded.architecture, loaded.space)
+
+
+@pytest.fixture(scope="module")
+def plain(loaded):
+    part = parts.denoiser(loaded)
+    return to_coreml(part.module, part.inputs, part.output, float32=("timestep",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [8, 6])
+def test_palettised_weights_are_small_near_and_of_the_same_architecture(loaded, plain, tmp_path, bits):
+    """Every weight moves by at most one step of 2^bits values spread over its tensor's range."""
+    import coremltools as ct
+    import numpy as np
+
+    small = palettise(plain, bits)
+    small.user_defined_metadata.update({"nas.architecture": json.dumps(loaded.architecture.choices)})
+    small.user_defined_metadata.update({"nas.space_hash": loaded.space.hash})
+    paths = [save(model, tmp_path / f"{name}.mlpackage") for name, model in [("plain", plain), ("small", small)]]
+    check_package(paths[1], loaded.architecture, loaded.space)
+    before, after = (sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in paths)
+    assert after < before * {8: 0.75, 6: 0.65}[bits]  # biases and what is too small stay as they are
+    restored = ct.optimize.coreml.decompress_weights(small)
+    wanted, found = (weights(model) for model in (plain, restored))
+    compared = [name for name in wanted if name in found]
+    assert len(compared) > 20
+    for name in compared:
+        step = np.ptp(wanted[name]) / (2**bits - 1)
+        assert np.abs(wanted[name] - found[name]).max() <= step, name
+
+
+def weights(model) -> dict:
+    import coremltools as ct
+
+    return {
+        name.removesuffix("_palettized"): about.val.astype(float)
+        for name, about in ct.optimize.coreml.get_weights_metadata(model, weight_threshold=2048).items()
+    }
+
+
+def test_another_number_of_bits_is_one_line(tiny_checkpoint):
+    with pytest.raises(ConfigError, match="must be one of 6, 8, not 5"):
+        palettise(None, 5)
 
 
 def test_timesteps_are_not_rounded_before_their_sines(exported):
