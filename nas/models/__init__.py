@@ -7,6 +7,7 @@ from nas.models.discriminator import Discriminator
 from nas.models.operators import OPERATORS, build_operator
 from nas.models.paths import fair_round, sample_path
 from nas.models.supernet import Supernet
+from nas.models.tiling import decode_chunks
 
 __all__ = [
     "OPERATORS",
@@ -18,6 +19,7 @@ __all__ = [
     "VAEConfig",
     "build",
     "build_operator",
+    "decode_chunks",
     "fair_round",
     "sample_path",
 ]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nas.errors import ConfigError
-from nas.models import Autoencoder, VAEConfig
+from nas.models import Autoencoder, VAEConfig, decode_chunks
 
 CONFIGS = [
     VAEConfig((32, 64, 64), image_channels=1, scaling_factor=0.7),
@@ -102,3 +102,50 @@ def test_training_reaches_every_parameter(config):
     ((reconstruction - video).square().mean() + (mean.square() + log_variance.exp()).mean()).backward()
     idle = [name for name, p in autoencoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert idle == []
+
+
+def with_trained_temporal_factors(config):
+    autoencoder = Autoencoder(config)
+    with torch.no_grad():
+        for parameter in autoencoder.temporal_parameters():
+            parameter.normal_(0, 0.02)
+    return autoencoder
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4, 9])
+def test_chunks_give_the_whole_video(config, frames):
+    autoencoder = with_trained_temporal_factors(config)
+    latents = torch.randn(1, config.latent_channels, 7, 4, 6)
+    pieces = list(decode_chunks(autoencoder, latents, frames))
+    assert max(piece.shape[2] for piece in pieces) <= frames
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(pieces, 2), autoencoder.decode(latents), rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_in_chunks_is_the_image():
+    autoencoder = with_trained_temporal_factors(CONFIGS[1])
+    latents = torch.randn(1, 4, 1, 4, 4)
+    with torch.no_grad():
+        assert torch.equal(next(decode_chunks(autoencoder, latents)), autoencoder.decode(latents))
+
+
+def test_tiles_cover_and_blend():
+    """A decoder that only scales latents up has no statistics to differ in: its tiles must join without a seam."""
+    autoencoder = with_trained_temporal_factors(VAEConfig((32, 64), mid_attention=False))
+    autoencoder.decode_unscaled = lambda chunk, past: chunk[:, :3].repeat_interleave(2, 3).repeat_interleave(2, 4)
+    latents = torch.randn(1, 4, 3, 13, 10)
+    pieces = torch.cat(list(decode_chunks(autoencoder, latents, frames=2, tile=6, overlap=2)), 2)
+    torch.testing.assert_close(pieces, autoencoder.decode_unscaled(latents, None))
+
+
+def test_tiles_remember_their_own_past():
+    autoencoder = with_trained_temporal_factors(VAEConfig((32, 64), mid_attention=False))
+    latents = torch.randn(1, 4, 5, 12, 8)
+    one, many = (torch.cat(list(decode_chunks(autoencoder, latents, n, tile=8, overlap=4)), 2) for n in (5, 2))
+    torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options, message", [({"frames": 0}, "frames"), ({"tile": 4, "overlap": 4}, "overlap")])
+def test_impossible_pieces_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        next(decode_chunks(Autoencoder(CONFIGS[0]), torch.randn(1, 4, 2, 8, 8), **options))

@@ -1,0 +1,83 @@
+"""Decoding long or large clips in constant memory: chunks of frames, tiles of the image.
+
+Chunks give the same video as decoding at once, since the decoder's temporal factors are causal and remember the last
+two frames they saw. Tiles do not quite: the decoder's norms and attention look at the whole image, so each tile sees
+other statistics; overlaps are blended linearly to hide it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nas.errors import ConfigError
+from nas.models.autoencoder import Autoencoder, Past
+
+
+@torch.no_grad()
+def decode_chunks(
+    autoencoder: Autoencoder, latents: Tensor, frames: int = 4, tile: int | None = None, overlap: int = 8
+) -> Iterator[Tensor]:
+    """Decode `(B, latent_channels, T, h, w)` piece by piece; joined along T the pieces are the video.
+
+    Memory grows with `frames`, with `tile` squared, and, for what the temporal factors remember, with h*w; not with T.
+
+    Args:
+        autoencoder: its `scaling_factor` is taken out, as `decode` does.
+        latents: of the whole clip.
+        frames: per piece.
+        tile: height and width of a tile, in latents; None decodes whole frames.
+        overlap: of neighbouring tiles, in latents.
+
+    Yields:
+        `(B, image_channels, up to frames, H, W)`.
+
+    Raises:
+        ConfigError: `frames` below 1, or an overlap that leaves a tile nothing of its own.
+    """
+    if frames < 1:
+        raise ConfigError(f"frames: must be at least 1, not {frames}")
+    if tile is not None and not 0 <= overlap < tile:
+        raise ConfigError(f"overlap: must be at least 0 and below tile={tile}, not {overlap}")
+    height, width = latents.shape[3:]
+    boxes = [(y, x) for y in _starts(height, tile, overlap) for x in _starts(width, tile, overlap)]
+    still = latents.shape[2] == 1
+    pasts: list[Past | None] = [None if still else {} for _ in boxes]
+    size = (min(tile or height, height), min(tile or width, width))
+    for start in range(0, latents.shape[2], frames):
+        chunk = latents[:, :, start : start + frames] / autoencoder.scaling_factor
+        if len(boxes) == 1:
+            yield autoencoder.decode_unscaled(chunk, pasts[0])
+        else:
+            yield _decode_tiles(autoencoder, chunk, boxes, size, overlap, pasts)
+
+
+def _decode_tiles(autoencoder, chunk: Tensor, boxes: list, size: tuple, overlap: int, pasts: list) -> Tensor:
+    """All tiles of one chunk of frames, blended: each weighs less towards its edges, and weights are divided out."""
+    scale, config = autoencoder.config.downsampling, autoencoder.config
+    batch, _, frames, height, width = chunk.shape
+    video = chunk.new_zeros(batch, config.image_channels, frames, height * scale, width * scale)
+    total = chunk.new_zeros(height * scale, width * scale)
+    ramps = [_ramp(length * scale, overlap * scale, chunk) for length in size]
+    weight = ramps[0][:, None] * ramps[1]
+    for (y, x), past in zip(boxes, pasts):
+        part = autoencoder.decode_unscaled(chunk[..., y : y + size[0], x : x + size[1]], past)
+        rows, columns = slice(y * scale, (y + size[0]) * scale), slice(x * scale, (x + size[1]) * scale)
+        video[..., rows, columns] += part * weight
+        total[rows, columns] += weight
+    return video / total
+
+
+def _starts(length: int, tile: int | None, overlap: int) -> list[int]:
+    """Where tiles begin so that they cover `length`; the last is moved back to end with it."""
+    if tile is None or tile >= length:
+        return [0]
+    return [*range(0, length - tile, tile - overlap), length - tile]
+
+
+def _ramp(length: int, overlap: int, like: Tensor) -> Tensor:
+    """`(length,)`: rises over `overlap` at one end and falls at the other, above zero everywhere."""
+    steps = torch.arange(1, length + 1, dtype=like.dtype, device=like.device)
+    return torch.minimum(steps, steps.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
