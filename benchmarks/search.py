@@ -16,6 +16,7 @@ Finished runs are kept in --out and skipped when it is started again. `--table` 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ import pandas as pd
 
 from nas.costs import Budget, CostModel, LookupTable
 from nas.search import optimum
+from nas.search.placement import distributions
 from nas.search.problem import Pairs, Problem, Scores
-from nas.search.samplers import distributions, make_sampler
+from nas.search.samplers import make_sampler
 from nas.spaces import SearchSpace
 
 OPERATORS = ("SelfAttention1D", "SelfAttention3D", "Conv1D", "Conv3D", "CrossAttention1D", "CrossAttention3D")
@@ -150,7 +152,7 @@ def quality(space: SearchSpace, rng: np.random.Generator, with_pairs: bool) -> t
         return scores, {}
     common = rng.normal(size=(len(OPERATORS), len(OPERATORS)))
     pairs: Pairs = {}
-    for first, second in zip(slots, slots[1:]):
+    for first, second in itertools.pairwise(slots):
         table = 0.4 * value.mean() * (common + rng.normal(size=common.shape))
         pairs[first, second] = {
             (a, b): float(table[i, j]) for i, a in enumerate(OPERATORS) for j, b in enumerate(OPERATORS)

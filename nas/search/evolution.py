@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial
 
 from nas.costs import Budget, CostModel
 from nas.search.history import History
+from nas.search.placement import PlacementSampler, scalarise
 from nas.search.problem import Problem
 from nas.search.repair import repair
 from nas.spaces import NONE, SearchSpace
@@ -19,7 +14,7 @@ from nas.spaces import NONE, SearchSpace
 MOVES = ("add", "remove", "replace", "move")
 
 
-class EvolutionSampler(BaseSampler):
+class EvolutionSampler(PlacementSampler):
     """Mutates the best architectures so far; every proposal is within the budget.
 
     The first `population` proposals are random ones, repaired into the budget. Then a parent is the best of
@@ -29,7 +24,7 @@ class EvolutionSampler(BaseSampler):
     Args:
         population: architectures that may have children.
         tournament: draws that compete to be the parent.
-        seed: of the random numbers.
+        seed: see `PlacementSampler`.
     """
 
     TRIES = 200
@@ -43,41 +38,20 @@ class EvolutionSampler(BaseSampler):
         tournament: int = 3,
         seed: int | None = None,
     ) -> None:
-        self.problem = Problem.build(space, cost, budget)
+        super().__init__(Problem.build(space, cost, budget), seed)
         self.population, self.tournament = population, tournament
-        self._rng = np.random.default_rng(seed)
-        self._independent = RandomSampler(seed=seed)
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        from nas.search.samplers import distributions
-
-        return dict(distributions(self.problem))
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        if set(search_space) != set(self.problem.space.slots) or "fixed_params" in trial.system_attrs:
-            return {}
-        history = History.of(study, self.problem.space, but=trial.number)
+    def propose(self, history: History, rng: np.random.Generator) -> np.ndarray:
+        space = self.problem.space
         feasible = self.problem.feasible(history.codes) if len(history.codes) else np.zeros(0, dtype=bool)
         if feasible.sum() < self.population:
-            space = self.problem.space
-            return space.decode(repair(self.problem, space.encode(space.random(self._rng)), self._rng)).choices
-        parents = history.codes[feasible]
-        order = np.argsort(-history.values[feasible][:, 0], kind="stable")[: self.population]
+            return repair(self.problem, space.encode(space.random(rng)), rng)
+        score = scalarise(history.values[feasible], rng)
+        parents = history.codes[feasible][np.argsort(-score, kind="stable")[: self.population]]
         taken = {codes.tobytes() for codes in (*history.codes, *history.pending)}
-        return self.problem.space.decode(self._child(parents[order], taken)).choices
+        return self._child(parents, taken, rng)
 
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
-
-    def reseed_rng(self) -> None:
-        self._rng = np.random.default_rng()
-        self._independent.reseed_rng()
-
-    def _child(self, parents: np.ndarray, taken: set[bytes]) -> np.ndarray:
+    def _child(self, parents: np.ndarray, taken: set[bytes], rng: np.random.Generator) -> np.ndarray:
         """A feasible child that was not tried before, if `TRIES` mutations find one; else a repaired one.
 
         Args:
@@ -85,14 +59,14 @@ class EvolutionSampler(BaseSampler):
         """
         space = self.problem.space
         for _ in range(self.TRIES):
-            parent = parents[self._rng.integers(len(parents), size=self.tournament).min()]
+            parent = parents[rng.integers(len(parents), size=self.tournament).min()]
             child = parent.copy()
-            for _ in range(self._rng.geometric(0.5)):
-                child = mutate(space, child, str(self._rng.choice(MOVES)), self._rng)
+            for _ in range(rng.geometric(0.5)):
+                child = mutate(space, child, str(rng.choice(MOVES)), rng)
             child = space.encode(space.decode(child))
             if child.tobytes() not in taken and self.problem.feasible(child[None])[0]:
                 return child
-        return repair(self.problem, child, self._rng)
+        return repair(self.problem, child, rng)
 
 
 def mutate(space: SearchSpace, codes: np.ndarray, move: str, rng: np.random.Generator) -> np.ndarray:

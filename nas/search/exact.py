@@ -7,6 +7,7 @@ local polytope (Sherali and Adams, 1990), which is much tighter than one triangl
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field, replace
 
@@ -196,7 +197,7 @@ class Program:
     def columns(self, values: np.ndarray) -> np.ndarray:
         """The chosen column of each slot."""
         start = self.problem.start
-        return np.array([first + np.argmax(values[first:end]) for first, end in zip(start, start[1:])])
+        return np.array([first + np.argmax(values[first:end]) for first, end in itertools.pairwise(start)])
 
     def maximise(self, time_limit_s: float) -> tuple[np.ndarray | None, float, bool]:
         """The best values, an upper bound on the objective, and whether HiGHS finished."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -178,7 +179,7 @@ def _conflicts(space: SearchSpace, sizes: np.ndarray) -> np.ndarray:
     index = {slot: i for i, slot in enumerate(space.slots)}
     conflicts = np.zeros((start[-1], start[-1]), dtype=bool)
     for group in space.slot_groups:
-        for first, second in zip(group, group[1:]):
+        for first, second in itertools.pairwise(group):
             if NONE not in space.slots[first] or NONE not in space.slots[second]:
                 continue
             none = start[index[first]] + space.slots[first].index(NONE)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from nas.errors import ConfigError, MissingDependency, suggestion
 from nas.search.evolution import EvolutionSampler
+from nas.search.placement import distributions
 from nas.search.problem import Problem
 from nas.search.repair import repair
 from nas.search.sampler import BudgetSampler
@@ -66,11 +67,6 @@ def make_sampler(name: str | BaseSampler, problem: Problem, seed: int | None) ->
         raise ConfigError(f"no sampler '{name}'{suggestion(bare, SAMPLERS)}; each may be followed by {REPAIR}")
     sampler = SAMPLERS[bare](problem, seed)
     return RepairedSampler(sampler, problem, seed) if name.endswith(REPAIR) else sampler
-
-
-def distributions(problem: Problem) -> dict[str, CategoricalDistribution]:
-    """The study's parameters: one categorical per slot."""
-    return {slot: CategoricalDistribution(choices) for slot, choices in problem.space.slots.items()}
 
 
 class RepairedSampler(BaseSampler):

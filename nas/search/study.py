@@ -20,9 +20,10 @@ from nas.costs import Budget, CostModel
 from nas.errors import ConfigError
 from nas.search.evaluators import EvaluatorError
 from nas.search.exact import infeasible, solve
+from nas.search.placement import distributions
 from nas.search.problem import Problem
 from nas.search.result import COSTS, Result
-from nas.search.samplers import distributions, make_sampler
+from nas.search.samplers import make_sampler
 from nas.search.workers import Evaluator, InProcess, RayPool, Report
 from nas.spaces import Architecture, SearchSpace
 

@@ -120,6 +120,27 @@ class Prior:
             return Tied(term.share, term.operator, term.near * np.sqrt(scale))
         return Free(term.share, term.near * scale)
 
+    def draw(self, rng: np.random.Generator, log_variances: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """u `(D,)` and Q `(D, D)` before any data."""
+        log_variances = default_variances(self) if log_variances is None else log_variances
+        size, slot = self.size, self.problem.slot
+        u, q = np.zeros(size), np.zeros((size, size))
+        for term, variance in zip(self.terms, np.exp(log_variances)):
+            if isinstance(term, Additive):
+                u += np.sqrt(variance) * term.factor @ rng.normal(size=term.factor.shape[1])
+            elif isinstance(term, Tied):
+                count = term.operator.max() + 1
+                table = np.sqrt(variance) * rng.normal(size=(count, count))
+                q += self.untie(term, table)
+            else:
+                deviation = np.sqrt(variance * np.triu(term.near, 1))[np.ix_(slot, slot)]
+                q += _mirror(deviation * rng.normal(size=(size, size)))
+        return u, q
+
+    def untie(self, term: Tied, table: np.ndarray) -> np.ndarray:
+        slot = self.problem.slot
+        return _mirror(table[np.ix_(term.operator, term.operator)] * term.near[np.ix_(slot, slot)])
+
     @staticmethod
     def kernel_of(term: Additive | Tied | Free, x: np.ndarray) -> np.ndarray:
         if isinstance(term, Free):
@@ -186,27 +207,12 @@ class Surrogate:
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """One draw of u `(D,)` and Q `(D, D)` from the posterior, in units of the score."""
-        u, q = self._prior_draw(rng)
+        u, q = self.prior.draw(rng, self.variances)
         at_points = u[self.points].sum(1)
         at_points += q[self.points[:, :, None], self.points[:, None, :]].sum((1, 2)) / 2
         noise = rng.normal(size=len(self.points)) * np.sqrt(self.noise)
         du, dq = self._pull(cho_solve(self.factor, self.targets - at_points - noise), self.points)
         return (u + du) * self.scale, (q + dq) * self.scale
-
-    def _prior_draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        size, slot = self.prior.size, self.prior.problem.slot
-        u, q = np.zeros(size), np.zeros((size, size))
-        for term, variance in zip(self.prior.terms, np.exp(self.variances)):
-            if isinstance(term, Additive):
-                u += np.sqrt(variance) * term.factor @ rng.normal(size=term.factor.shape[1])
-            elif isinstance(term, Tied):
-                count = term.operator.max() + 1
-                table = np.sqrt(variance) * rng.normal(size=(count, count))
-                q += self._untie(term, table)
-            else:
-                deviation = np.sqrt(variance * np.triu(term.near, 1))[np.ix_(slot, slot)]
-                q += _mirror(deviation * rng.normal(size=(size, size)))
-        return u, q
 
     def _pull(self, alpha: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """u and Q as the data pull them: prior covariance x features' x alpha."""
@@ -220,15 +226,11 @@ class Surrogate:
                 u += variance * term.factor @ (term.factor.T @ toward)
             elif isinstance(term, Tied):
                 count = term.operator.max() + 1
-                q += self._untie(term, variance * (term.features(points).T @ alpha).reshape(count, count))
+                q += self.prior.untie(term, variance * (term.features(points).T @ alpha).reshape(count, count))
             else:
                 together = one_hot.T @ (alpha[:, None] * one_hot) if together is None else together
                 q += variance * _mirror(np.triu(term.near, 1)[np.ix_(slot, slot)] * together)
         return u, q
-
-    def _untie(self, term: Tied, table: np.ndarray) -> np.ndarray:
-        slot = self.prior.problem.slot
-        return _mirror(table[np.ix_(term.operator, term.operator)] * term.near[np.ix_(slot, slot)])
 
 
 def default_variances(prior: Prior) -> np.ndarray:
