@@ -4,6 +4,7 @@ from nas.models.autoencoder import Autoencoder, VAEConfig
 from nas.models.backbone import UNet
 from nas.models.denoiser import Denoiser, build
 from nas.models.discriminator import Discriminator
+from nas.models.memory import activation_bytes_estimate
 from nas.models.operators import OPERATORS, build_operator
 from nas.models.paths import fair_round, sample_path
 from nas.models.supernet import Supernet
@@ -17,6 +18,7 @@ __all__ = [
     "Supernet",
     "UNet",
     "VAEConfig",
+    "activation_bytes_estimate",
     "build",
     "build_operator",
     "decode_chunks",
