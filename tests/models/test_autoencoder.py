@@ -149,3 +149,20 @@ def test_tiles_remember_their_own_past():
 def test_impossible_pieces_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         next(decode_chunks(Autoencoder(CONFIGS[0]), torch.randn(1, 4, 2, 8, 8), **options))
+
+
+def test_the_decoder_exports_with_tensors_of_rank_five_at_most(config):
+    class Decode(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.autoencoder = with_trained_temporal_factors(config)
+
+        def forward(self, latents):
+            return self.autoencoder.decode(latents)
+
+    module, latents = Decode().eval(), torch.randn(1, config.latent_channels, 3, 4, 4)
+    program = torch.export.export(module, (latents,))
+    torch.testing.assert_close(program.module()(latents), module(latents))
+    nodes = program.run_decompositions({}).graph.nodes
+    assert "aten.alias.default" not in {str(node.target) for node in nodes}
+    assert max(n.meta["val"].dim() for n in nodes if isinstance(n.meta.get("val"), torch.Tensor)) <= 5
