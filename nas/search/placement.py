@@ -70,7 +70,7 @@ class PlacementSampler(BaseSampler):
 
 def scalarise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Several objectives `(N, K)`, higher is better, as one `(N,)`: a random augmented Chebyshev sum (Knowles, 2006)."""
-    if values.shape[1] == 1:
+    if values.shape[1] == 1 or len(values) == 0:
         return values[:, 0]
     low, high = values.min(0), values.max(0)
     weighted = (values - low) / np.where(high > low, high - low, 1.0) * rng.dirichlet(np.ones(values.shape[1]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import socket
+import threading
 import uuid
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ RETRIES = 2
 
 WORST_EXCESS = 10.0
 """Constraints are relative excesses over the bounds; what cannot run at all exceeds by this much."""
+
+DRIVER = "driver:"
+"""Prefix of the study's attributes that name its drivers, dead ones too."""
 
 _active: set[str] = set()  # tokens of the drivers that run in this process
 
@@ -141,8 +145,8 @@ def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; give the storage a file name, such as {path / 'study.journal'}")
-    backend = optuna.storages.journal.JournalFileBackend(str(path))
-    lock = optuna.storages.journal.JournalFileSymlinkLock(str(path))
+    lock = _FileLock(path)
+    backend = optuna.storages.journal.JournalFileBackend(str(path), lock_obj=lock)
     lock.acquire()
     try:
         data = path.read_bytes()
@@ -151,6 +155,25 @@ def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
     finally:
         lock.release()
     return optuna.storages.JournalStorage(backend)
+
+
+class _FileLock(optuna.storages.journal._file.BaseJournalFileLock):
+    """A lock that the kernel drops when its holder is killed; Optuna's own outlives it for 30 s."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = f"{path}.lock"
+        self.threads = threading.Lock()
+        self.handle: int | None = None
+
+    def acquire(self) -> bool:
+        self.threads.acquire()
+        self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(self.handle, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        os.close(self.handle)
+        self.threads.release()
 
 
 class _Driver:
@@ -162,6 +185,7 @@ class _Driver:
         self.running: dict[int, Trial] = {}
         self.steps: dict[int, int] = {}
         _active.add(self.identity["token"])
+        study.set_user_attr(DRIVER + self.identity["token"], self.identity)
 
     def close(self) -> None:
         _active.discard(self.identity["token"])
@@ -173,9 +197,19 @@ class _Driver:
     def retry_stale(self) -> None:
         """Fail and queue again what a driver that no longer lives left running."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _is_stale(trial, self.identity):
+            if self._is_stale(trial):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self._queue_again(trial.number, trial.params, trial.user_attrs)
+
+    def _is_stale(self, trial: FrozenTrial) -> bool:
+        """A trial that names no driver was being asked for when its driver died, unless one that lives is asking."""
+        driver = trial.user_attrs.get("driver")
+        if driver is not None:
+            return not _alive(driver, self.identity)
+        drivers = [value for key, value in self.study.user_attrs.items() if key.startswith(DRIVER)]
+        others = [driver for driver in drivers if driver["token"] != self.identity["token"]]
+        asked = set(trial.params) == set(self.problem.space.slots)
+        return not asked and not any(_alive(driver, self.identity) for driver in others)
 
     def drive(self, pool: InProcess | RayPool, trials: int) -> None:
         done = self.finished()
@@ -289,19 +323,16 @@ def _same_search(study: optuna.Study, problem: Problem, storage: str | Path | No
             )
 
 
-def _is_stale(trial: FrozenTrial, identity: dict[str, Any]) -> bool:
-    """Whether the driver that ran this trial is gone. A driver on another machine is taken to be alive."""
-    driver = trial.user_attrs.get("driver")
-    if driver is None:  # killed while asking, or another program's trial: only what is old enough is surely the former
-        return not trial.params and datetime.now() - trial.datetime_start > timedelta(minutes=1)
-    if driver["host"] != identity["host"]:
-        return False
-    if driver["pid"] == identity["pid"]:
-        return driver["token"] not in _active
+def _alive(driver: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether a driver still runs. One on another machine is taken to."""
+    if driver["host"] != here["host"]:
+        return True
+    if driver["pid"] == here["pid"]:
+        return driver["token"] in _active
     try:
         os.kill(driver["pid"], 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return False
+    except PermissionError:
+        return True
+    return True

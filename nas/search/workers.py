@@ -7,6 +7,8 @@ prune it in between.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +103,10 @@ class RayPool:
 
         self.ray, self.workers, self.owner = ray, workers, not ray.is_initialized()
         if self.owner:
-            local = {} if address else {"num_cpus": workers, "include_dashboard": False}
+            # evaluators are unpickled by workers, which must find the modules that this process finds
+            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            local = {"num_cpus": workers, "include_dashboard": False, "runtime_env": {"env_vars": path}}
+            local = {} if address else local
             ray.init(address=address, log_to_driver=True, logging_level="warning", configure_logging=False, **local)
         resources = ray.cluster_resources()
         if gpus * workers > resources.get("GPU", 0):

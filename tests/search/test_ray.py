@@ -1,0 +1,55 @@
+"""Several workers: actors on Ray, each of which may die."""
+
+import os
+import time
+
+import optuna
+import pytest
+from instances import make
+from test_study import check_after_kill, driver, finished, wait_for
+
+from nas.search import open_storage, run
+
+pytestmark = pytest.mark.slow
+
+
+class Slow:
+    """Scores from a table, after a while; kills its own process at the first architecture it sees, if told to."""
+
+    def __init__(self, table, seconds, die_once=None):
+        self.table, self.seconds, self.die_once = table, seconds, die_once
+
+    def __call__(self, arch):
+        if self.die_once and not os.path.exists(self.die_once):
+            open(self.die_once, "w").close()
+            os._exit(1)
+        time.sleep(self.seconds)
+        return self.table(arch)
+
+
+def test_two_workers_halve_the_time_and_a_dead_one_is_replaced(tmp_path):
+    """The bar: 40 evaluations of a second on 2 workers in under 26 s after start-up, that is 1.3 times the ideal."""
+    space, cost, budget, table = make(0, 6, 4)
+    evaluator = Slow(table, 0.5, die_once=str(tmp_path / "died"))
+    study = run(space, cost, evaluator, budget, trials=20, workers=2).study
+    states = [trial.state.name for trial in study.trials]
+    assert (states.count("COMPLETE"), states.count("FAIL")) == (20, 1)
+    failed = next(trial for trial in study.trials if trial.state.name == "FAIL")
+    assert "Actor" in failed.user_attrs["error"]
+    retried = [trial for trial in study.trials if trial.user_attrs.get("retry_of") == failed.number]
+    assert len(retried) == 1 and retried[0].params == failed.params
+    done = sorted(trial.datetime_complete for trial in study.trials if trial.state.name == "COMPLETE")
+    assert (done[-1] - done[1]).total_seconds() < 1.5 * 18 * 0.5 / 2
+
+
+def test_a_killed_driver_of_two_workers_resumes(tmp_path):
+    journal = tmp_path / "study.journal"
+    process = driver(journal, 12, 0.4, workers=2)
+    wait_for(journal, 4, process)
+    process.kill()
+    process.wait()
+    before = {trial.number: trial.value for trial in finished(journal)}
+    assert driver(journal, 12, 0.0).wait(timeout=60) == 0
+    assert before.items() <= {trial.number: trial.value for trial in finished(journal)}.items()
+    check_after_kill(journal, 2)
+    assert isinstance(optuna.load_study(study_name="nas", storage=open_storage(journal)).best_value, float)

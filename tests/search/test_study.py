@@ -1,0 +1,263 @@
+"""The driver: budgets, resuming, retries, pruning."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import optuna
+import pytest
+from instances import make
+
+from nas.costs import Budget
+from nas.errors import BudgetError, ConfigError
+from nas.search import BudgetSampler, Command, EvaluatorError, ScoreTable, evaluator, finals, open_storage, optimum, run
+from nas.search.samplers import SAMPLERS
+
+
+@pytest.fixture(scope="module")
+def search():
+    return make(0, 6, 4, share=0.3, pairs=True)
+
+
+@pytest.mark.parametrize("sampler", ["budget", "evolution", "random+repair", "tpe+repair", "nsga2+repair"])
+def test_nothing_over_budget_is_proposed(search, sampler):
+    result = run(*search[:2], search[3], search[2], trials=25, sampler=sampler)
+    assert len(result.frame) == 25
+    assert result.frame["feasible"].all()
+
+
+def test_budget_sampler_reaches_the_exact_optimum(search):
+    space, cost, budget, table = search
+    best = optimum(space, cost, table.scores, budget, table.pairs)
+    result = run(space, cost, table, budget, trials=60)
+    assert table(result.best) == pytest.approx(best.score)
+    assert not result.frame.duplicated(list(space.slots)).any()
+
+
+def test_trials_of_every_sampler_carry_costs_and_constraints(search):
+    space, cost, budget, table = search
+    study = run(space, cost, table, budget, trials=5, sampler="random").study
+    for trial in study.trials:
+        arch = space.architecture(trial.params)
+        assert trial.user_attrs["choices"] == arch.choices
+        assert trial.user_attrs["latency_ms"] == cost.predict(arch).latency_ms
+        excess = [value for name, value in trial.constraints.items() if name != "runs"]
+        assert len(excess) == 3
+        assert budget.holds(cost.predict(arch)) == all(value <= 0 for value in excess)
+
+
+def test_optuna_samplers_by_name(search):
+    space, cost, budget, table = search
+    for name in set(SAMPLERS) - {"cmaes", "gp", "grid", "budget", "evolution"}:
+        assert len(run(space, cost, table, budget, trials=3, sampler=name).study.trials) == 3
+    with pytest.raises(ConfigError, match="did you mean 'nsga"):
+        run(space, cost, table, budget, sampler="nsga")
+
+
+def test_interrupted_search_goes_on_as_if_it_had_not_been(search, tmp_path):
+    space, cost, budget, table = search
+    whole = run(space, cost, table, budget, trials=24, storage=tmp_path / "whole.journal", seed=3).frame
+    run(space, cost, table, budget, trials=13, storage=tmp_path / "parts.journal", seed=3)
+    with open(tmp_path / "parts.journal", "a") as journal:
+        journal.write('{"op_code": 4, "torn')  # what a full disk or a lost power leaves
+    parts = run(space, cost, table, budget, trials=24, storage=tmp_path / "parts.journal", seed=3).frame
+    assert parts.equals(whole)
+
+
+def test_rdb_urls_are_storages(search, tmp_path):
+    space, cost, budget, table = search
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    run(space, cost, table, budget, trials=3, storage=url)
+    assert len(run(space, cost, table, budget, trials=4, storage=url).frame) == 4
+
+
+def test_another_budget_in_the_same_study_is_refused(search, tmp_path):
+    space, cost, budget, table = search
+    run(space, cost, table, budget, trials=2, storage=tmp_path / "a.journal")
+    with pytest.raises(ConfigError, match="another study name"):
+        run(space, cost, table, Budget(latency_ms=1e6), trials=4, storage=tmp_path / "a.journal")
+
+
+def test_infeasible_budget_is_answered_before_anything_runs(search):
+    space, cost, _, table = search
+    space = type(space)(name="full", slots={s: c[1:] for s, c in space.slots.items()})
+    cost = type(cost)(space, cost.table)
+    with pytest.raises(BudgetError, match="the cheapest"):
+        run(space, cost, table, Budget(params=1))
+
+
+def test_failed_evaluations_are_retried_then_reported(search):
+    space, cost, budget, table = search
+    calls = []
+
+    def flaky(arch):
+        calls.append(arch)
+        if len(calls) in (2, 3):
+            raise RuntimeError("out of\nmemory")
+        return table(arch)
+
+    study = run(space, cost, flaky, budget, trials=4).study
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert study.trials[1].params == study.trials[2].params == study.trials[3].params
+    with pytest.raises(EvaluatorError, match="failed 3 times: ZeroDivisionError"):
+        run(space, cost, lambda arch: 1 / 0, budget, trials=4)
+
+
+def test_evaluators_that_yield_are_pruned(search):
+    space, cost, budget, table = search
+
+    def brief(arch):
+        for step in range(4):
+            yield table(arch) * (step + 1) / 4
+
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
+    result = run(space, cost, brief, budget, trials=20, pruner=pruner)
+    assert 0 < result.frame["pruned"].sum() < 20
+    kept = result.frame[~result.frame["pruned"]]
+    assert table(result.best) == pytest.approx(kept["score"].max())
+
+
+def test_front_is_not_dominated(search):
+    space, cost, budget, table = search
+    front = run(space, cost, table, budget, trials=30).front
+    for _, a in front.iterrows():
+        for _, b in front.iterrows():
+            no_worse = b["score"] >= a["score"] and all(b[c] <= a[c] for c in ("latency_ms", "memory_mb", "params"))
+            assert not no_worse or a["score"] == b["score"]
+
+
+def test_finals_choose_by_the_better_evaluator(search):
+    space, cost, budget, table = search
+    result = run(space, cost, table, budget, trials=15)
+    second = result.top(3)[1]
+    chosen = finals(result, lambda arch: float(arch == second), k=3)
+    assert chosen.best == second
+    assert len(chosen.frame) == 3
+
+
+def test_several_objectives(search):
+    space, cost, budget, table = search
+    sampler = BudgetSampler(space, cost, budget, startup=4, seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    slots = {slot: optuna.distributions.CategoricalDistribution(c) for slot, c in space.slots.items()}
+    for _ in range(25):
+        trial = study.ask(slots)
+        arch = space.architecture(trial.params)
+        study.tell(trial, (table(arch), cost.predict(arch).latency_ms))
+        assert budget.holds(cost.predict(arch))
+    assert len(study.best_trials) >= 4
+
+
+def test_pending_trials_are_not_proposed_again(search):
+    space, cost, budget, table = search
+    study = optuna.create_study(direction="maximize", sampler=BudgetSampler(space, cost, budget, startup=4, seed=0))
+    slots = {slot: optuna.distributions.CategoricalDistribution(c) for slot, c in space.slots.items()}
+    for _ in range(8):
+        trial = study.ask(slots)
+        study.tell(trial, table(space.architecture(trial.params)))
+    asked = [tuple(study.ask(slots).params.values()) for _ in range(8)]
+    assert len(set(asked)) == 8
+
+
+def test_a_small_space_can_be_exhausted():
+    space, cost, _, table = make(1, 2, 2)
+    result = run(space, cost, table, Budget(latency_ms=1e9), trials=8)
+    assert len(result.frame) == 8
+    assert len(result.frame.drop_duplicates(list(space.slots))) == 4
+
+
+def test_external_command(search, tmp_path):
+    arch = search[0].random(seed=0)
+    code = "import json, sys; a = json.load(open(sys.argv[1])); print('log'); print(json.dumps({'score': len(a['choices'])}))"
+    (tmp_path / "score.py").write_text(code)
+    assert evaluator(f"{sys.executable} {tmp_path / 'score.py'} {{arch}}")(arch) == 6.0
+    with pytest.raises(EvaluatorError, match="exit status 3: no GPU"):
+        Command(f"{sys.executable} -c 'import sys; print(\"no GPU\"); sys.exit(3)' {{arch}}", retries=0)(arch)
+    with pytest.raises(EvaluatorError, match=r"no answer within 0\.2 s"):
+        Command("sh -c 'sleep 5' {arch}", timeout_s=0.2, retries=0)(arch)
+    with pytest.raises(EvaluatorError, match="last line must be JSON"):
+        Command("echo {arch}", retries=0)(arch)
+    with pytest.raises(ConfigError, match="score table"):
+        evaluator("python score.py")
+
+
+def test_score_tables_from_files(search, tmp_path):
+    arch = search[0].architecture({"s0": "o0", "s1": "o1"})
+    (tmp_path / "t.csv").write_text("slot,choice,score\ns0,o0,1.5\ns1,o1,2\n")
+    assert ScoreTable.load(tmp_path / "t.csv")(arch) == 3.5
+    pair = '{"slots": ["s0", "s1"], "choices": ["o0", "o1"], "score": -1}'
+    (tmp_path / "t.json").write_text(f'{{"scores": {{"s0": {{"o0": 1}}}}, "pairs": [{pair}]}}')
+    assert ScoreTable.load(tmp_path / "t.json")(arch) == 0.0
+    (tmp_path / "bad.csv").write_text("slot,choice,score\ns0,o0,high\n")
+    with pytest.raises(ConfigError, match=r"bad\.csv:2: score: expected a number"):
+        ScoreTable.load(tmp_path / "bad.csv")
+
+
+DRIVER = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    from instances import make
+    from nas.search import run
+    space, cost, budget, table = make(0, 6, 4, share=0.3)
+    def slow(arch):
+        time.sleep({seconds})
+        return table(arch)
+    if __name__ == "__main__":
+        result = run(space, cost, slow, budget, trials={trials}, storage={journal!r}, workers={workers})
+"""
+
+
+def driver(journal, trials, seconds, workers=1):
+    code = DRIVER.format(
+        tests=os.path.dirname(__file__), journal=str(journal), trials=trials, seconds=seconds, workers=workers
+    )
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+
+
+def finished(journal):
+    if not journal.exists():
+        return []
+    trials = optuna.load_study(study_name="nas", storage=open_storage(journal)).trials
+    return [trial for trial in trials if trial.state.name == "COMPLETE"]
+
+
+def wait_for(journal, count, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+        try:
+            if len(finished(journal)) >= count:
+                return
+        except KeyError:  # the study is not there yet
+            continue
+    raise AssertionError("the driver did not get that far")
+
+
+def check_after_kill(journal, workers):
+    trials = optuna.load_study(study_name="nas", storage=open_storage(journal)).trials
+    states = [trial.state.name for trial in trials]
+    assert states.count("COMPLETE") == 12
+    assert states.count("RUNNING") == 0
+    failed = [trial for trial in trials if trial.state.name == "FAIL"]
+    assert len(failed) <= workers
+    for trial in failed:
+        if len(trial.params) == 6:
+            assert [t.state.name for t in trials if t.user_attrs.get("retry_of") == trial.number] == ["COMPLETE"]
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_nothing_that_finished(tmp_path):
+    journal = tmp_path / "study.journal"
+    process = driver(journal, 12, 0.3)
+    wait_for(journal, 4, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {trial.number: trial.value for trial in finished(journal)}
+    assert driver(journal, 12, 0.0).wait(timeout=60) == 0
+    after = {trial.number: trial.value for trial in finished(journal)}
+    assert before.items() <= after.items()
+    check_after_kill(journal, 1)
