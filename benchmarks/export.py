@@ -107,7 +107,7 @@ def page(space: str, rows: list[str]) -> str:
     return f"""# Converting a full-size denoiser
 
 `python benchmarks/export.py --space {space}` on {platform.machine()} with {versions}; two layers
-({" and ".join(CHOICES)}) at every site, random weights. Peak memory is that of the whole process, the torch model
+({" and ".join(CHOICES)}) at every site, random weights, on a machine that was not otherwise idle: read the times as upper bounds. Peak memory is that of the whole process, the torch model
 included; each package's operations were read back and compared with the architecture's. Whether a phone compiles and
 runs them was not tried: that takes a Mac.
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from nas.export.litert_models import litert
 from nas.export.packages import check_package, coreml
 from nas.export.training_recipe import recipe
 
-FORMATS: dict[str, Callable[..., list[Path]]] = {"coreml": coreml, "recipe": recipe}
+FORMATS: dict[str, Callable[..., list[Path]]] = {"coreml": coreml, "recipe": recipe, "litert": litert}
 
-__all__ = ["FORMATS", "check_package", "coreml", "recipe"]
+__all__ = ["FORMATS", "check_package", "coreml", "litert", "recipe"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -115,3 +117,26 @@ def quiet() -> Iterator[None]:
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Path:
+    """Write `module` as a LiteRT model in float32 whose inputs have the names of `inputs`.
+
+    Raises:
+        MissingDependency: litert-torch is not installed.
+        NasError: LiteRT has no way to say what the module computes.
+    """
+    try:
+        with quiet(), contextlib.redirect_stdout(io.StringIO()):
+            import litert_torch
+    except ImportError:
+        raise MissingDependency("litert-torch is not installed; run: pip install 'nas-video[litert]'") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{path.name}")
+    try:
+        with quiet(), contextlib.redirect_stdout(io.StringIO()):
+            litert_torch.convert(module.eval(), sample_kwargs=dict(inputs)).export(str(temporary))
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        raise NasError(f"{type(module).__name__} cannot be converted to LiteRT: {_first_line(error)}") from error
+    os.replace(temporary, path)
+    return path

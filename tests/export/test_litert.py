@@ -1,0 +1,33 @@
+"""LiteRT models, where the converter is installed: they compute what torch computes."""
+
+import importlib.util
+import json
+
+import pytest
+
+from nas.errors import MissingDependency
+from nas.export import litert, litert_models, parts
+from nas.training import checkpoint
+
+needs_converter = pytest.mark.skipif(
+    importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"
+)
+
+
+@needs_converter
+@pytest.mark.slow
+def test_all_three_parts_compute_what_torch_does(tiny_checkpoint, tmp_path):
+    loaded = checkpoint.load(tiny_checkpoint)
+    litert(tiny_checkpoint, tmp_path)
+    for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
+        assert litert_models.relative_error(tmp_path / f"{part.name}.tflite", part) < 1e-5
+    files = {entry["path"] for entry in json.loads((tmp_path / "export.json").read_text())["litert"]["files"]}
+    assert {"denoiser.tflite", "decoder.tflite", "text_encoder.tflite"} <= files
+
+
+def test_without_the_converter_one_line_says_how_to_get_it(tiny_checkpoint, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    with pytest.raises(MissingDependency, match=r"nas-video\[litert\]"):
+        litert(tiny_checkpoint, tmp_path)
