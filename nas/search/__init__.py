@@ -14,6 +14,7 @@ _WHERE = {
     "Result": "result",
     "ScoreTable": "evaluators",
     "evaluator": "evaluators",
+    "explain": "explanation",
     "finals": "study",
     "open_storage": "study",
     "optimum": "exact",
