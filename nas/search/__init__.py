@@ -13,6 +13,7 @@ _WHERE = {
     "Optimum": "exact",
     "Result": "result",
     "ScoreTable": "evaluators",
+    "VBench": "vbench",
     "evaluator": "evaluators",
     "explain": "explanation",
     "finals": "study",
