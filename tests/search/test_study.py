@@ -261,3 +261,8 @@ def test_a_killed_driver_loses_nothing_that_finished(tmp_path):
     after = {trial.number: trial.value for trial in finished(journal)}
     assert before.items() <= after.items()
     check_after_kill(journal, 1)
+
+
+def test_searching_needs_no_torch_and_no_ray():
+    code = "import sys; from nas.search import run, optimum, explain; assert not {'torch', 'ray'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
