@@ -10,6 +10,7 @@ _WHERE = {
     "Command": "evaluators",
     "EvaluatorError": "evaluators",
     "EvolutionSampler": "evolution",
+    "GradNorm": "proxies",
     "Optimum": "exact",
     "Result": "result",
     "ScoreTable": "evaluators",
