@@ -130,9 +130,15 @@ class Cache:
         return torch.cat(found), self.contexts(names)
 
     def contexts(self, captions: Sequence[str]) -> Tensor:
-        """`(n, tokens, dim)` of captions that the cache knows."""
+        """`(n, tokens, dim)` of captions that the cache knows.
+
+        Raises:
+            ConfigError: none of the cached clips and images has such a caption.
+        """
         found = []
         for caption in captions:
+            if caption not in self._numbers:
+                raise ConfigError(f"{self.folder}: no clip in it has the caption '{caption}'; prepare more clips")
             shard, row = divmod(self._numbers[caption], SHARD)
             found.append(self._shard("text", shard)[0][row : row + 1])
         return torch.cat(found)

@@ -108,7 +108,7 @@ def test_a_cache_that_was_interrupted_goes_on_after_its_last_shard(data, tmp_pat
 
 
 def test_metadata_mistakes_are_one_line(tmp_path):
-    with pytest.raises(ConfigError, match="neither metadata.csv nor metadata.jsonl"):
+    with pytest.raises(ConfigError, match=r"neither metadata\.csv nor metadata.jsonl"):
         Folder(tmp_path, "train", 8, 32, 32)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "label": "x"}\n')
     with pytest.raises(ConfigError, match=r"metadata.jsonl:1: text: missing"):
