@@ -3,7 +3,7 @@
     python -m nas.profiling.child ADDRESS LOG       (the connection's key comes in NAS_CHILD_KEY)
 
 It obeys its parent until the connection ends. `import` a module; `fork` a copy of itself, so that many children share
-one import of a heavy library; `load` a workload; run a `block`; `reap` a copy that died.
+one import of a heavy library; `load` a workload; run a `block`; `call` a function; `reap` a copy that died.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def main() -> None:
                 answer = ready.loaded
             elif command == "block":
                 answer = time_block(ready, *arguments)
+            elif command == "call":
+                function, *rest = arguments
+                answer = _find(function)(*rest)
             elif command == "reap":
                 answer = os.waitstatus_to_exitcode(os.waitpid(*arguments, 0)[1])
             else:

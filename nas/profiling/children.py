@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from nas.errors import ConfigError, MissingDependency
+from nas.errors import MissingDependency
 from nas.profiling.runtime import Infeasible, Loaded, Session
 
 CAN_FORK = sys.platform == "linux"
@@ -29,10 +29,13 @@ class Children:
         module: imported before the copies are made; must start no threads.
         environment: variables for the children (threads and their wait policy are read when libraries load).
         timeout_s: a child that does not answer for so long is killed and its workload is infeasible.
+        fork: whether children may be copies of one template; not where the module starts threads.
     """
 
-    def __init__(self, module: str, environment: dict[str, str], timeout_s: float = 900.0) -> None:
-        self.module, self.timeout_s = module, timeout_s
+    def __init__(
+        self, module: str, environment: dict[str, str], timeout_s: float = 900.0, fork: bool = CAN_FORK
+    ) -> None:
+        self.module, self.timeout_s, self.fork = module, timeout_s, fork
         self.folder = tempfile.TemporaryDirectory(prefix="nas-profile-")
         self.log = Path(self.folder.name) / "log"
         key = secrets.token_hex(16)
@@ -42,7 +45,7 @@ class Children:
 
     def start(self) -> Child:
         """A child that has imported the module."""
-        if not CAN_FORK:
+        if not self.fork:
             return self._start_process()
         if self.template is None:
             self.template = self._start_process()
@@ -160,18 +163,3 @@ class ChildSession(Session):
 
     def close(self) -> None:
         self.child.close()
-
-
-def available_threads() -> int:
-    """Threads that a measurement uses unless told otherwise: OMP_NUM_THREADS, or the cores this process may use.
-
-    Raises:
-        ConfigError: OMP_NUM_THREADS is no number.
-    """
-    text = os.environ.get("OMP_NUM_THREADS", "")
-    if text:
-        try:
-            return max(1, int(text.split(",")[0]))
-        except ValueError:
-            raise ConfigError(f"OMP_NUM_THREADS={text!r}: must be a number") from None
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nas.errors import ConfigError, suggestion
-from nas.profiling.children import Children, ChildSession, available_threads
+from nas.profiling.children import Children, ChildSession
 from nas.profiling.host import describe_host
 from nas.profiling.runtime import Runnable, Runtime
 
@@ -27,7 +27,7 @@ class EagerRuntime(Runtime):
 
     Args:
         device: `local` (this machine's CPU), `cuda` or `mps`.
-        threads: of the CPU; by default OMP_NUM_THREADS, or all cores this process may use.
+        threads: of the CPU. One is what a shared machine can repeat, and small operators gain nothing from more.
         wait: what an OpenMP thread does that waits for another: `spin` for a while, as torch does by default, or
             `passive`: sleep at once. With more than one thread spinning is much faster on a quiet machine and several
             times slower on a busy one.
@@ -37,14 +37,12 @@ class EagerRuntime(Runtime):
     name = "eager"
     in_place = True
 
-    def __init__(
-        self, device: str = "local", threads: int | None = None, wait: str = "spin", compile: bool = False
-    ) -> None:
+    def __init__(self, device: str = "local", threads: int = 1, wait: str = "spin", compile: bool = False) -> None:
         if device not in DEVICES:
             raise ConfigError(f"runtime 'eager' has no device '{device}'{suggestion(device, DEVICES)}")
         if wait not in SPIN:
             raise ConfigError(f"runtime 'eager' has no wait policy '{wait}'{suggestion(wait, SPIN)}")
-        self.device, self.threads, self.wait, self.compile = device, threads or available_threads(), wait, compile
+        self.device, self.threads, self.wait, self.compile = device, threads, wait, compile
         self.children: Children | None = None
 
     def describe(self) -> dict[str, Any]:

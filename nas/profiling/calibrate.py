@@ -1,0 +1,115 @@
+"""`nas calibrate`: how far a sum over a table is from whole models, measured and corrected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas.costs import Calibration, CostModel, LookupTable
+from nas.errors import TableError
+from nas.profiling.measure import measure_architectures
+from nas.profiling.protocol import Protocol
+from nas.spaces import Architecture, SearchSpace
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What a calibration found.
+
+    Attributes:
+        calibration: to be stored beside the table (`LookupTable.save` does).
+        models: one row per measured architecture: predicted_ms (without correction), corrected_ms, measured_ms.
+        error_before, error_after: mean relative errors; `error_after` leaves each model out of the fit that predicts
+            it, so it speaks of architectures that were not measured.
+    """
+
+    calibration: Calibration
+    models: pd.DataFrame
+    error_before: float
+    error_after: float
+
+
+def calibrate(
+    space: SearchSpace,
+    table: LookupTable,
+    count: int = 8,
+    seed: int = 0,
+    protocol: Protocol | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> CalibrationReport:
+    """Measure `count` whole architectures the way the table was measured, and fit `latency = scale * sum + offset`.
+
+    The architectures spread over the range of predicted latencies. Sets `table.calibration`, and stores it beside the
+    table if it was read from a file.
+
+    Args:
+        space: with a backbone.
+        table: measured; its metadata says by which runtime, on which device, with how many threads.
+        count: whole models to measure, three at least.
+        seed: of their choice.
+        options: for the runtime, beside what the metadata says.
+
+    Raises:
+        TableError: the table is not a measured one, or too few of the models could run.
+    """
+    if set(table.frame["source"]) != {"measured"}:
+        raise TableError(f"{table.path or 'table'}: only a measured table can be calibrated")
+    if count < 3:
+        raise TableError(f"calibrate: {count} models are too few to fit two numbers; take 3 or more")
+    bare = CostModel(space, replace(table, calibration=None))
+    archs = spread(space, bare, count, seed)
+    known = {name: table.meta[name] for name in ("threads", "wait") if name in table.meta}
+    rows = measure_architectures(
+        space,
+        archs,
+        table.meta.get("runtime", "eager").partition("+")[0],
+        table.meta.get("device", "local"),
+        protocol,
+        progress,
+        **{**known, **options},
+    )
+    ran = [i for i, row in enumerate(rows) if row.status == "ok"]
+    if len(ran) < 3:
+        raise TableError(f"calibrate: only {len(ran)} of {count} whole models could run: {rows[0].reason}")
+    predicted = np.array([bare.predict(archs[i]).latency_ms for i in ran])
+    measured = np.array([rows[i].latency_ms for i in ran])
+    table.calibration = fit(predicted, measured)
+    if table.path:
+        table.save(table.path)
+    held_out = [fit(np.delete(predicted, i), np.delete(measured, i)) for i in range(len(ran))]
+    left_out = np.array([c.scale * p + c.offset_ms for c, p in zip(held_out, predicted)])
+    models = pd.DataFrame(
+        {
+            "architecture": [str(archs[i]) for i in ran],
+            "predicted_ms": predicted,
+            "corrected_ms": table.calibration.scale * predicted + table.calibration.offset_ms,
+            "measured_ms": measured,
+        }
+    )
+    errors = [float(np.mean(np.abs(p / measured - 1))) for p in (predicted, left_out)]
+    return CalibrationReport(table.calibration, models, *errors)
+
+
+def fit(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Calibration:
+    """`scale` and `offset_ms` of least squared relative error; a scale alone where the sums hardly differ."""
+    weight = 1 / measured_ms
+    if np.ptp(predicted_ms) < 0.02 * np.mean(predicted_ms):
+        scale = float(np.sum(predicted_ms * weight) / np.sum((predicted_ms * weight) ** 2))
+        return Calibration(scale)
+    columns = np.stack([predicted_ms * weight, weight], axis=1)
+    scale, offset_ms = np.linalg.lstsq(columns, np.ones(len(weight)), rcond=None)[0]
+    return Calibration(float(scale), float(offset_ms))
+
+
+def spread(space: SearchSpace, cost: CostModel, count: int, seed: int) -> list[Architecture]:
+    """Random feasible architectures, evenly spaced by predicted latency, the emptiest among them."""
+    rng = np.random.default_rng(seed)
+    drawn = {space.random(rng) for _ in range(50 * count)}
+    latencies = {arch: cost.predict(arch).latency_ms for arch in drawn}
+    ranked = sorted((arch for arch in drawn if np.isfinite(latencies[arch])), key=latencies.__getitem__)
+    picks = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
+    return [ranked[i] for i in dict.fromkeys(picks)]

@@ -1,0 +1,195 @@
+"""Arithmetic and memory traffic of a workload, counted from its shapes; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from nas.spaces import Backbone, Operator, Workload
+from nas.spaces.workload import DTYPE_BYTES
+
+
+@dataclass(frozen=True)
+class Work:
+    """What running a workload once takes.
+
+    Attributes:
+        flops: floating-point operations, a multiply-add counted as two.
+        moved: elements read and written, weights included, if every kernel reads its inputs from memory and writes
+            its outputs there.
+        kernels: kernels launched.
+        params: parameters.
+        peak: elements of activations alive at once, above the inputs.
+    """
+
+    flops: float = 0.0
+    moved: float = 0.0
+    kernels: int = 0
+    params: int = 0
+    peak: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        """One after the other."""
+        return Work(
+            self.flops + other.flops,
+            self.moved + other.moved,
+            self.kernels + other.kernels,
+            self.params + other.params,
+            max(self.peak, other.peak),
+        )
+
+
+def work(workload: Workload) -> Work:
+    """The work of an operator or of the spatial backbone, for the definitions of `nas.models`."""
+    if isinstance(workload.part, Backbone):
+        return _backbone(workload)
+    return _operator(workload.part, workload.shape, workload.context)
+
+
+def dtype_bytes(workload: Workload) -> int:
+    return DTYPE_BYTES[workload.dtype]
+
+
+def _linear(rows: float, inputs: int, outputs: int, bias: bool = True) -> Work:
+    params = inputs * outputs + outputs * bias
+    return Work(2.0 * rows * inputs * outputs, rows * (inputs + outputs) + params, 1, params)
+
+
+def _conv(places: float, inputs: int, outputs: int, taps: int, bias: bool = True, scale: float = 1.0) -> Work:
+    """A convolution with `taps` weights per channel pair; `scale`: input places per output place."""
+    params = taps * inputs * outputs + outputs * bias
+    moved = places * (scale * inputs + outputs) + params
+    return Work(2.0 * places * taps * inputs * outputs, moved, 1, params)
+
+
+def _norm(elements: float, channels: int) -> Work:
+    return Work(8.0 * elements, 2 * elements, 1, 2 * channels)
+
+
+def _pointwise(elements: float, inputs: int = 1) -> Work:
+    return Work(elements, (inputs + 1) * elements, 1)
+
+
+def _attention(batch: float, queries: float, keys: float, channels: int) -> Work:
+    """Fused softmax attention: scores stay on the chip."""
+    flops = batch * (4.0 * queries * keys * channels + 5.0 * queries * keys)
+    return Work(flops, batch * channels * (2 * queries + 2 * keys), 1)
+
+
+def _feed_forward(rows: float, channels: int) -> Work:
+    gate = Work(10.0 * rows * 4 * channels, rows * 12 * channels, 2)
+    return _linear(rows, channels, 8 * channels) + gate + _linear(rows, 4 * channels, channels)
+
+
+def _operator(operator: Operator, shape: tuple[int, ...], context: tuple[int, ...] | None) -> Work:
+    batch, channels, frames, height, width = shape
+    places = height * width
+    rows, elements = batch * frames * places, prod(shape)
+    add, norm = _pointwise(elements, 2), _norm(elements, channels)
+    if operator.kind == "Conv1D":
+        conv = _conv(rows, channels, channels, operator["kernel"])
+        return _peak(norm + _pointwise(elements) + conv + add, 4 * elements)
+    if operator.kind == "Conv3D":
+        kernel = operator["kernel"]
+        one = _conv(rows, channels, channels, kernel**2, bias=False)
+        total = norm + _pointwise(elements) + add
+        for _ in range(kernel):
+            total = total + one + _pointwise(elements, 2)
+        return _peak(total + Work(params=channels), 5 * elements)
+    total = norm + _linear(rows, channels, channels, bias=False)  # queries
+    if operator.kind == "SelfAttention1D":
+        total += _times(_linear(rows, channels, channels, bias=False), 2)
+        total += _attention(batch * places, frames, frames, channels)
+    elif operator.kind == "SelfAttention3D":
+        total += _times(_linear(rows, channels, channels, bias=False), 2)
+        total += _attention(batch, frames * places, frames * places, channels)
+    else:
+        total = norm + _cross(operator, batch, channels, frames, places, context)
+    total += _linear(rows, channels, channels) + add + norm + _feed_forward(rows, channels) + add
+    return _peak(total, 14 * elements)
+
+
+def _cross(operator: Operator, batch: int, channels: int, frames: int, places: int, context) -> Work:
+    """Queries, keys, values and attention of the cross-attentions."""
+    text, anchor = "text" in operator["context"], "anchor" in operator["context"]
+    own_place = operator.kind == "CrossAttention1D"
+    queries = not (own_place and not text)
+    total, keys = Work(), 0
+    if queries:
+        total += _linear(batch * frames * places, channels, channels, bias=False)
+    if text:
+        _, tokens, dim = context
+        total += _times(_linear(batch * tokens, dim, channels, bias=False), 2)
+        keys += tokens
+    if anchor:
+        total += _times(_linear(batch * places, channels, channels, bias=False), 1 + queries)
+        keys += 1 if own_place else places
+    return total + _attention(batch, frames * places, keys, channels) if queries else total
+
+
+def _backbone(workload: Workload) -> Work:
+    backbone, (batch, latent, frames, height, width) = workload.part, workload.shape
+    _, tokens, dim = workload.context
+    images, widths, levels = batch * frames, backbone.channels, len(backbone.channels)
+    time_dim = 4 * widths[0]
+
+    def places(level: int) -> int:
+        return images * (height >> level) * (width >> level)
+
+    def resnet(inputs: int, outputs: int, level: int) -> Work:
+        n = places(level)
+        total = _norm(n * inputs, inputs) + _pointwise(n * inputs) + _conv(n, inputs, outputs, 9)
+        total += _linear(batch, time_dim, outputs) + _pointwise(n * outputs, 2)
+        total += _norm(n * outputs, outputs) + _pointwise(n * outputs) + _conv(n, outputs, outputs, 9)
+        total += _pointwise(n * outputs, 2)
+        return total + _conv(n, inputs, outputs, 1) if inputs != outputs else total
+
+    def transformer(channels: int, level: int) -> Work:
+        n, norm = places(level), _norm(places(level) * channels, channels)
+        project, add = _conv(n, channels, channels, 1), _pointwise(n * channels, 2)
+        square = _linear(n, channels, channels, bias=False)
+        self_attention = _times(square, 3) + _attention(images, n / images, n / images, channels)
+        cross = square + _times(_linear(batch * tokens, dim, channels, bias=False), 2)
+        cross += _attention(batch, n / batch, tokens, channels)
+        out = _linear(n, channels, channels)
+        total = norm + project + norm + self_attention + out + add + norm + cross + out + add
+        return total + norm + _feed_forward(n, channels) + add + project + add
+
+    def layer(inputs: int, outputs: int, level: int) -> Work:
+        total = resnet(inputs, outputs, level)
+        return total + transformer(outputs, level) if level in backbone.attention_levels else total
+
+    total = _conv(places(0), latent, widths[0], 9)
+    total += _linear(batch, widths[0], time_dim) + _linear(batch, time_dim, time_dim)
+    skips, channels = [(widths[0], 0)], widths[0]
+    for level, width_ in enumerate(widths):
+        for _ in range(backbone.layers_per_block):
+            total += layer(channels, width_, level)
+            channels = width_
+            skips.append((channels, level))
+        if level < levels - 1:
+            total += _conv(places(level + 1), channels, channels, 9, scale=4.0)
+            skips.append((channels, level + 1))
+    alive = sum(c * places(level) for c, level in skips)
+    if backbone.mid:
+        total += resnet(channels, channels, levels - 1) + transformer(channels, levels - 1)
+        total += resnet(channels, channels, levels - 1)
+    for level in reversed(range(levels)):
+        for _ in range(backbone.layers_per_block + 1):
+            joined = channels + skips.pop()[0]
+            total += _pointwise(places(level) * joined) + layer(joined, widths[level], level)
+            channels = widths[level]
+        if level > 0:
+            total += _pointwise(places(level - 1) * channels) + _conv(places(level - 1), channels, channels, 9)
+    total += _norm(places(0) * channels, channels) + _pointwise(places(0) * channels)
+    total += _conv(places(0), channels, latent, 9)
+    widest = max(6 * c * places(level) for level, c in enumerate(widths))
+    return _peak(total, alive + widest)
+
+
+def _times(part: Work, count: int) -> Work:
+    return Work(part.flops * count, part.moved * count, part.kernels * count, part.params * count, part.peak)
+
+
+def _peak(part: Work, elements: float) -> Work:
+    return Work(part.flops, part.moved, part.kernels, part.params, elements)
