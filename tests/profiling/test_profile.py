@@ -1,0 +1,116 @@
+"""The profiler on real torch modules: rows, resuming, crashes, memory, and the work counted from shapes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import nas
+from nas.errors import ConfigError, TableError
+from nas.profiling import Infeasible, Protocol, measure_architectures, profile
+from nas.profiling.calibrate import fit
+from nas.profiling.eager import EagerRuntime
+from nas.profiling.eager_child import build_module, make_inputs
+from nas.profiling.memory import peak_activation_bytes
+from nas.profiling.protocol import half_interval
+from nas.profiling.work import work
+from nas.spaces import SearchSpace
+
+QUICK = Protocol(cap_s=0.2, min_samples=6)
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    demo = SearchSpace.load("demo")
+    slots = {slot: ("none", "Conv1D", "SelfAttention3D") for slot in list(demo.slots)[:2]}
+    return replace(demo, name="small", slots=slots)
+
+
+@pytest.mark.slow
+def test_profile_measures_every_workload_and_predicts_memory_and_parameters(space, tmp_path):
+    table = profile(space, out=tmp_path / "t.csv", protocol=QUICK, progress=False)
+    assert set(table.frame["workload"]) == set(map(str, space.workloads()))
+    assert set(table.frame["status"]) == {"ok"} and set(table.frame["source"]) == {"measured"}
+    assert (table.frame["count"] >= 6).all() and table.meta["threads"] == 1
+    cost, archs = nas.CostModel(space, table), [space.random(seed) for seed in range(3)]
+    for arch, row in zip(archs, measure_architectures(space, archs, protocol=QUICK)):
+        predicted = cost.predict(arch)
+        assert predicted.params == row.params
+        assert predicted.memory_mb == pytest.approx(row.memory_mb + row.weights_mb, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_finished_row_is_never_measured_again(space, tmp_path):
+    out = tmp_path / "t.csv"
+    profile(space, out=out, protocol=QUICK, progress=False)
+    lines = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(lines[:-1]) + lines[-1][:20])  # killed while it wrote the last row
+    again = profile(space, out=out, protocol=QUICK, progress=False)
+    assert out.read_text().startswith("".join(lines[:-1]))
+    assert len(again.frame) == len(lines) - 1
+    with pytest.raises(TableError, match="threads"):
+        profile(space, out=out, protocol=QUICK, progress=False, threads=2)
+
+
+def test_a_killed_child_is_an_infeasible_workload_and_the_others_go_on(space):
+    with EagerRuntime() as runtime:
+        workloads = space.workloads()
+        doomed, other = runtime.open(workloads[1]), runtime.open(workloads[2])
+        os.kill(doomed.child.pid, signal.SIGKILL)
+        with pytest.raises(Infeasible, match="SIGKILL"):
+            doomed.block(1)
+        assert len(other.block(3)) == 3
+        other.close()
+
+
+def test_a_workload_too_large_for_memory_is_infeasible(space):
+    huge = replace(space.workloads()[1], shape=(1, 32, 8, 1 << 17, 1 << 17))
+    with EagerRuntime() as runtime, pytest.raises(Infeasible, match="out of memory"):
+        runtime.open(huge)
+
+
+def test_unknown_runtime_and_device_name_the_known_ones(space):
+    with pytest.raises(ConfigError, match="did you mean 'eager'"):
+        profile(space, runtime="eagre")
+    with pytest.raises(ConfigError, match="no device"):
+        profile(space, device="toaster")
+
+
+def test_peak_activation_bytes_of_a_chain_whose_peak_is_known():
+    x = torch.ones(1000, 1000)
+    peak = peak_activation_bytes(lambda: ((x + 1) * 2).sum(), torch.device("cpu"))
+    assert peak == pytest.approx(2 * x.nbytes, rel=1e-3)
+
+
+def test_interval_of_the_median_covers_it_95_times_in_100():
+    rng = np.random.default_rng(0)
+    assert np.isnan(half_interval(np.arange(5.0)))
+    assert half_interval(np.array([1.0, 2, 3, 4, 5, 6])) == 2.5  # all six: misses with 2 / 64
+    widths = [half_interval(rng.normal(size=n)) for n in (20, 80, 320)]
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_fit_recovers_a_known_correction():
+    predicted = np.array([10.0, 20, 30, 40])
+    found = fit(predicted, 1.1 * predicted - 2)
+    assert found.scale == pytest.approx(1.1) and found.offset_ms == pytest.approx(-2)
+
+
+@pytest.mark.parametrize("name", ["demo", "snapgen_v"])
+def test_work_counts_parameters_exactly_and_flops_as_torch_does(name):
+    meta = torch.device("meta")
+    for workload in SearchSpace.load(name).workloads():
+        with meta:
+            module, inputs = build_module(workload).eval(), make_inputs(workload, meta)
+            with FlopCounterMode(display=False) as counter:
+                module(*inputs)
+        counted = work(workload)
+        assert counted.params == sum(p.numel() for p in module.parameters())
+        # torch counts products alone; norms and activations add up to a few percent
+        assert 1 <= counted.flops / counter.get_total_flops() < 1.1, str(workload)
