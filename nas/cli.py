@@ -112,6 +112,32 @@ def _sources(column: Any) -> str:
     return ", ".join(f"{count} {source}" for source, count in column.value_counts().items())
 
 
+def _declare_calibrate(parser: argparse.ArgumentParser) -> None:
+    _space(parser)
+    parser.add_argument(
+        "--table", required=True, metavar="T.csv", help="the lookup table; the correction goes beside it"
+    )
+    parser.add_argument("--models", type=int, default=8, metavar="N", help="whole models to measure (default: 8)")
+
+
+@command(
+    "calibrate",
+    "measure a few whole models and fit the cost model's correction",
+    "nas calibrate --space demo --table table.csv",
+    _declare_calibrate,
+)
+def calibrate(args: argparse.Namespace) -> None:
+    from nas.costs import LookupTable
+    from nas.profiling import calibrate as fit
+    from nas.spaces import SearchSpace
+
+    found = fit(SearchSpace.load(args.space), LookupTable.load(args.table), count=args.models)
+    print(found.models.to_string(index=False, float_format="{:.3f}".format))
+    scale, offset_ms = found.calibration.scale, found.calibration.offset_ms
+    print(f"\nlatency = {scale:.4f} x sum + {offset_ms:.4f} ms, kept beside {args.table}")
+    print(f"mean error {found.error_before:.2%} before, {found.error_after:.2%} after on models left out of the fit")
+
+
 # -- costs and search --------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +224,24 @@ def search(args: argparse.Namespace) -> None:
 # -- using what was trained --------------------------------------------------------------------------------------------
 
 
+def _declare_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stage", help="decoder, distill, supernet, finetune or adversarial")
+    parser.add_argument(
+        "--config", required=True, metavar="C.yaml", help="a recipe, as 'nas export --format recipe' writes it"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="holds a folder per stage; goes on where it stopped"
+    )
+
+
+@command("train", "one stage of training", "nas train finetune --config recipe.yaml --out run", _declare_train)
+def train(args: argparse.Namespace) -> None:
+    from nas.training.recipe import train as train_stage
+
+    result = train_stage(args.stage, args.config, args.out)
+    print(f"{result.folder}: {json.dumps(result.metrics)}")
+
+
 def _declare_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
     parser.add_argument("--prompt", required=True, metavar="P")
@@ -227,6 +271,9 @@ def _declare_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
     parser.add_argument("--format", required=True, metavar="F", help="coreml, litert or recipe")
     parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--table", metavar="T.csv", help="a lookup table, for the predicted latency in the manifest")
+    parser.add_argument("--target", help="coreml: iOS17 or iOS18 (default: iOS17)")
+    parser.add_argument("--bits", type=int, choices=(6, 8), help="coreml: palettise the weights")
 
 
 @command(
@@ -242,7 +289,10 @@ def export(args: argparse.Namespace) -> None:
         from nas.errors import suggestion
 
         raise ConfigError(f"--format: nothing called '{args.format}'{suggestion(args.format, FORMATS)}")
-    for path in FORMATS[args.format](Path(args.checkpoint), Path(args.out)):
+    options = {name: getattr(args, name) for name in ("table", "target", "bits") if getattr(args, name) is not None}
+    if args.format != "coreml" and {"target", "bits"} & set(options):
+        raise ConfigError(f"--target and --bits are of the format coreml, not of '{args.format}'")
+    for path in FORMATS[args.format](Path(args.checkpoint), Path(args.out), **options):
         print(path)
 
 

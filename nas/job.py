@@ -244,6 +244,7 @@ class Job:
 
     def _train(self, stage: str, **inputs: Any) -> Any:
         from nas.training import run_stage
+        from nas.training.recipe import BEFORE
 
         return run_stage(stage, self._stage(stage), self.stages[stage], replace(self._inputs(BEFORE[stage]), **inputs))
 
@@ -265,15 +266,6 @@ class Job:
         kept = tuple(quality for quality in self.record.quality if quality.model != model)
         self.record.quality = kept + tuple(Quality(model, **row) for row in rows)
 
-
-BEFORE = {
-    "decoder": None,
-    "distill": "decoder",
-    "supernet": "distill",
-    "finetune": "supernet",
-    "adversarial": "finetune",
-}
-"""The stage that each stage starts from."""
 
 STEPS: dict[str, Callable[[Job], None]] = {
     step.__name__: step

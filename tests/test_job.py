@@ -30,7 +30,7 @@ space: SPACE
 budget: latency<=100%, params<=99%
 search: {trials: 5, clips: 8, shortlist: 2}
 stages:
-  decoder: {steps: 10, videos: 64, images: 64, held_out: 64}
+  decoder: {steps: 10, videos: 512, images: 64, held_out: 64}
   distill: {steps: 8}
   supernet: {steps: 40, save_every: 10}
   retrain: {steps: 3}
