@@ -292,6 +292,10 @@ def export(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("table", "target", "bits") if getattr(args, name) is not None}
     if args.format != "coreml" and {"target", "bits"} & set(options):
         raise ConfigError(f"--target and --bits are of the format coreml, not of '{args.format}'")
+    if args.table:
+        from nas.costs import LookupTable
+
+        options["table"] = LookupTable.load(args.table)
     for path in FORMATS[args.format](Path(args.checkpoint), Path(args.out), **options):
         print(path)
 

@@ -222,9 +222,9 @@ class Job:
         """Export the four-step model"""
         from nas.export import FORMATS
 
-        made = []
+        made, checkpoint = [], self.folder / "checkpoints" / "adversarial"
         for name in self.config.formats:
-            for path in FORMATS[name](self.folder / "checkpoints" / "adversarial", self.folder / "export"):
+            for path in FORMATS[name](checkpoint, self.folder / "export", table=self.cost.table):
                 made.append(Exported(name, str(Path(path).relative_to(self.folder)), round(_size_mb(Path(path)), 3)))
         self.record.exported = tuple(made)
 

@@ -115,6 +115,8 @@ class LookupTable:
         table = cls(_checked(frame, str(path)), path=path)
         if meta_path(path).exists():
             table.meta = read_json(meta_path(path), "table metadata")
+            if not isinstance(table.meta, dict):
+                raise TableError(f"{meta_path(path)}: expected a JSON object of provenance, found {table.meta!r:.40}")
         if calibration_path(path).exists():
             value = read_json(calibration_path(path), "calibration")
             try:

@@ -6,8 +6,8 @@ it learns on what it will see. Its clean prediction is pulled to the real latent
 discriminator: the frozen encoder of the start with trained heads, on prediction and real latent re-noised alike, with
 hinge loss, an approximate R1 penalty (APT, arXiv 2501.08316, eq. 7) and real clips under wrong captions as negatives.
 
-Metrics: `quality` by model (`adversarial`, and `control`: plain fine-tuning continued for equal compute from the same
-start), each a list over numbers of steps; `control_steps`, and the seconds per step that made them equal.
+Metrics: `quality` by model (`adversarial`, and `control`: plain fine-tuning continued from the same start for about
+equal compute, by `STEP_COST`), each a list over numbers of steps.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AdversarialConfig:
         generator, heads: optimisation of the denoiser and of the discriminator's heads.
         adversarial: weight of the adversarial loss next to the pseudo-Huber loss.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
-        control_steps: continued fine-tuning to compare with; None for as many as take equal compute.
+        control_steps: continued fine-tuning to compare with; None for `STEP_COST` times `steps`, about equal compute.
         judged_steps, control_judged_steps, judged_clips: at which numbers of steps, and on how many clips.
     """
 
@@ -65,7 +65,11 @@ class AdversarialConfig:
 
 
 STEP_COST = 2.4
-"""Seconds of an adversarial step over those of a plain fine-tuning step of the same batch, measured on the demo."""
+"""Compute of an adversarial step over that of a plain fine-tuning step of the same batch: an estimate, not a measurement.
+
+In forward passes F of the denoiser: simulation 0.75 F, the student's own 3 F, the judge of its clip with gradients to
+the clip 1.2 F (the encoder is about 0.4 F), the heads' four judgements 1.6 F and more for their gradients; plain: 3 F.
+"""
 
 
 def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:

@@ -1,7 +1,6 @@
 """Stage `distill`: the spatial backbone, on images.
 
-With a teacher (a folder of a larger backbone's weights) it would match the teacher's outputs; the demo has none, and
-then this is the plain flow-matching objective on images (T = 1), which skips temporal layers. Metric: `validation_loss`
+There is no teacher yet: this is the plain flow-matching objective on images (T = 1), which skips temporal layers. Metric: `validation_loss`
 on held-out frames.
 """
 

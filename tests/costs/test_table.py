@@ -94,6 +94,13 @@ def test_unstated_source_never_counts_as_measured():
     assert table.rows()["a"].source == "estimated"
 
 
+def test_metadata_that_is_no_object_is_refused(tmp_path):
+    TableWriter(tmp_path / "t.csv", META).append(row("a"))
+    (tmp_path / "t.meta.json").write_text("[]")
+    with pytest.raises(TableError, match="expected a JSON object"):
+        TableWriter(tmp_path / "t.csv", META)
+
+
 def test_calibration_travels_with_the_table(tmp_path):
     table = LookupTable.from_frame(pd.DataFrame([dataclasses.asdict(row("a"))]), META)
     table.calibration = Calibration(0.96, 0.4)
