@@ -86,11 +86,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _declare_profile(parser: argparse.ArgumentParser) -> None:
     _space(parser)
-    parser.add_argument(
-        "--runtime", default="eager", metavar="R", help="eager, litert, coreml or roofline (default: eager)"
-    )
+    parser.add_argument("--runtime", default="eager", metavar="R", help="what compiles and runs them (default: eager)")
     parser.add_argument("--device", default="local", metavar="D", help="where it runs (default: this machine)")
     parser.add_argument("--out", required=True, metavar="T.csv", help="the lookup table; goes on where it stopped")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each workload (default: 1)")
 
 
 @command(
@@ -103,7 +102,8 @@ def profile(args: argparse.Namespace) -> None:
     from nas.profiling import profile as measure
     from nas.spaces import SearchSpace
 
-    table = measure(SearchSpace.load(args.space), runtime=args.runtime, device=args.device, out=args.out)
+    options = {"threads": args.threads} if args.threads else {}
+    table = measure(SearchSpace.load(args.space), args.runtime, args.device, args.out, **options)
     infeasible = int((table.frame["status"] != "ok").sum())
     print(f"{args.out}: {len(table.frame)} workloads, {infeasible} infeasible, {_sources(table.frame['source'])}")
 

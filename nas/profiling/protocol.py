@@ -74,12 +74,16 @@ class Samples:
         return half_interval(medians) <= max(protocol.interval * np.median(medians), tolerance_ms)
 
     def row(self, workload: str, loaded: Loaded, source: str) -> Row:
-        """The table's row: median over blocks of the blocks' medians; percentiles over all samples."""
+        """The table's row: median over blocks of the blocks' medians; percentiles over all samples.
+
+        A cheap operator timed in place is a difference of two noisy times, whose median may fall below zero on a busy
+        machine. It is written as 0 then; its interval, which spans more than that, tells how little is known.
+        """
         medians, samples = self.medians(), np.concatenate(self.blocks)
         p10, p90 = np.percentile(samples, [10, 90])
         return Row(
             workload=workload,
-            latency_ms=_round(np.median(medians)),
+            latency_ms=_round(max(0.0, np.median(medians))),
             memory_mb=loaded.memory_mb,
             weights_mb=loaded.weights_mb,
             params=loaded.params,

@@ -12,13 +12,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas
+from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, TableError
-from nas.profiling import Infeasible, Protocol, measure_architectures, profile
+from nas.profiling import Infeasible, Loaded, Protocol, measure_architectures, profile
 from nas.profiling.calibrate import fit
 from nas.profiling.eager import EagerRuntime
 from nas.profiling.eager_child import build_module, make_inputs
 from nas.profiling.memory import peak_activation_bytes
-from nas.profiling.protocol import half_interval
+from nas.profiling.protocol import Samples, half_interval
 from nas.profiling.work import work
 from nas.spaces import SearchSpace
 
@@ -86,6 +87,14 @@ def test_peak_activation_bytes_of_a_chain_whose_peak_is_known():
     x = torch.ones(1000, 1000)
     peak = peak_activation_bytes(lambda: ((x + 1) * 2).sum(), torch.device("cpu"))
     assert peak == pytest.approx(2 * x.nbytes, rel=1e-3)
+
+
+def test_a_difference_lost_in_noise_is_a_row_that_a_table_can_hold(tmp_path):
+    samples = Samples(kept=[[-4.0, -5.0, -3.0], [-2.0, 1.0, -4.0], [-1.0, -6.0, 2.0]])
+    row = samples.row("noisy", Loaded(1.0, 1.0, 1, 1.0), "measured")
+    TableWriter(tmp_path / "t.csv", {}).append(row)
+    assert LookupTable.load(tmp_path / "t.csv").rows()["noisy"].latency_ms == 0
+    assert row.latency_p10_ms < row.latency_p90_ms < 2.0  # the samples stay as they were
 
 
 def test_interval_of_the_median_covers_it_95_times_in_100():
