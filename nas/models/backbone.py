@@ -82,6 +82,32 @@ class SpatialTransformer(nn.Module):
         return x + self.proj_out(tokens.transpose(1, 2).reshape(x.shape))
 
 
+class TextEmbedding(nn.Module):
+    """Text `(B, M, D)` -> what it adds to the timestep embedding `(B, time_dim)`: one linear layer over all tokens.
+
+    First the text is standardised by the mean and the spread of the captions of the data (`fit`): captions share most
+    of their encoding, and what tells them apart is small beside it.
+    """
+
+    def __init__(self, tokens: int, dim: int, time_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(tokens, dim))
+        self.register_buffer("spread", torch.ones(()))
+        self.linear = nn.Linear(tokens * dim, time_dim)
+
+    def fit(self, contexts: Tensor) -> None:
+        """Take mean and spread from the texts `(N, M, D)` of different captions."""
+        self.mean.copy_(contexts.mean(dim=0))
+        self.spread.copy_((contexts - self.mean).std())
+
+    def standardize(self, context: Tensor) -> Tensor:
+        return (context - self.mean) / self.spread
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Of standardised text."""
+        return self.linear(context.flatten(1))
+
+
 class Downsampler(nn.Module):
     """`(N, C, H, W) -> (N, C, H/2, W/2)`."""
 
@@ -138,6 +164,9 @@ class UNet(nn.Module):
         self.time_embedding = nn.ModuleDict(
             {"linear_1": nn.Linear(widths[0], time_dim), "linear_2": nn.Linear(time_dim, time_dim)}
         )
+        self.text_embedding = None
+        if config.text_tokens:
+            self.text_embedding = TextEmbedding(config.text_tokens, context_dim, time_dim)
         skips = [widths[0]]
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(widths):
@@ -162,11 +191,17 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], latent_channels, 3, padding=1)
 
-    def embed_time(self, timestep: Tensor, clips: int) -> Tensor:
-        """Timesteps `(clips,)` or `()`, as diffusers counts them (0..1000) -> embedding `(clips, time_dim)`."""
+    def read_text(self, context: Tensor) -> Tensor:
+        """Text `(B, M, D)` as every layer wants it: standardised where the backbone says so, else as it is."""
+        return context if self.text_embedding is None else self.text_embedding.standardize(context)
+
+    def embed_time(self, timestep: Tensor, context: Tensor) -> Tensor:
+        """Timesteps `(B,)` or `()`, as diffusers counts them (0..1000), and read text -> embedding `(B, time_dim)`."""
+        clips = context.shape[0]
         linear_1, linear_2 = self.time_embedding["linear_1"], self.time_embedding["linear_2"]
         waves = sinusoid(timestep.reshape(-1).expand(clips), linear_1.in_features).to(linear_1.weight.dtype)
-        return linear_2(F.silu(linear_1(waves)))
+        time = linear_2(F.silu(linear_1(waves)))
+        return time if self.text_embedding is None else time + self.text_embedding(context)
 
     def encode(self, x: Tensor, time: Tensor, context: Tensor, after_site: AfterSite) -> list[Tensor]:
         """Run conv_in and the down blocks on `(B*T, C, H, W)`; the skips in order, the last of them is the result."""
@@ -196,12 +231,12 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def denoise(self, x: Tensor, timestep: Tensor, context: Tensor, after_site: AfterSite) -> Tensor:
-        """Frames `(B*T, C, H, W)`, timesteps `(B,)` or `()`, text `(B, M, D)` -> `(B*T, C, H, W)`."""
-        time = self.embed_time(timestep, context.shape[0])
+        """Frames `(B*T, C, H, W)`, timesteps `(B,)` or `()`, read text `(B, M, D)` -> `(B*T, C, H, W)`."""
+        time = self.embed_time(timestep, context)
         skips = self.encode(x, time, context, after_site)
         middle = self.middle(skips[-1], time, context, after_site)
         return self.decode(middle, skips, time, context, after_site)
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """One denoising step on images: `(B, C, H, W)`, timesteps `(B,)` or `()`, text `(B, M, D)` -> `(B, C, H, W)`."""
-        return self.denoise(x, timestep, context, lambda site, features: features)
+        return self.denoise(x, timestep, self.read_text(context), lambda site, features: features)

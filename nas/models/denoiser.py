@@ -67,7 +67,7 @@ def build(space: SearchSpace, arch: Architecture) -> Denoiser:
 
 def run(unet: UNet, x: Tensor, timestep: Tensor, context: Tensor, layers: Mapping[str, Sequence[nn.Module]]) -> Tensor:
     """`Denoiser.forward` of any UNet with the given temporal layers by site."""
-    frames = x.shape[2]
+    frames, context = x.shape[2], unet.read_text(context)
     after_site = temporal_step(layers, frames, context)
     return to_video(unet.denoise(to_frames(x), timestep, context, after_site), frames)
 

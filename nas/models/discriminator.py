@@ -53,10 +53,11 @@ class Discriminator(nn.Module):
         Returns:
             `(B, levels * T)`.
         """
-        pooled = context.mean(dim=1) if pooled is None else pooled
         frames, encoder = x.shape[2], self.encoder
+        context = encoder.read_text(context)
+        pooled = context.mean(dim=1) if pooled is None else pooled
         after_site = temporal_step(encoder.layers(), frames, context)
-        skips = encoder.encode(to_frames(x), encoder.embed_time(timestep, len(x)), context, after_site)
+        skips = encoder.encode(to_frames(x), encoder.embed_time(timestep, context), context, after_site)
         logits, position = [], 0
         for block, head in zip(encoder.down_blocks, self.heads):
             position += len(block.resnets) + (block.downsamplers is not None)

@@ -161,6 +161,8 @@ def _backbone(workload: Workload) -> Work:
 
     total = _conv(places(0), latent, widths[0], 9)
     total += _linear(batch, widths[0], time_dim) + _linear(batch, time_dim, time_dim)
+    if backbone.text_tokens:
+        total += _pointwise(batch * tokens * dim, 2) + _linear(batch, tokens * dim, time_dim)
     skips, channels = [(widths[0], 0)], widths[0]
     for level, width_ in enumerate(widths):
         for _ in range(backbone.layers_per_block):

@@ -57,6 +57,8 @@ class Backbone:
         mid: whether there is a mid block (resnet, transformer, resnet).
         heads: attention heads of the spatial transformers.
         norm_groups: groups of the GroupNorms; must divide every width.
+        text_tokens: tokens of the text that is standardised and also joins the timestep embedding; 0 for none, as in
+            Stable Diffusion v1.5. A small model learns slowly from a few words if attention is all that reads them.
 
     Raises:
         SpaceError: a width that the groups or the heads do not divide, or an attention level that does not exist.
@@ -68,6 +70,7 @@ class Backbone:
     mid: bool = True
     heads: int = 8
     norm_groups: int = 32
+    text_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not self.channels:

@@ -60,6 +60,11 @@ class SearchSpace:
             return
         if self.latent is None or self.text is None:
             raise SpaceError(f"search space '{self.name}': a backbone needs 'latent' and 'text' beside it")
+        if self.backbone.text_tokens not in (0, self.text.tokens):
+            raise SpaceError(
+                f"search space '{self.name}': backbone.text_tokens must be 0 or text.tokens={self.text.tokens}, "
+                f"not {self.backbone.text_tokens}"
+            )
         if self.dtype not in DTYPE_BYTES:
             raise SpaceError(
                 f"search space '{self.name}': unknown dtype '{self.dtype}'{suggestion(self.dtype, DTYPE_BYTES)}"

@@ -23,6 +23,10 @@ class Batch:
     t: Tensor
 
 
+TIME_MEAN = 1.0
+"""Mean of the logit of training's timesteps: what a caption decides is decided near t = 1, seldom met at a mean of 0."""
+
+
 class Batches:
     """Batches from a `decoder` stage's training cache.
 
@@ -56,7 +60,7 @@ class Batches:
         latents, context = self.cache.latents(kind, batch_indices(self.seed, step, size, getattr(self.cache, kind)))
         stream = generator(self.seed, step, kind == "images")
         noise = torch.randn(latents.shape, generator=stream)
-        t = logit_normal(size, stream)
+        t = logit_normal(size, stream, TIME_MEAN)
         dropped = torch.rand(size, generator=stream) < self.drop
         context = torch.where(dropped[:, None, None], self.cache.empty, context)
         return Batch(latents, context, noise, t)

@@ -143,6 +143,10 @@ class Cache:
             found.append(self._shard("text", shard)[0][row : row + 1])
         return torch.cat(found)
 
+    def all_contexts(self) -> Tensor:
+        """`(captions, tokens, dim)` of every distinct caption."""
+        return self.contexts(list(self._numbers))
+
     @cached_property
     def empty(self) -> Tensor:
         """The context of the empty caption `(1, tokens, dim)`."""

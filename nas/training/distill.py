@@ -15,6 +15,7 @@ import torch
 from nas.models import build
 from nas.training import tensors
 from nas.training.batches import Batches, held_out
+from nas.training.cache import Cache
 from nas.training.loop import Learner, Optimization, run
 from nas.training.objective import bind, flow_loss, validation_loss
 from nas.training.stage import Inputs, finished
@@ -37,6 +38,8 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     source = finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
     backbone = build(inputs.space, inputs.space.architecture({}))
+    if backbone.text_embedding is not None:
+        backbone.text_embedding.fit(Cache(source / "train").all_contexts())
     learner = Learner(backbone, config.optimization, config.steps)
     batches = Batches(source, config.seed, 0, config.batch, drop=config.drop)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 import nas
 from nas.errors import BudgetError, SpaceError
 from nas.models import Supernet, UNet, build, fair_round, sample_path
+from nas.spaces import SearchSpace
 
 ONE_OF_EACH = {
     "down.0.0/0": "SelfAttention1D",
@@ -178,3 +181,27 @@ def test_paths_are_uniform_where_most_fit():
 def test_an_impossible_budget_is_one_line(space):
     with pytest.raises(BudgetError, match="not even without temporal layers"):
         sample_path(space, np.random.default_rng(0), lambda arch: False)
+
+
+def test_text_that_joins_the_timestep_embedding_is_standardised_by_the_data():
+    demo = SearchSpace.load("demo")
+    backbone = replace(demo.backbone, attention_levels=(), mid=False, text_tokens=demo.text.tokens)
+    space = SearchSpace("pooled", {"down.0.0/0": ["none"]}, {}, backbone, demo.latent, demo.text)
+    denoiser = build(space, space.architecture({})).eval()
+    common = 50 * torch.randn(1, *space.context_shape()[1:])  # what all captions share
+    captions = common + 0.1 * torch.randn(12, *space.context_shape()[1:])
+    denoiser.text_embedding.fit(captions)
+    read = denoiser.read_text(captions)
+    assert read.mean(0).abs().max() < 1e-3 and abs(read.std() - 1) < 0.05
+    x, t = torch.randn(1, 4, 2, 8, 8), torch.tensor([500.0])
+    outputs = [denoiser(x, t, caption[None]) for caption in captions[:2]]
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-3  # with no attention at all, the text is heard
+    again = build(space, space.architecture({})).eval()
+    again.load_state_dict(denoiser.state_dict())  # mean and spread travel with the weights
+    assert torch.equal(again(x, t, captions[:1]), outputs[0])
+
+
+def test_text_tokens_must_be_those_of_the_text():
+    demo = SearchSpace.load("demo")
+    with pytest.raises(SpaceError, match=r"text_tokens must be 0 or text\.tokens=16, not 7"):
+        replace(demo, backbone=replace(demo.backbone, text_tokens=7))
