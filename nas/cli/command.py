@@ -1,0 +1,52 @@
+"""What a command is, and the arguments that commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: what it does in a line, an example, how to declare its arguments, and what runs."""
+
+    help: str
+    example: str
+    declare: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(name: str, help: str, example: str, declare: Callable[[argparse.ArgumentParser], None]) -> Callable:
+    def register(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+        COMMANDS[name] = Command(help, example, declare, run)
+        return run
+
+    return register
+
+
+def space(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--space", required=True, metavar="S", help="a shipped search space's name, or a .yaml path")
+
+
+def space_and_table(parser: argparse.ArgumentParser) -> None:
+    space(parser)
+    parser.add_argument("--table", required=True, metavar="T.csv", help="the lookup table")
+    parser.add_argument(
+        "--estimates", action="store_true", help="accept a table that mixes measured and estimated rows"
+    )
+
+
+def as_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def cost_model(args: argparse.Namespace) -> Any:
+    from nas.costs import CostModel, LookupTable
+    from nas.spaces import SearchSpace
+
+    return CostModel(SearchSpace.load(args.space), LookupTable.load(args.table), estimates=args.estimates)

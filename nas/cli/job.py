@@ -1,0 +1,33 @@
+"""The whole job in one command, and its report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nas.cli.command import command
+
+
+def _declare_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="what to do, as YAML (configs/demo.yaml is an example)")
+    parser.add_argument("--out", metavar="DIR", help="the run folder; default: runs/NAME")
+
+
+@command("run", "the whole job: profile, search, train, export, report", "nas run configs/demo.yaml", _declare_run)
+def run(args: argparse.Namespace) -> None:
+    from nas.job import run_job
+    from nas.report.summary import summary
+
+    print(summary(run_job(args.config, args.out)))
+
+
+@command(
+    "report",
+    "one self-contained HTML page of a run",
+    "nas report runs/demo",
+    lambda parser: parser.add_argument("run", help="a run folder"),
+)
+def report(args: argparse.Namespace) -> None:
+    from nas.report import write
+
+    print(write(Path(args.run)))

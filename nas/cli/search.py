@@ -1,0 +1,89 @@
+"""Commands on costs: of one architecture, and the search for the best."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from nas.cli.command import as_json, command, cost_model, space_and_table
+
+
+def _declare_cost(parser: argparse.ArgumentParser) -> None:
+    space_and_table(parser)
+    parser.add_argument(
+        "--arch", required=True, metavar="A.json", help="an architecture, as 'nas search --out' writes it"
+    )
+    as_json(parser)
+
+
+@command(
+    "cost",
+    "latency, memory and parameters of an architecture",
+    "nas cost --space demo --table table.csv --arch architecture.json",
+    _declare_cost,
+)
+def cost(args: argparse.Namespace) -> None:
+    from nas.spaces import Architecture
+
+    model = cost_model(args)
+    found = model.predict(Architecture.load(args.arch))
+    if args.json:
+        numbers = {"latency_ms": found.latency_ms, "memory_mb": found.memory_mb, "params": found.params}
+        print(json.dumps({**numbers, "sources": model.sources, "slots": found.breakdown.to_dict("records")}, indent=2))
+        return
+    shown = found.breakdown.assign(params=found.breakdown["params"].map("{:,}".format)).rename(columns={"slot": ""})
+    print(shown.to_string(index=False, float_format="{:.3f}".format))
+    print(f"\nlatency  {found.latency_ms:10.3f} ms   ({' and '.join(model.sources)})")
+    print(f"memory   {found.memory_mb:10.3f} MB   at its peak, weights included\nparams   {found.params:10,}")
+
+
+def _declare_search(parser: argparse.ArgumentParser) -> None:
+    space_and_table(parser)
+    parser.add_argument(
+        "--budget", required=True, metavar="B", help="such as 'latency<=80ms, memory<=1.2GB, params<=600M'"
+    )
+    parser.add_argument(
+        "--evaluator", required=True, metavar="E", help="a score table (.json/.csv) or a command with {arch}"
+    )
+    parser.add_argument("--out", required=True, metavar="A.json", help="where the best architecture goes")
+    parser.add_argument("--trials", type=int, default=200, help="finished evaluations (default: 200)")
+    parser.add_argument(
+        "--sampler", default="budget", help="budget, evolution, or one of Optuna's: tpe, nsga2, gp, ..."
+    )
+    parser.add_argument("--storage", metavar="J", help="the study's journal or database URL; default: beside --out")
+    parser.add_argument("--workers", type=int, default=1, help="evaluations at once (default: 1)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+@command(
+    "search",
+    "the best architecture inside a budget",
+    "nas search --space demo --table table.csv --budget 'latency<=8ms' --evaluator scores.json --out best.json",
+    _declare_search,
+)
+def search(args: argparse.Namespace) -> None:
+    from nas.costs import Budget
+    from nas.search import evaluator
+    from nas.search import run as run_search
+
+    model = cost_model(args)
+    budget = Budget.parse(args.budget, model.largest())
+    storage = args.storage or str(Path(args.out).with_suffix(".journal"))
+    result = run_search(
+        model.space,
+        model,
+        evaluator(args.evaluator),
+        budget,
+        trials=args.trials,
+        sampler=args.sampler,
+        storage=storage,
+        workers=args.workers,
+        seed=args.seed,
+    )
+    result.best.save(args.out)
+    found = model.predict(result.best)
+    print(
+        f"{args.out}: score {result.study.best_value:.4g}, {found.latency_ms:.3f} ms, {found.memory_mb:.3f} MB, {found.params:,} params"
+    )
+    print(f"{storage}: the study; open it with optuna-dashboard")

@@ -1,0 +1,51 @@
+"""Commands that train, and that use what was trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from nas.cli.command import command
+
+
+def _declare_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stage", help="decoder, distill, supernet, finetune or adversarial")
+    parser.add_argument(
+        "--config", required=True, metavar="C.yaml", help="a recipe, as 'nas export --format recipe' writes it"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="holds a folder per stage; goes on where it stopped"
+    )
+
+
+@command("train", "one stage of training", "nas train finetune --config recipe.yaml --out run", _declare_train)
+def train(args: argparse.Namespace) -> None:
+    from nas.training.recipe import train as train_stage
+
+    result = train_stage(args.stage, args.config, args.out)
+    print(f"{result.folder}: {json.dumps(result.metrics)}")
+
+
+def _declare_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
+    parser.add_argument("--prompt", required=True, metavar="P")
+    parser.add_argument("--out", required=True, metavar="V.mp4", help="a .mp4 or .gif file, or a folder for PNG frames")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: what the checkpoint was trained for)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale")
+    parser.add_argument("--frames", type=int, help="length of the clip (default: as trained)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+@command(
+    "generate",
+    "text to video",
+    "nas generate --checkpoint runs/demo/checkpoints/adversarial --prompt 'the digit three moves left' --out three.gif",
+    _declare_generate,
+)
+def generate(args: argparse.Namespace) -> None:
+    from nas.pipeline import Pipeline
+
+    clips = Pipeline.from_pretrained(args.checkpoint)(
+        args.prompt, steps=args.steps, guidance=args.guidance, frames=args.frames, seed=args.seed
+    )
+    print(clips.save(args.out))
