@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from nas import __version__
+
 from nas.cli import job, profiling, search, training, export  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
 from nas.cli.command import COMMANDS
 from nas.errors import NasError
