@@ -23,9 +23,9 @@ from scipy.stats import spearmanr
 from torch.utils.benchmark import Timer
 
 from nas.costs import CostModel, LookupTable
+from nas.costs.work import work
 from nas.profiling import calibrate, measure_architectures, profile
 from nas.profiling.eager_child import build_module, make_inputs
-from nas.profiling.work import work
 from nas.spaces import Architecture, SearchSpace
 
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from nas.costs import LookupTable, TableWriter
+from nas.costs.work import work
 from nas.errors import ConfigError, TableError
 from nas.profiling import Infeasible, Loaded, Protocol, measure_architectures, profile
 from nas.profiling.calibrate import fit
@@ -20,7 +21,6 @@ from nas.profiling.eager import EagerRuntime
 from nas.profiling.eager_child import build_module, make_inputs
 from nas.profiling.memory import peak_activation_bytes
 from nas.profiling.protocol import Samples, half_interval
-from nas.profiling.work import work
 from nas.spaces import SearchSpace
 
 QUICK = Protocol(cap_s=0.2, min_samples=6)
