@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -46,9 +47,24 @@ def read_text(path: str | Path, what: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such {what} file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a {what} file ({error})") from None
+        raise ConfigError(f"{path}: no such {what} file{_neighbour(Path(path))}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give a {what} file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text, and so no {what} file (byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a {what} file: {error.strerror}") from None
+
+
+def _neighbour(path: Path) -> str:
+    """What a person may have meant by a path that is not there."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if there != path.absolute().parent:
+        return f"; there is no folder {path.parent}"
+    near = difflib.get_close_matches(
+        path.name, [other.name for other in there.iterdir()] if there.is_dir() else [], n=1
+    )
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def read_json(path: str | Path, what: str) -> Any:

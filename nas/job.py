@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import nas
 from nas.config import build, load
 from nas.costs import Budget, CostModel, LookupTable
-from nas.errors import ConfigError
+from nas.errors import BudgetError, ConfigError, suggestion
 from nas.files import read_text, write_atomic
 from nas.report.record import RECORD, Candidate, Costs, Exported, Quality, RunRecord, Sample
 from nas.spaces import Architecture, SearchSpace
@@ -106,11 +106,29 @@ class Job:
         self.config, self.folder = config, run
         self.space = SearchSpace.load(config.space)
         kinds = {name: entry.config for name, entry in STAGES.items()} | {"retrain": FinetuneConfig}
-        for name in config.stages:
-            if name not in kinds:
-                raise ConfigError(f"{file}: stages: there is no stage '{name}'{nas.errors.suggestion(name, kinds)}")
+        self._check_names(kinds, file)
         self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
         self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
+
+    def _check_names(self, stages: Collection[str], file: str) -> None:
+        """Refuse at once what a step would only refuse hours later."""
+        from nas.export import FORMATS
+        from nas.search.samplers import SAMPLERS
+
+        config = self.config
+        shown = ("supernet", "finetune", "adversarial")
+        sampler = config.search.sampler.removesuffix("+repair")
+        given = [("stages", name, stages) for name in config.stages]
+        given += [("formats", name, FORMATS) for name in config.formats]
+        given += [("samples.steps", name, shown) for name in config.samples.steps]
+        given += [("search.sampler", sampler, SAMPLERS)]
+        for field_name, name, known in given:
+            if name not in known:
+                raise ConfigError(f"{file}: {field_name}: nothing called '{name}'{suggestion(name, known)}")
+        try:
+            Budget.parse(config.budget, largest=Budget(1.0, 1.0, 1.0, 1.0))
+        except BudgetError as error:
+            raise BudgetError(f"{file}: {error}") from None
 
     def run(self) -> None:
         """Every step that is not finished yet."""

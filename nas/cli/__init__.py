@@ -7,19 +7,27 @@ loads nothing heavy.
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import re
 import sys
+from typing import NoReturn
 
 from nas import __version__
 
 from nas.cli import job, profiling, search, training, export  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
 from nas.cli.command import COMMANDS
-from nas.errors import NasError
+from nas.errors import NasError, suggestion
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a call in one line, as every other error here does."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
+        choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            name, given, known = choice.groups()
+            message = f"{name}: nothing called '{given}'{suggestion(given, re.findall(r'[^, ]+', known.replace(chr(39), '')))}"
         self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
@@ -43,19 +51,44 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         this.declare(sub)
-        sub.set_defaults(run_command=this.run)
+        sub.set_defaults(run_command=this.run, parser=sub)
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors that a person causes are one line on stderr and exit status 2."""
-    args = parser().parse_args(argv)
+    args, unknown = parser().parse_known_args(argv)
+    if unknown:
+        options = [option for action in args.parser._actions for option in action.option_strings]
+        args.parser.error(f"no argument '{unknown[0]}'{suggestion(unknown[0], options)}")
     try:
         args.run_command(args)
     except NasError as error:
-        print(f"nas {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _failed(args, str(error))
+    except BrokenPipeError:  # what reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _failed(args, f"{error.filename}: {error.strerror}; {FIXES.get(error.errno, 'give another path')}")
     except KeyboardInterrupt:
         print(f"nas {args.command}: stopped; run the same command again and it goes on", file=sys.stderr)
         return 130
     return 0
+
+
+FIXES = {
+    errno.EACCES: "ask for the right to, or give another path",
+    errno.EDQUOT: "free some space and run again",
+    errno.EEXIST: "is a file where a folder is needed; give another path",
+    errno.ENOSPC: "free some space and run again",
+    errno.ENOTDIR: "something above it is a file, not a folder; give another path",
+    errno.EROFS: "the disk is read-only; give another path",
+}
+"""What to do when the system refuses a path."""
+
+
+def _failed(args: argparse.Namespace, message: str) -> int:
+    print(f"nas {args.command}: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -41,8 +41,28 @@ def space_and_table(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def at_least_one(text: str) -> int:
+    """The type of an argument that counts something."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
 def as_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def architecture(args: argparse.Namespace) -> Any:
+    """The architecture of `--arch`, checked against `--space`."""
+    from nas.errors import SpaceError
+    from nas.spaces import Architecture, SearchSpace
+
+    try:
+        return SearchSpace.load(args.space).check(Architecture.load(args.arch))
+    except SpaceError as error:
+        where = "" if str(error).startswith(args.space) else f"{args.arch}: "
+        raise SpaceError(f"{where}{error}") from None
 
 
 def cost_model(args: argparse.Namespace) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from nas.cli.command import as_json, command, cost_model, space_and_table
+from nas.cli.command import architecture, as_json, at_least_one, command, cost_model, space_and_table
 
 
 def _declare_cost(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +24,9 @@ def _declare_cost(parser: argparse.ArgumentParser) -> None:
     _declare_cost,
 )
 def cost(args: argparse.Namespace) -> None:
-    from nas.spaces import Architecture
-
+    arch = architecture(args)
     model = cost_model(args)
-    found = model.predict(Architecture.load(args.arch))
+    found = model.predict(arch)
     if args.json:
         numbers = {"latency_ms": found.latency_ms, "memory_mb": found.memory_mb, "params": found.params}
         print(json.dumps({**numbers, "sources": model.sources, "slots": found.breakdown.to_dict("records")}, indent=2))
@@ -47,12 +46,12 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
         "--evaluator", required=True, metavar="E", help="a score table (.json/.csv) or a command with {arch}"
     )
     parser.add_argument("--out", required=True, metavar="A.json", help="where the best architecture goes")
-    parser.add_argument("--trials", type=int, default=200, help="finished evaluations (default: 200)")
+    parser.add_argument("--trials", type=at_least_one, default=200, help="finished evaluations (default: 200)")
     parser.add_argument(
         "--sampler", default="budget", help="budget, evolution, or one of Optuna's: tpe, nsga2, gp, ..."
     )
     parser.add_argument("--storage", metavar="J", help="the study's journal or database URL; default: beside --out")
-    parser.add_argument("--workers", type=int, default=1, help="evaluations at once (default: 1)")
+    parser.add_argument("--workers", type=at_least_one, default=1, help="evaluations at once (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -73,7 +72,7 @@ def search(args: argparse.Namespace) -> None:
     result = run_search(
         model.space,
         model,
-        evaluator(args.evaluator),
+        evaluator(args.evaluator, model.space),
         budget,
         trials=args.trials,
         sampler=args.sampler,

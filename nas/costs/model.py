@@ -77,7 +77,7 @@ class CostModel:
         if "measured" in sources and len(sources) > 1 and not estimates:
             raise TableError(
                 f"{table.path or 'table'}: mixes {' and '.join(sorted(sources))} rows; "
-                "measure the rest, or allow estimates explicitly"
+                "measure the rest, or allow estimates (estimates=True, --estimates)"
             )
         self.sources = tuple(sorted(sources))
         self._terms = self._build_terms(table.calibration or Calibration())

@@ -109,7 +109,10 @@ class LookupTable:
         try:
             frame = pd.read_csv(io.StringIO(_whole_lines(read_text(path, "lookup table"))), keep_default_na=False)
         except pd.errors.ParserError as error:
-            raise TableError(f"{path}: not a lookup table: {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).split())
+            raise TableError(
+                f"{path}: not a lookup table: it starts with 'workload,latency_ms,...' ({reason})"
+            ) from None
         except pd.errors.EmptyDataError:
             raise TableError(f"{path}: empty; a lookup table starts with the line 'workload,latency_ms,...'") from None
         table = cls(_checked(frame, str(path)), path=path)

@@ -13,15 +13,15 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.errors import ConfigError, NasError
+from nas.errors import ConfigError, NasError, suggestion
 from nas.files import read_json, read_text
 from nas.search.problem import Pairs, Scores
 from nas.search.workers import Evaluator
-from nas.spaces import Architecture
+from nas.spaces import Architecture, SearchSpace
 
 
 class EvaluatorError(NasError, RuntimeError):
@@ -46,6 +46,12 @@ class ScoreTable:
         for (first, second), table in self.pairs.items():
             score += table.get((choices.get(first), choices.get(second)), 0.0)
         return float(score)
+
+    def names(self) -> Iterator[tuple[str, set[str]]]:
+        """Every slot that it names, and the choices that it scores there."""
+        yield from ((slot, set(choices)) for slot, choices in self.scores.items())
+        for slots, table in self.pairs.items():
+            yield from ((slot, {choices[i] for choices in table}) for i, slot in enumerate(slots))
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreTable:
@@ -151,16 +157,24 @@ class Command:
         return float(value)
 
 
-def evaluator(text: str) -> Evaluator:
+def evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
     """An evaluator from the command line: the path of a score table (.json or .csv), or a command with `{arch}`.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: neither, or a score table that names what `space` does not have.
     """
     if "{arch}" in text:
         return Command(text)
     if Path(text).suffix in (".json", ".csv"):
-        return ScoreTable.load(text)
+        table = ScoreTable.load(text)
+        for slot, choices in table.names() if space else ():
+            if slot not in space.slots:
+                raise ConfigError(f"{text}: '{space.name}' has no slot '{slot}'{suggestion(slot, space.slots)}")
+            for choice in choices:
+                if choice not in space.slots[slot]:
+                    offered = suggestion(choice, space.slots[slot])
+                    raise ConfigError(f"{text}: slot '{slot}' offers no '{choice}'{offered}")
+        return table
     raise ConfigError(f"evaluator '{text}': give a score table (.json, .csv) or a command with {{arch}} in it")
 
 

@@ -136,11 +136,14 @@ def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
     """An Optuna storage from an RDB URL or the path of a journal file; in memory for None.
 
     A last journal line that a crash or a full disk tore is dropped: Optuna could not read past it.
+
+    Raises:
+        ConfigError: it cannot be opened, or is no journal.
     """
     if storage is None:
         return optuna.storages.InMemoryStorage()
     if "://" in str(storage):
-        return optuna.storages.get_storage(str(storage))
+        return _open_database(str(storage))
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -154,7 +157,21 @@ def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
             os.truncate(path, data.rfind(b"\n") + 1)
     finally:
         lock.release()
-    return optuna.storages.JournalStorage(backend)
+    try:
+        return optuna.storages.JournalStorage(backend)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # Optuna checks nothing of what it reads
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"{path}: not a study's journal, or a broken one ({reason}); restore it, or give another --storage"
+        ) from None
+
+
+def _open_database(url: str) -> optuna.storages.BaseStorage:
+    try:
+        return optuna.storages.get_storage(url)
+    except Exception as error:  # whatever SQLAlchemy or a driver raises
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"{url}: cannot be opened ({reason}); give a journal file or another --storage") from None
 
 
 class _FileLock(optuna.storages.journal._file.BaseJournalFileLock):

@@ -20,12 +20,14 @@ def load(data: str, split: str, latent: Latent, downsampling: int) -> Source:
 
     Raises:
         ConfigError: there is no such data, or no clip in it.
+        MissingDependency: the data comes in a package that is not installed.
     """
     if data == "digits":
-        return MovingDigits(split, latent.frames)
-    if not Path(data).is_dir():
+        source = MovingDigits(split, latent.frames)
+    elif Path(data).is_dir():
+        source = Folder(data, split, latent.frames, latent.height * downsampling, latent.width * downsampling)
+    else:
         raise ConfigError(f"data: '{data}' is neither 'digits' nor a folder")
-    source = Folder(data, split, latent.frames, latent.height * downsampling, latent.width * downsampling)
     if not source.videos:
         raise ConfigError(f"data: {data}: holds no clip of the {split} split")
     return source
