@@ -108,6 +108,10 @@ def load(folder: str | Path) -> Checkpoint:
         ConfigError: a file is missing, or does not fit the others.
     """
     folder = Path(folder)
+    if folder.is_dir() and not (folder / "checkpoint.json").exists():
+        raise ConfigError(
+            f"{folder}: holds no checkpoint.json; give the folder of a finished finetune or adversarial stage"
+        )
     info = build_config(
         CheckpointInfo, read_json(folder / "checkpoint.json", "checkpoint"), f"{folder}/checkpoint.json"
     )
