@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from nas.cli.command import as_json, command, space
+from nas.cli.command import as_json, at_least_one, command, space
 
 
 def _declare_profile(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,10 @@ def _declare_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", default="eager", metavar="R", help="what compiles and runs them (default: eager)")
     parser.add_argument("--device", default="local", metavar="D", help="where it runs (default: this machine)")
     parser.add_argument("--out", required=True, metavar="T.csv", help="the lookup table; goes on where it stopped")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each workload (default: 1)")
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads of each workload (default: 1)")
+    parser.add_argument(
+        "--pipeline", action="store_true", help="the text encoder and the decoder too, for the time of a whole clip"
+    )
 
 
 @command(
@@ -28,7 +31,9 @@ def profile(args: argparse.Namespace) -> None:
     from nas.spaces import SearchSpace
 
     options = {"threads": args.threads} if args.threads else {}
-    table = measure(SearchSpace.load(args.space), args.runtime, args.device, args.out, **options)
+    table = measure(
+        SearchSpace.load(args.space), args.runtime, args.device, args.out, pipeline=args.pipeline, **options
+    )
     infeasible = int((table.frame["status"] != "ok").sum())
     print(f"{args.out}: {len(table.frame)} workloads, {infeasible} infeasible, {_sources(table.frame['source'])}")
 
@@ -42,7 +47,9 @@ def _declare_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", required=True, metavar="T.csv", help="the lookup table; the correction goes beside it"
     )
-    parser.add_argument("--models", type=int, default=8, metavar="N", help="whole models to measure (default: 8)")
+    parser.add_argument(
+        "--models", type=at_least_one, default=8, metavar="N", help="whole models to measure (default: 8)"
+    )
 
 
 @command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from nas.spaces import Backbone, Operator, Workload
+from nas.spaces import Backbone, Decoder, Operator, TextEncoder, Workload
 from nas.spaces.workload import DTYPE_BYTES
 
 
@@ -40,9 +40,14 @@ class Work:
 
 
 def work(workload: Workload) -> Work:
-    """The work of an operator or of the spatial backbone, for the definitions of `nas.models`."""
+    """The work of an operator, of the spatial backbone, of a text encoder or of a decoder, as `nas.models` and
+    transformers define them."""
     if isinstance(workload.part, Backbone):
         return _backbone(workload)
+    if isinstance(workload.part, TextEncoder):
+        return _text_encoder(workload.part, *workload.context)
+    if isinstance(workload.part, Decoder):
+        return _decoder(workload.part, workload.shape)
     return _operator(workload.part, workload.shape, workload.context)
 
 
@@ -187,6 +192,61 @@ def _backbone(workload: Workload) -> Work:
     total += _conv(places(0), channels, latent, 9)
     widest = max(6 * c * places(level) for level, c in enumerate(widths))
     return _peak(total, alive + widest)
+
+
+def _text_encoder(encoder: TextEncoder, batch: int, tokens: int, width: int) -> Work:
+    rows, bert = batch * tokens, encoder.kind == "bert"
+    norm, add = _norm(rows * width, width), _pointwise(rows * width, 2)
+    layer = _times(_linear(rows, width, width), 4) + _attention(batch, tokens, tokens, width) + add + norm
+    layer += (
+        _linear(rows, width, 4 * width) + _pointwise(4 * rows * width) + _linear(rows, 4 * width, width) + add + norm
+    )
+    positions = max(512 if bert else 77, tokens)
+    tables = (encoder.vocabulary + positions + 2 * bert) * width  # of which only the rows of these tokens are read
+    total = Work(moved=4 * rows * width, kernels=2 + bert, params=tables) + add + norm + _times(layer, encoder.layers)
+    total = total + _linear(batch, width, width) if bert else total  # the pooled output, which nothing reads
+    return _peak(total, 10 * rows * width)
+
+
+def _decoder(decoder: Decoder, shape: tuple[int, ...]) -> Work:
+    vae, (batch, latent, frames, height, width) = decoder.vae, shape
+    images, levels = batch * frames, len(vae.channels)
+
+    def places(level: int) -> int:
+        """Pixels where the channels are those of a level; the latents are as large as the last one."""
+        return images * (height << (levels - 1 - level)) * (width << (levels - 1 - level))
+
+    def resnet(inputs: int, outputs: int, level: int) -> Work:
+        n = places(level)
+        total = _norm(n * inputs, inputs) + _pointwise(n * inputs) + _conv(n, inputs, outputs, 9)
+        total += _norm(n * outputs, outputs) + _pointwise(n * outputs) + _conv(n, outputs, outputs, 9)
+        if frames > 1 or decoder.frames is not None:
+            total += _conv(n, outputs, outputs, 3, bias=False) + _pointwise(n * outputs, 2)
+        else:
+            total += Work(params=3 * outputs * outputs)
+        total += _pointwise(n * outputs, 2)
+        return total + _conv(n, inputs, outputs, 1) if inputs != outputs else total
+
+    channels, last = vae.channels[-1], levels - 1
+    total = _conv(places(last), latent, latent, 1) + _conv(places(last), latent, channels, 9)
+    total += _times(resnet(channels, channels, last), 2)
+    if vae.mid_attention:
+        square, elements = _linear(places(last), channels, channels), places(last) * channels
+        total += _norm(elements, channels) + _times(square, 4) + _pointwise(elements, 2)
+        total += _attention(images, places(last) / images, places(last) / images, channels)
+    widest = 0
+    for level in reversed(range(levels)):
+        for _ in range(vae.layers_per_block + 1):
+            total += resnet(channels, vae.channels[level], level)
+            widest = max(widest, 3 * max(channels, vae.channels[level]) * places(level))
+            channels = vae.channels[level]
+        if level:
+            total += _pointwise(places(level - 1) * channels)
+            total += _conv(places(level - 1), channels, channels, 9)
+            widest = max(widest, 3 * channels * places(level - 1))
+    total += _norm(places(0) * channels, channels) + _pointwise(places(0) * channels)
+    total += _conv(places(0), channels, vae.image_channels, 9)
+    return _peak(total, widest)
 
 
 def _times(part: Work, count: int) -> Work:

@@ -9,58 +9,16 @@ the temporal factors are trained. Being causal, a long clip can be decoded in ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import ConfigError
 from nas.models.layers import Attention, Upsampler, to_frames, to_video
+from nas.spaces import VAEConfig
 
 Past = dict[nn.Module, Tensor]
 """The last frames that each temporal convolution has seen `(B, C, 2, H*W)`: what a next chunk needs to go on."""
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """The size of an autoencoder; the defaults make a tiny one, `stable_diffusion()` the real one.
-
-    Attributes:
-        channels: width of each level, from high resolution to low; each next level halves height and width.
-        layers_per_block: resnets in an encoder block; a decoder block has one more.
-        latent_channels: channels of a latent.
-        image_channels: 3 for colour, 1 for grey.
-        norm_groups: groups of the GroupNorms; must divide every width.
-        mid_attention: self-attention in the mid blocks.
-        scaling_factor: latents are multiplied by this, so that their standard deviation is near 1.
-
-    Raises:
-        ConfigError: a width that the groups do not divide.
-    """
-
-    channels: tuple[int, ...] = (32, 64, 64)
-    layers_per_block: int = 1
-    latent_channels: int = 4
-    image_channels: int = 3
-    norm_groups: int = 32
-    mid_attention: bool = True
-    scaling_factor: float = 1.0
-
-    def __post_init__(self) -> None:
-        for width in self.channels:
-            if width % self.norm_groups:
-                raise ConfigError(f"channels: {width} is not a multiple of norm_groups={self.norm_groups}")
-
-    @property
-    def downsampling(self) -> int:
-        """Pixels per latent, in height and in width."""
-        return 2 ** (len(self.channels) - 1)
-
-    @classmethod
-    def stable_diffusion(cls) -> VAEConfig:
-        """The configuration of Stable Diffusion v1.5's VAE."""
-        return cls((128, 256, 512, 512), layers_per_block=2, scaling_factor=0.18215)
 
 
 class Autoencoder(nn.Module):

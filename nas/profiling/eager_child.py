@@ -13,7 +13,7 @@ from nas.errors import MissingDependency
 from nas.models.denoiser import run, to_frames, to_video
 from nas.profiling.memory import peak_activation_bytes
 from nas.profiling.runtime import InPlace, Loaded, Runnable, WholeModel
-from nas.spaces import Backbone, Workload
+from nas.spaces import Backbone, Decoder, TextEncoder, Workload
 
 MB = 1e6
 
@@ -96,6 +96,44 @@ class AsDenoiser(nn.Module):
         return run(self.unet, x, timestep, context, {})
 
 
+class Encode(nn.Module):
+    """A text encoder of transformers: tokens `(B, tokens)` -> context `(B, tokens, dim)`."""
+
+    def __init__(self, part: TextEncoder, tokens: int, width: int) -> None:
+        super().__init__()
+        try:
+            import transformers
+        except ImportError:
+            raise MissingDependency(
+                "a text encoder is measured with transformers; run: pip install 'nas-video[demo]'"
+            ) from None
+        family, positions = {"bert": ("Bert", 512), "clip": ("CLIPText", 77)}[part.kind]
+        config = getattr(transformers, f"{family}Config")(
+            vocab_size=part.vocabulary,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=part.layers,
+            num_attention_heads=part.heads,
+            max_position_embeddings=max(positions, tokens),
+        )
+        self.model = getattr(transformers, f"{family}Model")(config)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model(input_ids=tokens).last_hidden_state
+
+
+class Decode(nn.Module):
+    """The decoder of an autoencoder: latents `(B, C, T, h, w)` -> video; a part of a clip remembers its last frames."""
+
+    def __init__(self, part: Decoder) -> None:
+        super().__init__()
+        self.autoencoder, self.whole = models.Autoencoder(part.vae), part.frames is None
+        del self.autoencoder.encoder, self.autoencoder.quant_conv
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode_unscaled(latents, None if self.whole else {})
+
+
 def build_module(workload: Workload | WholeModel) -> nn.Module:
     """The untrained module of a workload, its weights drawn at random (some begin as zeros, which a runtime might
     skip). An operator comes as it stands in the denoiser: between features with the frames in the batch."""
@@ -104,6 +142,10 @@ def build_module(workload: Workload | WholeModel) -> nn.Module:
         module: nn.Module = models.build(workload.space, workload.arch)
     elif isinstance(workload.part, Backbone):
         module = AsDenoiser(models.UNet(workload.part, workload.shape[1], workload.context[2]))
+    elif isinstance(workload.part, TextEncoder):
+        module = Encode(workload.part, *workload.context[1:])
+    elif isinstance(workload.part, Decoder):
+        module = Decode(workload.part)
     else:
         context_dim = workload.context[2] if workload.context else 1
         module = AtSite(models.build_operator(workload.part, workload.shape[1], context_dim), workload.shape[2])
@@ -114,10 +156,15 @@ def build_module(workload: Workload | WholeModel) -> nn.Module:
 
 def make_inputs(workload: Workload | WholeModel, device: torch.device) -> tuple[Tensor | None, ...]:
     """Random inputs of the workload's shapes, for `build_module`'s forward."""
+    part = workload.part if isinstance(workload, Workload) else None
+    if isinstance(part, TextEncoder):
+        return (torch.randint(part.vocabulary, workload.shape, device=device),)
     options = {"device": device, "dtype": getattr(torch, workload.dtype)}
     x = torch.randn(workload.shape, **options)
     context = torch.randn(workload.context, **options) if workload.context else None
-    if isinstance(workload, WholeModel) or isinstance(workload.part, Backbone):
+    if isinstance(part, Decoder):
+        return (x,)
+    if part is None or isinstance(part, Backbone):
         return x, torch.full((workload.shape[0],), 500.0, device=device), context
     return to_frames(x), context
 

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from nas.costs import LookupTable, Row, TableWriter
 from nas.costs.table import meta_path
-from nas.errors import NasError, SpaceError
+from nas.errors import ConfigError, NasError, SpaceError
 from nas.files import read_json, write_json
 from nas.profiling import runtimes
 from nas.profiling.host import commit
 from nas.profiling.protocol import Protocol, infeasible, measure
 from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime, Session, WholeModel
-from nas.spaces import Architecture, SearchSpace, Workload
+from nas.spaces import Architecture, Operator, SearchSpace, Workload
 
 SAME = ("runtime", "version", "device", "chip", "dtype", "threads", "wait", "operators")
 """What rows of one table must share; a profile that was begun otherwise is not resumed."""
@@ -34,6 +34,7 @@ def profile(
     out: str | Path = "table.csv",
     protocol: Protocol | None = None,
     progress: bool = True,
+    pipeline: bool = False,
     **options: Any,
 ) -> LookupTable:
     """Measure every workload of a space on a device, into a lookup table.
@@ -47,6 +48,7 @@ def profile(
         out: the table's CSV; its provenance goes beside it.
         protocol: how long and how carefully to measure.
         progress: a bar on a terminal, a line per workload in a log file.
+        pipeline: the text encoder and the decoder too, which the time of a whole clip needs.
         options: for the runtime, such as `threads`.
 
     Raises:
@@ -55,7 +57,10 @@ def profile(
     Example:
         >>> table = nas.profile(nas.SearchSpace.load("demo"), out="table.csv")  # doctest: +SKIP
     """
-    workloads, protocol = _workloads(space), protocol or Protocol()
+    workloads, protocol = _workloads(space, pipeline), protocol or Protocol()
+    if Path(out).is_dir():
+        raise ConfigError(f"{out}: is a folder; give the table a file name, such as {Path(out) / 'table.csv'}")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is known before any measuring
     with runtimes.make(runtime, device, **options) as chosen:
         place = _place(chosen, space, protocol, Path(out))
         meta = {
@@ -72,7 +77,7 @@ def profile(
         missing = [workload for workload in workloads if str(workload) not in writer.done]
         bar = Progress(len(workloads), len(workloads) - len(missing), progress, f"profile {space.name}")
         if missing:
-            runnable = [InPlace(space, w) if place == IN_PLACE and w.kind != "Backbone" else w for w in missing]
+            runnable = [InPlace(space, w) if place == IN_PLACE and isinstance(w.part, Operator) else w for w in missing]
             quality = measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
             write_json(meta_path(out), {**read_json(meta_path(out), "table metadata"), **quality})
         bar.close()
@@ -167,11 +172,13 @@ def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) 
         session.close()
 
 
-def _workloads(space: SearchSpace) -> list[Workload]:
+def _workloads(space: SearchSpace, pipeline: bool) -> list[Workload]:
     workloads = space.workloads()
     if any(isinstance(workload, str) for workload in workloads):
         raise SpaceError(f"search space '{space.name}' is cost-only: there is nothing to run, only a table to fill in")
-    return workloads
+    if pipeline and not space.pipeline_workloads():
+        raise SpaceError(f"search space '{space.name}' declares no 'text_encoder' and no 'decoder' to measure")
+    return workloads + pipeline * space.pipeline_workloads()
 
 
 def _open_reference(runtime: Runtime) -> Session:

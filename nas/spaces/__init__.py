@@ -4,6 +4,7 @@ from nas.spaces.architecture import Architecture
 from nas.spaces.backbone import Backbone, Latent, Site, Text
 from nas.spaces.load import shipped
 from nas.spaces.operators import NONE, Operator
+from nas.spaces.pipeline import Decoder, TextEncoder, VAEConfig
 from nas.spaces.space import SearchSpace
 from nas.spaces.workload import Workload
 
@@ -11,11 +12,14 @@ __all__ = [
     "NONE",
     "Architecture",
     "Backbone",
+    "Decoder",
     "Latent",
     "Operator",
     "SearchSpace",
     "Site",
     "Text",
+    "TextEncoder",
+    "VAEConfig",
     "Workload",
     "shipped",
 ]

@@ -14,6 +14,7 @@ from nas.errors import ConfigError, SpaceError, suggestion
 from nas.files import write_atomic
 from nas.spaces.backbone import Backbone, Latent, Text
 from nas.spaces.operators import NONE, Operator
+from nas.spaces.pipeline import Decoder, TextEncoder
 from nas.spaces.space import SearchSpace
 
 
@@ -23,7 +24,7 @@ class SpaceFile:
 
     A space with a backbone gives `backbone`, `latent`, `text`, `operators`; each site then has `depth` slots
     that offer every operator, except where `sites` lists the choices of one site, or it names its `slots` outright.
-    A cost-only space gives `slots` alone.
+    A cost-only space gives `slots` alone. `text_encoder` and `decoder` are for the time that a whole clip takes.
 
     Attributes:
         operators: hyper-parameters by choice name; `kind` when the name is not the kind; `none` offers nothing.
@@ -35,6 +36,8 @@ class SpaceFile:
     backbone: Backbone | None = None
     latent: Latent | None = None
     text: Text | None = None
+    text_encoder: TextEncoder | None = None
+    decoder: Decoder | None = None
     dtype: str = "float32"
     batch: int = 1
     depth: int = 1
@@ -80,6 +83,8 @@ def save_space(space: SearchSpace, path: str | Path) -> Path:
     if space.backbone is not None:
         parts = {"backbone": space.backbone, "latent": space.latent, "text": space.text}
         value |= {name: _plain(asdict(part)) for name, part in parts.items()}
+        around = {"text_encoder": space.text_encoder, "decoder": space.decoder}
+        value |= {name: _plain(asdict(part)) for name, part in around.items() if part is not None}
         value |= {"dtype": space.dtype, "batch": space.batch}
         value["operators"] = {n: {"kind": o.kind, **dict(o.options)} for n, o in space.operators.items()}
     value["slots"] = {slot: list(choices) for slot, choices in space.slots.items()}
@@ -87,14 +92,16 @@ def save_space(space: SearchSpace, path: str | Path) -> Path:
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in value.items()}
+    """Tuples as lists, which YAML can say; what is None is left out."""
+    lists = {key: list(v) if isinstance(v, tuple) else v for key, v in value.items() if v is not None}
+    return {key: _plain(v) if isinstance(v, dict) else v for key, v in lists.items()}
 
 
 def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
     if file.backbone is None:
         if not file.slots:
             raise SpaceError(f"{path}: needs either 'backbone' (with latent, text, operators) or 'slots'")
-        return SearchSpace(file.name, file.slots)
+        return SearchSpace(file.name, file.slots, text_encoder=file.text_encoder, decoder=file.decoder)
     if file.slots is not None and (file.sites or file.only_sites is not None or "depth" in mapping):
         raise SpaceError(f"{at(path, mapping, 'slots')}: 'slots' says it all; drop 'depth', 'sites' and 'only_sites'")
     if file.latent is None or file.text is None:
@@ -111,7 +118,18 @@ def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
     names = [site for site in known if file.only_sites is None or site in file.only_sites]
     offered = tuple(mapping.get("operators") or {})
     slots = file.slots or {f"{site}/{i}": file.sites.get(site, offered) for site in names for i in range(file.depth)}
-    return SearchSpace(file.name, slots, operators, file.backbone, file.latent, file.text, file.dtype, file.batch)
+    return SearchSpace(
+        file.name,
+        slots,
+        operators,
+        file.backbone,
+        file.latent,
+        file.text,
+        file.dtype,
+        file.batch,
+        file.text_encoder,
+        file.decoder,
+    )
 
 
 def _operators(mapping: Any, path: str) -> dict[str, Operator]:

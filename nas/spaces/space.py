@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from nas.files import short_hash
 from nas.spaces.architecture import Architecture
 from nas.spaces.backbone import Backbone, Latent, Site, Text
 from nas.spaces.operators import NONE, Operator
+from nas.spaces.pipeline import Decoder, TextEncoder
 from nas.spaces.workload import DTYPE_BYTES, Workload
 
 
@@ -33,9 +34,11 @@ class SearchSpace:
         backbone, latent, text: the spatial UNet and the shapes of its inputs.
         dtype: of weights and activations.
         batch: clips denoised at once.
+        text_encoder, decoder: what stands around the denoiser, for the time that a whole clip takes.
 
     Raises:
-        SpaceError: no slots, no or repeated choices, an unknown operator or dtype, a slot at no site.
+        SpaceError: no slots, no or repeated choices, an unknown operator or dtype, a slot at no site, a text encoder or
+            a decoder that does not fit.
     """
 
     name: str
@@ -46,6 +49,8 @@ class SearchSpace:
     text: Text | None = None
     dtype: str = "float32"
     batch: int = 1
+    text_encoder: TextEncoder | None = None
+    decoder: Decoder | None = None
 
     def __post_init__(self) -> None:
         if not self.slots:
@@ -57,6 +62,10 @@ class SearchSpace:
             if not choices or len(set(choices)) != len(choices):
                 raise SpaceError(f"search space '{self.name}': slots.{slot}: needs choices, each named once")
         if self.backbone is None:
+            if self.text_encoder is not None or self.decoder is not None:
+                raise SpaceError(
+                    f"search space '{self.name}': a text encoder or a decoder needs a 'backbone' beside it"
+                )
             return
         if self.latent is None or self.text is None:
             raise SpaceError(f"search space '{self.name}': a backbone needs 'latent' and 'text' beside it")
@@ -76,6 +85,7 @@ class SearchSpace:
                 )
             for choice in choices:
                 self._check_choice(slot, choice)
+        self._check_pipeline()
 
     @classmethod
     def load(cls, name: str | Path) -> SearchSpace:
@@ -121,7 +131,8 @@ class SearchSpace:
 
     @cached_property
     def hash(self) -> str:
-        """12 hexadecimal digits of everything but the name."""
+        """12 hexadecimal digits of everything that an architecture depends on: not the name, nor what stands around the
+        denoiser."""
         parts = [None if part is None else asdict(part) for part in (self.backbone, self.latent, self.text)]
         operators = {name: str(operator) for name, operator in self.operators.items()}
         return short_hash(
@@ -169,6 +180,34 @@ class SearchSpace:
         found = [self.backbone_workload()]
         found += [self.workload(slot, choice) for slot, choices in self.slots.items() for choice in choices]
         return list(dict.fromkeys(workload for workload in found if workload is not None))
+
+    def text_workload(self) -> Workload | None:
+        """The text encoder on the prompts of one batch; None where the space declares none."""
+        if self.text_encoder is None:
+            return None
+        context = self.context_shape()
+        return Workload(self.text_encoder, context[:2], context, self.dtype)
+
+    def decoder_workload(self) -> Workload | None:
+        """One run of the decoder, of which a clip takes `decoder_runs`; None where the space declares none."""
+        if self.decoder is None:
+            return None
+        batch, channels, _, height, width = self.input_shape()
+        frames = self.latent.frames // self.decoder_runs
+        part = self.decoder if self.decoder_runs > 1 else replace(self.decoder, frames=None)
+        return Workload(part, (batch, channels, frames, height, width), dtype=self.dtype)
+
+    @property
+    def decoder_runs(self) -> int:
+        """How often the decoder runs for a clip; 0 where the space declares none."""
+        if self.decoder is None:
+            return 0
+        frames = self._needs_backbone().latent.frames
+        return frames // min(self.decoder.frames or frames, frames)
+
+    def pipeline_workloads(self) -> list[Workload]:
+        """What a clip needs beside the denoiser, as far as the space declares it: the text encoder and the decoder."""
+        return [workload for workload in (self.text_workload(), self.decoder_workload()) if workload is not None]
 
     # -- architectures ---------------------------------------------------------------------------------------------
 
@@ -242,6 +281,24 @@ class SearchSpace:
         if self.backbone is None:
             raise SpaceError(f"search space '{self.name}' is cost-only: it has no backbone and so no shapes")
         return self
+
+    def _check_pipeline(self) -> None:
+        where = f"search space '{self.name}'"
+        if self.text_encoder is not None and self.text.dim % self.text_encoder.heads:
+            raise SpaceError(
+                f"{where}: text_encoder.heads: {self.text_encoder.heads} heads cannot share text.dim={self.text.dim}"
+            )
+        if self.decoder is None:
+            return
+        if self.decoder.vae.latent_channels != self.latent.channels:
+            raise SpaceError(
+                f"{where}: decoder.vae.latent_channels: {self.decoder.vae.latent_channels}, "
+                f"but the latents have {self.latent.channels} channels"
+            )
+        if self.decoder.frames is not None and self.latent.frames % min(self.decoder.frames, self.latent.frames):
+            raise SpaceError(
+                f"{where}: decoder.frames: {self.decoder.frames} does not divide latent.frames={self.latent.frames}"
+            )
 
     def _check_choice(self, slot: str, choice: str) -> None:
         if choice == NONE:

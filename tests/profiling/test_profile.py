@@ -114,7 +114,8 @@ def test_fit_recovers_a_known_correction():
 @pytest.mark.parametrize("name", ["demo", "snapgen_v"])
 def test_work_counts_parameters_exactly_and_flops_as_torch_does(name):
     meta = torch.device("meta")
-    for workload in SearchSpace.load(name).workloads():
+    space = SearchSpace.load(name)
+    for workload in space.workloads() + space.pipeline_workloads():
         with meta:
             module, inputs = build_module(workload).eval(), make_inputs(workload, meta)
             with FlopCounterMode(display=False) as counter:

@@ -1,0 +1,109 @@
+"""What stands around the denoiser in a text-to-video pipeline, as data: the text encoder and the video decoder.
+
+Neither is searched; both take their share of the time in which a clip must be made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from nas.errors import ConfigError, SpaceError, suggestion
+from nas.files import short_hash
+
+TEXT_ENCODERS = ("bert", "clip")
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A transformer that turns the tokens of a prompt into the text context, as wide and as long as the space's `text`.
+
+    Attributes:
+        kind: `bert` (bidirectional, normed after each layer) or `clip` (causal, normed before).
+        layers: transformer layers; their feed-forward part is four times as wide as the context.
+        heads: attention heads.
+        vocabulary: tokens that it knows.
+
+    Raises:
+        SpaceError: an unknown kind, or a number below one.
+    """
+
+    kind: str
+    layers: int
+    heads: int
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in TEXT_ENCODERS:
+            raise SpaceError(f"text_encoder: unknown kind '{self.kind}'{suggestion(self.kind, TEXT_ENCODERS)}")
+        for name in ("layers", "heads", "vocabulary"):
+            if getattr(self, name) < 1:
+                raise SpaceError(f"text_encoder.{name}: must be at least 1, not {getattr(self, name)}")
+
+    def hash(self) -> str:
+        return short_hash(asdict(self))
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The size of an autoencoder; the defaults make a tiny one, `stable_diffusion()` the real one.
+
+    Attributes:
+        channels: width of each level, from high resolution to low; each next level halves height and width.
+        layers_per_block: resnets in an encoder block; a decoder block has one more.
+        latent_channels: channels of a latent.
+        image_channels: 3 for colour, 1 for grey.
+        norm_groups: groups of the GroupNorms; must divide every width.
+        mid_attention: self-attention in the mid blocks.
+        scaling_factor: latents are multiplied by this, so that their standard deviation is near 1.
+
+    Raises:
+        ConfigError: a width that the groups do not divide.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 64)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    image_channels: int = 3
+    norm_groups: int = 32
+    mid_attention: bool = True
+    scaling_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        for width in self.channels:
+            if width % self.norm_groups:
+                raise ConfigError(f"channels: {width} is not a multiple of norm_groups={self.norm_groups}")
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent, in height and in width."""
+        return 2 ** (len(self.channels) - 1)
+
+    @classmethod
+    def stable_diffusion(cls) -> VAEConfig:
+        """The configuration of Stable Diffusion v1.5's VAE."""
+        return cls((128, 256, 512, 512), layers_per_block=2, scaling_factor=0.18215)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The video decoder of a clip, and how much of the clip it decodes at once.
+
+    Attributes:
+        vae: the autoencoder whose decoder it is.
+        frames: latent frames decoded at once, to bound memory: a clip then takes several runs, each of which hands its
+            last frames to the next. None: the whole clip.
+
+    Raises:
+        SpaceError: `frames` below 1.
+    """
+
+    vae: VAEConfig
+    frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.frames < 1:
+            raise SpaceError(f"decoder.frames: must be at least 1, not {self.frames}")
+
+    def hash(self) -> str:
+        """Of what decides how long decoding takes, which the scale of the latents does not."""
+        return short_hash([{**asdict(self.vae), "scaling_factor": None}, self.frames is None])

@@ -1,0 +1,32 @@
+"""The text encoder and the decoder as the eager runtime measures them: the modules that a pipeline runs."""
+
+import torch
+
+from nas.models import Autoencoder
+from nas.profiling.eager import EagerRuntime
+from nas.profiling.eager_child import build_module
+from nas.spaces import Decoder, SearchSpace, VAEConfig, Workload
+
+
+def test_both_run_and_are_weighed():
+    text, decoder = SearchSpace.load("demo").pipeline_workloads()
+    with EagerRuntime() as runtime:
+        for workload in (text, decoder):
+            session = runtime.open(workload)
+            assert min(session.block(3)) > 0 and session.loaded.memory_mb > 0
+            assert session.loaded.weights_mb >= 4e-6 * session.loaded.params > 0
+            session.close()
+
+
+def test_the_decoder_is_the_one_of_the_autoencoder():
+    vae = VAEConfig((8, 16), norm_groups=8)
+    clip = Workload(Decoder(vae), (1, 4, 3, 8, 8))
+    part = Workload(Decoder(vae, frames=1), (1, 4, 1, 8, 8))
+    latents = torch.randn(clip.shape)
+    with torch.no_grad():
+        whole, first = build_module(clip), build_module(part)
+        autoencoder = Autoencoder(vae)
+        autoencoder.load_state_dict(whole.autoencoder.state_dict(), strict=False)
+        torch.testing.assert_close(whole(latents), autoencoder.decode_unscaled(latents))
+        first.load_state_dict(whole.state_dict())
+        torch.testing.assert_close(first(latents[:, :, :1]), whole(latents)[:, :, :1])  # causal: a first part alone
