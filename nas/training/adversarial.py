@@ -77,7 +77,9 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     base = checkpoint.load(start)
     torch.manual_seed(config.seed)
     game = Game(base.denoiser, config)
-    batches = Batches(source, config.seed, config.batch, config.images, config.image_share, drop=0.0)
+    batches = Batches(
+        source, config.seed, config.batch, config.images, config.image_share, 0.0, objective.of(base.denoiser)
+    )
     learners = {"denoiser": game.generator, "heads": game.heads}
     seconds = run(
         "adversarial", folder, config.steps, learners, lambda n: game.step(batches.joint(n), n), config.save_every
@@ -90,6 +92,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
         guidance=1.0,
         sampler=config.sampler,
         text_encoder=base.space.text.encoder,
+        **checkpoint.prediction(student),
         provenance={
             "training_steps": config.steps,
             "seconds": seconds,
@@ -124,12 +127,13 @@ class Game:
         self.student = denoiser.train().requires_grad_(True)
         self.generator = Learner(self.student, config.generator, config.steps)
         self.heads = Learner(self.discriminator.heads, config.heads, config.steps)
-        self.times = objective.times(config.sampled_steps)
+        latent = denoiser.space.latent
+        self.times = objective.schedule(denoiser, config.sampled_steps, (latent.height, latent.width))
 
     def step(self, batch: Batch, number: int) -> dict[str, float]:
         config, stream = self.config, generator(self.config.seed, number, 7)
         xt, t, simulated = self.inputs(batch, stream)
-        fake = clean(xt, self.student(xt, 1000 * t, batch.context), t)
+        fake = clean(xt, bind(self.student, batch.context)(xt, t), t)
         level = logit_normal(len(t), stream, mean=-0.5)
         noise = torch.randn(xt.shape, generator=stream)
 
@@ -158,7 +162,7 @@ class Game:
         t = torch.tensor(self.times)[places]
         xt = add_noise(batch.latents, batch.noise, t)
         simulated = (torch.arange(count) < self.config.simulated * count) & (places > 0)
-        x = batch.noise
+        x = objective.start(batch.noise, self.times[0])
         with torch.no_grad():
             for place in range(int(places[simulated].max()) if simulated.any() else 0):
                 going = torch.nonzero(simulated & (places > place)).flatten()
@@ -186,7 +190,7 @@ class Game:
         return loss, on_real.mean().item(), on_fake.mean().item()
 
     def judge(self, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        return self.discriminator(noised, 1000 * level, context)
+        return self.discriminator(*objective.model_input(objective.of(self.student), noised, level), context)
 
 
 def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas.training.cache import Cache
 from nas.training.data import batch_indices
-from nas.training.objective import generator, logit_normal
+from nas.training.objective import Objective, draw_times, generator
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,6 @@ class Batch:
     t: Tensor
 
 
-TIME_MEAN = 1.0
-"""Mean of the logit of training's timesteps: what a caption decides is decided near t = 1, seldom met at a mean of 0."""
-
-
 class Batches:
     """Batches from a `decoder` stage's training cache.
 
@@ -36,13 +32,22 @@ class Batches:
         videos, images: sizes of a batch of clips and of a batch of images.
         image_share: share of the steps that see images instead of clips.
         drop: share of captions that are replaced by the empty one, for classifier-free guidance.
+        objective: what timesteps to draw.
     """
 
     def __init__(
-        self, decoder: Path, seed: int, videos: int, images: int, image_share: float = 0.0, drop: float = 0.1
+        self,
+        decoder: Path,
+        seed: int,
+        videos: int,
+        images: int,
+        image_share: float = 0.0,
+        drop: float = 0.1,
+        objective: Objective | None = None,
     ) -> None:
         self.cache = Cache(decoder / "train")
         self.seed, self.videos, self.images, self.image_share, self.drop = seed, videos, images, image_share, drop
+        self.objective = objective or Objective()
 
     def of_videos(self, step: int) -> Batch:
         return self._batch("videos", step, self.videos)
@@ -60,7 +65,7 @@ class Batches:
         latents, context = self.cache.latents(kind, batch_indices(self.seed, step, size, getattr(self.cache, kind)))
         stream = generator(self.seed, step, kind == "images")
         noise = torch.randn(latents.shape, generator=stream)
-        t = logit_normal(size, stream, TIME_MEAN)
+        t = draw_times(self.objective, size, stream, latents.shape[-2:])
         dropped = torch.rand(size, generator=stream) < self.drop
         context = torch.where(dropped[:, None, None], self.cache.empty, context)
         return Batch(latents, context, noise, t)

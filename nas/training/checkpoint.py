@@ -12,8 +12,8 @@ Layout::
 No pickle: reading a checkpoint runs no code of its author.
 
 To generate: encode captions with `nas.training.text.TextEncoder(space.text)`, draw noise of `space.input_shape()`,
-then `nas.training.objective.sample_euler` (or `sample_renoise`, as `CheckpointInfo.sampler` says) over `times(steps)`
-with `guided(denoiser, context, empty, guidance)`, then `autoencoder.decode`. `nas.training.generate.generate` does so.
+then `nas.training.objective.sample_euler` (or `sample_renoise`, as `CheckpointInfo.sampler` says) over
+`schedule(denoiser, steps, size)` with `guided(denoiser, context, empty, guidance)`, then `autoencoder.decode`. `nas.training.generate.generate` does so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nas.errors import ConfigError
 from nas.files import read_json, write_json
 from nas.models import Autoencoder, Denoiser, VAEConfig, build
 from nas.spaces import Architecture, SearchSpace
-from nas.training import tensors
+from nas.training import objective, tensors
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class CheckpointInfo:
         guidance: scale of classifier-free guidance it is meant for; 1 is none.
         sampler: `euler` or `renoise`, a function of `nas.training.objective`.
         text_encoder: as in `nas.spaces.Text`.
-        objective: `flow`: the denoiser predicts the velocity of rectified flow, its timestep is 1000 t.
+        objective: `flow`, `epsilon` or `v`: what the denoiser predicts. It and the fields down to `min_snr` make up the
+            `nas.training.objective.Objective` that it was trained under and is sampled by.
         provenance: `space_hash`, `architecture`, `library` version, training `steps` and `seconds`, and so on.
     """
 
@@ -55,12 +56,20 @@ class CheckpointInfo:
     sampler: str = "euler"
     text_encoder: str = "minilm"
     objective: str = "flow"
+    time_mean: float = 1.0
+    time_std: float = 1.0
+    shift: float = 1.0
+    shift_base: int | None = None
+    min_snr: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint; the modules are in evaluation mode and ask for no gradients."""
+    """A loaded checkpoint; the modules are in evaluation mode and ask for no gradients.
+
+    The denoiser carries its `objective`, which losses and samplers follow.
+    """
 
     folder: Path
     space: SearchSpace
@@ -120,9 +129,18 @@ def load(folder: str | Path) -> Checkpoint:
     with torch.device("meta"):
         denoiser = build(space, architecture)
     load_into(denoiser, folder / "denoiser.safetensors")
+    denoiser.objective = objective.Objective(
+        info.objective, info.time_mean, info.time_std, info.shift, info.shift_base, info.min_snr
+    )
     return Checkpoint(
         folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
     )
+
+
+def prediction(denoiser: Denoiser) -> dict[str, Any]:
+    """The fields of `CheckpointInfo` that a denoiser's objective decides."""
+    fields = asdict(objective.of(denoiser))
+    return {"objective": fields.pop("prediction"), **fields}
 
 
 def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from nas.models import build
-from nas.training import tensors
+from nas.training import objective, tensors
 from nas.training.batches import Batches, held_out
 from nas.training.cache import Cache
 from nas.training.loop import Learner, Optimization, run
-from nas.training.objective import bind, flow_loss, validation_loss
+from nas.training.objective import validation_loss
 from nas.training.stage import Inputs, finished
 
 
@@ -40,12 +40,13 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     backbone = build(inputs.space, inputs.space.architecture({}))
     if backbone.text_embedding is not None:
         backbone.text_embedding.fit(Cache(source / "train").all_contexts())
+    backbone.objective = inputs.objective
     learner = Learner(backbone, config.optimization, config.steps)
-    batches = Batches(source, config.seed, 0, config.batch, drop=config.drop)
+    batches = Batches(source, config.seed, 0, config.batch, drop=config.drop, objective=inputs.objective)
 
     def step(number: int) -> dict[str, float]:
         batch = batches.of_images(number)
-        loss = flow_loss(bind(backbone, batch.context), batch.latents, batch.noise, batch.t)
+        loss = objective.loss(backbone, batch.latents, batch.context, batch.noise, batch.t)
         return {"loss": loss.item(), "grad_norm": learner.update(loss, number)}
 
     seconds = run("distill", folder, config.steps, {"backbone": learner}, step, config.save_every)

@@ -15,11 +15,11 @@ from torch import nn
 
 from nas.errors import ConfigError
 from nas.spaces import Architecture
-from nas.training import checkpoint, supernet
+from nas.training import checkpoint, objective, supernet
 from nas.training.batches import Batches, held_out
 from nas.training.generate import examine
 from nas.training.loop import Learner, Optimization, run
-from nas.training.objective import bind, flow_loss, validation_loss
+from nas.training.objective import validation_loss
 from nas.training.stage import Inputs, finished
 
 
@@ -75,11 +75,12 @@ def joint(title: str, folder: Path, denoiser: nn.Module, source: Path, config: F
     """Train all weights on images and clips; the adversarial stage's control is this as well."""
     denoiser.requires_grad_(True)
     learner = Learner(denoiser, config.optimization, config.steps)
-    batches = Batches(source, config.seed, config.batch, config.images, config.image_share, config.drop)
+    asked = objective.of(denoiser)
+    batches = Batches(source, config.seed, config.batch, config.images, config.image_share, config.drop, asked)
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        loss = flow_loss(bind(denoiser, batch.context), batch.latents, batch.noise, batch.t)
+        loss = objective.loss(denoiser, batch.latents, batch.context, batch.noise, batch.t)
         norm = learner.update(loss, number)
         return {"loss": loss.item(), "grad_norm": norm, "frames": batch.latents.shape[2]}
 
@@ -100,6 +101,7 @@ def write(
         steps=25,
         guidance=config.guidance,
         text_encoder=inputs.space.text.encoder,
+        **checkpoint.prediction(denoiser),
         provenance={"training_steps": config.steps, "seconds": seconds, "seed": config.seed},
     )
     checkpoint.save(folder, denoiser.state_dict(), inputs.space, arch, source, info)

@@ -39,7 +39,8 @@ def generate(
         sampler: `euler` or `renoise`.
     """
     noise = torch.stack([torch.randn(shape, generator=generator(seed, i)) for i in range(len(context))])
-    schedule, done = objective.times(steps), []
+    schedule, done = objective.schedule(denoiser, steps, shape[-2:]), []
+    noise = objective.start(noise, schedule[0])
     for start in range(0, len(context), batch):
         part = slice(start, start + batch)
         velocity = objective.guided(denoiser, context[part], empty, guidance)

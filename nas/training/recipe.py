@@ -4,6 +4,7 @@
 
     space: space.yaml                    # a shipped search space's name, or a path beside this file
     architecture: architecture.json      # what `finetune` trains
+    objective: {prediction: v, min_snr: 5}    # flow matching if not given
     stages:
       decoder: {steps: 400, data: digits}
       finetune: {steps: 450, optimization: {lr: 2e-3}}
@@ -20,6 +21,7 @@ from typing import Any
 from nas import config
 from nas.errors import ConfigError, suggestion
 from nas.spaces import Architecture, SearchSpace
+from nas.training.objective import Objective
 from nas.training.stage import Inputs, StageResult
 
 BEFORE = {
@@ -37,11 +39,13 @@ class Recipe:
     """The keys of a recipe file.
 
     Attributes:
+        objective: what the denoiser predicts, in every stage.
         stages: config by stage.
     """
 
     space: str
     architecture: str | None = None
+    objective: Objective = field(default_factory=Objective)
     stages: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,7 +73,7 @@ def train(stage: str, recipe: str | Path, out: str | Path) -> StageResult:
     before = BEFORE[stage]
     decoder = out / "decoder" if before else None
     start = out / before if before and before != "decoder" else None
-    return run_stage(stage, out / stage, options, Inputs(space, decoder, start, arch))
+    return run_stage(stage, out / stage, options, Inputs(space, decoder, start, arch, asked.objective))
 
 
 def _beside(recipe: Path, name: str) -> str | Path:

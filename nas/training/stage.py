@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas.config import build
 from nas.errors import ConfigError
 from nas.files import read_json, write_json
 from nas.spaces import Architecture, SearchSpace
 from nas.training.loop import STATE
+from nas.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Inputs:
         start: the finished stage whose weights this one starts from. `supernet` takes `distill`, `finetune` takes
             `supernet` (or `distill`, for training without a search), `adversarial` takes `finetune`.
         architecture: which architecture; `finetune` needs it.
+        objective: what the denoiser predicts; the same for all stages up to `finetune`, whose checkpoint then says it.
     """
 
     space: SearchSpace
     decoder: Path | None = None
     start: Path | None = None
     architecture: Architecture | None = None
+    objective: Objective = field(default_factory=Objective)
 
 
 @dataclass(frozen=True)
@@ -87,16 +91,27 @@ def _same_or_new(path: Path, name: str, config: Any, inputs: Inputs) -> None:
         "stage": name,
         "space_hash": inputs.space.hash,
         "architecture": arch.choices if arch else None,
-        "config": asdict(config) if is_dataclass(config) else config,
+        "objective": asdict(inputs.objective),
+        "config": asdict(config),
     }
     asked = json.loads(json.dumps(asked))
     if not path.exists():
         write_json(path, asked)
         return
-    there = read_json(path, "stage")
+    there = _completed(read_json(path, "stage"), path, config)
     if there != asked:
         key = _difference(there, asked)
         raise ConfigError(f"{path}: was begun with another {key}; give the same again, or another folder")
+
+
+def _completed(there: dict[str, Any], path: Path, config: Any) -> dict[str, Any]:
+    """What a stage was begun with, options that did not exist then at the defaults they have now."""
+    there = {"objective": asdict(Objective()), **there}
+    try:
+        there["config"] = asdict(build(type(config), there["config"], str(path), "config"))
+    except ConfigError:  # another stage's config: the comparison will say so
+        return there
+    return json.loads(json.dumps(there))
 
 
 def _difference(a: Any, b: Any, at: str = "") -> str:

@@ -16,10 +16,10 @@ import torch
 
 from nas.models import Denoiser, Supernet, build, fair_round
 from nas.spaces import Architecture
-from nas.training import tensors
+from nas.training import objective, tensors
 from nas.training.batches import Batches, held_out
 from nas.training.loop import Learner, Optimization, run
-from nas.training.objective import bind, flow_loss, validation_loss
+from nas.training.objective import validation_loss
 from nas.training.stage import Inputs, finished
 
 WEIGHTS = "supernet.safetensors"
@@ -55,6 +55,7 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
     torch.manual_seed(config.seed)
     model = Supernet(inputs.space)
     model.load_state_dict(tensors.load(start / "denoiser.safetensors"), strict=False)
+    model.objective = inputs.objective
 
     def spatial(name: str) -> bool:
         return not name.startswith("temporal.")
@@ -68,12 +69,12 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
         trained=lambda name: config.spatial_rate > 0 or not spatial(name),
     )
     image_share = config.image_share if config.spatial_rate > 0 else 0.0
-    batches = Batches(source, config.seed, config.batch, config.images, image_share, config.drop)
+    batches = Batches(source, config.seed, config.batch, config.images, image_share, config.drop, inputs.objective)
     rounds = fair_paths(inputs, config.seed)
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        loss = flow_loss(bind(model, batch.context, rounds(number)), batch.latents, batch.noise, batch.t)
+        loss = objective.loss(model, batch.latents, batch.context, batch.noise, batch.t, rounds(number))
         norm = learner.update(loss, number)
         return {"loss": loss.item(), "grad_norm": norm, "frames": batch.latents.shape[2]}
 
@@ -100,6 +101,7 @@ def load(folder: Path, inputs: Inputs) -> Supernet:
     """The trained supernet of a finished stage, in evaluation mode."""
     model = Supernet(inputs.space)
     model.load_state_dict(tensors.load(finished(folder, "supernet") / WEIGHTS))
+    model.objective = inputs.objective
     return model.eval().requires_grad_(False)
 
 
@@ -111,7 +113,9 @@ def denoiser_from(folder: Path | None, inputs: Inputs) -> Denoiser:
     """
     folder = finished(folder, "supernet")
     if (folder / WEIGHTS).exists():
-        return load(folder, inputs).extract(inputs.architecture).train()
-    denoiser = build(inputs.space, inputs.architecture)
-    denoiser.load_state_dict(tensors.load(folder / "denoiser.safetensors"), strict=False)
+        denoiser = load(folder, inputs).extract(inputs.architecture)
+    else:
+        denoiser = build(inputs.space, inputs.architecture)
+        denoiser.load_state_dict(tensors.load(folder / "denoiser.safetensors"), strict=False)
+    denoiser.objective = inputs.objective
     return denoiser.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,11 +26,14 @@ from nas.training import (
     SupernetConfig,
     SupernetEvaluator,
     checkpoint,
+    ddpm,
+    objective,
     read_history,
     retrain,
     run_stage,
     tensors,
 )
+from nas.training.objective import Objective
 
 STEPS = 20
 FINETUNE = FinetuneConfig(
@@ -157,3 +161,33 @@ def test_killed_and_started_again_it_ends_bitwise_where_a_straight_run_does(name
     a, b = tensors.load(straight / weights), tensors.load(folder / weights)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     assert (straight / "history.csv").read_text() == (folder / "history.csv").read_text()
+
+
+@pytest.mark.slow
+def test_a_denoiser_that_predicts_v_goes_through_every_stage(space, decoder, tmp_path):
+    """Each stage trains and samples it as what it is, and its checkpoint says so."""
+    asked, start = Objective("v", min_snr=5.0), None
+    for name in ("distill", "supernet", "finetune", "adversarial"):
+        config = replace(CONFIGS[name], steps=4)
+        inputs = Inputs(space, decoder, start, arch_of(space) if name == "finetune" else None, asked)
+        start = run_stage(name, tmp_path / name, config, inputs).folder
+    loaded = checkpoint.load(start)
+    assert objective.of(loaded.denoiser) == asked and loaded.info.objective == "v"
+    assert objective.schedule(loaded.denoiser, 4, (8, 8))[0] == pytest.approx(ddpm.noisiest())
+    with pytest.raises(ConfigError, match=r"begun with another objective.prediction \('v', now 'flow'\)"):
+        run_stage("distill", tmp_path / "distill", replace(CONFIGS["distill"], steps=4), Inputs(space, decoder))
+
+
+def test_a_folder_begun_before_an_option_existed_goes_on(finished):
+    """An option that its stage.json does not know had its default."""
+    path = finished["root"] / "distill/stage.json"
+    text = path.read_text()
+    there = json.loads(text)
+    del there["objective"], there["config"]["drop"]
+    path.write_text(json.dumps(there))
+    try:
+        run_stage("distill", path.parent, CONFIGS["distill"], finished["distill"])
+        with pytest.raises(ConfigError, match=r"another config.drop \(0.1, now 0.5\)"):
+            run_stage("distill", path.parent, replace(CONFIGS["distill"], drop=0.5), finished["distill"])
+    finally:
+        path.write_text(text)
