@@ -1,0 +1,168 @@
+"""Other ways of writing the temporal operators: the same numbers, in an order of work that some runtimes do faster.
+
+| operator | form | how |
+| --- | --- | --- |
+| `Conv1D` | `reference` | one (k,1) `Conv2d` over (T, H*W) |
+| | `shifted` | k pointwise `Conv2d`s on shifted frames, frames in the batch, summed |
+| | `folded` | k shifted frames side by side as k C channels, one pointwise `Conv2d` |
+| | `native` | one (k,1,1) `Conv3d` |
+| `Conv3D` | `reference` | k shifted (k,k) `Conv2d`s, frames in the batch, summed |
+| | `folded` | k shifted frames side by side as k C channels, one (k,k) `Conv2d` |
+| | `native` | one (k,k,k) `Conv3d` |
+
+The attentions have one form, `reference`: it repeats no keys and values (see `nas.models.operators`). Which form a
+runtime is fastest at is measured, workload by workload, and stands in the table's `form` column; `in_forms` makes an
+exported denoiser use the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.errors import ConfigError, suggestion
+from nas.models.denoiser import Denoiser, module_name
+from nas.models.operators import Conv1D, Conv3D
+from nas.spaces import NONE
+
+REFERENCE = "reference"
+
+
+class InForm(nn.Module):
+    """Norm, activation, a convolution over time written in some form, residual: `(B, C, T, H, W)` -> the same.
+
+    Args:
+        norm: the reference operator's.
+        mix: the convolution on `(B, C, T, H, W)`.
+    """
+
+    def __init__(self, norm: nn.Module, mix: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.mix = norm, mix
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        hidden = F.silu(self.norm(x.reshape(x.shape[0], x.shape[1], -1))).reshape(x.shape)
+        return x + self.mix(hidden)
+
+
+class Shifted(nn.Module):
+    """The sum of one 2D convolution per slice of the kernel over time, each on frames shifted by one more."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        middle = len(weight) // 2
+        self.convs = nn.ModuleList(_conv2d(part, bias if i == middle else None) for i, part in enumerate(weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _from_frames(sum(conv(part) for conv, part in zip(self.convs, shifted(x, len(self.convs)))), x)
+
+
+class Folded(nn.Module):
+    """One 2D convolution whose input channels are those of all frames that the kernel sees."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.kernel = len(weight)
+        self.conv = _conv2d(torch.cat(list(weight), dim=1), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _from_frames(self.conv(torch.cat(shifted(x, self.kernel), dim=1)), x)
+
+
+class Native(nn.Module):
+    """The 3D convolution of the runtime itself."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        kernel, outputs, inputs, height, width = weight.shape
+        padding = (kernel // 2, height // 2, width // 2)
+        self.conv = nn.Conv3d(inputs, outputs, (kernel, height, width), padding=padding, device="meta")
+        _set(self.conv, weight.transpose(0, 1).transpose(1, 2).contiguous(), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+FORMS: dict[str, dict[str, Callable[[Tensor, Tensor], nn.Module]]] = {
+    "Conv1D": {"shifted": Shifted, "folded": Folded, "native": Native},
+    "Conv3D": {"folded": Folded, "native": Native},
+}
+"""Operator kind -> form -> what makes its convolution from weight `(k over time, out, in, height, width)` and bias."""
+
+
+def forms_of(kind: str) -> tuple[str, ...]:
+    """The forms that an operator kind can be written in, the reference first."""
+    return (REFERENCE, *FORMS.get(kind, ()))
+
+
+def in_form(operator: nn.Module, form: str) -> nn.Module:
+    """An operator of `nas.models.build_operator`, written in a form; equal to it up to rounding.
+
+    Args:
+        operator: left as it is; what returns shares its parameters where they need not be rearranged.
+        form: one of `forms_of` its kind; empty is the reference.
+
+    Raises:
+        ConfigError: the operator has no such form.
+    """
+    kind = type(operator).__name__
+    if form in ("", REFERENCE):
+        return operator
+    if form not in FORMS.get(kind, ()):
+        raise ConfigError(f"{kind} has no form '{form}'{suggestion(form, forms_of(kind))}")
+    weight, bias = _kernel(operator)
+    return InForm(operator.norm, FORMS[kind][form](weight, bias)).train(operator.training)
+
+
+def in_forms(denoiser: Denoiser, forms: Mapping[str, str]) -> Denoiser:
+    """Write the temporal layers of a denoiser, in place, in the forms of a lookup table's rows.
+
+    Args:
+        denoiser: of `nas.models.build`.
+        forms: workload's key -> form; what is not there stays the reference.
+
+    Raises:
+        ConfigError: an operator has no such form.
+    """
+    for slot, choice in denoiser.arch.items:
+        if choice != NONE:
+            name, form = module_name(slot), forms.get(str(denoiser.space.workload(slot, choice)), REFERENCE)
+            denoiser.temporal[name] = in_form(denoiser.temporal[name], form)
+    return denoiser
+
+
+def shifted(x: Tensor, kernel: int) -> list[Tensor]:
+    """`(B, C, T, H, W)` -> for each slice of the kernel the frames it reads, `(B*T, C, H, W)`; zeros beyond the clip."""
+    frames, pad = x.shape[2], kernel // 2
+    padded = F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, 0, pad, pad))
+    return [padded[:, i : i + frames].reshape(-1, x.shape[1], *x.shape[3:]) for i in range(kernel)]
+
+
+def _from_frames(features: Tensor, like: Tensor) -> Tensor:
+    batch, channels, frames, height, width = like.shape
+    return features.reshape(batch, frames, channels, height, width).transpose(1, 2)
+
+
+def _kernel(operator: Conv1D | Conv3D) -> tuple[Tensor, Tensor]:
+    """Weight `(k over time, out, in, height, width)` and bias `(out,)` of a temporal convolution."""
+    if isinstance(operator, Conv1D):
+        return operator.conv.weight.detach().permute(2, 0, 1, 3)[..., None], operator.conv.bias.detach()
+    middle = operator.convs[len(operator.convs) // 2]
+    return torch.stack([conv.weight.detach() for conv in operator.convs]), middle.bias.detach()
+
+
+def _conv2d(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    outputs, inputs, *kernel = weight.shape
+    padding = tuple(size // 2 for size in kernel)
+    conv = nn.Conv2d(inputs, outputs, tuple(kernel), padding=padding, bias=bias is not None, device="meta")
+    return _set(conv, weight.contiguous(), bias)
+
+
+def _set(conv: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    conv.weight = nn.Parameter(weight)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias)
+    return conv
