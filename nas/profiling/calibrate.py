@@ -70,6 +70,7 @@ def calibrate(
         table.meta.get("device", "local"),
         protocol,
         progress,
+        table,
         **{**known, **options},
     )
     ran = [i for i, row in enumerate(rows) if row.status == "ok"]

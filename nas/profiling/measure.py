@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from nas.profiling import runtimes
 from nas.profiling.host import commit
 from nas.profiling.protocol import Protocol, infeasible, measure
 from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime, Session, WholeModel
-from nas.spaces import Architecture, Operator, SearchSpace, Workload
+from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
 SAME = ("runtime", "version", "device", "chip", "dtype", "threads", "wait", "operators")
 """What rows of one table must share; a profile that was begun otherwise is not resumed."""
@@ -69,7 +69,7 @@ def profile(
             "space": space.name,
             "space_hash": space.hash,
             "dtype": space.dtype,
-            "protocol": asdict(protocol),
+            "protocol": asdict(protocol) if chosen.source == "measured" else None,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": commit(),
         }
@@ -91,16 +91,18 @@ def measure_architectures(
     device: str = "local",
     protocol: Protocol | None = None,
     progress: bool = False,
+    table: LookupTable | None = None,
     **options: Any,
 ) -> list[Row]:
     """Measure whole denoisers, one step each, by the protocol that fills tables; one row per architecture.
 
-    `memory_mb` of a row is its activations alone; add `weights_mb` to compare with `CostModel.predict`.
+    `memory_mb` of a row is its activations alone; add `weights_mb` to compare with `CostModel.predict`. Operators are
+    written in the forms of `table`'s rows, if it is given.
 
     Raises:
         NasError: the runtime or the device is missing, or an architecture belongs to another space.
     """
-    wholes = [WholeModel(space, space.check(arch)) for arch in architectures]
+    wholes = [WholeModel(space, space.check(arch), _forms(space, arch, table)) for arch in architectures]
     rows: dict[str, Row] = {}
     with runtimes.make(runtime, device, **options) as chosen:
         bar = Progress(len(set(map(str, wholes))), 0, progress, "whole models")
@@ -121,6 +123,10 @@ def measure_architecture(space: SearchSpace, arch: Architecture, *arguments: Any
 
 def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Protocol, finished) -> dict[str, float]:
     """Open every workload and time them all together; `finished` gets each row as soon as it is known."""
+    if runtime.source != "measured":
+        for workload in workloads:
+            finished(_estimate(runtime, workload))
+        return {}
     sessions: dict[str, Session] = {}
     reference = _open_reference(runtime)
     try:
@@ -152,6 +158,31 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def _estimate(runtime: Runtime, workload: Runnable) -> Row:
+    """The row of a runtime that knows its numbers without running anything: one run tells them all."""
+    try:
+        session = runtime.open(workload)
+    except Infeasible as error:
+        return replace(infeasible(str(workload), str(error)), source=runtime.source)
+    known = session.loaded
+    return Row(
+        workload=str(workload),
+        latency_ms=session.block(1)[0],
+        memory_mb=known.memory_mb,
+        weights_mb=known.weights_mb,
+        params=known.params,
+        source=runtime.source,
+    )
+
+
+def _forms(space: SearchSpace, arch: Architecture, table: LookupTable | None) -> tuple[tuple[str, str], ...]:
+    """The forms of an architecture's operators as the rows of a table have them, where they are not the reference."""
+    rows = table.rows() if table else {}
+    used = {str(space.workload(slot, choice)) for slot, choice in arch.items if choice != NONE}
+    forms = {workload: rows[workload].form for workload in used & set(rows)}
+    return tuple(sorted((workload, form) for workload, form in forms.items() if form not in ("", "reference")))
 
 
 def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) -> str:

@@ -7,7 +7,7 @@ torch, phones or processes. Between them stands a `Session`: one workload, compi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from nas.files import short_hash
@@ -20,10 +20,15 @@ class Infeasible(Exception):
 
 @dataclass(frozen=True)
 class WholeModel:
-    """One architecture's denoiser, measured like a workload: one denoising step."""
+    """One architecture's denoiser, measured like a workload: one denoising step.
+
+    Attributes:
+        forms: `(workload's key, form)` of the operators that are not written in their reference form.
+    """
 
     space: SearchSpace
     arch: Architecture
+    forms: tuple[tuple[str, str], ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -62,6 +67,10 @@ class InPlace:
             if self.space.workload(slot, choice) == self.workload
         }
         return WholeModel(self.space, self.space.architecture(choices))
+
+    def whole_in(self, form: str) -> WholeModel:
+        """`whole` with the operator written in a form."""
+        return replace(self.whole, forms=((str(self.workload), form),))
 
     @property
     def copies(self) -> int:

@@ -10,6 +10,9 @@ from nas.profiling.runtime import Runtime
 
 RUNTIMES = {
     "eager": "nas.profiling.eager:EagerRuntime",
+    "coreml": "nas.profiling.coreml:CoreMLRuntime",
+    "litert": "nas.profiling.litert:LitertRuntime",
+    "roofline": "nas.profiling.roofline:RooflineRuntime",
 }
 """Name -> `module:class`, loaded when it is asked for: each needs libraries of its own."""
 

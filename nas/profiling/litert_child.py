@@ -1,0 +1,140 @@
+"""What runs inside a child of the `litert` runtime: interpreters of converted models. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from nas.profiling.runtime import Loaded
+
+MB = 1e6
+
+
+class Whole:
+    """One model: the backbone, a whole denoiser, a decoder.
+
+    Attributes:
+        loaded: memory, weights, parameters and load time.
+        copies: 0; a run is a run.
+    """
+
+    def __init__(self, model: Mapping[str, Any], threads: int) -> None:
+        self.copies = 0
+        self.run, self.loaded = load(model, threads)
+
+
+class Fastest:
+    """An operator in the fastest of its forms: a graph of several copies as `run`, a graph of one as `base`.
+
+    Args:
+        one, several: by form, the model with one operator and with more.
+    """
+
+    def __init__(self, one: Mapping[str, Mapping], several: Mapping[str, Mapping], threads: int) -> None:
+        best_ms = float("inf")
+        for form, model in one.items():
+            base, loaded = load(model, threads)
+            run, _ = load(several[form], threads)
+            ms = difference_ms(run, base)
+            if ms < best_ms:
+                best_ms, self.run, self.base, self.loaded = ms, run, base, loaded
+                self.copies = several[form]["copies"] - model["copies"]
+
+
+class Placed:
+    """An operator in the denoiser: `run` is the denoiser with `copies` of it, `base` the backbone without.
+
+    Args:
+        alone: what is known of the operator by itself.
+    """
+
+    def __init__(self, alone: Loaded, whole: Mapping, bare: Mapping, copies: int, threads: int) -> None:
+        self.copies = copies
+        self.run, _ = load(whole, threads)
+        self.base, _ = load(bare, threads)
+        base_ms = sorted(milliseconds(self.base) for _ in range(3))[1]
+        self.loaded = replace(alone, tolerance_ms=base_ms / 1e3)
+
+
+def load(model: Mapping[str, Any], threads: int) -> tuple[Callable[[], None], Loaded]:
+    """Load a model, give it random inputs and run it once.
+
+    Returns:
+        what runs it; and what is known of it. Its memory is the resident memory that the first run adds at its peak:
+        XNNPACK packs the weights while it loads, and touches its workspace only when it runs.
+    """
+    limit_memory()
+    start = time.perf_counter()
+    interpreter = Interpreter(model["path"], num_threads=threads)
+    interpreter.allocate_tensors()
+    rng = np.random.default_rng(0)
+    for given in interpreter.get_input_details():
+        shape, dtype = given["shape"], given["dtype"]
+        whole = np.issubdtype(dtype, np.integer)
+        values = rng.integers(0, 1000, shape) if whole else rng.standard_normal(shape)
+        interpreter.set_tensor(given["index"], values.astype(dtype))
+    before = resident_bytes()
+    interpreter.invoke()
+    load_ms = (time.perf_counter() - start) * 1e3
+    memory_mb = max(0.0, peak_resident_bytes() - before) / MB
+    return interpreter.invoke, Loaded(memory_mb, model["weights_mb"], model["params"], load_ms, model["form"])
+
+
+def difference_ms(run: Callable[[], None], base: Callable[[], None]) -> float:
+    """How much longer `run` takes than `base`: the median of a few pairs, fewer where they are slow."""
+    start, pairs = time.perf_counter(), []
+    while len(pairs) < 2 or (len(pairs) < 15 and time.perf_counter() - start < 0.5):
+        base_ms = milliseconds(base)
+        pairs.append(milliseconds(run) - base_ms)
+        if time.perf_counter() - start > 5.0:
+            break
+    return float(np.median(pairs))
+
+
+def milliseconds(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
+
+
+def resident_bytes() -> float:
+    """What this process holds in memory now; from here on `peak_resident_bytes` counts anew."""
+    if sys.platform != "linux":
+        return peak_resident_bytes()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak_resident_bytes() -> float:
+    """The most that this process has held in memory since `resident_bytes` was asked."""
+    if sys.platform == "linux":
+        return _status("VmHWM")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def limit_memory() -> None:
+    """Refuse to this process more memory than the machine has free: better an error than a machine out of memory."""
+    if sys.platform == "linux":
+        import resource
+
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        limit = int(_status("VmData") + 0.9 * free)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def _status(name: str) -> float:
+    """A size of this process in bytes, as the kernel counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{name}:"))

@@ -1,0 +1,125 @@
+"""What runs inside the converting process of the `litert` runtime. Importing it imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import MissingDependency, NasError
+from nas.files import read_json, write_json
+from nas.models import backbone, denoiser, forms, layers, operators
+from nas.profiling import convert
+from nas.profiling.eager_child import build_module, make_inputs
+from nas.profiling.runtime import Infeasible, Runnable, WholeModel
+from nas.spaces import Backbone
+
+KEPT_BYTES = 20e9
+"""The cache holds no more than this; what was used longest ago goes first."""
+
+
+def converted(workload: Runnable, form: str, copies: int, cache: Path) -> dict[str, Any]:
+    """A workload as a LiteRT model with random weights: from the cache, or converted and put there.
+
+    Args:
+        workload: an operator stands between features `(B*T, C, H, W)`, as it does in the denoiser.
+        form: of an operator, see `nas.models.forms`.
+        copies: how often the operator runs, one after the other.
+        cache: the folder. A file's name is a hash of the workload, of the code that defines it, and of the versions
+            that write it.
+
+    Returns:
+        `path` of the file; `params` and `weights_mb` of one copy; `form` and `copies` as asked for.
+
+    Raises:
+        Infeasible: LiteRT has no way to say it.
+        MissingDependency: litert-torch is not installed.
+    """
+    path = cache / f"{_key(workload, form, copies)}.tflite"
+    about = path.with_suffix(".json")
+    if about.exists() and path.exists():
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return {**read_json(about, "cached model"), "path": str(path)}
+    module, inputs = module_and_inputs(workload, form, copies)
+    try:
+        convert.to_litert(module, inputs, path)
+    except MissingDependency:
+        raise
+    except NasError as error:
+        raise Infeasible(str(error)) from None
+    weights = [*module.parameters(), *module.buffers()]  # of copies, which are one module, once
+    found = {
+        "params": sum(p.numel() for p in module.parameters()),
+        "weights_mb": sum(w.numel() * w.element_size() for w in weights) / 1e6,
+        "form": form or forms.REFERENCE,
+        "copies": copies,
+    }
+    write_json(about, found)
+    _forget(cache, keep=path)
+    return {**found, "path": str(path)}
+
+
+def module_and_inputs(workload: Runnable, form: str, copies: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The module of a workload and its inputs by name, contiguous, all of them tensors."""
+    module, given = build_module(workload).eval(), make_inputs(workload, torch.device("cpu"))
+    if isinstance(workload, WholeModel):
+        forms.in_forms(module, dict(workload.forms))
+    part = getattr(workload, "part", None)
+    if part is None or isinstance(part, Backbone):
+        names: tuple[str, ...] = ("x", "timestep", "context")
+    elif len(given) == 1:
+        names = ("x",)
+    else:
+        names, module.operator = ("features", "context"), forms.in_form(module.operator, form)
+        module = Chain(module, copies)
+        given = given if given[1] is not None else given[:1]
+    return module, {name: x.contiguous() for name, x in zip(names, given)}
+
+
+class Chain(nn.Module):
+    """An operator between features, run several times: `(B*T, C, H, W)` -> the same. The text is optional."""
+
+    def __init__(self, operator: nn.Module, copies: int) -> None:
+        super().__init__()
+        self.operator, self.copies = operator, copies
+
+    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        for _ in range(self.copies):
+            features = self.operator(features, context)
+        return features
+
+
+def _key(workload: Runnable, form: str, copies: int) -> str:
+    defined_by = [operators, layers, backbone, denoiser, forms, convert, build_module, module_and_inputs, Chain]
+    names = ("torch", "litert-torch", "ai-edge-litert")
+    written = [str(workload), str(getattr(workload, "forms", "")), form or forms.REFERENCE, str(copies)]
+    text = "\n".join([*written, *map(_version, names), *map(inspect.getsource, defined_by)])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _version(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return name
+
+
+def _forget(cache: Path, keep: Path) -> None:
+    """Delete what was used longest ago until the cache is small enough."""
+    files = sorted(cache.glob("*.tflite"), key=lambda path: path.stat().st_mtime)
+    total = sum(path.stat().st_size for path in files)
+    for path in files:
+        if total <= KEPT_BYTES:
+            return
+        if path != keep:
+            total -= path.stat().st_size
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

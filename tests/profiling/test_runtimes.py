@@ -1,0 +1,134 @@
+"""What every runtime must do, by one suite: a new runtime passes it, or is skipped with the reason why it is not here."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.costs import CostModel
+from nas.costs.work import work
+from nas.errors import ConfigError, MissingDependency
+from nas.profiling import RUNTIMES, Infeasible, Protocol, measure_architectures, profile
+from nas.profiling.runtimes import make
+from nas.spaces import Operator, SearchSpace, Workload
+
+DEVICES = {"roofline": "snapdragon_8_elite"}
+"""What a runtime needs to be given; `local` for the others."""
+
+QUICK = Protocol(cap_s=0.2, min_samples=6)
+SPACE = """
+name: tiny
+latent: {channels: 4, frames: 4, height: 8, width: 8}
+text: {tokens: 4, dim: 16, encoder: minilm}
+backbone: {channels: [32], layers_per_block: 1, attention_levels: [], mid: false, heads: 2, norm_groups: 8}
+only_sites: [down.0.0]
+operators: {none: , SelfAttention1D: {heads: 2}, Conv1D: {kernel: 3}}
+"""
+
+
+def opened(name: str, **options):
+    """The runtime, or a skip with what it says is missing."""
+    try:
+        runtime = make(name, DEVICES.get(name, "local"), **options)
+        runtime.open(Workload(Operator("SelfAttention1D", {"heads": 2}), (1, 16, 2, 4, 4))).close()
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    return runtime
+
+
+@pytest.fixture(scope="module", params=sorted(RUNTIMES))
+def runtime(request):
+    with opened(request.param) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory) -> SearchSpace:
+    path = tmp_path_factory.mktemp("spaces") / "tiny.yaml"
+    path.write_text(SPACE)
+    return SearchSpace.load(str(path))
+
+
+def conv(side: int) -> Workload:
+    return Workload(Operator("Conv3D", {"kernel": 3}), (1, 32, 4, side, side))
+
+
+def test_it_says_where_its_numbers_come_from(runtime):
+    about = runtime.describe()
+    assert {"runtime", "version", "device", "chip", "os", "threads"} <= set(about)
+    assert about["runtime"].startswith(runtime.name) and runtime.source in ("measured", "estimated")
+    text = json.dumps(about)
+    assert platform.node() not in text and str(Path.home()) not in text  # tables are published
+
+
+def test_a_session_knows_its_workload_and_runs_it_in_blocks(runtime):
+    session, counted = runtime.open(conv(8)), work(conv(8))
+    assert session.loaded.params == counted.params
+    assert session.loaded.weights_mb == pytest.approx(counted.params * (2 if runtime.name == "roofline" else 4) / 1e6)
+    assert np.isnan(session.loaded.memory_mb) or 0 < session.loaded.memory_mb < 10
+    block = session.block(5)
+    assert len(block) == 5 and all(0 < ms < 1000 for ms in block)
+    session.close()
+    session.close()
+
+
+def test_64_times_the_work_takes_longer_and_more_memory(runtime):
+    small, large = runtime.open(conv(4)), runtime.open(conv(32))
+    small.block(1), large.block(1)
+    assert np.median(large.block(5)) > 1.2 * np.median(small.block(5))  # what it costs to begin is in both
+    assert not large.loaded.memory_mb < 10 * small.loaded.memory_mb
+    small.close(), large.close()
+
+
+def test_what_no_device_can_hold_is_infeasible_and_the_runtime_goes_on(runtime):
+    huge = Workload(Operator("Conv1D", {"kernel": 3}), (1, 32, 8, 1 << 17, 1 << 17))
+    with pytest.raises(Infeasible, match="memory"):
+        runtime.open(huge)
+    other = runtime.open(conv(8))
+    assert len(other.block(2)) == 2
+    other.close()
+
+
+def test_it_names_what_it_was_not_made_for(runtime):
+    with pytest.raises(ConfigError):
+        make(runtime.name, "toaster")
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+@pytest.mark.slow
+def test_a_table_is_filled_once_and_predicts_whole_models(name, space, tmp_path):
+    opened(name).close()
+    out, device = tmp_path / "t.csv", DEVICES.get(name, "local")
+    table = profile(space, name, device, out, QUICK, progress=False)
+    frame, source = table.frame, make(name, device).source
+    assert set(frame["workload"]) == set(map(str, space.workloads()))
+    assert set(frame["source"]) == {source} and set(frame["status"]) == {"ok"}
+    assert (frame["latency_ms"] >= 0).all() and (frame["memory_mb"] >= 0).all()
+    assert ((frame["count"] > 0) == (source == "measured")).all()
+    written = out.read_text()
+    profile(space, name, device, out, QUICK, progress=False)
+    assert out.read_text() == written
+    lines = written.splitlines(keepends=True)
+    out.write_text("".join(lines[:-1]) + lines[-1][:20])  # killed while it wrote the last row
+    profile(space, name, device, out, QUICK, progress=False)
+    assert out.read_text().startswith("".join(lines[:-1])) and len(out.read_text().splitlines()) == len(lines)
+    full = space.architecture({slot: "SelfAttention1D" for slot in space.slots})
+    row = measure_architectures(space, [full], name, device, QUICK, table=table)[0]
+    predicted = CostModel(space, replace(table, calibration=None)).predict(full)
+    assert predicted.params == row.params
+    assert 0.5 < predicted.latency_ms / row.latency_ms < 2  # a busy machine; benchmarks/prediction.py says how close
+
+
+def test_closing_twice_is_fine():
+    for name in RUNTIMES:
+        try:
+            runtime = make(name, DEVICES.get(name, "local"))
+        except MissingDependency:
+            continue
+        runtime.close()
+        runtime.close()
