@@ -1,0 +1,266 @@
+"""Searches whose optimum is known: 24 slots x 7 choices, tight budgets on latency, peak memory and parameters at once.
+
+Costs are those of a UNet's 12 sites with two slots each (`none` and six operators; arithmetic and memory traffic with 15%
+spread), or Gamma-distributed without any structure where a family says so. The budgets are met by 1.6% of random
+architectures. Every random number comes from the family and the seed.
+
+`BENCHMARK` is what docs/benchmarks/search.md compares samplers on. `TUNING` are the families that the sampler's settings
+were chosen on, with seeds from 1000; `HELD_OUT` were looked at afterwards only, as were seeds from 2000 of every family.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nas.costs import Budget, CostModel, LookupTable
+from nas.search import optimum
+from nas.search.climb import Climber
+from nas.search.problem import Pairs, Problem, Scores
+from nas.search.repair import repair
+from nas.spaces import SearchSpace
+
+OPERATORS = ("SelfAttention1D", "SelfAttention3D", "Conv1D", "Conv3D", "CrossAttention1D", "CrossAttention3D")
+CHOICES = ("none", *OPERATORS)
+WIDTHS, SIDES, FRAMES = (256, 512, 1024, 1152), (64, 32, 16, 8), 8
+LEVELS = (0, 1, 2, 3, 3, 3, 2, 2, 1, 1, 0, 0)  # of the 12 sites, in order
+SLOTS = 2 * len(LEVELS)
+
+BENCHMARK = ("additive", "pairwise", "noisy")
+TUNING = ("plain", "independent", "neighbours", "everywhere")
+HELD_OUT = ("embedded", "redundant", "rugged")
+FAMILIES = (*BENCHMARK, *TUNING, *HELD_OUT)
+NOISY = ("noisy", "neighbours", "everywhere", "embedded", "redundant", "rugged")
+"""Families whose scores are seen through noise of 1% of the optimum."""
+
+CLIMBS = 300
+"""Local searches that stand in for a proof where HiGHS has none within its time."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A search whose optimum is known.
+
+    Attributes:
+        scores, pairs: the true score before saturation.
+        saturation: s in `1 - exp(-sum / s)`; infinite for a plain sum.
+        noise: standard deviation of what an evaluation adds, as a share of the optimum.
+        best: the true score of the optimum.
+        proved: by the exact solver; else the best of `CLIMBS` local searches.
+    """
+
+    space: SearchSpace
+    cost: CostModel
+    budget: Budget
+    scores: Scores
+    pairs: Pairs
+    saturation: float
+    noise: float
+    best: float
+    proved: bool
+
+    def true(self, choices: dict[str, str]) -> float:
+        total = sum(self.scores[slot][choice] for slot, choice in choices.items())
+        total += sum(table.get((choices[a], choices[b]), 0.0) for (a, b), table in self.pairs.items())
+        return saturated(total, self.saturation)
+
+
+def saturated(total: float, s: float) -> float:
+    return total if np.isinf(s) else 1.0 - float(np.exp(-total / s))
+
+
+def make_instance(family: str, seed: int, time_limit_s: float = 120.0) -> Instance:
+    """An instance of one of `FAMILIES`, with its optimum.
+
+    - `additive`: what each layer adds, with diminishing returns: the second slot of a site adds less, and the total
+      saturates, `1 - exp(-sum / s)`; its optimum is that of the sum;
+    - `pairwise`, `noisy`: the sum, plus pairs of operators in neighbouring slots, half of it alike everywhere;
+    - `plain`: `additive` without the saturation;
+    - `independent`: additive, costs and scores without structure;
+    - `neighbours`, `everywhere`: pairs of neighbouring slots, or of all slots, each with numbers of its own;
+    - `embedded`: a pair's number is the product of two vectors of 3 numbers, falling off with distance;
+    - `redundant`: the same operator again within three slots loses up to half of its score; two kinds of attention at one
+      site, or a convolution after attention, gain;
+    - `rugged`: costs without structure, scores as in `neighbours` but with pairs as strong as the layers.
+    """
+    rng = np.random.default_rng([FAMILIES.index(family), seed])
+    space, cost = unstructured_costs(rng) if family in ("independent", "rugged") else costs(rng)
+    budget = tight_budget(space, cost, rng)
+    scores, pairs = QUALITY[family](space, rng)
+    best, proved = known_optimum(space, cost, scores, pairs, budget, time_limit_s)
+    saturation = best / 1.5 if family == "additive" else np.inf
+    noise = 0.01 if family in NOISY else 0.0
+    return Instance(space, cost, budget, scores, pairs, saturation, noise, saturated(best, saturation), proved)
+
+
+def known_optimum(
+    space: SearchSpace, cost: CostModel, scores: Scores, pairs: Pairs, budget: Budget, time_limit_s: float
+) -> tuple[float, bool]:
+    """The optimal score and whether it is proved."""
+    if len(pairs) <= 2 * SLOTS:
+        found = optimum(space, cost, scores, budget, pairs, time_limit_s=time_limit_s)
+        if found.proved:
+            return found.score, True
+    problem, rng = Problem.build(space, cost, budget), np.random.default_rng(0)
+    climber = Climber(problem, problem.utilities(scores), problem.interactions(pairs))
+    starts = (problem.columns(repair(problem, space.encode(space.random(rng)), rng)) for _ in range(CLIMBS))
+    return max(climber.climb(start)[1] for start in starts), False
+
+
+def costs(rng: np.random.Generator) -> tuple[SearchSpace, CostModel]:
+    rows, slots = [], {}
+    for site, level in enumerate(LEVELS):
+        for position in range(2):
+            slot = f"site{site}/{position}"
+            slots[slot] = list(CHOICES)
+            for operator in OPERATORS:
+                rows.append({"workload": f"{slot}/{operator}", **row(operator, WIDTHS[level], SIDES[level] ** 2, rng)})
+    space = SearchSpace(name="benchmark", slots=slots)
+    return space, CostModel(space, LookupTable.from_frame(pd.DataFrame(rows)))
+
+
+def row(operator: str, width: int, pixels: int, rng: np.random.Generator) -> dict[str, float | str]:
+    """Costs of one layer in fp16: multiplications at 25 GMAC/s, traffic at 0.3 G elements/s, 50 us to start."""
+    tokens = pixels * FRAMES
+    params = {"Conv1D": 3, "Conv3D": 9}.get(operator, 4) * width**2
+    macs = params * tokens / (1 if operator != "Conv3D" else 2)
+    keys = {
+        "SelfAttention1D": FRAMES,
+        "SelfAttention3D": tokens,
+        "CrossAttention1D": 78,
+        "CrossAttention3D": 77 + pixels,
+    }
+    macs += 2 * tokens * keys.get(operator, 0) * width
+    traffic = tokens * width * {"Conv1D": 3, "Conv3D": 6, "CrossAttention1D": 7, "CrossAttention3D": 7}.get(operator, 8)
+    scores_mb = tokens * min(tokens, 4096) * 16 / 1e6 if operator == "SelfAttention3D" else 0.0
+    out_of_memory = operator == "SelfAttention3D" and pixels >= 4096
+    latency = (0.05 + macs / 2.5e10 + traffic / 3e8) * np.exp(0.15 * rng.normal())
+    return {
+        "latency_ms": np.inf if out_of_memory else latency,
+        "memory_mb": 2 * traffic / 1e6 + scores_mb,
+        "weights_mb": 2 * params / 1e6,
+        "params": params,
+        "status": "infeasible" if out_of_memory else "ok",
+    }
+
+
+def unstructured_costs(rng: np.random.Generator) -> tuple[SearchSpace, CostModel]:
+    """Choices whose costs say nothing about one another; slots that share nothing but their number of choices."""
+    names = ["none", *(f"op{c}" for c in range(len(OPERATORS)))]
+    space = SearchSpace(name="unstructured", slots={f"s{i}": names for i in range(SLOTS)})
+    rows = [
+        {
+            "workload": f"{slot}/{name}",
+            "latency_ms": rng.gamma(2.0),
+            "memory_mb": 20 * rng.gamma(2.0),
+            "weights_mb": rng.gamma(2.0),
+            "params": int(1e6 * rng.gamma(2.0)),
+        }
+        for slot in space.slots
+        for name in names[1:]
+    ]
+    return space, CostModel(space, LookupTable.from_frame(pd.DataFrame(rows)))
+
+
+def tight_budget(space: SearchSpace, cost: CostModel, rng: np.random.Generator, share: float = 0.016) -> Budget:
+    """Bounds at one common quantile of random architectures' costs, such that `share` of them meet all three."""
+    frame = cost.predict_many(rng.integers(len(CHOICES), size=(50_000, len(space.slots))))
+    runs = frame[np.isfinite(frame["latency_ms"])]
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        quantile = (low + high) / 2
+        budget = Budget(*(float(runs[name].quantile(quantile)) for name in ("latency_ms", "memory_mb", "params")))
+        low, high = (quantile, high) if budget.mask(frame).mean() < share else (low, quantile)
+    return budget
+
+
+def layered(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
+    """What each layer adds, `(slots, operators)`: by operator, by operator and resolution, by slot, and by chance."""
+    slots = len(space.slots)
+    strength = rng.gamma(4, 0.25, len(OPERATORS))
+    affinity = rng.gamma(4, 0.25, (len(SIDES), len(OPERATORS)))
+    level = np.repeat(LEVELS, 2)
+    importance = rng.gamma(4, 0.25, slots) * np.where(np.arange(slots) % 2, rng.uniform(0.4, 0.8), 1.0)
+    spread = np.exp(0.3 * rng.normal(size=(slots, len(OPERATORS))))
+    return importance[:, None] * strength * affinity[level] * spread
+
+
+def layers_only(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
+    return named(space, layered(space, rng), {})
+
+
+def independent(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
+    return named(space, rng.gamma(2.0, size=(SLOTS, len(OPERATORS))), {})
+
+
+def neighbours(common: float, strength: float = 0.4) -> Callable[[SearchSpace, np.random.Generator], tuple]:
+    """Pairs of neighbouring slots: `common` times one table for all, plus numbers of their own."""
+
+    def quality(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
+        value = layered(space, rng)
+        alike = rng.normal(size=(len(OPERATORS), len(OPERATORS)))
+        own = np.sqrt(2.0 - common)
+        tables = {
+            pair: strength * value.mean() * (common * alike + own * rng.normal(size=alike.shape))
+            for pair in itertools.pairwise(range(SLOTS))
+        }
+        return named(space, value, tables)
+
+    return quality
+
+
+def everywhere(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
+    """Pairs of all slots, weak ones: in a full network they vary as much as the strong ones of `neighbours`."""
+    value = layered(space, rng)
+    pairs = list(itertools.combinations(range(SLOTS), 2))
+    strength = 0.4 * np.sqrt(2.0) * value.mean() * np.sqrt((SLOTS - 1) / len(pairs))
+    return named(space, value, {pair: strength * rng.normal(size=(6, 6)) for pair in pairs})
+
+
+def embedded(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
+    value, vectors = layered(space, rng), rng.normal(size=(SLOTS, len(OPERATORS), 3)) / np.sqrt(3.0)
+    vectors = vectors + rng.normal(size=(len(OPERATORS), 3)) / np.sqrt(3.0)
+    pairs = {(i, i + d): 0.4 / d for d in (1, 2, 3) for i in range(SLOTS - d)}
+    return named(space, value, {(i, j): w * value.mean() * vectors[i] @ vectors[j].T for (i, j), w in pairs.items()})
+
+
+def redundant(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
+    value, tables = layered(space, rng), {}
+    attention = np.array(["Attention" in operator for operator in OPERATORS])
+    for i, j in ((i, i + d) for d in (1, 2, 3) for i in range(SLOTS - d)):
+        smaller = np.minimum(value[i][:, None], value[j][None, :])
+        table = -smaller * np.eye(len(OPERATORS)) * rng.uniform(0.0, 0.5, size=smaller.shape)
+        if i // 2 == j // 2:
+            gains = (attention[:, None] & attention[None, :]) | (attention[:, None] & ~attention[None, :])
+            table += smaller * gains * ~np.eye(len(OPERATORS), dtype=bool) * rng.uniform(0.0, 0.6, size=smaller.shape)
+        tables[i, j] = table
+    return named(space, value, tables)
+
+
+QUALITY = {
+    "additive": layers_only,
+    "pairwise": neighbours(common=1.0),
+    "noisy": neighbours(common=1.0),
+    "plain": layers_only,
+    "independent": independent,
+    "neighbours": neighbours(common=0.0),
+    "everywhere": everywhere,
+    "embedded": embedded,
+    "redundant": redundant,
+    "rugged": neighbours(common=0.0, strength=0.7),
+}
+
+
+def named(space: SearchSpace, value: np.ndarray, tables: dict[tuple[int, int], np.ndarray]) -> tuple[Scores, Pairs]:
+    """Arrays as dictionaries of slots and choices: value `(slots, operators)`, tables `(operators, operators)`."""
+    slots, layers = list(space.slots), next(iter(space.slots.values()))[1:]
+    scores = {slot: {"none": 0.0, **dict(zip(layers, map(float, value[i])))} for i, slot in enumerate(slots)}
+    pairs = {
+        (slots[i], slots[j]): {(a, b): float(table[m, n]) for m, a in enumerate(layers) for n, b in enumerate(layers)}
+        for (i, j), table in tables.items()
+    }
+    return scores, pairs
