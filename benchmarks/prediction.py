@@ -1,9 +1,11 @@
 """How well does a lookup table predict whole models? One run compares three tables on architectures none has seen.
 
     python benchmarks/prediction.py --space demo --runtime eager --count 40
+    python benchmarks/prediction.py --space mid --runtime litert --count 40
 
 (a) this library's profiler, and the same after `nas calibrate` on 8 other architectures;
-(b) a naive table: `torch.utils.benchmark`'s blocked_autorange, one workload after the other (eager only);
+(b) a naive table: each workload alone, one after the other, by `torch.utils.benchmark`'s blocked_autorange (eager), or
+    the median of a second of runs of its own graph (litert);
 (c) latency proportional to FLOPs, the one factor fitted on the judged architectures themselves, in its favour.
 
 Memory is judged too: predicted peak against measured. Prints a table and writes it as JSON with `--out`.
@@ -26,13 +28,14 @@ from nas.costs import CostModel, LookupTable
 from nas.costs.work import work
 from nas.profiling import calibrate, measure_architectures, profile
 from nas.profiling.eager_child import build_module, make_inputs
+from nas.profiling.litert import LitertRuntime
 from nas.spaces import Architecture, SearchSpace
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="demo")
-    parser.add_argument("--runtime", default="eager")
+    parser.add_argument("--runtime", default="eager", choices=("eager", "litert"))
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--calibrate", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
@@ -46,8 +49,8 @@ def main() -> None:
         out = args.table or Path(folder) / "table.csv"
         table = profile(space, args.runtime, out=out, threads=args.threads)
         table = replace(table, path=None, calibration=None)
-        naive = naive_table(space, table, args.threads) if args.runtime == "eager" else None
-        rows = measure_architectures(space, archs, args.runtime, threads=args.threads, progress=True)
+        naive = {"eager": naive_eager, "litert": naive_litert}[args.runtime](space, table, args.threads)
+        rows = measure_architectures(space, archs, args.runtime, threads=args.threads, progress=True, table=table)
         plain = CostModel(space, table)
         correction = calibrate(space, table, args.calibrate, seed=10**6, threads=args.threads)
     truth = np.array([row.latency_ms for row in rows])
@@ -56,8 +59,7 @@ def main() -> None:
     predictions = {"this profiler": own}
     fitted = correction.calibration
     predictions["this profiler, calibrated"] = fitted.scale * own + fitted.offset_ms
-    if naive:
-        predictions["naive table"] = np.array([CostModel(space, naive).predict(arch).latency_ms for arch in archs])
+    predictions["naive table"] = np.array([CostModel(space, naive).predict(arch).latency_ms for arch in archs])
     predictions["proportional to FLOPs"] = flops * np.median(truth / flops)
     memory = np.array([row.memory_mb + row.weights_mb for row in rows])
     guessed_mb = np.array([plain.predict(arch).memory_mb for arch in archs])
@@ -76,7 +78,7 @@ def main() -> None:
         Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
 
 
-def naive_table(space: SearchSpace, table: LookupTable, threads: int) -> LookupTable:
+def naive_eager(space: SearchSpace, table: LookupTable, threads: int) -> LookupTable:
     """The same rows with latencies as `torch.utils.benchmark` finds them in this process."""
     frame = table.frame.set_index("workload")
     with torch.inference_mode():
@@ -84,6 +86,18 @@ def naive_table(space: SearchSpace, table: LookupTable, threads: int) -> LookupT
             module, inputs = build_module(workload).eval(), make_inputs(workload, torch.device("cpu"))
             timer = Timer("module(*inputs)", globals={"module": module, "inputs": inputs}, num_threads=threads)
             frame.loc[str(workload), "latency_ms"] = timer.blocked_autorange(min_run_time=1.0).median * 1e3
+    return LookupTable.from_frame(frame.reset_index())
+
+
+def naive_litert(space: SearchSpace, table: LookupTable, threads: int) -> LookupTable:
+    """The same rows with the latency of each operator's own graph."""
+    frame = table.frame.set_index("workload")
+    with LitertRuntime(threads=threads) as runtime:
+        for workload in space.workloads():
+            session = runtime.open_alone(workload)
+            run_ms = np.median(session.block(3))
+            frame.loc[str(workload), "latency_ms"] = np.median(session.block(max(3, int(1000 / run_ms))))
+            session.close()
     return LookupTable.from_frame(frame.reset_index())
 
 

@@ -77,6 +77,11 @@ class LitertRuntime(Runtime):
         bare = self.converted(workload.space.backbone_workload())
         return self._child("Placed", alone.loaded, whole, bare, workload.copies)
 
+    def open_alone(self, workload: Runnable) -> ChildSession:
+        """A session on the workload's own graph in its reference form, what it costs to call a graph included: what a
+        table of separate measurements holds, to compare with."""
+        return self._child("Whole", self.converted(workload))
+
     def converted(self, workload: Runnable, form: str = "", copies: int = 1) -> Mapping[str, Any]:
         """The workload as a .tflite file; see `nas.profiling.litert_convert.converted`.
 

@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from nas.profiling.runtime import Loaded
 
 MB = 1e6
+MARGIN = 0.05
 
 
 class Whole:
@@ -34,19 +35,22 @@ class Whole:
 class Fastest:
     """An operator in the fastest of its forms: a graph of several copies as `run`, a graph of one as `base`.
 
+    Another form than the first must be faster by more than `MARGIN`, which noise alone is not.
+
     Args:
         one, several: by form, the model with one operator and with more.
     """
 
     def __init__(self, one: Mapping[str, Mapping], several: Mapping[str, Mapping], threads: int) -> None:
-        best_ms = float("inf")
+        best_ms, margin = float("inf"), 0.0
         for form, model in one.items():
             base, loaded = load(model, threads)
             run, _ = load(several[form], threads)
             ms = difference_ms(run, base)
-            if ms < best_ms:
+            if ms < best_ms * (1 - margin):
                 best_ms, self.run, self.base, self.loaded = ms, run, base, loaded
                 self.copies = several[form]["copies"] - model["copies"]
+            margin = MARGIN
 
 
 class Placed:
