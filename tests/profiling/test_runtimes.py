@@ -31,6 +31,14 @@ operators: {none: , SelfAttention1D: {heads: 2}, Conv1D: {kernel: 3}}
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Converted models go into a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def opened(name: str, **options):
     """The runtime, or a skip with what it says is missing."""
     try:
@@ -42,7 +50,7 @@ def opened(name: str, **options):
 
 
 @pytest.fixture(scope="module", params=sorted(RUNTIMES))
-def runtime(request):
+def runtime(request, cache):
     with opened(request.param) as runtime:
         yield runtime
 

@@ -1,0 +1,132 @@
+"""The litert runtime: conversion in every form, the cache, differences, memory. Runs where the library is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nas.costs.work import work
+from nas.errors import ConfigError, MissingDependency
+from nas.models.forms import forms_of
+from nas.profiling import litert
+from nas.profiling.litert import LitertRuntime, cache_folder
+from nas.profiling.litert_convert import Chain, _forget, converted, module_and_inputs
+from nas.profiling.runtime import InPlace
+from nas.spaces import Operator, SearchSpace, Workload
+
+needs_litert = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("ai_edge_litert", "litert_torch")),
+    reason="needs pip install 'nas-video[litert]'",
+)
+
+CONV3D = Workload(Operator("Conv3D", {"kernel": 3}), (1, 8, 4, 6, 6))
+CROSS = Workload(Operator("CrossAttention1D", {"heads": 2, "context": "text+anchor"}), (1, 8, 4, 6, 6), (1, 5, 12))
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    with LitertRuntime(cache=tmp_path_factory.mktemp("cache")) as runtime:
+        yield runtime
+
+
+@needs_litert
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workload", "form"), [(CONV3D, form) for form in forms_of("Conv3D")] + [(CROSS, "reference")], ids=str
+)
+def test_a_converted_chain_computes_what_the_reference_computes(workload, form, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    found = converted(workload, form, 2, tmp_path)
+    reference, inputs = module_and_inputs(workload, "reference", 2)
+    runner = Interpreter(found["path"]).get_signature_runner()
+    given = next(iter(runner(**{name: x.numpy() for name, x in inputs.items()}).values()))
+    with torch.inference_mode():
+        wanted = reference(**inputs).numpy()
+    assert np.abs(given - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert found["params"] == work(workload).params and (found["form"], found["copies"]) == (form, 2)
+
+
+@needs_litert
+@pytest.mark.slow
+def test_a_model_is_converted_once_for_all_runs(runtime):
+    first = runtime.converted(CROSS)
+    written = os.stat(first["path"]).st_ino
+    with LitertRuntime(cache=runtime.cache) as again:
+        assert again.converted(CROSS) == first
+        assert again.converted(CROSS, copies=2)["path"] != first["path"]
+    assert os.stat(first["path"]).st_ino == written
+
+
+@needs_litert
+@pytest.mark.slow
+def test_an_operator_is_a_difference_of_graphs_in_its_fastest_form(runtime):
+    large = Workload(Operator("Conv1D", {"kernel": 3}), (1, 64, 8, 32, 32))
+    session = runtime.open(large)
+    assert session.loaded.form in forms_of("Conv1D") and session.loaded.params == work(large).params
+    one_tensor_mb = 64 * 8 * 32 * 32 * 4 / 1e6
+    assert one_tensor_mb < session.loaded.memory_mb < 8 * one_tensor_mb
+    alone = runtime.open_alone(large)
+    assert 0 < np.median(session.block(9)) < 2 * np.median(alone.block(9))
+    session.close(), alone.close()
+
+
+@needs_litert
+@pytest.mark.slow
+def test_an_operator_in_place_is_counted_once_per_slot(runtime, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        "name: tiny\nlatent: {channels: 4, frames: 2, height: 8, width: 8}\n"
+        "text: {tokens: 4, dim: 16, encoder: minilm}\ndepth: 2\nonly_sites: [down.0.0]\n"
+        "backbone: {channels: [32], layers_per_block: 1, attention_levels: [], mid: false, heads: 2, norm_groups: 8}\n"
+        "operators: {none: , Conv1D: {kernel: 3}}\n"
+    )
+    space = SearchSpace.load(str(path))
+    workload = space.workload("down.0.0/0", "Conv1D")
+    placed = InPlace(space, workload)
+    session = runtime.open(placed)
+    assert placed.copies == 2 and len(session.block(3)) == 3
+    assert session.loaded.params == work(workload).params
+    session.close()
+
+
+def test_a_chain_runs_its_operator_so_often():
+    torch.manual_seed(0)
+    operator, x = torch.nn.Linear(3, 3), torch.randn(2, 3)
+
+    class Ignoring(torch.nn.Module):
+        def forward(self, x, context=None):
+            return operator(x)
+
+    assert torch.equal(Chain(Ignoring(), 3)(x), operator(operator(operator(x))))
+
+
+def test_a_machine_without_the_library_is_told_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(litert.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=r"pip install 'nas-video\[litert\]'"):
+        LitertRuntime()
+
+
+def test_an_unknown_device_names_the_known_ones():
+    with pytest.raises(ConfigError, match="did you mean 'local'"):
+        LitertRuntime("locl")
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = cache_folder()
+    folder.mkdir(parents=True)
+    assert folder.is_relative_to(tmp_path)
+    monkeypatch.setattr("nas.profiling.litert_convert.KEPT_BYTES", 250)
+    for age, name in enumerate(("new", "old", "oldest")):
+        file = folder / f"{name}.tflite"
+        file.write_bytes(b"x" * 100)
+        Path(file).with_suffix(".json").write_text("{}")
+        os.utime(file, (1000 - age, 1000 - age))
+    _forget(folder, keep=folder / "oldest.tflite")
+    assert {path.name for path in folder.iterdir()} == {"new.tflite", "new.json", "oldest.tflite", "oldest.json"}
