@@ -31,6 +31,9 @@ from nas.profiling.eager_child import build_module, make_inputs
 from nas.profiling.litert import LitertRuntime
 from nas.spaces import Architecture, SearchSpace
 
+AT_ONCE = 10
+"""Whole models that are in memory together, and timed in turn."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,7 +53,10 @@ def main() -> None:
         table = profile(space, args.runtime, out=out, threads=args.threads)
         table = replace(table, path=None, calibration=None)
         naive = {"eager": naive_eager, "litert": naive_litert}[args.runtime](space, table, args.threads)
-        rows = measure_architectures(space, archs, args.runtime, threads=args.threads, progress=True, table=table)
+        rows = []
+        for i in range(0, len(archs), AT_ONCE):
+            group = archs[i : i + AT_ONCE]
+            rows += measure_architectures(space, group, args.runtime, threads=args.threads, progress=True, table=table)
         plain = CostModel(space, table)
         correction = calibrate(space, table, args.calibrate, seed=10**6, threads=args.threads)
     truth = np.array([row.latency_ms for row in rows])

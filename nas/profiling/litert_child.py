@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from nas.profiling.runtime import Loaded
+from nas.profiling.runtime import Infeasible, Loaded
 
 MB = 1e6
 MARGIN = 0.05
@@ -75,10 +76,16 @@ def load(model: Mapping[str, Any], threads: int) -> tuple[Callable[[], None], Lo
         what runs it; and what is known of it. Its memory is the resident memory that the first run adds at its peak:
         XNNPACK packs the weights while it loads, and touches its workspace only when it runs.
     """
-    limit_memory()
+    free = limit_memory()
     start = time.perf_counter()
     interpreter = Interpreter(model["path"], num_threads=threads)
-    interpreter.allocate_tensors()
+    try:
+        interpreter.allocate_tensors()
+    except RuntimeError as error:
+        largest = max(int(np.prod(tensor["shape"])) * 4 for tensor in interpreter.get_tensor_details())
+        if largest > free / 4:  # the interpreter says only that it failed
+            raise MemoryError(f"a tensor takes {largest / MB:.0f} MB, {free / MB:.0f} MB were free") from None
+        raise Infeasible(f"the interpreter cannot prepare the model: {error}") from None
     rng = np.random.default_rng(0)
     for given in interpreter.get_input_details():
         shape, dtype = given["shape"], given["dtype"]
@@ -127,15 +134,21 @@ def peak_resident_bytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def limit_memory() -> None:
-    """Refuse to this process more memory than the machine has free: better an error than a machine out of memory."""
-    if sys.platform == "linux":
-        import resource
+def limit_memory() -> float:
+    """Refuse to this process more memory than the machine has free: better an error than a machine out of memory.
 
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        limit = int(_status("VmData") + 0.9 * free)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    Returns:
+        bytes that it may still take; infinite where the system tells no such number.
+    """
+    if sys.platform != "linux":
+        return math.inf
+    import resource
+
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = 0.9 * next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    limit = int(_status("VmData") + free)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    return free
 
 
 def _status(name: str) -> float:
