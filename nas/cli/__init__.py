@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from nas import __version__
 
-from nas.cli import job, profiling, search, training, export  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
+from nas.cli import job, profiling, search, data, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
 from nas.cli.command import COMMANDS
 from nas.errors import NasError, suggestion
 
@@ -32,6 +32,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 # -- the program -------------------------------------------------------------------------------------------------------
+
+
+PATHS = ("A.json", "C.yaml", "DIR", "J", "T.csv", "V.mp4", "config", "run")
+"""Placeholders and names of the arguments that a shell completes with files."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         this.declare(sub)
+        for action in sub._actions:
+            if action.metavar in PATHS or action.dest in PATHS:
+                action.complete = {"bash": "_shtab_compgen_files", "zsh": "_files", "fish": "__fish_complete_path"}
         sub.set_defaults(run_command=this.run, parser=sub)
     return top
 

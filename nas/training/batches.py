@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.training.cache import Cache
-from nas.training.data import batch_indices
+from nas.training.data import bucket_batch
 from nas.training.objective import Objective, draw_times, generator
 
 
@@ -62,7 +62,8 @@ class Batches:
         return self.of_images(step) if image_step else self.of_videos(step)
 
     def _batch(self, kind: str, step: int, size: int) -> Batch:
-        latents, context = self.cache.latents(kind, batch_indices(self.seed, step, size, getattr(self.cache, kind)))
+        bucket, chosen = bucket_batch(self.seed, step, size, self.cache.counts(kind))
+        latents, context = self.cache.latents(kind, chosen, bucket)
         stream = generator(self.seed, step, kind == "images")
         noise = torch.randn(latents.shape, generator=stream)
         t = draw_times(self.objective, size, stream, latents.shape[-2:])

@@ -2,23 +2,25 @@
 
 A cache folder holds::
 
-    videos-00000.safetensors ...   latents (n, C, T, h, w)
-    videos-00000.json ...          their captions (n), and what was skipped on the way, with the reason
+    videos-00000.safetensors ...   latents (n, C, T, h, w), one tensor for each size of clips in the shard
+    videos-00000.json ...          their captions, and what was skipped on the way, with the reason
     images-00000.safetensors ...   the same with T = 1
     text-00000.safetensors ...     context (n, tokens, dim) of captions.json, the empty caption first
     captions.json                  the distinct captions
-    skipped.json                   all items that could not be read
+    skipped.csv                    file, reason of all that could not be used
     cache.json                     items in each shard; written last: the cache is complete
 
 It is written shard by shard, each in one atomic piece, and an interrupted run goes on after the last whole shard.
-No more than one shard is held in memory, neither in writing nor in reading.
+No more than one shard's latents and a few clips are held in memory, neither in writing nor in reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,20 +29,30 @@ from torch import Tensor
 
 from nas.errors import ConfigError
 from nas.files import read_json, write_json
-from nas.training import tensors
+from nas.training import skipped, tensors
 from nas.training.data import Sample, Source, UnreadableSample, batch_indices
 from nas.training.loop import progress
 from nas.training.text import EMPTY
 
 SHARD = 512
+"""Items of a shard, and captions of a text shard."""
+SHARD_MB = 128
+"""A shard of large latents is closed when it holds so many megabytes."""
+GROUP, GROUP_PIXELS = 32, 1 << 18
+"""Clips encoded at once, and how many pixels, frames counted, that may be; a longer clip is encoded in pieces."""
 KINDS = ("videos", "images")
+LATENTS = "latents"
+"""Name of the tensor in caches written before there were buckets; now they are called `TxHxW`."""
+
+Encode = Callable[[Tensor], Tensor]
+Text = Callable[[Sequence[str]], Tensor]
 
 
 def prepare(
     folder: str | Path,
     source: Source,
-    encode: Callable[[Tensor], Tensor],
-    text: Callable[[Sequence[str]], Tensor],
+    encode: Encode,
+    text: Text,
     videos: int | None = None,
     images: int | None = None,
     more_captions: Sequence[str] = (),
@@ -49,7 +61,7 @@ def prepare(
     """Fill `folder` from a source; returns at once when it is complete.
 
     Args:
-        encode: pixels `(B, C, T, H, W)` -> latents, as `Autoencoder.encode`.
+        encode: pixels `(B, C, T, H, W)` -> latents, each frame by itself, as `Autoencoder.encode`.
         text: captions -> contexts `(B, tokens, dim)`, as a `TextEncoder`.
         videos, images: how many, from a fixed shuffle of the source; all by default.
         more_captions: captions to embed besides those of the items.
@@ -58,49 +70,128 @@ def prepare(
     if (folder / "cache.json").exists():
         return Cache(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = []
-    for kind, wanted, read in (("videos", videos, source.video), ("images", images, source.image)):
-        there = getattr(source, kind)
-        count = there if wanted is None else min(wanted, there)
-        chosen = batch_indices(0, 0, count, there)
-        shards += [
-            (kind, number, read, chosen[start : start + SHARD]) for number, start in enumerate(range(0, count, SHARD))
-        ]
-    sizes: dict[str, list[int]] = {kind: [] for kind in KINDS}
-    captions, skipped = dict.fromkeys([EMPTY, *more_captions]), []
-    for kind, number, read, chosen in progress(shards, title, len(shards)):
-        path = folder / f"{kind}-{number:05d}.safetensors"
-        if not path.with_suffix(".json").exists():
-            _write_shard(path, chosen, read, encode)
-        note = read_json(path.with_suffix(".json"), "shard")
-        sizes[kind].append(len(note["captions"]))
-        skipped += note["skipped"]
-        captions |= dict.fromkeys(note["captions"])
-    names = list(captions)
-    for number, start in enumerate(range(0, len(names), SHARD)):
-        tensors.save(folder / f"text-{number:05d}.safetensors", {"context": text(names[start : start + SHARD])})
-    write_json(folder / "captions.json", names)
-    write_json(folder / "skipped.json", skipped)
-    write_json(folder / "cache.json", sizes)
+    counts = {
+        kind: there if wanted is None else min(wanted, there)
+        for kind, wanted, there in (("videos", videos, source.videos), ("images", images, source.images))
+    }
+    sizes: dict[str, list[dict[str, int]]] = {kind: [] for kind in KINDS}
+    captions = dict.fromkeys([EMPTY, *more_captions])
+    bad = [(error.file, error.reason) for error in source.skipped]
+    with progress(None, title, sum(counts.values())) as bar:
+        bar.unit = "clip"
+        for kind, read in zip(KINDS, (source.video, source.image)):
+            for note in _shards(folder, kind, counts[kind], getattr(source, kind), read, encode, bar.update):
+                sizes[kind].append({name: len(found) for name, found in note["captions"].items()})
+                bad += [(entry["file"], entry["reason"]) for entry in note["skipped"]]
+                captions |= dict.fromkeys(caption for found in note["captions"].values() for caption in found)
+    skipped.write(folder / skipped.SKIPPED, bad)
+    _write_texts(folder, list(captions), text, f"{title}: text")
+    write_json(folder / "captions.json", list(captions))
+    write_json(folder / "cache.json", {kind: _by_tensor(shards) for kind, shards in sizes.items()})
     return Cache(folder)
 
 
+def _shards(
+    folder: Path,
+    kind: str,
+    count: int,
+    there: int,
+    read: Callable[[int], Sample],
+    encode: Encode,
+    advance: Callable[[int], Any],
+) -> Iterator[dict[str, Any]]:
+    """Write the shards that are missing; yields the note of each: its captions by tensor, and what was skipped."""
+    place, number = 0, 0
+    while place < count:
+        path = folder / f"{kind}-{number:05d}.safetensors"
+        if not path.with_suffix(".json").exists():
+            chosen = (batch_indices(0, p, 1, there)[0] for p in range(place, min(place + SHARD, count)))
+            _write_shard(path, chosen, read, encode, advance)
+            note = _note(path)
+        else:
+            note = _note(path)
+            advance(_taken(note))
+        yield note
+        place, number = place + _taken(note), number + 1
+
+
 @torch.no_grad()
-def _write_shard(path: Path, chosen: list[int], read: Callable[[int], Sample], encode: Callable) -> None:
-    samples, skipped = [], []
+def _write_shard(
+    path: Path, chosen: Iterator[int], read: Callable[[int], Sample], encode: Encode, advance: Callable[[int], Any]
+) -> None:
+    """Encode items into one file, until they run out or it is large enough."""
+    waiting: dict[tuple[int, ...], list[Sample]] = {}
+    latents: dict[str, list[Tensor]] = {}
+    captions: dict[str, list[str]] = {}
+    missed, size = [], 0
+
+    def encode_group(group: list[Sample]) -> int:
+        found = encode_clips(encode, torch.from_numpy(np.stack([sample.pixels for sample in group]))).cpu()
+        name = "x".join(map(str, found.shape[2:]))
+        latents.setdefault(name, []).append(found)
+        captions.setdefault(name, []).extend(sample.caption for sample in group)
+        group.clear()
+        return found.numel() * found.element_size()
+
     for index in chosen:
+        advance(1)
         try:
-            samples.append(read(index))
+            sample = read(index)
         except UnreadableSample as error:
-            skipped.append({"index": index, "reason": str(error)})
-    parts = [samples[start : start + 32] for start in range(0, len(samples), 32)]
-    latents = [encode(torch.from_numpy(np.stack([sample.pixels for sample in part]))) for part in parts]
-    tensors.save(path, {"latents": torch.cat(latents)} if latents else {})
-    write_json(path.with_suffix(".json"), {"captions": [s.caption for s in samples], "skipped": skipped})
+            missed.append({"file": error.file, "reason": error.reason})
+            continue
+        group = waiting.setdefault(sample.pixels.shape, [])
+        group.append(sample)
+        frames, height, width = sample.pixels.shape[1:]
+        if len(group) == GROUP or (len(group) + 1) * frames * height * width > GROUP_PIXELS:
+            size += encode_group(group)
+        if size >= SHARD_MB * 1e6:
+            break
+    for group in filter(None, waiting.values()):
+        encode_group(group)
+    tensors.save(path, {name: torch.cat(parts) for name, parts in latents.items()})
+    write_json(path.with_suffix(".json"), {"captions": captions, "skipped": missed})
+
+
+def encode_clips(encode: Encode, video: Tensor) -> Tensor:
+    """Latents of clips `(B, C, T, H, W)`, a long or large one's in pieces of a few frames."""
+    batch, _, _, height, width = video.shape
+    frames = max(1, GROUP_PIXELS // (batch * height * width))
+    return torch.cat([encode(part) for part in video.split(frames, dim=2)], dim=2)
+
+
+def _write_texts(folder: Path, captions: list[str], text: Text, title: str) -> None:
+    missing = [
+        (path, start)
+        for number, start in enumerate(range(0, len(captions), SHARD))
+        if not (path := folder / f"text-{number:05d}.safetensors").exists()
+    ]
+    for path, start in progress(missing, title, len(missing)):
+        tensors.save(path, {"context": text(captions[start : start + SHARD])})
+
+
+def _note(path: Path) -> dict[str, Any]:
+    note = read_json(path.with_suffix(".json"), "shard")
+    if not isinstance(note["captions"], dict):
+        raise ConfigError(f"{path.parent}: was begun by an older version; remove it and run again")
+    return note
+
+
+def _taken(note: dict[str, Any]) -> int:
+    """How many items of the source a shard accounts for."""
+    return sum(map(len, note["captions"].values())) + len(note["skipped"])
+
+
+def _by_tensor(shards: list[dict[str, int]]) -> dict[str, list[int]]:
+    """Items in each shard, by tensor."""
+    names = dict.fromkeys(name for shard in shards for name in shard)
+    return {name: [shard.get(name, 0) for shard in shards] for name in names}
 
 
 class Cache:
     """What `prepare` wrote, read item by item.
+
+    Clips of one size make up a bucket; a cache of a single size has one.
 
     Attributes:
         videos, images: how many there are.
@@ -112,19 +203,26 @@ class Cache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         sizes = read_json(self.folder / "cache.json", "cache")
-        self._starts = {kind: np.cumsum([0, *sizes[kind]]) for kind in KINDS}
-        self.videos, self.images = (int(self._starts[kind][-1]) for kind in KINDS)
+        buckets = {kind: list(_named(sizes[kind]).items()) for kind in KINDS}
+        self._tensors = {kind: [name for name, _ in buckets[kind]] for kind in KINDS}
+        self._starts = {kind: [np.cumsum([0, *shards]) for _, shards in buckets[kind]] for kind in KINDS}
+        self.videos, self.images = (sum(self.counts(kind)) for kind in KINDS)
         if not self.videos:
-            raise ConfigError(f"{self.folder}: holds no clip that could be read; see skipped.json there")
+            raise ConfigError(f"{self.folder}: holds no clip that could be used; see {skipped.SKIPPED} there")
         self._shard = lru_cache(maxsize=64)(self._open)
 
-    def latents(self, kind: str, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Latents `(n, C, T, h, w)` and contexts `(n, tokens, dim)` of these `videos` or `images`."""
+    def counts(self, kind: str) -> tuple[int, ...]:
+        """Items of `videos` or `images` in each bucket."""
+        return tuple(int(starts[-1]) for starts in self._starts[kind])
+
+    def latents(self, kind: str, indices: Sequence[int], bucket: int = 0) -> tuple[Tensor, Tensor]:
+        """Latents `(n, C, T, h, w)` and contexts `(n, tokens, dim)` of these `videos` or `images` of a bucket."""
         found, names = [], []
+        starts, tensor = self._starts[kind][bucket], self._tensors[kind][bucket]
         for index in indices:
-            shard = int(np.searchsorted(self._starts[kind], index, side="right")) - 1
-            rows, captions = self._shard(kind, shard)
-            row = index - int(self._starts[kind][shard])
+            shard = int(np.searchsorted(starts, index, side="right")) - 1
+            rows, captions = self._shard(kind, shard, tensor)
+            row = index - int(starts[shard])
             found.append(rows[row : row + 1])
             names.append(captions[row])
         return torch.cat(found), self.contexts(names)
@@ -140,12 +238,12 @@ class Cache:
             if caption not in self._numbers:
                 raise ConfigError(f"{self.folder}: no clip in it has the caption '{caption}'; prepare more clips")
             shard, row = divmod(self._numbers[caption], SHARD)
-            found.append(self._shard("text", shard)[0][row : row + 1])
+            found.append(self._shard("text", shard, "context")[0][row : row + 1])
         return torch.cat(found)
 
-    def all_contexts(self) -> Tensor:
-        """`(captions, tokens, dim)` of every distinct caption."""
-        return self.contexts(list(self._numbers))
+    def all_contexts(self, most: int = 1024) -> Tensor:
+        """`(captions, tokens, dim)` of the distinct captions, of the first `most` if there are more."""
+        return self.contexts(list(islice(self._numbers, most)))
 
     @cached_property
     def empty(self) -> Tensor:
@@ -156,10 +254,13 @@ class Cache:
     def _numbers(self) -> dict[str, int]:
         return {caption: number for number, caption in enumerate(read_json(self.folder / "captions.json", "captions"))}
 
-    def _open(self, kind: str, shard: int) -> tuple:
+    def _open(self, kind: str, shard: int, tensor: str) -> tuple:
         """A shard's rows, read from disk as they are sliced, and their captions."""
         path = self.folder / f"{kind}-{shard:05d}.safetensors"
-        file = safe_open(str(path), framework="pt")
-        if kind == "text":
-            return file.get_slice("context"), ()
-        return file.get_slice("latents"), read_json(path.with_suffix(".json"), "shard")["captions"]
+        rows = safe_open(str(path), framework="pt").get_slice(tensor)
+        return rows, () if kind == "text" else _named(read_json(path.with_suffix(".json"), "shard")["captions"])[tensor]
+
+
+def _named(found: Any) -> dict[str, Any]:
+    """By tensor; caches of one size used to leave the name out."""
+    return found if isinstance(found, dict) else {LATENTS: found}

@@ -1,7 +1,7 @@
 """Stage `decoder`: train the autoencoder with its separable video decoder, then encode the data once for all.
 
-On moving digits it first trains and checks the classifier that will judge generated clips. Metrics: `psnr_db` of
-held-out clips, `judge` (the classifier's accuracy on held-out real clips and on their reconstructions), and counts.
+On moving digits it first trains and checks the classifier that will judge generated clips. Clips that cannot be used
+are listed in the folder's skipped.csv, others take their place. Metrics: `psnr_db` and `ssim` of held-out clips, `judge` (the classifier's accuracy on held-out real clips and on their reconstructions), and counts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from torch.nn import functional as F
 from nas.errors import ConfigError
 from nas.files import write_json
 from nas.models import Autoencoder, VAEConfig
-from nas.training import cache, checkpoint, sources
+from nas.training import cache, checkpoint, skipped, sources
+from nas.training.cache import encode_clips
 from nas.training.data import Source, batch_indices
 from nas.training.digits import LABELS, caption_of
+from nas.training.fidelity import Fidelity, reconstruct
 from nas.training.loop import Learner, Optimization, run
 from nas.training.objective import generator
 from nas.training.quality import Judge, judge
+from nas.training.skipped import Usable
 from nas.training.stage import Inputs
 from nas.training.text import TextEncoder
 
@@ -34,6 +37,9 @@ class DecoderConfig:
 
     Attributes:
         data: `digits`, or the folder of a data set.
+        fps: frames per second that the clips of a folder are resampled to.
+        buckets: bring the clips of a folder to buckets of shape and length for the denoiser, not to one size. The
+            autoencoder itself trains on the search space's size.
         steps, batch: optimiser steps, and clips in each.
         kl: weight of the divergence from a normal latent, next to a mean squared error per pixel.
         videos, images: how many of each to encode for training; all by default.
@@ -42,6 +48,8 @@ class DecoderConfig:
     """
 
     data: str = "digits"
+    fps: float = sources.FPS
+    buckets: bool = False
     steps: int = 300
     batch: int = 8
     optimization: Optimization = field(default_factory=lambda: Optimization(lr=3e-3))
@@ -60,14 +68,15 @@ class DecoderConfig:
 def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     space = inputs.space
     factor = 2 ** (len(config.channels) - 1)
-    source, test = (sources.load(config.data, split, space.latent, factor) for split in ("train", "test"))
+    source, test = (sources.load(config.data, split, space, factor, config.fps) for split in ("train", "test"))
+    usable = Usable(source, folder / skipped.SKIPPED)
     referee = judge(folder, source.frames, config.classifier_steps, config.seed) if config.data == "digits" else None
     torch.manual_seed(config.seed)
     autoencoder = Autoencoder(_vae_config(config, source, inputs))
     learner = Learner(autoencoder, config.optimization, config.steps)
 
     def step(number: int) -> dict[str, float]:
-        clips = pixels(source, batch_indices(config.seed, number, config.batch, source.videos))
+        clips = pixels(usable, batch_indices(config.seed, number, config.batch, source.videos))
         mean, log_variance = autoencoder.encode_moments(clips)
         noise = torch.randn(mean.shape, generator=generator(config.seed, number))
         rebuilt = autoencoder.decode_unscaled(mean + noise * (0.5 * log_variance).exp())
@@ -78,13 +87,14 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
 
     seconds = run("decoder", folder, config.steps, {"autoencoder": learner}, step, config.save_every)
     autoencoder.load_state_dict(learner.averaged())
-    autoencoder = _scaled(autoencoder, pixels(source, batch_indices(0, 0, 64, source.videos)))
+    autoencoder = _scaled(autoencoder, usable)
     checkpoint.save_autoencoder(folder, autoencoder)
 
     text = TextEncoder(space.text)
     judged = [caption_of(label) for label in LABELS] if referee else []
+    shaped = sources.load(config.data, "train", space, factor, config.fps, config.buckets)
     train = cache.prepare(
-        folder / "train", source, autoencoder.encode, text, config.videos, config.images, judged, "encode train"
+        folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, judged, "encode train"
     )
     held = cache.prepare(folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test")
     write_json(
@@ -96,8 +106,10 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             "seed": config.seed,
         },
     )
+    seen = fidelity(autoencoder, Usable(test, folder / "test" / skipped.SKIPPED))
     metrics = {
-        "psnr_db": psnr(autoencoder, test),
+        "psnr_db": seen.psnr_db,
+        "ssim": seen.ssim,
         "videos": train.videos,
         "images": train.images,
         "held_out": held.videos,
@@ -108,16 +120,18 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     return metrics, seconds
 
 
-def pixels(source: Source, indices: list[int]) -> Tensor:
+def pixels(source: Usable, indices: list[int]) -> Tensor:
     return torch.from_numpy(np.stack([source.video(index).pixels for index in indices]))
 
 
 @torch.no_grad()
-def psnr(autoencoder: Autoencoder, source: Source, clips: int = 64) -> float:
-    """Peak signal-to-noise ratio of reconstructed clips in dB; the peak is 2, as pixels span [-1, 1]."""
-    video = pixels(source, batch_indices(0, 0, min(clips, source.videos), source.videos))
-    error = F.mse_loss(autoencoder.decode(autoencoder.encode(video)).clamp(-1, 1), video)
-    return float(10 * torch.log10(4 / error))
+def fidelity(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Fidelity:
+    """PSNR and SSIM of reconstructed clips."""
+    found = Fidelity()
+    for index in batch_indices(0, 0, min(clips, source.videos), source.videos):
+        video = pixels(source, [index])
+        found.add(reconstruct(autoencoder, video), video)
+    return found
 
 
 def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAEConfig:
@@ -139,10 +153,11 @@ def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAECon
 
 
 @torch.no_grad()
-def _scaled(autoencoder: Autoencoder, clips: Tensor) -> Autoencoder:
+def _scaled(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Autoencoder:
     """The same autoencoder with a scaling factor that gives latents a standard deviation of 1."""
-    scale = 1 / autoencoder.encode_moments(clips)[0].std().item()
-    scaled = Autoencoder(replace(autoencoder.config, scaling_factor=scale))
+    chosen = batch_indices(0, 0, clips, source.videos)
+    means = [encode_clips(lambda part: autoencoder.encode_moments(part)[0], pixels(source, [i])) for i in chosen]
+    scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / torch.cat(means).std().item()))
     scaled.load_state_dict(autoencoder.state_dict())
     return scaled.eval().requires_grad_(False)
 

@@ -46,6 +46,7 @@ class MovingDigits:
     """
 
     channels, height, width = 1, SIZE, SIZE
+    skipped = ()
 
     def __init__(self, split: str = "train", frames: int = 8) -> None:
         if split not in ("train", "test"):

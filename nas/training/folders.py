@@ -4,179 +4,143 @@
     data/clip-1.mp4 ...                        any name and depth, as file_name says
     data/train/..., data/test/...              optional: each with its own metadata
 
-Without a test folder every twentieth file, chosen by the hash of its name, is held out. What cannot be used (corrupt,
-too short, no video at all) raises `UnreadableSample`, and `cache.prepare` lists it and goes on.
+Without a test folder every twentieth file, chosen by the hash of its name, is held out. Rows that say nothing usable
+are in `skipped`; what cannot be decoded (corrupt, too short, no video at all) raises `UnreadableSample`.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import BinaryIO
 
 from nas.errors import ConfigError, suggestion
-from nas.files import read_text
-from nas.training.data import Sample, UnreadableSample
-
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg"}
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-CAPTION_KEYS = ("text", "caption", "prompt")
-MAX_PIXELS = 8192 * 8192
-"""Of one frame; a larger one is a broken header or would not fit memory."""
+from nas.training.buckets import Size
+from nas.training.clips import IMAGES, VIDEOS, Clips, caption_in, kind_of, missing_caption, of_split
+from nas.training.data import UnreadableSample
 
 
-class Folder:
-    """The clips and images of a folder, at one size.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of metadata."""
 
-    Clips are resampled to `fps`, scaled to cover `height` x `width` and cropped at the centre; which `frames`
-    consecutive frames of a longer clip are taken is a function of the item's index.
+    path: Path
+    caption: str
+
+
+class Folder(Clips):
+    """The clips and images of a folder; see `Clips`.
 
     Args:
         folder: holds `metadata.csv` or `metadata.jsonl`, or one folder per split that does.
         split: `train` or `test`.
 
     Raises:
-        ConfigError: no metadata, or metadata without file names or captions.
+        ConfigError: no metadata, or none of its rows names a file and a caption.
     """
 
-    channels = 3
-
-    def __init__(self, folder: str | Path, split: str, frames: int, height: int, width: int, fps: float = 8.0) -> None:
-        self.frames, self.height, self.width, self.fps = frames, height, width, fps
+    def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
+        super().__init__(buckets, fps)
         folder = Path(folder)
-        own = folder / split
-        entries = list(_entries(own if own.is_dir() else folder))
-        if not own.is_dir():
-            entries = [entry for entry in entries if _held_out(entry[0]) == (split == "test")]
-        self._videos = [entry for entry in entries if entry[0].suffix.lower() in VIDEOS]
-        self._images = [entry for entry in entries if entry[0].suffix.lower() in IMAGES]
+        own = (folder / split).is_dir()
+        found = self._entries(folder / split if own else folder)
+        self._items: dict[str, list[Entry]] = {"videos": [], "images": []}
+        for kind, entries in self._items.items():
+            there = [entry for entry in found if kind_of(entry.path.name) == kind]
+            chosen = range(len(there)) if own else of_split([entry.path.name for entry in there], split)
+            entries += [there[place] for place in chosen]
 
     @property
     def videos(self) -> int:
-        return len(self._videos)
+        return len(self._items["videos"])
 
     @property
     def images(self) -> int:
-        return len(self._images)
+        return len(self._items["images"])
 
-    def video(self, index: int) -> Sample:
-        path, caption = self._videos[index]
-        return Sample(self._read_video(path, index), _checked(path, caption))
+    def name(self, kind: str, index: int) -> str:
+        return str(self._items[kind][index].path)
 
-    def image(self, index: int) -> Sample:
-        path, caption = self._images[index]
-        return Sample(self._read_image(path), _checked(path, caption))
+    def caption(self, kind: str, index: int) -> str:
+        return self._items[kind][index].caption
 
-    def _read_video(self, path: Path, index: int) -> np.ndarray:
-        """`(3, frames, height, width)` in [-1, 1]; decodes frame by frame and keeps only what it returns."""
-        import av
+    def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]:
+        return self._items[kind][index].path.open("rb")
 
-        try:
-            with av.open(str(path)) as container:
-                if not container.streams.video:
-                    raise UnreadableSample(f"{path}: holds no video stream")
-                kept = self._window(path, container, index)
-        except (av.error.FFmpegError, OSError, ValueError, EOFError) as error:
-            raise UnreadableSample(f"{path}: cannot be decoded ({' '.join(str(error).split())})") from None
-        return np.stack(kept, axis=1)
-
-    def _window(self, path: Path, container: object, index: int) -> list[np.ndarray]:
-        """The frames nearest below the times start + k / fps, where a start in the clip's first half is drawn."""
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        length = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        room = max(0.0, length - self.frames / self.fps)
-        start = float(np.random.default_rng((2, index)).random()) * room
-        kept, last, first_time = [], None, None
-        for frame in container.decode(stream):
-            if frame.width * frame.height > MAX_PIXELS:
-                raise UnreadableSample(f"{path}: frames of {frame.width}x{frame.height} are too large")
-            time = frame.time if frame.time is not None else 0.0
-            first_time = time if first_time is None else first_time
-            while last is not None and len(kept) < self.frames and time - first_time > self._time(start, len(kept)):
-                kept.append(self._fit(last))
-            if len(kept) == self.frames:
-                return kept
-            last = frame
-        if last is not None:  # the last frame lasts to the end of the clip
-            kept.append(self._fit(last))
-        if len(kept) < self.frames:
-            raise UnreadableSample(
-                f"{path}: has only {len(kept)} frame(s) at {self.fps:g} per second, needs {self.frames}"
+    def _entries(self, folder: Path) -> list[Entry]:
+        """The usable rows of a folder's metadata; the others go to `skipped`, unless there is no other."""
+        metadata = next((folder / name for name in READERS if (folder / name).exists()), None)
+        if metadata is None:
+            raise ConfigError(
+                f"{folder}: holds neither metadata.csv nor metadata.jsonl with the columns file_name, text"
             )
-        return kept
-
-    def _time(self, start: float, number: int) -> float:
-        return start + number / self.fps + 1e-6
-
-    def _fit(self, frame: object) -> np.ndarray:
-        """A frame scaled to cover and cropped, `(3, height, width)`."""
-        scale = max(self.height / frame.height, self.width / frame.width)
-        height = max(self.height, round(frame.height * scale))
-        width = max(self.width, round(frame.width * scale))
-        return self._crop(frame.reformat(width, height, "rgb24").to_ndarray())
-
-    def _read_image(self, path: Path) -> np.ndarray:
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UnreadableSample(f"{path}: an image of {image.width}x{image.height} is too large")
-                fitted = ImageOps.fit(image.convert("RGB"), (self.width, self.height))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UnreadableSample(f"{path}: cannot be decoded ({' '.join(str(error).split())})") from None
-        return self._crop(np.asarray(fitted))[:, None]
-
-    def _crop(self, pixels: np.ndarray) -> np.ndarray:
-        top, left = (pixels.shape[0] - self.height) // 2, (pixels.shape[1] - self.width) // 2
-        pixels = pixels[top : top + self.height, left : left + self.width]
-        return pixels.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+        entries: dict[Entry, None] = {}
+        for line, row in READERS[metadata.name](metadata):
+            try:
+                entry = _entry(folder, row)
+                if entry in entries:
+                    raise ValueError(f"names {entry.path.name} with the same caption again")
+                entries[entry] = None
+            except ValueError as error:
+                self.skipped.append(UnreadableSample(f"{metadata}:{line}", str(error)))
+        if self.skipped and not entries:
+            raise ConfigError(str(self.skipped[0]))
+        return list(entries)
 
 
-def _entries(folder: Path) -> Iterator[tuple[Path, str]]:
-    """(file, caption) of every row of the folder's metadata."""
-    for name, rows in (("metadata.csv", _csv_rows), ("metadata.jsonl", _jsonl_rows)):
-        path = folder / name
-        if not path.exists():
-            continue
-        for line, row in rows(path):
-            if not row.get("file_name"):
-                raise ConfigError(f"{path}:{line}: file_name: missing{suggestion('file_name', row)}")
-            key = next((key for key in CAPTION_KEYS if key in row), None)
-            if key is None:
-                raise ConfigError(f"{path}:{line}: text: missing; give each file a caption")
-            yield folder / str(row["file_name"]), str(row[key] or "")
-        return
-    raise ConfigError(f"{folder}: holds neither metadata.csv nor metadata.jsonl with the columns file_name, text")
+Row = tuple[int, dict | str]
+"""A line's number and what it says, or why it says nothing."""
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    return ((number, row) for number, row in enumerate(csv.DictReader(read_text(path, "metadata").splitlines()), 2))
+def _entry(folder: Path, row: dict | str) -> Entry:
+    """
+    Raises:
+        ValueError: the row does not say what is needed.
+    """
+    if isinstance(row, str):
+        raise ValueError(row)
+    if not row.get("file_name"):
+        raise ValueError(f"file_name: missing{suggestion('file_name', [key for key in row if key])}")
+    name, caption = str(row["file_name"]), caption_in(row)
+    if caption is None:
+        raise ValueError(missing_caption(row))
+    if "\0" in name:
+        raise ValueError("file_name: holds a zero byte")
+    if kind_of(name) is None:
+        known = " ".join(sorted(VIDEOS | IMAGES))
+        raise ValueError(f"file_name: {name} is named as neither a clip nor an image; known: {known}")
+    return Entry(folder / name, caption)
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(read_text(path, "metadata").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}:{number}: not JSON: {error.msg}") from None
-        if not isinstance(row, dict):
-            raise ConfigError(f"{path}:{number}: expected an object with file_name and text")
-        yield number, row
+def _csv_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file)
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                yield reader.line_num, f"not CSV: {error}"
+                continue
+            if row is None:
+                return
+            yield reader.line_num, row
 
 
-def _held_out(path: Path) -> bool:
-    return int(hashlib.sha256(path.name.encode()).hexdigest(), 16) % 20 == 0
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                yield number, f"not JSON: {getattr(error, 'msg', error)}"
+                continue
+            yield number, row if isinstance(row, dict) else "expected an object with file_name and text"
 
 
-def _checked(path: Path, caption: str) -> str:
-    if not caption.strip():
-        raise UnreadableSample(f"{path}: has an empty caption")
-    return caption
+READERS = {"metadata.csv": _csv_rows, "metadata.jsonl": _jsonl_rows}

@@ -15,6 +15,8 @@ from nas.spaces import Text
 
 EMPTY = ""
 """The caption that stands for no condition in classifier-free guidance."""
+KEPT = 1024
+"""Captions whose contexts are kept for the next call: a data set's would not fit in memory."""
 
 
 class TextEncoder:
@@ -39,6 +41,8 @@ class TextEncoder:
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         """Context `(len(captions), tokens, dim)`, float32."""
+        if len(self._known) > KEPT:
+            self._known = {caption: self._known[caption] for caption in captions if caption in self._known}
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
         for start in range(0, len(new), 64):
             part = new[start : start + 64]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import nas
-from nas.training import DecoderConfig, Inputs, run_stage
+from nas.models import Autoencoder, VAEConfig
+from nas.training import DecoderConfig, Inputs, checkpoint, run_stage
 
 SPACE = """
 name: tiny
@@ -38,3 +39,13 @@ def decoder(tmp_path_factory: pytest.TempPathFactory, space: nas.SearchSpace) ->
         steps=10, batch=4, channels=(8, 16, 16), videos=80, images=40, held_out=16, classifier_steps=60
     )
     return run_stage("decoder", tmp_path_factory.mktemp("run") / "decoder", config, Inputs(space)).folder
+
+
+@pytest.fixture(scope="session")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained autoencoder of colour clips that fits the space."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vae")
+    config = VAEConfig((8, 16, 16), norm_groups=8, mid_attention=False)
+    checkpoint.save_autoencoder(folder, Autoencoder(config))
+    return folder

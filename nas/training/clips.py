@@ -1,0 +1,121 @@
+"""Captioned clips and images in files, at the sizes of a search space: what folders and shards have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+from nas.errors import suggestion
+from nas.training.buckets import Size
+from nas.training.data import Sample, UnreadableSample
+from nas.training.decoding import Undecodable, read_image, read_video
+
+VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg"}
+IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+CAPTION_KEYS = ("text", "caption", "prompt")
+HELD_OUT = 20
+"""Where nothing says what is held out, one item in so many is."""
+
+
+class Clips(ABC):
+    """A `Source` of clips and images in files; a subclass says what there is and how to open it.
+
+    Clips are resampled to `fps`, scaled to cover the bucket nearest to their shape and cropped at the centre; which
+    frames of a longer clip are taken is a function of the item's index.
+
+    Args:
+        buckets: the sizes that clips are brought to, the largest first.
+    """
+
+    channels = 3
+
+    def __init__(self, buckets: Sequence[Size], fps: float) -> None:
+        self.buckets, self.fps = tuple(buckets), fps
+        self.frames, self.height, self.width = buckets[0].frames, buckets[0].height, buckets[0].width
+        self.skipped: list[UnreadableSample] = []
+
+    @property
+    @abstractmethod
+    def videos(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def images(self) -> int: ...
+
+    @abstractmethod
+    def name(self, kind: str, index: int) -> str:
+        """What the item of `videos` or `images` is called in lists of what was skipped."""
+
+    @abstractmethod
+    def caption(self, kind: str, index: int) -> str: ...
+
+    @abstractmethod
+    def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]: ...
+
+    def video(self, index: int) -> Sample:
+        share = float(np.random.default_rng((2, index)).random())
+        return self._read("videos", index, lambda file: read_video(file, self.buckets, self.fps, share))
+
+    def image(self, index: int) -> Sample:
+        return self._read("images", index, lambda file: read_image(file, self.buckets))
+
+    @property
+    def hash(self) -> str:
+        """Changes with what there is: names and captions, not contents."""
+        found = hashlib.sha256()
+        for kind in ("videos", "images"):
+            for index in range(getattr(self, kind)):
+                try:
+                    caption = self.caption(kind, index)
+                except UnreadableSample as error:
+                    caption = error.reason
+                found.update(f"{kind} {self.name(kind, index)} {caption}\n".encode(errors="replace"))
+        return found.hexdigest()[:12]
+
+    def _read(self, kind: str, index: int, read) -> Sample:
+        name, caption = self.name(kind, index), self.caption(kind, index)
+        if not caption.strip():
+            raise UnreadableSample(name, "has an empty caption")
+        try:
+            with self.open(kind, index) as file:
+                return Sample(read(file), caption)
+        except Undecodable as error:
+            raise UnreadableSample(name, str(error)) from None
+        except FileNotFoundError:
+            raise UnreadableSample(name, "no such file") from None
+        except OSError as error:
+            raise UnreadableSample(name, f"cannot be read ({error.strerror or error})") from None
+
+
+def kind_of(name: str) -> str | None:
+    """`videos` or `images`, by a file name's suffix; None for other files."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return "videos" if suffix in VIDEOS else "images" if suffix in IMAGES else None
+
+
+def caption_in(row: dict) -> str | None:
+    """The caption in a row of metadata; None if there is none."""
+    key = next((key for key in CAPTION_KEYS if row.get(key) is not None), None)
+    return None if key is None else str(row[key])
+
+
+def missing_caption(row: dict) -> str:
+    return f"text: missing{suggestion('text', [key for key in row if key])}; give each file a caption"
+
+
+def of_split(names: Sequence[str], split: str) -> list[int]:
+    """Places of the names that belong to `train` or `test` where nothing else says: one in twenty, by hash, is held out.
+
+    Of a few names at least one is held out. Items of one name go the same way.
+    """
+    digests = [int(hashlib.sha256(name.encode(errors="replace")).hexdigest(), 16) for name in names]
+    held = {digest for digest in digests if digest % HELD_OUT == 0}
+    if not held and len(set(digests)) > 1:
+        held = {min(digests)}
+    return [place for place, digest in enumerate(digests) if (digest in held) == (split == "test")]

@@ -1,0 +1,101 @@
+"""`nas prepare`: the latents and text embeddings of a data set under an autoencoder that is trained already.
+
+The folder it writes stands in the place of a finished `decoder` stage: the autoencoder, the caches `train` and `test`,
+the lists of what was skipped. Started again after whatever stopped it, it goes on after the last whole shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.errors import ConfigError
+from nas.files import write_json
+from nas.spaces import SearchSpace
+from nas.training import cache, checkpoint, skipped, sources
+from nas.training.clips import Clips
+from nas.training.data import Source
+from nas.training.stage import Inputs, StageResult, run_in_folder
+from nas.training.text import TextEncoder
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What a prepared folder is made of; another one is refused.
+
+    Attributes:
+        data: the folder of a data set.
+        decoder: the folder of an autoencoder: a `decoder` stage's or a checkpoint.
+        fps, buckets: see `sources.load`.
+        videos, images: how many to prepare, from a fixed shuffle; all by default.
+        held_out: clips of the test split, for validation losses; all of the search space's own size.
+        data_hash, decoder_hash: of names and captions, and of weights; filled in by `prepare`.
+    """
+
+    data: str
+    decoder: str
+    fps: float = sources.FPS
+    buckets: bool = False
+    videos: int | None = None
+    images: int | None = None
+    held_out: int = 256
+    data_hash: str = ""
+    decoder_hash: str = ""
+
+
+def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> StageResult:
+    """Fill `out`, or go on with it. Metrics: `videos`, `images`, `held_out`, and `skipped`, a number.
+
+    Raises:
+        ConfigError: the data or the autoencoder cannot be read or do not fit the space, or `out` was begun with others.
+    """
+    if config.fps <= 0:
+        raise ConfigError(f"fps: must be positive, not {config.fps:g}")
+    if space.backbone is None:
+        raise ConfigError(f"{space.name}: is a space of costs alone; give one with a backbone")
+    autoencoder = checkpoint.load_autoencoder(config.decoder)
+    vae = autoencoder.config
+    if vae.latent_channels != space.latent.channels:
+        raise ConfigError(
+            f"{config.decoder}: makes latents of {vae.latent_channels} channels, "
+            f"the search space '{space.name}' wants {space.latent.channels}"
+        )
+    train, test = (
+        sources.load(config.data, split, space, vae.downsampling, config.fps, config.buckets and split == "train")
+        for split in ("train", "test")
+    )
+    if vae.image_channels != train.channels:
+        raise ConfigError(
+            f"{config.decoder}: reads {vae.image_channels} colour channels, {config.data} has {train.channels}"
+        )
+    asked = PrepareConfig(
+        **{**vars(config), "data_hash": _hash(train) + _hash(test), "decoder_hash": _file_hash(config.decoder)}
+    )
+
+    def encode_all(folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+        started = time.monotonic()
+        text = TextEncoder(space.text)
+        held = cache.prepare(folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test")
+        done = cache.prepare(
+            folder / "train", train, autoencoder.encode, text, config.videos, config.images, title="encode train"
+        )
+        checkpoint.save_autoencoder(folder, autoencoder)
+        write_json(folder / "data.json", {"data": config.data, "frames": space.latent.frames, "fps": config.fps})
+        lists = [skipped.read(folder / split / skipped.SKIPPED) for split in ("test", "train")]
+        metrics = {"videos": done.videos, "images": done.images, "held_out": held.videos}
+        metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
+        return metrics, time.monotonic() - started
+
+    return run_in_folder("prepare", encode_all, Path(out), asked, Inputs(space))
+
+
+def _hash(source: Source) -> str:
+    return source.hash if isinstance(source, Clips) else ""
+
+
+def _file_hash(decoder: str) -> str:
+    with (Path(decoder) / "decoder.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

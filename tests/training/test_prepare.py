@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from clip_files import write_clip
+
+from nas.cli import main
+from nas.errors import ConfigError
+from nas.training import cache, checkpoint, skipped
+from nas.training.buckets import Size
+from nas.training.cache import Cache
+from nas.training.folders import Folder
+from nas.training.prepare import PrepareConfig, prepare
+
+RUN = "import sys; from nas.training import cache; cache.SHARD = 2; from nas.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    clip = write_clip(folder / "0.mp4", 24).read_bytes()
+    for number in range(40):
+        (folder / f"{number}.mp4").write_bytes(clip)
+    (folder / "bad.mp4").write_bytes(b"nothing")
+    rows = [f"{number}.mp4,take {number}" for number in range(40)] + ["bad.mp4,not seen"]
+    (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_prepare_goes_on_and_ends_with_the_same_bytes(data, vae, space, tmp_path, monkeypatch):
+    space.save(tmp_path / "space.yaml")
+    call = ["prepare", "--data", data, "--space", tmp_path / "space.yaml", "--decoder", vae, "--out"]
+    command = [sys.executable, "-c", RUN, *map(str, call)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = tmp_path / "killed"
+    running = subprocess.Popen([*command, str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env)
+    while not (killed / "train" / "videos-00003.json").exists():
+        assert running.poll() is None
+        time.sleep(0.002)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (killed / "train" / "cache.json").exists() and not (killed / "result.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (killed / "train").glob("*-*.safetensors")}
+    ended = subprocess.run([*command, str(killed)], capture_output=True, text=True, env=env)
+    assert ended.returncode == 0, ended.stderr
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())  # what was whole is not made again
+    torch.set_num_threads(1)
+    monkeypatch.setattr(cache, "SHARD", 2)
+    assert main([*map(str, call), str(tmp_path / "straight")]) == 0
+    for split in ("train", "test"):
+        names = sorted(path.name for path in (tmp_path / "straight" / split).iterdir())
+        there = sorted(path.name for path in (killed / split).iterdir() if not path.name.startswith("."))
+        assert names == there  # a killed write leaves a hidden file at most
+        for name in names:
+            assert (killed / split / name).read_bytes() == (tmp_path / "straight" / split / name).read_bytes(), name
+    bad = [(Path(file).name, reason) for file, reason in skipped.read(killed / "skipped.csv")]
+    assert len(bad) == 1 and bad[0][0] == "bad.mp4" and "cannot be decoded" in bad[0][1]
+    assert "1 could not be used" in ended.stdout and "100%" in ended.stderr
+
+
+def test_what_is_prepared_is_what_the_autoencoder_makes_of_the_clips(data, vae, space, tmp_path):
+    done = prepare(tmp_path / "out", PrepareConfig(str(data), str(vae), videos=5, held_out=3), space)
+    assert done.metrics["videos"] <= 5 and done.metrics["held_out"] <= 3
+    autoencoder = checkpoint.load_autoencoder(vae)
+    source = Folder(data, "train", [Size(8, 32, 32)])
+    captions = json.loads((done.folder / "train/videos-00000.json").read_text())["captions"]["8x8x8"]
+    by_caption = {source.caption("videos", i): i for i in range(source.videos)}
+    latents, contexts = Cache(done.folder / "train").latents("videos", range(len(captions)))
+    for row, caption in enumerate(captions):
+        video = torch.from_numpy(source.video(by_caption[caption]).pixels)[None]
+        assert torch.allclose(autoencoder.encode(video)[0], latents[row], atol=1e-5)
+    assert contexts.shape == (len(captions), 16, 384) and contexts.std() > 0
+
+
+def test_a_prepared_folder_is_not_mixed_with_other_data_or_weights(data, vae, space, tmp_path):
+    config = PrepareConfig(str(data), str(vae), videos=2)
+    prepare(tmp_path / "out", config, space)
+    before = (tmp_path / "out/result.json").read_bytes()
+    assert prepare(tmp_path / "out", config, space).metrics == json.loads(before)["metrics"]
+    with pytest.raises(ConfigError, match=r"begun with another config\.fps"):
+        prepare(tmp_path / "out", PrepareConfig(str(data), str(vae), 4.0, videos=2), space)
+    with pytest.raises(ConfigError, match="fps: must be positive"):
+        prepare(tmp_path / "out", PrepareConfig(str(data), str(vae), 0), space)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--data", "nowhere", "'nowhere' is neither 'digits' nor a folder"),
+        ("--decoder", "nowhere", "nowhere/decoder.json: no such decoder file"),
+        ("--space", "demmo", "demmo"),
+        ("--videos", "0", "at least 1"),
+        ("--data", "digits", "reads 3 colour channels, digits has 1"),
+    ],
+)
+def test_mistakes_are_one_line(data, vae, space, tmp_path, capsys, monkeypatch, option, value, words):
+    monkeypatch.chdir(tmp_path)
+    space.save(tmp_path / "space.yaml")
+    call = {"--data": data, "--space": "space.yaml", "--decoder": vae, "--out": "out", option: value}
+    try:
+        status = main(["prepare", *(str(word) for pair in call.items() for word in pair)])
+    except SystemExit as stopped:
+        status = stopped.code
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1 and words in error
+
+
+def test_a_long_clip_is_encoded_in_pieces_with_the_same_result(vae):
+    autoencoder = checkpoint.load_autoencoder(vae)
+    video = torch.rand(1, 3, 9, 256, 256) * 2 - 1
+    calls = []
+
+    def encode(part):
+        calls.append(part.shape[0] * part.shape[2:].numel())
+        return autoencoder.encode(part)
+
+    pieces = cache.encode_clips(encode, video)
+    assert len(calls) == 3 and max(calls) <= cache.GROUP_PIXELS
+    assert torch.allclose(pieces, autoencoder.encode(video), atol=1e-5)
+
+
+MEMORY = """
+import resource, sys, torch
+from nas.training.buckets import Size
+from nas.training.cache import prepare
+from nas.training.folders import Folder
+source = Folder(sys.argv[1], "train", [Size(8, 160, 160)])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+prepare(sys.argv[2], source, lambda x: x[:, :, :, ::8, ::8].clone(), lambda c: torch.zeros(len(c), 2, 3), int(sys.argv[3]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
+    write_clip(tmp_path / "a.mp4", 8, height=160, width=160)
+    rows = "".join(f"a.mp4,{number}\n" for number in range(200))
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + rows)
+
+    def peak_mb(clips: int) -> int:
+        call = [sys.executable, "-c", MEMORY, tmp_path, tmp_path / f"out{clips}", clips]
+        return int(subprocess.run(list(map(str, call)), capture_output=True, text=True, check=True).stdout)
+
+    few, many = peak_mb(10), peak_mb(150)  # the pixels of 140 clips are 344 MB
+    assert many < few + 60
