@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/demo
 
-.PHONY: demo test install lint clean
+.PHONY: demo test install lint docs clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ test: install
 lint: install
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: install
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(VENV)/bin/python docs/reference.py build/docs
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -31,3 +31,16 @@ def report(args: argparse.Namespace) -> None:
     from nas.report import write
 
     print(write(Path(args.run)))
+
+
+def _declare_dashboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="a run folder")
+    parser.add_argument("--port", type=int, default=8080, metavar="N", help="where it listens (default: 8080)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+
+
+@command("dashboard", "a run's search, live in the browser", "nas dashboard runs/demo", _declare_dashboard)
+def dashboard(args: argparse.Namespace) -> None:
+    from nas.report.dashboard import serve
+
+    serve(args.run, args.port, browser=not args.no_browser)
