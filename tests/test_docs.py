@@ -1,0 +1,62 @@
+"""The documentation is tried: commands parse, those that can run here run in order, links lead somewhere."""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import docs_pages
+import pytest
+
+from nas.cli import parser
+
+PAGES = docs_pages.pages()
+RUN_HERE = [page for page in PAGES if any(block.language in ("bash", "python") for block in docs_pages.blocks(page))]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(docs_pages.ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_nas_command_is_one(page):
+    for block in docs_pages.blocks(page):
+        assert not block.needs or block.needs in docs_pages.NEEDS, f"{block.page}:{block.line}: {block.needs}"
+        for call in block.calls if block.language in ("bash", "sh") else ():
+            _, unknown = parser().parse_known_args(call)
+            assert not unknown, f"{block.page}:{block.line}: {unknown}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN_HERE, ids=name)
+def test_a_reader_can_follow_the_page(page, tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for what, where in docs_pages.given(page):
+        (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(request.getfixturevalue(f"given_{what}"), tmp_path / where)
+    for block in docs_pages.blocks(page):
+        if not block.needs:
+            docs_pages.run(block, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def given_checkpoint(tiny_checkpoint):
+    return tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def given_run(tmp_path_factory):
+    sys.path.insert(0, str(Path(__file__).parent / "report"))
+    import report_folders
+
+    return report_folders.finished(tmp_path_factory.mktemp("runs") / "demo")
