@@ -27,6 +27,7 @@ def test_removing_nothing_is_exact():
     [
         (Backbone((320, 640, 1280, 1280), 1, (0, 1, 2), mid=True, heads=8), 579.4),  # BK-SDM Base
         (Backbone((320, 640, 1280, 1280), 1, (0, 1, 2), mid=False, heads=8), 482.3),  # BK-SDM Small
+        (Backbone((320, 640, 1280), 1, (0, 1, 2), mid=False, heads=8), 323.4),  # BK-SDM Tiny
     ],
 )
 def test_stable_diffusion_becomes_bk_sdm(target, params_m):
@@ -35,7 +36,8 @@ def test_stable_diffusion_becomes_bk_sdm(target, params_m):
         _, removed = remove_blocks(unet, target)
     assert removed.params_before == 859_520_964
     assert removed.params_after / 1e6 == pytest.approx(params_m, abs=0.1)
-    assert {"down_blocks.0.resnets.1", "up_blocks.1.resnets.1", "up_blocks.1.attentions.1"} <= set(removed.modules)
+    gone = {"down_blocks.0.resnets.1", "up_blocks.1.resnets.1", "up_blocks.1.attentions.1"}
+    assert gone | ({"up_blocks.0.upsamplers.0"} if len(target.channels) == 3 else set()) <= set(removed.modules)
     assert ("mid_block.resnets.0" in removed.modules) == (not target.mid)
 
 
