@@ -39,6 +39,12 @@ def space_and_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--estimates", action="store_true", help="accept a table that mixes measured and estimated rows"
     )
+    parser.add_argument(
+        "--steps", type=at_least_one, default=4, metavar="N", help="denoising steps of a whole clip (default: 4)"
+    )
+    parser.add_argument(
+        "--guidance", action="store_true", help="with classifier-free guidance, which runs the denoiser twice a step"
+    )
 
 
 def at_least_one(text: str) -> int:
@@ -69,4 +75,5 @@ def cost_model(args: argparse.Namespace) -> Any:
     from nas.costs import CostModel, LookupTable
     from nas.spaces import SearchSpace
 
-    return CostModel(SearchSpace.load(args.space), LookupTable.load(args.table), estimates=args.estimates)
+    options = {name: getattr(args, name) for name in ("estimates", "steps", "guidance")}
+    return CostModel(SearchSpace.load(args.space), LookupTable.load(args.table), **options)

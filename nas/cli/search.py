@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from nas.cli.command import architecture, as_json, at_least_one, command, cost_model, space_and_table
+from nas.errors import TableError
 
 
 def _declare_cost(parser: argparse.ArgumentParser) -> None:
@@ -19,28 +20,46 @@ def _declare_cost(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "cost",
-    "latency, memory and parameters of an architecture",
+    "latency, memory, parameters and generation time of an architecture",
     "nas cost --space demo --table table.csv --arch architecture.json",
     _declare_cost,
 )
 def cost(args: argparse.Namespace) -> None:
+    import pandas as pd
+
     arch = architecture(args)
     model = cost_model(args)
     found = model.predict(arch)
+    try:
+        generation, unknown = model.generation(), ""
+    except TableError as error:
+        generation, unknown = None, str(error)
+    source = " and ".join(model.sources)
+    parts = generation.parts(found.latency_ms, source) if generation else pd.DataFrame()
     if args.json:
-        numbers = {"latency_ms": found.latency_ms, "memory_mb": found.memory_mb, "params": found.params}
-        print(json.dumps({**numbers, "sources": model.sources, "slots": found.breakdown.to_dict("records")}, indent=2))
+        numbers = {name: getattr(found, name) for name in ("latency_ms", "memory_mb", "params", "generation_s")}
+        tables = {"slots": found.breakdown.to_dict("records"), "generation": parts.to_dict("records")}
+        text = json.dumps({**numbers, "sources": model.sources, **tables})
+        print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2))  # JSON has no NaN: null
         return
     shown = found.breakdown.assign(params=found.breakdown["params"].map("{:,}".format)).rename(columns={"slot": ""})
     print(shown.to_string(index=False, float_format="{:.3f}".format))
-    print(f"\nlatency  {found.latency_ms:10.3f} ms   ({' and '.join(model.sources)})")
-    print(f"memory   {found.memory_mb:10.3f} MB   at its peak, weights included\nparams   {found.params:10,}")
+    print(f"\nlatency    {found.latency_ms:10.3f} ms   ({source})")
+    print(f"memory     {found.memory_mb:10.3f} MB   at its peak, weights included\nparams     {found.params:10,}")
+    if generation is None:
+        print(f"generation    unknown      {unknown}")
+        return
+    shares = [f"{part.part} {part.runs} x {part.latency_ms:.3f} ms ({part.source})" for part in parts.itertuples()]
+    print(f"generation {found.generation_s:10.3f} s    {' + '.join(shares)}")
 
 
 def _declare_search(parser: argparse.ArgumentParser) -> None:
     space_and_table(parser)
     parser.add_argument(
-        "--budget", required=True, metavar="B", help="such as 'latency<=80ms, memory<=1.2GB, params<=600M'"
+        "--budget",
+        required=True,
+        metavar="B",
+        help="such as 'latency<=80ms, memory<=1.2GB, params<=600M, generation<=5s'",
     )
     parser.add_argument(
         "--evaluator", required=True, metavar="E", help="a score table (.json/.csv) or a command with {arch}"
@@ -52,6 +71,8 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--storage", metavar="J", help="the study's journal or database URL; default: beside --out")
     parser.add_argument("--workers", type=at_least_one, default=1, help="evaluations at once (default: 1)")
+    parser.add_argument("--address", metavar="R", help="of a running Ray cluster, such as auto or ray://head:10001")
+    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="per worker; fractions share one GPU")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -79,10 +100,13 @@ def search(args: argparse.Namespace) -> None:
         storage=storage,
         workers=args.workers,
         seed=args.seed,
+        address=args.address,
+        gpus=args.gpus,
     )
     result.best.save(args.out)
     found = model.predict(result.best)
     print(
         f"{args.out}: score {result.study.best_value:.4g}, {found.latency_ms:.3f} ms, {found.memory_mb:.3f} MB, {found.params:,} params"
+        + (f", {found.generation_s:.3g} s a clip" if budget.generation_s else "")
     )
     print(f"{storage}: the study; open it with optuna-dashboard")

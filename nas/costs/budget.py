@@ -75,14 +75,24 @@ class Budget:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def holds(self, cost: object) -> bool:
-        """Whether `cost` (an object with the budget's field names) is within every bound."""
-        return all(getattr(cost, name) <= bound for name, bound in self.bounds().items())
+        """Whether `cost` (an object with the budget's field names) is within every bound.
+
+        Raises:
+            BudgetError: a bounded cost is not known.
+        """
+        known = {name: _known(name, getattr(cost, name, None)) for name in self.bounds()}
+        return all(known[name] <= bound for name, bound in self.bounds().items())
 
     def mask(self, costs: pd.DataFrame) -> np.ndarray:
-        """Which rows of `CostModel.predict_many`'s frame are within every bound: bool `(N,)`."""
+        """Which rows of `CostModel.predict_many`'s frame are within every bound: bool `(N,)`.
+
+        Raises:
+            BudgetError: a bounded cost is not known.
+        """
         fits = np.ones(len(costs), dtype=bool)
         for name, bound in self.bounds().items():
-            fits &= costs[name].to_numpy() <= bound
+            values = _known(name, costs[name].to_numpy() if name in costs else None)
+            fits &= values <= bound
         return fits
 
     def __str__(self) -> str:
@@ -91,8 +101,14 @@ class Budget:
         return ", ".join(shown[name].format(bound) for name, bound in self.bounds().items()) or "no bounds"
 
 
+def _known(name: str, value):
+    if value is None or np.isnan(value).any():
+        raise BudgetError(f"budget: {name} is bounded but not known; CostModel.within says what is missing")
+    return value
+
+
 def _hundredth(largest: object | None, field: str, name: str) -> float:
-    if getattr(largest, field, None) is None:
+    if np.isnan(getattr(largest, field, None) or np.nan):
         raise BudgetError(f"budget: a bound on {name} in % needs a known most expensive architecture; give a unit")
     return getattr(largest, field) / 100
 

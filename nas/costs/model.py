@@ -1,14 +1,17 @@
-"""The cost model: lookup table + search space -> latency, peak memory and parameters of any architecture."""
+"""The cost model: lookup table + search space -> latency, peak memory, parameters and generation time of any architecture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from nas.costs.table import Calibration, LookupTable, Row
+from nas.costs.budget import Budget
+from nas.costs.generation import Generation
+from nas.costs.table import Calibration, LookupTable, Row, command_to_measure
+from nas.costs.terms import CostTerms, Fused
 from nas.errors import SpaceError, TableError
 from nas.spaces import Architecture, SearchSpace
 from nas.spaces.workload import DTYPE_BYTES
@@ -22,35 +25,20 @@ class Cost:
 
     Attributes:
         latency_ms: one denoising step.
-        memory_mb: peak memory of a denoising step, weights included, in 10^6 bytes.
+        memory_mb: peak memory of a denoising step, weights included, in 10^6 bytes; NaN where the device does not tell
+            how much some layer of it takes.
         params: parameters of the denoiser.
         breakdown: one row per slot (and the backbone): slot, choice, latency_ms, memory_mb (what is alive while it
             runs, weights apart), weights_mb, params, source.
+        generation_s: a whole clip, in as many steps as the cost model was made for; None where the text encoder's or
+            the decoder's time is not known (`CostModel.generation` says why).
     """
 
     latency_ms: float
     memory_mb: float
     params: int
     breakdown: pd.DataFrame = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class CostTerms:
-    """The cost model as numbers, for solvers: arrays indexed by a choice's code, one per slot.
-
-    `latency = base_latency_ms + sum latency_ms[i][c_i]`; `params` likewise;
-    `memory = base_weights_mb + sum weights_mb[i][c_i] + max(base_peak_mb, max peak_mb[i][c_i])`.
-    A workload that cannot run on the device has infinite latency.
-    """
-
-    latency_ms: list[np.ndarray]
-    params: list[np.ndarray]
-    weights_mb: list[np.ndarray]
-    peak_mb: list[np.ndarray]
-    base_latency_ms: float = 0.0
-    base_params: int = 0
-    base_weights_mb: float = 0.0
-    base_peak_mb: float = 0.0
+    generation_s: float | None = None
 
 
 class CostModel:
@@ -63,25 +51,33 @@ class CostModel:
         space: the search space.
         table: rows for every workload of the space; extra rows are ignored. Its calibration is applied.
         estimates: accept a table that mixes measured rows with estimated or interpolated ones.
+        steps, guidance: how a clip is generated; guidance runs the denoiser twice a step.
 
     Raises:
         TableError: workloads have no row (the text lists them and the command that measures them), or measured and
             estimated rows are mixed.
     """
 
-    def __init__(self, space: SearchSpace, table: LookupTable, estimates: bool = False) -> None:
-        self.space = space
-        self.table = table
+    def __init__(
+        self,
+        space: SearchSpace,
+        table: LookupTable,
+        estimates: bool = False,
+        steps: int = 4,
+        guidance: bool = False,
+    ) -> None:
+        self.space, self.table, self.estimates = space, table, estimates
+        self.steps, self.guidance = steps, guidance
         self._rows = _rows_needed(space, table)
         sources = {row.source for row in self._rows.values()}
-        if "measured" in sources and len(sources) > 1 and not estimates:
-            raise TableError(
-                f"{table.path or 'table'}: mixes {' and '.join(sorted(sources))} rows; "
-                "measure the rest, or allow estimates (estimates=True, --estimates)"
-            )
+        self._check_mixed(sources)
         self.sources = tuple(sorted(sources))
         self._terms = self._build_terms(table.calibration or Calibration())
-        self._fused = _Fused(self._terms)
+        self._fused = Fused(self._terms)
+        try:
+            self._generation = self.generation()
+        except TableError:
+            self._generation = None
 
     def terms(self) -> CostTerms:
         """The model as arrays, calibration folded in."""
@@ -94,11 +90,12 @@ class CostModel:
             SpaceError: the architecture belongs to another space.
         """
         codes = self.space.encode(arch)
-        latency_ms, memory_mb, params = self._fused(codes[None])[0]
-        return Cost(float(latency_ms), float(memory_mb), int(params), self._breakdown(codes))
+        latency_ms, memory_mb, params = self._fused(codes[None])[0].tolist()
+        return Cost(latency_ms, memory_mb, int(params), self._breakdown(codes), self._clip_s(latency_ms))
 
     def predict_many(self, codes: np.ndarray | Sequence[Sequence[int]]) -> pd.DataFrame:
-        """The costs of N architectures given as codes `(N, slots)`: columns latency_ms, memory_mb, params.
+        """The costs of N architectures given as codes `(N, slots)`: columns latency_ms, memory_mb, params, and
+        generation_s where it is known.
 
         Raises:
             SpaceError: the wrong number of columns, or a code that no choice has.
@@ -113,7 +110,60 @@ class CostModel:
         costs = self._fused(codes)
         frame = pd.DataFrame({"latency_ms": costs[:, 0], "memory_mb": costs[:, 1]}, copy=False)
         frame["params"] = costs[:, 2].astype(np.int64)
+        if self._generation is not None:
+            frame["generation_s"] = self._generation.seconds(costs[:, 0])
         return frame
+
+    def generation(self, steps: int | None = None, guidance: bool | None = None) -> Generation:
+        """The time of a whole clip in parts; `steps` and `guidance` are the model's own where they are not given.
+
+        Raises:
+            TableError: the space declares no text encoder or decoder, the table has no row of them (the text names the
+                command that measures them), or measured and estimated rows are mixed.
+        """
+        steps = self.steps if steps is None else steps
+        guidance = self.guidance if guidance is None else guidance
+        around = {str(workload) for workload in self.space.pipeline_workloads()}
+        rows = {key: _without_nan(row) for key, row in self.table.rows().items() if key in around}
+        found = Generation.of(self.space, rows, self.table, steps, guidance)
+        self._check_mixed({*self.sources, found.text.source, found.decoder.source})
+        return found
+
+    def generation_s(self, arch: Architecture, steps: int | None = None, guidance: bool | None = None) -> float:
+        """Seconds that a whole clip takes: text encoder + steps x denoiser (twice with guidance) + decoder.
+
+        Raises:
+            TableError: as `generation`.
+            SpaceError: the architecture belongs to another space.
+        """
+        return self.generation(steps, guidance).seconds(self.predict(arch).latency_ms)
+
+    def within(self, budget: Budget) -> Budget:
+        """The same budget with its bound on the generation time, if any, as one on the latency of the denoiser.
+
+        Raises:
+            TableError: a bounded cost that the table cannot tell: generation time (see `generation`), or memory.
+            BudgetError: the text encoder and the decoder alone take longer than a clip may.
+        """
+        if budget.memory_mb is not None:
+            self.check_memory()
+        if budget.generation_s is None:
+            return budget
+        bound_ms = self.generation().latency_bound_ms(budget.generation_s)
+        return replace(budget, generation_s=None, latency_ms=min(bound_ms, budget.latency_ms or bound_ms))
+
+    def check_memory(self) -> None:
+        """
+        Raises:
+            TableError: the table does not tell how much memory some workload takes; the text names it.
+        """
+        for key, row in self._rows.items():
+            if np.isnan(row.memory_mb):
+                device = self.table.meta.get("device", "the device")
+                raise TableError(
+                    f"{self.table.path or 'the table'}: row '{key}': memory_mb is unknown, as {device} does not tell "
+                    "it; bound latency and params instead, or fill the column from a device that does"
+                )
 
     def largest(self) -> Cost:
         """Each cost at its highest over all architectures that can run (not one architecture's: the corner of them)."""
@@ -123,7 +173,8 @@ class CostModel:
         params = terms.base_params + sum(x[ok].max() for x, ok in zip(terms.params, finite))
         peak_mb = max([terms.base_peak_mb, *(x[ok].max() for x, ok in zip(terms.peak_mb, finite))])
         weights_mb = terms.base_weights_mb + sum(x[ok].max() for x, ok in zip(terms.weights_mb, finite))
-        return Cost(float(latency_ms), float(weights_mb + peak_mb), int(params), pd.DataFrame())
+        memory_mb = float(weights_mb + peak_mb)
+        return Cost(float(latency_ms), memory_mb, int(params), pd.DataFrame(), self._clip_s(float(latency_ms)))
 
     def resident_mb(self, slot: str) -> float:
         """What is alive at a slot besides its layer's activations and all weights: its input, and the skips."""
@@ -132,6 +183,16 @@ class CostModel:
         site = self.space.sites[self.space.site_name(slot)]
         elements = site.skip_elements + site.channels * site.height * site.width
         return elements * self.space.latent.frames * self.space.batch * DTYPE_BYTES[self.space.dtype] / MB
+
+    def _clip_s(self, latency_ms: float) -> float | None:
+        return None if self._generation is None else self._generation.seconds(latency_ms)
+
+    def _check_mixed(self, sources: set[str]) -> None:
+        if "measured" in sources and len(sources) > 1 and not self.estimates:
+            raise TableError(
+                f"{self.table.path or 'table'}: mixes {' and '.join(sorted(sources))} rows; "
+                "measure the rest, or allow estimates (estimates=True, --estimates)"
+            )
 
     def _row(self, slot: str, choice: str) -> Row | None:
         workload = self.space.workload(slot, choice)
@@ -179,56 +240,6 @@ class CostModel:
         return pd.DataFrame(rows, columns=columns)
 
 
-class _Fused:
-    """Costs of many codes at once: slots are fused into groups whose joint choices are tabulated.
-
-    One gather then serves four or so slots, and the table of a group still fits the processor's cache.
-    """
-
-    ENTRIES = 4096
-    CHUNK = 1 << 15
-
-    def __init__(self, terms: CostTerms) -> None:
-        self.base = terms
-        self.groups: list[np.ndarray] = []  # (joint choices, 4): latency, params, weights, peak
-        sizes = [len(latency) for latency in terms.latency_ms]
-        strides: list[tuple[int, int]] = []  # (group, stride) of each slot
-        for i, size in enumerate(sizes):
-            slot = np.stack([terms.latency_ms[i], terms.params[i], terms.weights_mb[i], terms.peak_mb[i]], axis=1)
-            if self.groups and len(self.groups[-1]) * size <= self.ENTRIES:
-                joint = self.groups[-1]
-                strides.append((len(self.groups) - 1, len(joint)))
-                total = joint[None, :, :] + slot[:, None, :]
-                total[..., 3] = np.maximum(joint[None, :, 3], slot[:, None, 3])
-                self.groups[-1] = total.reshape(-1, 4)
-            else:
-                strides.append((len(self.groups), 1))
-                self.groups.append(slot.astype(float))
-        # float32 counts exactly up to 2^24, far above ENTRIES, and lets BLAS do the indexing
-        self.index = np.zeros((len(sizes), len(self.groups)), dtype=np.float32)
-        for i, (group, stride) in enumerate(strides):
-            self.index[i, group] = stride
-        self.columns = [[np.ascontiguousarray(group[:, k]) for group in self.groups] for k in range(4)]
-
-    def __call__(self, codes: np.ndarray) -> np.ndarray:
-        """`(N, slots)` -> `(N, 3)`: latency_ms, memory_mb, params."""
-        out = np.empty((len(codes), 3), order="F")
-        for start in range(0, len(codes), self.CHUNK):
-            part = slice(start, start + self.CHUNK)
-            index = (codes[part].astype(np.float32) @ self.index).astype(np.intp).T.copy()
-            latency, params, weights, peak = (
-                [column.take(i) for column, i in zip(columns, index)] for columns in self.columns
-            )
-            out[part, 0] = sum(latency, self.base.base_latency_ms)
-            out[part, 1] = sum(weights, self.base.base_weights_mb)
-            highest = np.full(len(index[0]), self.base.base_peak_mb)
-            for candidate in peak:
-                np.maximum(highest, candidate, out=highest)
-            out[part, 1] += highest
-            out[part, 2] = sum(params, float(self.base.base_params))
-        return out
-
-
 def _latency_ms(row: Row | None) -> float:
     if row is None:
         return 0.0
@@ -245,8 +256,7 @@ def _rows_needed(space: SearchSpace, table: LookupTable) -> dict[str, Row]:
         shown = "; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise TableError(
             f"{name}: has no row for {len(missing)} of {len(needed)} workloads of '{space.name}': {shown}. "
-            f"Measure them: nas profile --space {space.name} --runtime {table.meta.get('runtime', 'eager')} "
-            f"--out {table.path or 'table.csv'}"
+            f"Measure them: {command_to_measure(space, table)}"
         )
     return {key: _without_nan(rows[key]) for key in needed}
 
@@ -255,4 +265,4 @@ def _without_nan(row: Row) -> Row:
     if row.status == "ok":
         return row
     memory_mb, weights_mb = (0.0 if np.isnan(value) else value for value in (row.memory_mb, row.weights_mb))
-    return Row(row.workload, float("inf"), memory_mb, weights_mb, row.params, source=row.source, status=row.status)
+    return replace(row, latency_ms=float("inf"), memory_mb=memory_mb, weights_mb=weights_mb)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from nas.errors import TableError
 from nas.files import read_json, read_text, write_atomic, write_json
+from nas.spaces import SearchSpace
 
 SOURCES = ("measured", "estimated", "interpolated")
 NEEDED = ("workload", "latency_ms", "memory_mb", "weights_mb", "params")
@@ -29,7 +30,8 @@ class Row:
     Attributes:
         workload: the key, `str(Workload)`.
         latency_ms: median; infinite when the workload cannot run.
-        memory_mb: peak activation memory above the inputs, in 10^6 bytes.
+        memory_mb: peak activation memory above the inputs, in 10^6 bytes; NaN, an empty cell in the file, where the
+            device does not tell (Apple's GPU, an iPhone).
         weights_mb: weights, in 10^6 bytes.
         params: number of parameters.
         latency_p10_ms, latency_p90_ms: percentiles of the samples.
@@ -139,6 +141,15 @@ class LookupTable:
     def rows(self) -> dict[str, Row]:
         """Every row by its workload."""
         return {record["workload"]: Row(**record) for record in self.frame.to_dict("records")}
+
+
+def command_to_measure(space: SearchSpace, table: LookupTable, pipeline: bool = False) -> str:
+    """The command that adds to a table what a space needs and the table lacks."""
+    options = ["--space", space.name, "--runtime", str(table.meta.get("runtime", "eager")).partition("+")[0]]
+    if table.meta.get("device", "local") != "local":
+        options += ["--device", str(table.meta["device"])]
+    options += ["--pipeline"] * pipeline
+    return " ".join(["nas profile", *options, "--out", str(table.path or "table.csv")])
 
 
 class TableWriter:
@@ -251,7 +262,8 @@ def _check_values(frame: pd.DataFrame, where: str) -> None:
     if len(wrong):
         raise TableError(f"{where}: source '{wrong['source'].iloc[0]}' is none of {', '.join(SOURCES)}")
     for column in NEEDED[1:]:
-        wrong = frame[~(frame[column] >= 0) & (frame["status"] == "ok")]
+        unknown = frame[column].isna() & (column == "memory_mb")
+        wrong = frame[~(frame[column] >= 0) & ~unknown & (frame["status"] == "ok")]
         if len(wrong):
             row = wrong.iloc[0]
             raise TableError(f"{where}: row '{row['workload']}': {column} is {row[column]}, must be 0 or more")

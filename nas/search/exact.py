@@ -283,7 +283,8 @@ def infeasible(problem: Problem) -> BudgetError:
         )
     nearest = problem.space.decode(problem.codes(program.columns(values)))
     costs = problem.cost.predict(nearest)
+    clip = "" if problem.budget.generation_s is None else f", {costs.generation_s:.4g} s a clip"
     return BudgetError(
         f"budget: no architecture meets {problem.budget}; the cheapest, {nearest}, costs "
-        f"{costs.latency_ms:.4g} ms, {costs.memory_mb:.4g} MB, {costs.params} params; raise the bound it breaks"
+        f"{costs.latency_ms:.4g} ms, {costs.memory_mb:.4g} MB, {costs.params} params{clip}; raise the bound it breaks"
     )

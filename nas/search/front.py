@@ -37,10 +37,13 @@ def pareto(
 
     Raises:
         BudgetError: no architecture meets the budget.
+        TableError: the table does not tell a cost that is bounded or looked at.
         ConfigError: `against` is none of latency, memory, params.
     """
     if against not in AGAINST:
         raise ConfigError(f"pareto: against '{against}'{suggestion(against, AGAINST)}")
+    if against == "memory":
+        cost.check_memory()
     problem = Problem.build(space, cost, budget)
     utilities, interactions = problem.utilities(scores), problem.interactions(pairs or {})
     if interactions is None and not problem.budget.bounds():

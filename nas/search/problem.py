@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from nas.costs import Budget, CostModel
-from nas.errors import BudgetError, ConfigError, SpaceError, suggestion
+from nas.errors import ConfigError, SpaceError, suggestion
 from nas.spaces import NONE, SearchSpace
 
 Scores = dict[str, dict[str, float]]
@@ -53,19 +53,16 @@ class Problem:
         """Gather the arrays and drop the columns that cannot be in any feasible architecture.
 
         Raises:
-            BudgetError: the budget bounds a quantity that a placement does not decide.
+            TableError: the budget bounds a cost that the table cannot tell.
+            BudgetError: the text encoder and the decoder alone take longer than a clip may.
         """
         budget = budget or Budget()
-        if budget.generation_s is not None:
-            raise BudgetError(
-                "budget: generation cannot be searched under; bound one denoising step instead: "
-                "latency <= (generation - text encoder - decoder) / steps"
-            )
+        limits = cost.within(budget)  # a bound on the time of a clip is one on latency
         terms = cost.terms()
         sizes = np.array([len(choices) for choices in space.slots.values()])
         latency = np.concatenate(terms.latency_ms).astype(float)
         runs = np.isfinite(latency)
-        bounds = (budget.latency_ms, budget.params, budget.memory_mb)
+        bounds = (limits.latency_ms, limits.params, limits.memory_mb)
         problem = cls(
             space=space,
             cost=cost,
@@ -75,8 +72,11 @@ class Problem:
             latency_ms=np.where(runs, latency, 0.0),
             params=np.concatenate(terms.params).astype(float),
             weights_mb=np.concatenate(terms.weights_mb).astype(float),
-            peak_mb=np.concatenate(terms.peak_mb).astype(float),
-            base=np.array([terms.base_latency_ms, terms.base_params, terms.base_weights_mb, terms.base_peak_mb], float),
+            peak_mb=np.nan_to_num(np.concatenate(terms.peak_mb).astype(float)),  # unknown only where it is not bounded
+            base=np.array(
+                [terms.base_latency_ms, terms.base_params, terms.base_weights_mb, np.nan_to_num(terms.base_peak_mb)],
+                float,
+            ),
             limits=np.array([np.inf if bound is None else bound for bound in bounds], float),
             allowed=runs,
             conflicts=_conflicts(space, sizes),

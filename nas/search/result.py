@@ -82,7 +82,7 @@ class Result:
         """
         frame = self.frame
         frame = frame[frame["feasible"] & ~frame["pruned"]].drop_duplicates(list(self.space.slots))
-        against = [name for name in COSTS if name in self.budget.bounds()] or ["latency_ms"]
+        against = list(self.budget.bounds()) or ["latency_ms"]
         lower = np.column_stack([-frame["score"], *(frame[name] for name in against)]).astype(float)
         keep = [not ((lower <= row).all(1) & (lower < row).any(1)).any() for row in lower]
         return frame[keep].sort_values(["latency_ms", "score"]).reset_index(drop=True)

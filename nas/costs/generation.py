@@ -1,0 +1,99 @@
+"""The time of a whole clip: the text encoder, every denoising step, the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from nas.costs.table import LookupTable, Row, command_to_measure
+from nas.errors import BudgetError, TableError
+from nas.spaces import SearchSpace
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the clips of one batch take beside the denoiser, and how often the denoiser runs.
+
+    `seconds = (text encoder + passes x denoiser + decoder_runs x decoder) / 1000`. The empty prompt of classifier-free
+    guidance is encoded once and for all, so it costs nothing here.
+
+    Attributes:
+        steps: denoising steps.
+        guidance: whether each step runs the denoiser twice, with the prompt and without.
+        text, decoder: the table's rows.
+        decoder_runs: how often the decoder runs for a clip.
+    """
+
+    steps: int
+    guidance: bool
+    text: Row
+    decoder: Row
+    decoder_runs: int
+
+    @classmethod
+    def of(cls, space: SearchSpace, rows: Mapping[str, Row], table: LookupTable, steps: int, guidance: bool):
+        """Read the text encoder's and the decoder's row.
+
+        Raises:
+            TableError: the space does not declare them, or the table has no row of them (the text names the command
+                that measures them).
+        """
+        workloads = {"text_encoder": space.text_workload(), "decoder": space.decoder_workload()}
+        undeclared = [name for name, workload in workloads.items() if workload is None]
+        if undeclared:
+            raise TableError(
+                f"search space '{space.name}' declares no '{undeclared[0]}', so the time of a whole clip is not known; "
+                "add it to the space's file (search_spaces/demo.yaml has an example)"
+            )
+        missing = [str(workload) for workload in workloads.values() if str(workload) not in rows]
+        if missing:
+            raise TableError(
+                f"{table.path or 'the table'}: has no row for {' and '.join(missing)}, so the time of a whole clip is "
+                f"not known. Measure them: {command_to_measure(space, table, pipeline=True)}"
+            )
+        text, decoder = (rows[str(workload)] for workload in workloads.values())
+        return cls(steps, guidance, text, decoder, space.decoder_runs)
+
+    @property
+    def passes(self) -> int:
+        """Runs of the denoiser."""
+        return self.steps * (2 if self.guidance else 1)
+
+    @property
+    def around_s(self) -> float:
+        """What the text encoder and the decoder take; infinite where one of them cannot run."""
+        return (self.text.latency_ms + self.decoder_runs * self.decoder.latency_ms) / 1e3
+
+    def seconds(self, latency_ms):
+        """The whole clip, for one latency of the denoiser in ms or an array of them."""
+        return self.around_s + self.passes / 1e3 * latency_ms
+
+    def latency_bound_ms(self, generation_s: float) -> float:
+        """The latency of the denoiser at which a clip takes `generation_s`.
+
+        Raises:
+            BudgetError: the text encoder and the decoder alone take as long.
+        """
+        for name, row in (("text encoder", self.text), ("decoder", self.decoder)):
+            if row.status != "ok":
+                raise BudgetError(f"budget: no clip can be made: the {name} cannot run on the device: {row.reason}")
+        if self.around_s >= generation_s:
+            raise BudgetError(
+                f"budget: generation<={generation_s:g}s cannot be met: the text encoder and the decoder alone take "
+                f"{self.around_s:.4g} s; raise the bound, or make them smaller"
+            )
+        return (generation_s - self.around_s) * 1e3 / self.passes
+
+    def parts(self, latency_ms: float, source: str) -> pd.DataFrame:
+        """One row each for the text encoder, the denoiser and the decoder: part, runs, latency_ms (of a run), seconds,
+        source."""
+        parts = [
+            ("text encoder", 1, self.text.latency_ms, self.text.source),
+            ("denoiser", self.passes, latency_ms, source),
+            ("decoder", self.decoder_runs, self.decoder.latency_ms, self.decoder.source),
+        ]
+        frame = pd.DataFrame(parts, columns=["part", "runs", "latency_ms", "source"])
+        frame.insert(3, "seconds", frame["runs"] * frame["latency_ms"] / 1e3)
+        return frame
