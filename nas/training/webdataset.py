@@ -116,17 +116,17 @@ class Shards(Clips):
         yield from self._item(shard, group)
 
     def _item(self, shard: Path, group: dict[str, Member]) -> Iterator[Item]:
-        media = [member for member in group.values() if kind_of(member.name)]
-        caption = group.get(".txt") or group.get(".json")
+        media = [suffix for suffix, member in group.items() if kind_of(member.name)]
+        inner = media[0].rpartition(".")[0] if media else ""  # of KEY.small.mp4 the .small, mostly nothing
+        texts = [suffix for suffix in (f"{inner}.txt", f"{inner}.json", ".txt", ".json") if suffix in group]
         for extra in media[1:]:
-            self._skip(f"{shard}/{extra.name}", f"has the same key as {media[0].name}, which is used")
-        if media and caption:
-            yield Item(shard, media[0], caption)
+            self._skip(f"{shard}/{group[extra].name}", f"has the same key as {group[media[0]].name}, which is used")
+        if media and texts:
+            yield Item(shard, group[media[0]], group[texts[0]])
         elif media:
-            self._skip(f"{shard}/{media[0].name}", "has no caption: neither .txt nor .json of the same key")
-        elif caption:
-            others = ", ".join(s for s in group if s not in (".txt", ".json")) or "no other member"
-            self._skip(f"{shard}/{caption.name}", f"has no clip or image of the same key, only {others}")
+            self._skip(f"{shard}/{group[media[0]].name}", "has no caption: neither .txt nor .json of the same key")
+        elif texts:
+            self._skip(f"{shard}/{group[texts[0]].name}", "has no clip or image of the same key")
 
     def _members(self, shard: Path) -> Iterator[Member]:
         """The whole members of a shard; damaged stretches go to `skipped`."""
@@ -143,8 +143,9 @@ class Shards(Clips):
                     elif info.isreg() and not info.issparse() and not info.name.rsplit("/", 1)[-1].startswith("."):
                         yield Member(info.name, info.offset_data, info.size)
         except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-            reason = f"cannot be read from byte {end} on ({error})" if end else f"is no tar file ({error})"
-            self._skip(str(shard), reason)
+            if end <= length:  # else it has been said that the last member is cut off
+                where = f"cannot be read from byte {end} on" if end else "is no tar file"
+                self._skip(str(shard), f"{where} ({error})")
             return
         if end < length and not _zeros(shard, end, length):
             self._skip(str(shard), f"bytes {end} to {length} are damaged")
