@@ -28,6 +28,7 @@ from nas.costs import CostModel, LookupTable
 from nas.costs.work import work
 from nas.profiling import calibrate, measure_architectures, profile
 from nas.profiling.eager_child import build_module, make_inputs
+from nas.profiling.host import clock_of
 from nas.profiling.litert import LitertRuntime
 from nas.spaces import Architecture, SearchSpace
 
@@ -90,7 +91,8 @@ def naive_eager(space: SearchSpace, table: LookupTable, threads: int) -> LookupT
     with torch.inference_mode():
         for workload in space.workloads():
             module, inputs = build_module(workload).eval(), make_inputs(workload, torch.device("cpu"))
-            timer = Timer("module(*inputs)", globals={"module": module, "inputs": inputs}, num_threads=threads)
+            names = {"module": module, "inputs": inputs}
+            timer = Timer("module(*inputs)", timer=clock_of(threads)[1], globals=names, num_threads=threads)
             frame.loc[str(workload), "latency_ms"] = timer.blocked_autorange(min_run_time=1.0).median * 1e3
     return LookupTable.from_frame(frame.reset_index())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from nas.errors import ConfigError, suggestion
 from nas.profiling.children import Children, ChildSession
-from nas.profiling.host import describe_host
+from nas.profiling.host import clock_of, describe_host
 from nas.profiling.runtime import Runnable, Runtime
 
 DEVICES = {"local": "cpu", "cpu": "cpu", "cuda": "cuda", "mps": "mps"}
@@ -55,6 +55,7 @@ class EagerRuntime(Runtime):
             **describe_host(),
             "threads": self.threads,
             "wait": self.wait,
+            "clock": clock_of(self.threads)[0] if DEVICES[self.device] == "cpu" else "wall",
             "allocator": "freed memory is kept",
         }
 

@@ -6,6 +6,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,16 @@ def chip() -> str:
         lines = Path("/proc/cpuinfo").read_text().split("\n")
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{name or platform.processor() or 'unknown'} ({platform.machine()})"
+
+
+def clock_of(threads: int) -> tuple[str, Callable[[], float]]:
+    """The clock that times work on so many threads of a CPU, in seconds, and what a table calls it.
+
+    One thread is timed by the processor time that it takes: other programs' turns on the same core do not count, so
+    that a machine in use gives the numbers of one at rest but for what they do to its caches. Several threads wait for
+    each other, so only the time on the wall is theirs.
+    """
+    return ("thread CPU time", time.thread_time) if threads == 1 else ("wall", time.perf_counter)
 
 
 def commit() -> str | None:

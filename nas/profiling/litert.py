@@ -11,7 +11,7 @@ from typing import Any
 
 from nas.errors import ConfigError, MissingDependency, suggestion
 from nas.profiling.children import Child, Children, ChildSession
-from nas.profiling.host import describe_host
+from nas.profiling.host import clock_of, describe_host
 from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime
 from nas.spaces import Operator
 
@@ -58,6 +58,7 @@ class LitertRuntime(Runtime):
             "device": self.device,
             **describe_host(),
             "threads": self.threads,
+            "clock": clock_of(self.threads)[0],
             "memory": "resident memory that a first run adds: XNNPACK's workspace and the interpreter's arena",
         }
 

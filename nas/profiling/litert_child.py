@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from nas.profiling.host import clock_of
 from nas.profiling.runtime import Infeasible, Loaded
 
 MB = 1e6
@@ -26,9 +27,11 @@ class Whole:
     Attributes:
         loaded: memory, weights, parameters and load time.
         copies: 0; a run is a run.
+        clock: what times the runs.
     """
 
     def __init__(self, model: Mapping[str, Any], threads: int) -> None:
+        self.clock = clock_of(threads)[1]
         self.copies = 0
         self.run, self.loaded = load(model, threads)
 
@@ -43,11 +46,12 @@ class Fastest:
     """
 
     def __init__(self, one: Mapping[str, Mapping], several: Mapping[str, Mapping], threads: int) -> None:
+        self.clock = clock_of(threads)[1]
         best_ms, margin = float("inf"), 0.0
         for form, model in one.items():
             base, loaded = load(model, threads)
             run, _ = load(several[form], threads)
-            ms = difference_ms(run, base)
+            ms = difference_ms(run, base, self.clock)
             if ms < best_ms * (1 - margin):
                 best_ms, self.run, self.base, self.loaded = ms, run, base, loaded
                 self.copies = several[form]["copies"] - model["copies"]
@@ -62,10 +66,11 @@ class Placed:
     """
 
     def __init__(self, alone: Loaded, whole: Mapping, bare: Mapping, copies: int, threads: int) -> None:
+        self.clock = clock_of(threads)[1]
         self.copies = copies
         self.run, _ = load(whole, threads)
         self.base, _ = load(bare, threads)
-        base_ms = sorted(milliseconds(self.base) for _ in range(3))[1]
+        base_ms = sorted(milliseconds(self.base, self.clock) for _ in range(3))[1]
         self.loaded = replace(alone, tolerance_ms=base_ms / 1e3)
 
 
@@ -99,21 +104,21 @@ def load(model: Mapping[str, Any], threads: int) -> tuple[Callable[[], None], Lo
     return interpreter.invoke, Loaded(memory_mb, model["weights_mb"], model["params"], load_ms, model["form"])
 
 
-def difference_ms(run: Callable[[], None], base: Callable[[], None]) -> float:
+def difference_ms(run: Callable[[], None], base: Callable[[], None], clock: Callable[[], float]) -> float:
     """How much longer `run` takes than `base`: the median of a few pairs, fewer where they are slow."""
     start, pairs = time.perf_counter(), []
     while len(pairs) < 2 or (len(pairs) < 15 and time.perf_counter() - start < 0.5):
-        base_ms = milliseconds(base)
-        pairs.append(milliseconds(run) - base_ms)
+        base_ms = milliseconds(base, clock)
+        pairs.append(milliseconds(run, clock) - base_ms)
         if time.perf_counter() - start > 5.0:
             break
     return float(np.median(pairs))
 
 
-def milliseconds(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def milliseconds(run: Callable[[], None], clock: Callable[[], float]) -> float:
+    start = clock()
     run()
-    return (time.perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3
 
 
 def resident_bytes() -> float:

@@ -21,7 +21,19 @@ from nas.profiling.protocol import Protocol, infeasible, measure
 from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime, Session, WholeModel
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
-SAME = ("runtime", "version", "device", "chip", "dtype", "threads", "wait", "operators")
+SAME = (
+    "runtime",
+    "version",
+    "device",
+    "phone",
+    "chip",
+    "dtype",
+    "threads",
+    "wait",
+    "compute_unit",
+    "target",
+    "operators",
+)
 """What rows of one table must share; a profile that was begun otherwise is not resumed."""
 
 IN_PLACE, ALONE = "in place", "alone"
