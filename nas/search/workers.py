@@ -107,9 +107,16 @@ class RayPool:
             path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             local = {"num_cpus": workers, "include_dashboard": False, "runtime_env": {"env_vars": path}}
             local = {} if address else local
-            ray.init(address=address, log_to_driver=True, logging_level="warning", configure_logging=False, **local)
+            try:
+                ray.init(address=address, log_to_driver=True, logging_level="warning", configure_logging=False, **local)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise ConfigError(
+                    f"no Ray cluster at '{address}' ({describe(error)}); start one with 'ray start --head', or leave "
+                    "the address out to run on this machine"
+                ) from None
         resources = ray.cluster_resources()
         if gpus * workers > resources.get("GPU", 0):
+            self._disconnect()
             raise ConfigError(
                 f"{workers} workers with {gpus:g} GPU each need {gpus * workers:g} GPUs, "
                 f"the Ray cluster has {resources.get('GPU', 0):g}; ask for fewer"
@@ -150,6 +157,9 @@ class RayPool:
     def close(self) -> None:
         for actor in [*self.idle, *self.busy.values()]:
             self.ray.kill(actor)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self.owner:
             self.ray.shutdown()
 

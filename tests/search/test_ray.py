@@ -8,6 +8,7 @@ import pytest
 from instances import make
 from test_study import check_after_kill, driver, finished, wait_for
 
+from nas.errors import ConfigError
 from nas.search import open_storage, run
 
 pytestmark = pytest.mark.slow
@@ -53,3 +54,31 @@ def test_a_killed_driver_of_two_workers_resumes(tmp_path):
     assert before.items() <= {trial.number: trial.value for trial in finished(journal)}.items()
     check_after_kill(journal, 2)
     assert isinstance(optuna.load_study(study_name="nas", storage=open_storage(journal)).best_value, float)
+
+
+@pytest.fixture
+def cluster():
+    """The address of a running Ray cluster with one GPU, in name: processes of their own, as on a real one."""
+    from ray.cluster_utils import Cluster
+
+    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, "include_dashboard": False})
+    yield running.address
+    running.shutdown()
+
+
+def test_workers_on_a_cluster_by_its_address_share_its_gpu(cluster):
+    """Two workers of half a GPU each run where the cluster says, and see the GPU that Ray gives them."""
+    space, cost, budget, table = make(0, 6, 4)
+
+    def on_gpu(arch):
+        import os
+
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+        return float(sum(len(choice) for choice in arch.choices.values()))
+
+    study = run(space, cost, on_gpu, budget, trials=6, workers=2, address=cluster, gpus=0.5).study
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
+    with pytest.raises(ConfigError, match="2 workers with 1 GPU each need 2 GPUs, the Ray cluster has 1"):
+        run(space, cost, on_gpu, budget, trials=6, workers=2, address=cluster, gpus=1.0)
+    with pytest.raises(ConfigError, match="no Ray cluster at 'nowhere'"):
+        run(space, cost, on_gpu, budget, trials=6, address="nowhere")
