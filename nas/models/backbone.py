@@ -149,7 +149,7 @@ class UNet(nn.Module):
 
     def __init__(self, config: Backbone, latent_channels: int, context_dim: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.context_dim = config, context_dim
         widths, groups, time_dim = config.channels, config.norm_groups, 4 * config.channels[0]
         last = len(widths) - 1
 
@@ -234,8 +234,8 @@ class UNet(nn.Module):
         """Frames `(B*T, C, H, W)`, timesteps `(B,)` or `()`, read text `(B, M, D)` -> `(B*T, C, H, W)`."""
         time = self.embed_time(timestep, context)
         skips = self.encode(x, time, context, after_site)
-        middle = self.middle(skips[-1], time, context, after_site)
-        return self.decode(middle, skips, time, context, after_site)
+        # Straight on, without a name: what the mid block gives is then freed as soon as the first up layer has read it.
+        return self.decode(self.middle(skips[-1], time, context, after_site), skips, time, context, after_site)
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """One denoising step on images: `(B, C, H, W)`, timesteps `(B,)` or `()`, text `(B, M, D)` -> `(B, C, H, W)`."""

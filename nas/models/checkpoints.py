@@ -1,4 +1,4 @@
-"""Weights from a diffusers checkpoint folder: Stable Diffusion's UNet and VAE.
+"""Weights from and to a diffusers checkpoint folder: Stable Diffusion's UNet and VAE.
 
 A folder as `save_pretrained` writes it or the Hub holds it: `unet/config.json`, `unet/diffusion_pytorch_model.safetensors`,
 and the same under `vae/`. Only safetensors are read: no pickle that could run code.
@@ -9,16 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nas.errors import ConfigError
-from nas.files import read_json
+from nas.errors import ConfigError, MissingDependency
+from nas.files import read_json, write_atomic, write_json
 from nas.models.autoencoder import Autoencoder, VAEConfig
 from nas.models.backbone import UNet
 from nas.spaces import Backbone
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+HUB_FILES = [f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", WEIGHTS)]
+HUB_FILES += ["scheduler/*", "tokenizer/*", "text_encoder/config.json", "text_encoder/model.safetensors"]
 
 
 def load_unet(folder: str | Path) -> UNet:
@@ -32,9 +35,79 @@ def load_unet(folder: str | Path) -> UNet:
     """
     folder = _part(folder, "unet")
     config = read_json(folder / "config.json", "diffusers config")
-    unet = UNet(unet_backbone(config, folder), config["in_channels"], config["cross_attention_dim"])
-    _assign(unet, read_weights(folder), folder)
+    backbone = unet_backbone(config, folder)
+    with torch.device("meta"):
+        unet = UNet(backbone, config["in_channels"], config["cross_attention_dim"])
+    _assign(unet, {name: value.float() for name, value in read_weights(folder).items()}, folder)
     return unet
+
+
+def save_unet(unet: UNet, folder: str | Path) -> Path:
+    """Write `config.json` and the weights of a UNet as diffusers' `UNet2DConditionModel.save_pretrained` does.
+
+    One with a text embedding, which diffusers does not have, says so by `text_tokens` in the config.
+    """
+    folder, config = Path(folder), unet.config
+    levels, cross = range(len(config.channels)), config.attention_levels
+    described = {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": unet.conv_in.in_channels,
+        "out_channels": unet.conv_out.out_channels,
+        "block_out_channels": list(config.channels),
+        "layers_per_block": config.layers_per_block,
+        "down_block_types": ["CrossAttnDownBlock2D" if i in cross else "DownBlock2D" for i in levels],
+        "up_block_types": ["CrossAttnUpBlock2D" if i in cross else "UpBlock2D" for i in reversed(levels)],
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if config.mid else None,
+        "attention_head_dim": config.heads,
+        "cross_attention_dim": unet.context_dim,
+        "norm_num_groups": config.norm_groups,
+    }
+    if config.text_tokens:
+        described["text_tokens"] = config.text_tokens
+    state = {name: value.detach().contiguous() for name, value in unet.state_dict().items()}
+    write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
+    write_json(folder / "config.json", described)
+    return folder
+
+
+def prediction(folder: str | Path) -> str:
+    """What a checkpoint's UNet predicts, as its scheduler says: `epsilon` (also where it has none) or `v`.
+
+    Raises:
+        ConfigError: something else.
+    """
+    path = Path(folder) / "scheduler" / "scheduler_config.json"
+    kind = read_json(path, "scheduler config").get("prediction_type", "epsilon") if path.exists() else "epsilon"
+    names = {"epsilon": "epsilon", "v_prediction": "v"}
+    if kind not in names:
+        raise ConfigError(f"{path}: prediction_type: '{kind}' is not known; known: {', '.join(names)}")
+    return names[kind]
+
+
+def checkpoint_folder(name: str | Path) -> Path:
+    """The folder itself, or the UNet, VAE and text encoder of a repository of the Hub, downloaded once.
+
+    Raises:
+        ConfigError: there is no such folder, and no such repository or no way to reach it; says how to get the files.
+        MissingDependency: it is a repository's name, and huggingface_hub is not installed.
+    """
+    name = str(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ConfigError(f"{name}: no such checkpoint folder; give one that holds unet/, or a Hub name as OWNER/NAME")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingDependency("huggingface_hub is not installed; run: pip install 'nas-video[diffusers]'") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=5))
+    except Exception as error:  # the Hub's client raises its own and its HTTP library's classes
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise ConfigError(
+            f"{name}: no such folder, and not to be had from the Hub ({reason}); where there is a network run "
+            f"'hf download {name} --include \"unet/*\" --local-dir DIR', bring DIR here and give it instead"
+        ) from None
 
 
 def load_spatial_weights(model: UNet, folder: str | Path) -> None:
@@ -112,6 +185,7 @@ def unet_backbone(config: dict[str, Any], folder: Path) -> Backbone:
         mid=config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is not None,
         heads=config.get("attention_head_dim", 8),
         norm_groups=config.get("norm_num_groups", 32),
+        text_tokens=config.get("text_tokens", 0),
     )
 
 
@@ -135,7 +209,7 @@ def _assign(model: UNet, state: dict[str, Tensor], folder: Path) -> None:
     for key in [*own, *state]:
         if key not in own or key not in state or own[key].shape != state[key].shape:
             raise ConfigError(f"{folder / WEIGHTS}: '{key}' does not fit the backbone; is the checkpoint of this size?")
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(state, strict=False, assign=next(model.parameters()).is_meta)
 
 
 def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -81,7 +81,7 @@ def remove_blocks(unet: UNet, target: Backbone) -> tuple[UNet, Removed]:
     renamed = _kept_layers(config, target)
     state, removed = {}, {}
     with torch.device("meta"):
-        pruned = UNet(target, unet.conv_in.in_channels, _context_dim(unet))
+        pruned = UNet(target, unet.conv_in.in_channels, unet.context_dim)
     wanted = set(pruned.state_dict())
     for key, value in unet.state_dict().items():
         layer = ".".join(key.split(".")[: 3 if key.startswith("mid_block") else 4])
@@ -113,8 +113,3 @@ def _kept_layers(config: Backbone, target: Backbone) -> dict[str, str | None]:
             sampler = f"{side}samplers.0"
             renamed[f"{side}_blocks.{level}.{sampler}"] = f"{side}_blocks.{new_level}.{sampler}" if stays else None
     return renamed
-
-
-def _context_dim(unet: UNet) -> int:
-    """The text's dimension, read off any attention to it; 1 where there is none."""
-    return next((m.attn2.to_k.in_features for m in unet.modules() if hasattr(m, "attn2")), 1)

@@ -68,11 +68,8 @@ def slice_channels(unet: UNet, target: Backbone, scores: Mapping[str, Tensor] | 
     """
     config = unet.config
     _check(config, target)
-    context_dim = next((m.attn2.to_k.in_features for m in unet.modules() if hasattr(m, "attn2")), 1)
-    if target.text_tokens and config.text_tokens:
-        context_dim = unet.text_embedding.mean.shape[1]
     with torch.device("meta"):
-        sliced = UNet(target, unet.conv_in.in_channels, context_dim)
+        sliced = UNet(target, unet.conv_in.in_channels, unet.context_dim)
     axes, state = weight_axes(config), unet.state_dict()
     with torch.no_grad():
         sizes, new_sizes = stream_sizes(axes, state), stream_sizes(axes, sliced.state_dict())

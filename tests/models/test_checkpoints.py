@@ -1,6 +1,7 @@
 """Checkpoints as diffusers itself writes them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,17 @@ from test_autoencoder import diffusers_autoencoder
 from test_backbone import diffusers_unet
 
 from nas.errors import ConfigError
-from nas.models import VAEConfig, build
-from nas.models.checkpoints import WEIGHTS, load_autoencoder, load_spatial_weights, load_unet
+from nas.files import write_json
+from nas.models import UNet, VAEConfig, build
+from nas.models.checkpoints import (
+    WEIGHTS,
+    checkpoint_folder,
+    load_autoencoder,
+    load_spatial_weights,
+    load_unet,
+    prediction,
+    save_unet,
+)
 
 
 @pytest.fixture
@@ -73,3 +83,48 @@ def test_what_cannot_be_loaded_is_one_line_that_names_the_file(checkpoint, space
     (folder / "unet" / WEIGHTS).unlink()
     with pytest.raises(ConfigError, match="no such file"):
         load_spatial_weights(build(space, space.architecture({})), folder)
+
+
+def test_what_is_saved_is_a_diffusers_checkpoint(space, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    for backbone in (space.backbone, replace(space.backbone, mid=False, attention_levels=(0,), layers_per_block=2)):
+        unet = UNet(backbone, 4, 12)
+        reference = UNet2DConditionModel.from_pretrained(save_unet(unet, tmp_path / "unet"))
+        x, timestep, text = torch.randn(2, 4, 8, 8), torch.tensor([5, 800]), torch.randn(2, 5, 12)
+        with torch.no_grad():
+            expected = reference(x, timestep, text).sample
+            torch.testing.assert_close(unet(x, timestep, text), expected, rtol=1e-5, atol=1e-5)
+        again = load_unet(tmp_path)
+        assert again.config == backbone
+        assert all(torch.equal(value, again.state_dict()[name]) for name, value in unet.state_dict().items())
+
+
+def test_a_text_embedding_survives_saving(space, tmp_path):
+    unet = UNet(replace(space.backbone, text_tokens=5), 4, 12)
+    again = load_unet(save_unet(unet, tmp_path))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in unet.state_dict().items())
+
+
+def test_the_scheduler_says_what_is_predicted(tmp_path):
+    assert prediction(tmp_path) == "epsilon"
+    for kind, name in (("epsilon", "epsilon"), ("v_prediction", "v")):
+        write_json(tmp_path / "scheduler" / "scheduler_config.json", {"prediction_type": kind})
+        assert prediction(tmp_path) == name
+    write_json(tmp_path / "scheduler" / "scheduler_config.json", {"prediction_type": "sample"})
+    with pytest.raises(ConfigError, match="prediction_type: 'sample' is not known"):
+        prediction(tmp_path)
+
+
+def test_a_name_that_is_no_folder_says_how_to_get_the_files(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*args, **kwargs):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    assert checkpoint_folder(tmp_path) == tmp_path
+    with pytest.raises(ConfigError, match=r"Network is unreachable.*'hf download someone/model --include \"unet/"):
+        checkpoint_folder("someone/model")
+    with pytest.raises(ConfigError, match="no such checkpoint folder"):
+        checkpoint_folder(tmp_path / "nowhere")

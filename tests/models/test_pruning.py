@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+import nas
 from nas.errors import ConfigError
 from nas.models import UNet
-from nas.models.pruning import remove_blocks
-from nas.spaces import Backbone
+from nas.models.pruning import prune, remove_blocks
+from nas.models.pruning_report import report
+from nas.spaces import Backbone, Latent, Text
 
 FULL = Backbone((16, 32, 48), 2, (0, 1), mid=True, heads=4, norm_groups=8)
 
@@ -74,3 +76,38 @@ def test_a_target_that_is_no_part_is_refused():
         remove_blocks(unet, Backbone((16, 32, 48), 3, (0, 1), mid=True, heads=4, norm_groups=8))
     with pytest.raises(ConfigError, match="attention or a mid block"):
         remove_blocks(unet, Backbone((16, 32, 48), 1, (2,), mid=True, heads=4, norm_groups=8))
+
+
+def test_the_report_adds_up_and_counts_what_stable_diffusion_is_known_to_take():
+    small = nas.SearchSpace.load("snapgen_v")
+    with torch.device("meta"):
+        unet = UNet(Backbone((320, 640, 1280, 1280), 2, (0, 1, 2), mid=True, heads=8), 4, 768)
+    found = report(unet, *prune(unet, small.backbone), small.latent, small.text)
+    assert found.total("params_before") == 859_520_964
+    assert found.total("macs_before") / 1e9 == pytest.approx(401.6, abs=0.1)  # as counted on diffusers' own UNet
+    assert found.total("macs_after") / 1e9 == pytest.approx(68.0, abs=0.1)
+    frame = found.frame().set_index("block")
+    assert frame.loc["down.1", ["channels_before", "channels_after"]].tolist() == [640, 320]
+    assert list(frame.index) == ["ends", "down.0", "down.1", "down.2", "down.3", "mid", "up.3", "up.2", "up.1", "up.0"]
+    text = found.text()
+    assert "859.5M > 328.2M" in text and "down_blocks.0.attentions.1" in text
+
+
+def test_the_multiply_adds_of_a_block_are_those_of_its_convolutions():
+    """One level without attention: every multiply-add can be counted by hand."""
+    config, latent, text = Backbone((16,), 1, (), mid=False, heads=4, norm_groups=8), Latent(4, 1, 8, 8), Text(5, 12)
+    unet = UNet(config, 4, 12)
+    found = report(unet, unet, remove_blocks(unet, config)[1], latent, text).frame().set_index("block")
+    places, time = 64, 16 * 64
+    conv, shortcut = 9 * 16 * 16 * places, 16 * 32 * places
+    assert found.loc["down.0", "macs_before"] == 2 * conv + time
+    assert found.loc["up.0", "macs_before"] == 2 * (3 * conv + shortcut + time)  # 32 channels into the first of each
+    assert found.loc["ends", "macs_before"] == 2 * 9 * 4 * 16 * places + 16 * 64 + 64 * 64
+
+
+def test_blocks_that_went_count_nothing_afterwards():
+    unet = UNet(FULL, 4, 12)
+    target = Backbone((16, 32, 48), 1, (1,), mid=False, heads=4, norm_groups=8)
+    frame = report(unet, *remove_blocks(unet, target), Latent(4, 1, 8, 8), Text(5, 12)).frame().set_index("block")
+    assert frame.loc["mid", ["channels_after", "params_after", "macs_after"]].tolist() == [0, 0, 0]
+    assert frame.loc["mid", "params_before"] > 0 and frame["macs_after"].sum() < frame["macs_before"].sum()
