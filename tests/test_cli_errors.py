@@ -199,6 +199,9 @@ CASES = [
     Case("job record torn", "nas run {d}/job.yaml --out {d}/run", ("record.json", "not a run record"), lambda d: ((d / "run").mkdir(), (d / "run" / "record.json").write_text('{"na'))),
     Case("no run to report", "nas report {d}/nothing", ("nothing", "no such run folder", "nas run")),
     Case("report of a file", "nas report {d}/job.yaml", ("job.yaml", "run folder")),
+    Case("dashboard without its library", "nas dashboard {d}", ("optuna-dashboard", "pip install 'nas-video[dashboard]'"), missing=("optuna_dashboard",)),
+    Case("dashboard of no run", "nas dashboard {d}/nothing", ("nothing", "no such run folder", "nas run")),
+    Case("dashboard before the search", "nas dashboard {d}", ("study.journal", "not there yet", "search")),
     # -- training
     Case("stage typo", TRAIN.replace("{stage}", "finetun"), ("finetun", "did you mean 'finetune'")),
     Case("stage before is missing", TRAIN.replace("{stage}", "finetune"), ("decoder", "finished", "run it")),
@@ -228,6 +231,7 @@ CASES = [
     Case("format typo", EXPORT.replace("{format}", "coreeml"), ("--format", "coreeml", "did you mean 'coreml'")),
     Case("target typo", EXPORT.replace("{format}", "coreml") + " --target iOS15", ("target", "iOS15", "did you mean 'iOS18'")),
     Case("bits for a recipe", EXPORT.replace("{format}", "recipe") + " --bits 8", ("--bits", "coreml")),
+    Case("comparing without a Mac", EXPORT.replace("{format}", "coreml") + " --compare", ("--compare", "a Mac")),
     Case("bits impossible", EXPORT.replace("{format}", "coreml") + " --bits 3", ("--bits", "3")),
     Case("export of no checkpoint", EXPORT.replace("{format}", "recipe").replace("{d}/checkpoint", "{d}"), ("checkpoint.json", "finished finetune")),
     Case("export below a file", EXPORT.replace("{format}", "recipe").replace("/export", "/space.yaml/export"), ("space.yaml", "a file", "another path")),

@@ -16,6 +16,7 @@ def _declare_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", metavar="T.csv", help="a lookup table, for the predicted latency in the manifest")
     parser.add_argument("--target", help="coreml: iOS17 or iOS18 (default: iOS17)")
     parser.add_argument("--bits", type=int, choices=(6, 8), help="coreml: palettise the weights")
+    parser.add_argument("--compare", action="store_true", help="coreml: run each package and compare (needs a Mac)")
 
 
 @command(
@@ -32,8 +33,10 @@ def export(args: argparse.Namespace) -> None:
 
         raise ConfigError(f"--format: nothing called '{args.format}'{suggestion(args.format, FORMATS)}")
     options = {name: getattr(args, name) for name in ("table", "target", "bits") if getattr(args, name) is not None}
-    if args.format != "coreml" and {"target", "bits"} & set(options):
-        raise ConfigError(f"--target and --bits are of the format coreml, not of '{args.format}'")
+    if args.compare:
+        options["compare"] = True
+    if args.format != "coreml" and {"target", "bits", "compare"} & set(options):
+        raise ConfigError(f"--target, --bits and --compare are of the format coreml, not of '{args.format}'")
     if args.table:
         from nas.costs import LookupTable
 

@@ -3,79 +3,77 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import nas
 from nas.costs import CostModel, LookupTable
+from nas.costs.sentence import clip_sentence
 from nas.files import read_json, write_json
 from nas.training.checkpoint import Checkpoint
 
 MANIFEST = "export.json"
 
 
-@dataclass(frozen=True)
-class Generation:
-    """What a clip costs on a device, as a lookup table has it.
-
-    Attributes:
-        device, runtime: of the table.
-        source: `measured`, `estimated`, or both.
-        passes: runs of the denoiser for one clip: its steps, twice that with guidance.
-        denoiser_ms: latency of one run.
-    """
-
-    device: str
-    runtime: str
-    source: str
-    passes: int
-    denoiser_ms: float
-
-
-def predict(checkpoint: Checkpoint, table: LookupTable) -> Generation:
-    """What the checkpoint's denoiser costs by the table.
+def cost_model(checkpoint: Checkpoint, table: LookupTable) -> CostModel:
+    """Of the checkpoint's space and its way of generating; estimated rows are accepted, and named.
 
     Raises:
         TableError: the table lacks rows of the space.
     """
-    cost = CostModel(checkpoint.space, table, estimates=True)
-    steps, guided = checkpoint.info.steps, checkpoint.info.guidance != 1
-    device = table.meta.get("chip") or table.meta.get("device") or "an unnamed device"
-    return Generation(
-        str(device),
-        str(table.meta.get("runtime", "unknown runtime")),
-        " and ".join(cost.sources),
-        steps * (2 if guided else 1),
-        cost.predict(checkpoint.architecture).latency_ms,
-    )
+    info = checkpoint.info
+    return CostModel(checkpoint.space, table, estimates=True, steps=info.steps, guidance=info.guidance != 1)
 
 
-def sentence(checkpoint: Checkpoint, generation: Generation | None) -> str:
+def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
+    """What a clip costs on the table's device: `sources`, `passes` of the denoiser, `denoiser_ms` of one, and
+    `generation_s` with its `parts` where the table knows the text encoder and the decoder."""
+    cost = cost_model(checkpoint, table)
+    found = cost.predict(checkpoint.architecture)
+    told = {
+        "device": table.meta.get("chip") or table.meta.get("device"),
+        "runtime": table.meta.get("runtime"),
+        "sources": list(cost.sources),
+        "passes": cost.steps * (2 if cost.guidance else 1),
+        "denoiser_ms": found.latency_ms,
+        "generation_s": found.generation_s,
+    }
+    if found.generation_s is not None:
+        parts = cost.generation().parts(found.latency_ms, " and ".join(cost.sources))
+        told["parts"] = parts.to_dict("records")
+    return told
+
+
+def sentence(checkpoint: Checkpoint, table: LookupTable | None) -> str:
     """What a manager wants to know, in one line."""
-    latent, factor = checkpoint.space.latent, checkpoint.autoencoder.config.downsampling
-    clip = f"A clip of {latent.frames} frames, {latent.width * factor}x{latent.height * factor} pixels"
-    if generation is None:
-        return f"{clip}: latency unknown; give a lookup table of the device to have it predicted."
-    seconds = generation.passes * generation.denoiser_ms / 1e3
-    return (
-        f"{clip}, takes {seconds:.3g} s of denoising on {generation.device} ({generation.runtime}): "
-        f"{generation.passes} x denoiser at {generation.denoiser_ms:.3g} ms ({generation.source}); "
-        "text encoder and decoder come on top, the table has no rows of them."
-    )
+    if table is not None:
+        return clip_sentence(cost_model(checkpoint, table), checkpoint.architecture)
+    frames = checkpoint.space.latent.frames
+    return f"A clip of {frames} frames: latency unknown; give a lookup table of the device to have it predicted."
 
 
-def record(out: Path, name: str, made: list[Path], checkpoint: Checkpoint, table: LookupTable | None) -> Path:
-    """Write what format `name` made into the folder's manifest, beside what other formats made there."""
+def record(
+    out: Path,
+    name: str,
+    made: list[Path],
+    checkpoint: Checkpoint,
+    table: LookupTable | None,
+    errors: dict[str, float] | None = None,
+) -> Path:
+    """Write what format `name` made into the folder's manifest, beside what other formats made there.
+
+    Args:
+        errors: by part, the largest difference from torch as a share of the output's largest value, where measured.
+    """
     path = out / MANIFEST
     there = read_json(path, "export manifest") if path.exists() else {}
-    generation = predict(checkpoint, table) if table is not None else None
     files = [file for top in made for file in ([top] if top.is_file() else sorted(top.rglob("*"))) if file.is_file()]
     there[name] = {
         "library": nas.__version__,
         "checkpoint": identity(checkpoint),
-        "predicted": asdict(generation) if generation else None,
-        "summary": sentence(checkpoint, generation),
+        "predicted": predict(checkpoint, table) if table is not None else None,
+        "summary": sentence(checkpoint, table),
+        "errors_next_to_torch": errors or {},
         "files": [
             {"path": file.relative_to(out).as_posix(), "size_mb": file.stat().st_size / 1e6, "sha256": sha256(file)}
             for file in files

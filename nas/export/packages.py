@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import nas
 from nas.costs import LookupTable
 from nas.errors import NasError
 from nas.export import manifest, operations, parts
 from nas.export.palettise import palettise
+from nas.export.parts import Part
 from nas.profiling.convert import coremltools, to_coreml
 from nas.spaces import Architecture, SearchSpace
 from nas.training import checkpoint as checkpoints
 from nas.training.text import TextEncoder
 
 MAX_RANK = 5
+
+TOLERANCE = {None: 0.02, 8: 0.2, 6: 0.5}
+"""By bits of the weights: the largest error next to torch that `compare` lets pass, as a share of the output's largest
+value. Wide, to catch a package that computes something else; not measured, since no Mac has run one yet."""
 
 
 def coreml(
@@ -28,6 +36,7 @@ def coreml(
     target: str = "iOS17",
     bits: int | None = None,
     table: LookupTable | None = None,
+    compare: bool = False,
 ) -> list[Path]:
     """Write `denoiser`, `decoder` and `text_encoder` as .mlpackage in float16, and the tokenizer's files.
 
@@ -37,6 +46,8 @@ def coreml(
         target: the oldest system that must run them: `iOS17` or `iOS18`.
         bits: palettise weights to 8 or 6 bits each; by default they stay float16.
         table: a lookup table of the device, to predict latency from.
+        compare: run each package on this Mac and compare it with torch before it counts as written; the largest
+            errors go into the manifest.
 
     Returns:
         The packages, the tokenizer's folder and the manifest.
@@ -44,11 +55,14 @@ def coreml(
     Raises:
         ConfigError: the checkpoint is not one, or an unknown target or number of bits.
         MissingDependency: coremltools or the text encoder is not installed.
-        NasError: a part cannot be converted, or its package is not what the architecture asks for.
+        NasError: a part cannot be converted, its package is not what the architecture asks for, or computes something
+            else than torch; or `compare` on another system than macOS.
     """
+    if compare:
+        _needs_mac(Path(out))
     loaded, out = checkpoints.load(checkpoint), Path(out)
     labels = _labels(loaded)
-    made = []
+    made, errors = [], {}
     for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
         model = to_coreml(part.module, part.inputs, part.output, target, float32=("timestep",))
         model = model if bits is None else palettise(model, bits)
@@ -56,11 +70,43 @@ def coreml(
         model.version = nas.__version__
         model.user_defined_metadata.update({**labels, "nas.part": part.name, "nas.weight_bits": str(bits or 16)})
         made.append(save(model, out / f"{part.name}.mlpackage"))
+        if compare:
+            errors[part.name] = package_error(made[-1], part)
+            parts.check_error(made[-1], errors[part.name], TOLERANCE[bits])
     check_package(made[0], loaded.architecture, loaded.space, labels["nas.weights_sha256"])
     tokenizer, _ = TextEncoder(loaded.space.text).load()
     tokenizer.save_pretrained(out / "tokenizer")
     made.append(out / "tokenizer")
-    return [*made, manifest.record(out, "coreml", made, loaded, table)]
+    return [*made, manifest.record(out, "coreml", made, loaded, table, errors)]
+
+
+@torch.no_grad()
+def package_error(path: str | Path, part: Part) -> float:
+    """The largest difference between a package, run here by Core ML, and the module it was made from, over the output's
+    largest value.
+
+    Raises:
+        MissingDependency: coremltools is not installed.
+        NasError: this is no Mac, or its Core ML cannot run the package.
+    """
+    _needs_mac(Path(path))
+    ct = coremltools()
+    inputs = parts.random_inputs(part)
+    arrays = {name: x.numpy() for name, x in inputs.items()}
+    try:
+        found = ct.models.MLModel(str(path)).predict(arrays)[part.output]
+    except Exception as error:  # whatever Core ML says, through coremltools
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NasError(f"{path}: Core ML on this Mac cannot run it ({reason})") from None
+    return parts.relative_error(found, part.module(**inputs).numpy())
+
+
+def _needs_mac(path: Path) -> None:
+    if sys.platform != "darwin":
+        raise NasError(
+            f"{path}: comparing with torch runs the packages, which only macOS can; run the same command on a Mac "
+            "(macOS 14 for iOS17 packages, macOS 15 for iOS18), or leave --compare out"
+        )
 
 
 def check_package(

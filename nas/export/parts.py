@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.errors import NasError
 from nas.models import Autoencoder
 from nas.spaces import Text
 from nas.training.checkpoint import Checkpoint
+from nas.training.objective import generator
 from nas.training.text import TextEncoder
 
 
@@ -62,6 +66,28 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
     return Part(
         "text_encoder", EncodeText(model), _token_inputs(text), "context", "Tokens of a caption to the context."
     )
+
+
+def random_inputs(part: Part) -> dict[str, Tensor]:
+    """Inputs to compare two forms of a part on: normal noise where it takes floats, its examples where whole numbers."""
+    stream = generator(0)
+    return {
+        name: torch.randn(x.shape, generator=stream) if x.is_floating_point() else x for name, x in part.inputs.items()
+    }
+
+
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference as a share of the largest value."""
+    return float(np.abs(found.astype(np.float32) - wanted).max() / np.abs(wanted).max())
+
+
+def check_error(path: Path, error: float, tolerance: float) -> None:
+    """
+    Raises:
+        NasError: the exported file differs from torch by more than the tolerance, or gives no numbers at all.
+    """
+    if not error <= tolerance:
+        raise NasError(f"{path}: differs from torch by {error:.2g} of its largest value, more than {tolerance:g}")
 
 
 class Decode(nn.Module):

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.export import FORMATS, check_package, coreml, operations, parts
-from nas.export.packages import read_package, save
+from nas.export.packages import TOLERANCE, package_error, read_package, save
 from nas.export.palettise import palettise
 from nas.profiling.convert import to_coreml
 from nas.training import checkpoint
@@ -168,6 +169,41 @@ def test_wrong_targets_files_and_missing_libraries_are_one_line(
     monkeypatch.setitem(sys.modules, "coremltools", None)
     with pytest.raises(MissingDependency, match="pip install coremltools"):
         coreml(tiny_checkpoint, tmp_path)
+
+
+class Apple:
+    """Stands in for Core ML on a Mac: runs a part in torch and rounds as float16 does, or worse."""
+
+    def __init__(self, part, error: float) -> None:
+        self.part, self.error = part, error
+
+    def __call__(self, path: str):
+        assert Path(path).suffix == ".mlpackage"
+        return self
+
+    @torch.no_grad()
+    def predict(self, arrays):
+        found = self.part.module(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        return {self.part.output: (found * (1 + self.error)).half().numpy()}
+
+
+def test_comparing_with_torch_takes_a_mac(tiny_checkpoint, loaded, tmp_path, monkeypatch):
+    import coremltools
+
+    with pytest.raises(NasError, match="on a Mac") as refused:
+        coreml(tiny_checkpoint, tmp_path, compare=True)
+    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for part in (parts.denoiser(loaded), parts.decoder(loaded)):
+        for error in (0.0, 0.125):
+            monkeypatch.setattr(coremltools.models, "MLModel", Apple(part, error))
+            assert package_error(tmp_path / "a.mlpackage", part) == pytest.approx(error, abs=1e-3)
+    with pytest.raises(NasError, match="differs from torch by 0.12"):
+        parts.check_error(tmp_path / "a.mlpackage", 0.12, TOLERANCE[None])
+    monkeypatch.setattr(coremltools.models, "MLModel", lambda path: 1 / 0)
+    with pytest.raises(NasError, match="cannot run it"):
+        package_error(tmp_path / "a.mlpackage", parts.decoder(loaded))
 
 
 def test_every_format_says_what_it_wrote(tiny_checkpoint, exported, tmp_path):

@@ -5,10 +5,12 @@ import json
 import pandas as pd
 import pytest
 
-from nas.costs import CostModel, LookupTable
+from nas.costs import CostModel, LookupTable, sentence
+from nas.costs.sentence import clip_sentence
 from nas.errors import TableError
 from nas.export import recipe
-from nas.training import checkpoint
+from nas.spaces import SearchSpace
+from nas.training import checkpoint, video
 
 
 def table_of(space, source: str) -> LookupTable:
@@ -31,6 +33,25 @@ def test_the_managers_sentence_is_the_cost_models(tiny_checkpoint, tmp_path, sou
     assert found["predicted"]["denoiser_ms"] == latency_ms and found["predicted"]["passes"] == 2
     assert f"takes {2 * latency_ms / 1e3:.3g} s" in found["summary"] and "Phone 3 (litert)" in found["summary"]
     assert f"({source})" in found["summary"]
+
+
+def test_with_text_encoder_and_decoder_it_is_about_the_whole_clip():
+    space = SearchSpace.load("demo")
+    table = table_of(space, "measured")
+    rows = [
+        {"workload": str(w), "latency_ms": ms, "memory_mb": 1.0, "weights_mb": 1.0, "params": 1, "source": source}
+        for w, ms, source in ((space.text_workload(), 30.0, "measured"), (space.decoder_workload(), 50.0, "estimated"))
+    ]
+    table = LookupTable.from_frame(
+        pd.concat([table.frame[list(rows[0])], pd.DataFrame(rows)]), {"runtime": "litert", "chip": "Phone 3"}
+    )
+    cost, arch = CostModel(space, table, estimates=True, steps=4), space.random(0)
+    latency_ms = cost.predict(arch).latency_ms
+    assert clip_sentence(cost, arch) == (
+        f"A 1 s clip (8 frames) in {0.08 + 4 * latency_ms / 1e3:.3g} s on Phone 3 (litert): text encoder 0.03 s "
+        f"(measured), 4 x denoiser {4 * latency_ms / 1e3:.3g} s (measured), decoder 0.05 s (estimated)."
+    )
+    assert video.FPS == sentence.FPS
 
 
 def test_a_table_of_another_space_is_refused(tiny_checkpoint, tmp_path):

@@ -1,0 +1,42 @@
+"""What a manager wants to know of an architecture, in one sentence: how long a clip takes, where, and how that is known."""
+
+from __future__ import annotations
+
+from nas.costs.model import CostModel
+from nas.errors import TableError
+from nas.spaces import Architecture
+
+FPS = 8
+"""Frames per second at which clips are trained and saved."""
+
+
+def clip_sentence(cost: CostModel, arch: Architecture) -> str:
+    """`A 1 s clip (8 frames) in 0.05 s on CHIP (runtime): text encoder ..., 4 x denoiser ..., decoder ...`.
+
+    Each part says whether its table rows were measured or estimated. Without rows of the text encoder and the decoder
+    the sentence is about the denoiser alone, and says so.
+    """
+    meta, latency_ms = cost.table.meta, cost.predict(arch).latency_ms
+    chip, runtime = (
+        meta.get("chip") or meta.get("device") or "an unnamed device",
+        meta.get("runtime", "unknown runtime"),
+    )
+    source, where = " and ".join(cost.sources), f"on {chip} ({runtime})"
+    try:
+        generation = cost.generation()
+    except TableError as error:
+        passes = cost.steps * (2 if cost.guidance else 1)
+        return (
+            f"{_clip(cost)} takes {passes * latency_ms / 1e3:.3g} s of denoising {where}: {passes} x denoiser at "
+            f"{latency_ms:.3g} ms ({source}). Text encoder and decoder come on top: {error}"
+        )
+    parts = [
+        f"{f'{part.runs} x ' if part.runs > 1 else ''}{part.part} {part.seconds:.3g} s ({part.source})"
+        for part in generation.parts(latency_ms, source).itertuples()
+    ]
+    return f"{_clip(cost)} in {generation.seconds(latency_ms):.3g} s {where}: {', '.join(parts)}."
+
+
+def _clip(cost: CostModel) -> str:
+    latent = cost.space.latent
+    return f"A {latent.frames / FPS:.3g} s clip ({latent.frames} frames)" if latent else "A clip"
