@@ -40,6 +40,9 @@ def space_and_table(parser: argparse.ArgumentParser) -> None:
         "--estimates", action="store_true", help="accept a table that mixes measured and estimated rows"
     )
     parser.add_argument(
+        "--interpolate", action="store_true", help="interpolate operators that the table lacks, with an interval"
+    )
+    parser.add_argument(
         "--steps", type=at_least_one, default=4, metavar="N", help="denoising steps of a whole clip (default: 4)"
     )
     parser.add_argument(
@@ -75,5 +78,5 @@ def cost_model(args: argparse.Namespace) -> Any:
     from nas.costs import CostModel, LookupTable
     from nas.spaces import SearchSpace
 
-    options = {name: getattr(args, name) for name in ("estimates", "steps", "guidance")}
+    options = {name: getattr(args, name) for name in ("estimates", "interpolate", "steps", "guidance")}
     return CostModel(SearchSpace.load(args.space), LookupTable.load(args.table), **options)

@@ -44,7 +44,9 @@ def cost(args: argparse.Namespace) -> None:
         return
     shown = found.breakdown.assign(params=found.breakdown["params"].map("{:,}".format)).rename(columns={"slot": ""})
     print(shown.to_string(index=False, float_format="{:.3f}".format))
-    print(f"\nlatency    {found.latency_ms:10.3f} ms   ({source})")
+    guessed = found.breakdown.loc[found.breakdown["source"] == "interpolated", "latency_ci_ms"]
+    interval = f", +-{guessed.sum():.3f} ms in 90% of cases if interpolated rows err alike" if len(guessed) else ""
+    print(f"\nlatency    {found.latency_ms:10.3f} ms   ({source}{interval})")
     print(f"memory     {found.memory_mb:10.3f} MB   at its peak, weights included\nparams     {found.params:10,}")
     if generation is None:
         print(f"generation    unknown      {unknown}")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from nas.costs.budget import Budget
 from nas.costs.generation import Generation
+from nas.costs.interpolate import interpolated
 from nas.costs.table import Calibration, LookupTable, Row, command_to_measure
 from nas.costs.terms import CostTerms, Fused
 from nas.errors import SpaceError, TableError
@@ -29,7 +30,8 @@ class Cost:
             how much some layer of it takes.
         params: parameters of the denoiser.
         breakdown: one row per slot (and the backbone): slot, choice, latency_ms, memory_mb (what is alive while it
-            runs, weights apart), weights_mb, params, source.
+            runs, weights apart), weights_mb, params, source, and latency_ci_ms, half the width of the latency's
+            interval: 95% of a measured median, 90% of an interpolated latency.
         generation_s: a whole clip, in as many steps as the cost model was made for; None where the text encoder's or
             the decoder's time is not known (`CostModel.generation` says why).
     """
@@ -51,6 +53,7 @@ class CostModel:
         space: the search space.
         table: rows for every workload of the space; extra rows are ignored. Its calibration is applied.
         estimates: accept a table that mixes measured rows with estimated or interpolated ones.
+        interpolate: fill missing rows of operators by interpolation (`nas.costs.interpolate`), with an interval.
         steps, guidance: how a clip is generated; guidance runs the denoiser twice a step.
 
     Raises:
@@ -65,8 +68,12 @@ class CostModel:
         estimates: bool = False,
         steps: int = 4,
         guidance: bool = False,
+        interpolate: bool = False,
     ) -> None:
-        self.space, self.table, self.estimates = space, table, estimates
+        if interpolate:
+            table = interpolated(space, table)
+        self.space, self.table = space, table
+        self.estimates, self.interpolate = estimates, interpolate
         self.steps, self.guidance = steps, guidance
         self._rows = _rows_needed(space, table)
         sources = {row.source for row in self._rows.values()}
@@ -188,6 +195,8 @@ class CostModel:
         return None if self._generation is None else self._generation.seconds(latency_ms)
 
     def _check_mixed(self, sources: set[str]) -> None:
+        if self.interpolate:
+            sources = sources - {"interpolated"}
         if "measured" in sources and len(sources) > 1 and not self.estimates:
             raise TableError(
                 f"{self.table.path or 'table'}: mixes {' and '.join(sorted(sources))} rows; "
@@ -219,24 +228,19 @@ class CostModel:
 
     def _breakdown(self, codes: np.ndarray) -> pd.DataFrame:
         terms, rows = self._terms, []
-        if self.space.backbone is not None:
-            source = self._rows[str(self.space.backbone_workload())].source
-            rows.append(
-                (
-                    "backbone",
-                    "",
-                    terms.base_latency_ms,
-                    terms.base_peak_mb,
-                    terms.base_weights_mb,
-                    terms.base_params,
-                    source,
-                )
-            )
+        scale = (self.table.calibration or Calibration()).scale
+        backbone = self.space.backbone_workload()
+        if backbone is not None:
+            row = self._rows[str(backbone)]
+            numbers = (terms.base_latency_ms, terms.base_peak_mb, terms.base_weights_mb, terms.base_params)
+            rows.append(("backbone", "", *numbers, row.source, scale * row.latency_ci_ms))
         for i, (slot, choices) in enumerate(self.space.slots.items()):
             c, row = codes[i], self._row(slot, choices[codes[i]])
             numbers = (terms.latency_ms[i][c], terms.peak_mb[i][c], terms.weights_mb[i][c], terms.params[i][c])
-            rows.append((slot, choices[c], *numbers, row.source if row else ""))
-        columns = ["slot", "choice", "latency_ms", "memory_mb", "weights_mb", "params", "source"]
+            rows.append(
+                (slot, choices[c], *numbers, row.source if row else "", scale * row.latency_ci_ms if row else 0.0)
+            )
+        columns = ["slot", "choice", "latency_ms", "memory_mb", "weights_mb", "params", "source", "latency_ci_ms"]
         return pd.DataFrame(rows, columns=columns)
 
 
@@ -256,7 +260,8 @@ def _rows_needed(space: SearchSpace, table: LookupTable) -> dict[str, Row]:
         shown = "; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise TableError(
             f"{name}: has no row for {len(missing)} of {len(needed)} workloads of '{space.name}': {shown}. "
-            f"Measure them: {command_to_measure(space, table)}"
+            f"Measure them: {command_to_measure(space, table)}; or have operators interpolated (interpolate=True, "
+            "--interpolate)"
         )
     return {key: _without_nan(rows[key]) for key in needed}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from nas.spaces import Backbone, Decoder, Operator, TextEncoder, Workload
@@ -20,6 +20,7 @@ class Work:
         kernels: kernels launched.
         params: parameters.
         peak: elements of activations alive at once, above the inputs.
+        attention: those of the flops that are inside softmax attention.
     """
 
     flops: float = 0.0
@@ -27,6 +28,7 @@ class Work:
     kernels: int = 0
     params: int = 0
     peak: float = 0.0
+    attention: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         """One after the other."""
@@ -36,6 +38,7 @@ class Work:
             self.kernels + other.kernels,
             self.params + other.params,
             max(self.peak, other.peak),
+            self.attention + other.attention,
         )
 
 
@@ -78,7 +81,7 @@ def _pointwise(elements: float, inputs: int = 1) -> Work:
 def _attention(batch: float, queries: float, keys: float, channels: int) -> Work:
     """Fused softmax attention: scores stay on the chip."""
     flops = batch * (4.0 * queries * keys * channels + 5.0 * queries * keys)
-    return Work(flops, batch * channels * (2 * queries + 2 * keys), 1)
+    return Work(flops, batch * channels * (2 * queries + 2 * keys), 1, attention=flops)
 
 
 def _feed_forward(rows: float, channels: int) -> Work:
@@ -250,8 +253,15 @@ def _decoder(decoder: Decoder, shape: tuple[int, ...]) -> Work:
 
 
 def _times(part: Work, count: int) -> Work:
-    return Work(part.flops * count, part.moved * count, part.kernels * count, part.params * count, part.peak)
+    return replace(
+        part,
+        flops=part.flops * count,
+        moved=part.moved * count,
+        kernels=part.kernels * count,
+        params=part.params * count,
+        attention=part.attention * count,
+    )
 
 
 def _peak(part: Work, elements: float) -> Work:
-    return Work(part.flops, part.moved, part.kernels, part.params, elements)
+    return replace(part, peak=elements)

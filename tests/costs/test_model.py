@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
@@ -36,6 +36,7 @@ def slow_cost(space, table, arch):
     return calibration.scale * latency + calibration.offset_ms, weights + peak, params
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), calibrated=st.booleans())
 def test_against_the_formula(seed, calibrated):
     space = nas.SearchSpace.load("snapgen_v")

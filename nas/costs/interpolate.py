@@ -1,0 +1,144 @@
+"""Rows that were not measured, interpolated from those that were: a roofline fitted to the table itself.
+
+    latency = factor of the kind x (a x dense arithmetic + b x attention's arithmetic + c x traffic + d x kernels)
+
+The coefficients, none below zero, are shared by all operators and have the least squared relative error; the factor is
+the geometric mean of what is left over a kind's rows. Sharing the coefficients is what two or three rows of a kind
+suffice for (docs/benchmarks/interpolation.md compares it with a roofline for each kind).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+import pandas as pd
+
+from nas.costs.table import COLUMNS, LookupTable, Row
+from nas.costs.work import work
+from nas.errors import TableError
+from nas.spaces import Operator, SearchSpace, Workload
+from nas.spaces.workload import DTYPE_BYTES
+
+COVERAGE = 0.9
+"""Share of interpolated rows whose true latency lies within their interval."""
+
+LEAST_ROWS = 9
+"""Measured rows without which no interval of that coverage exists: (n + 1) x 0.9 must not exceed n."""
+
+
+def interpolated(space: SearchSpace, table: LookupTable) -> LookupTable:
+    """The table with a row for every operator of the space that it has none of, `source` interpolated.
+
+    `latency_ci_ms` of such a row spans the true latency in 90% of cases: a conformal interval from the errors that the
+    fit makes on each measured row when that is left out. Memory is fitted, kind by kind, to activations, attention
+    scores and weights (which convolutions copy), and has no interval; parameters are exact. Where a smaller workload of the kind cannot run on the device, neither can this one.
+
+    Raises:
+        TableError: too few measured rows, or none of a kind that is missing. A missing backbone stays missing.
+    """
+    rows = table.rows()
+    operators = [w for w in space.workloads() if isinstance(w, Workload) and isinstance(w.part, Operator)]
+    missing = [workload for workload in operators if str(workload) not in rows]
+    if not missing:
+        return table
+    known = {workload: rows[str(workload)] for workload in operators if str(workload) in rows}
+    sources = {row.source for row in known.values()}
+    basis = {w: row for w, row in known.items() if row.source == ("measured" if "measured" in sources else row.source)}
+    found = _Fit.to({workload: row for workload, row in basis.items() if row.status == "ok"}, table)
+    new = [_row(workload, found, known) for workload in missing]
+    frame = pd.concat([table.frame, pd.DataFrame(map(vars, new), columns=list(COLUMNS))], ignore_index=True)
+    return replace(table, frame=frame)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fitted roofline: shared coefficients, factors by kind, and the half width of the logarithmic interval; and the
+    coefficients of memory by kind."""
+
+    coefficients: np.ndarray
+    factors: dict[str, float]
+    memory: dict[str, np.ndarray]
+    spread: float
+    where: str
+
+    @classmethod
+    def to(cls, known: Mapping[Workload, Row], table: LookupTable) -> _Fit:
+        where = str(table.path or "the table")
+        known = {workload: row for workload, row in known.items() if row.latency_ms > 0}  # 0: lost in noise
+        if len(known) < LEAST_ROWS:
+            raise TableError(
+                f"{where}: {len(known)} measured operators are too few to interpolate from; measure {LEAST_ROWS} or more"
+            )
+        x = np.array([_features(workload) for workload in known])
+        y = np.array([row.latency_ms for row in known.values()])
+        kinds = np.array([workload.kind for workload in known])
+        errors = []
+        for i in range(len(y)):
+            rest = np.arange(len(y)) != i
+            coefficients, factors = _solve(x[rest], y[rest], kinds[rest])
+            predicted = factors.get(kinds[i], 1.0) * (x[i] @ coefficients)  # 1: its only row, an error on the safe side
+            errors.append(abs(np.log(y[i] / predicted)) if predicted > 0 else np.inf)
+        rank = ceil((len(errors) + 1) * COVERAGE)
+        held = np.array([_held_mb(workload) for workload in known])
+        memory_mb = np.array([row.memory_mb for row in known.values()])
+        memory = {kind: _least_relative(held[kinds == kind], memory_mb[kinds == kind]) for kind in set(kinds)}
+        return cls(*_solve(x, y, kinds), memory, float(np.sort(errors)[rank - 1]), where)
+
+    def latency_ms(self, workload: Workload) -> float:
+        if workload.kind not in self.factors:
+            raise TableError(
+                f"{self.where}: no {workload.kind} is measured at any shape, so {workload} cannot be interpolated; "
+                "measure one"
+            )
+        return float(self.factors[workload.kind] * (_features(workload) @ self.coefficients))
+
+
+def _least_relative(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coefficients, none below zero, of the least squared relative error of `x @ coefficients`; NaN if a `y` is."""
+    from scipy.optimize import nnls
+
+    if np.isnan(y).any():
+        return np.full(x.shape[1], np.nan)
+    shares = x / np.maximum(y, 1e-9)[:, None]
+    scale = np.where(shares.max(0) > 0, shares.max(0), 1.0)  # they differ by ten orders of magnitude
+    return nnls(shares / scale, np.ones(len(y)))[0] / scale
+
+
+def _solve(x: np.ndarray, y: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    coefficients = _least_relative(x, y)
+    left = np.log(y / (x @ coefficients))
+    return coefficients, {kind: float(np.exp(left[kinds == kind].mean())) for kind in set(kinds)}
+
+
+def _row(workload: Workload, fit: _Fit, known: Mapping[Workload, Row]) -> Row:
+    latency_ms, counted = fit.latency_ms(workload), work(workload)
+    row = Row(
+        str(workload),
+        latency_ms,
+        float(_held_mb(workload) @ fit.memory[workload.kind]),
+        counted.params * DTYPE_BYTES[workload.dtype] / 1e6,
+        counted.params,
+        latency_ci_ms=latency_ms * (np.exp(fit.spread) - 1),
+        source="interpolated",
+    )
+    for other, failed in known.items():
+        if failed.status != "ok" and other.kind == workload.kind and work(other).peak <= counted.peak:
+            reason = f"interpolated: the smaller {other} cannot run: {failed.reason}"
+            return replace(row, latency_ms=float("inf"), status="infeasible", reason=reason)
+    return row
+
+
+def _features(workload: Workload) -> np.ndarray:
+    counted = work(workload)
+    traffic = counted.moved * DTYPE_BYTES[workload.dtype]
+    return np.array([counted.flops - counted.attention, counted.attention, traffic, counted.kernels])
+
+
+def _held_mb(workload: Workload) -> np.ndarray:
+    """Activations, attention scores of all heads, and weights."""
+    counted, options = work(workload), dict(workload.part.options)
+    scores = options.get("heads", 0) * counted.attention / (4 * workload.shape[1] + 5)  # flops of each pair of tokens
+    return np.array([counted.peak, scores, counted.params]) * DTYPE_BYTES[workload.dtype] / 1e6
