@@ -7,8 +7,15 @@ local polytope (Sherali and Adams, 1990), which is much tighter than one triangl
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
+import os
+import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -208,13 +215,14 @@ class Program:
         data = np.concatenate([row[1] for row in self.rows])
         pointer = np.concatenate([[0], np.cumsum([len(row[0]) for row in self.rows])])
         matrix = csr_array((data, indices, pointer), shape=(len(self.rows), len(self.objective)))
-        result = milp(
-            -np.array(self.objective),
-            integrality=np.array(self.integral, dtype=int),
-            bounds=Bounds(np.array(self.lower), np.array(self.upper)),
-            constraints=LinearConstraint(matrix, [row[2] for row in self.rows], [row[3] for row in self.rows]),
-            options={"time_limit": time_limit_s, "mip_rel_gap": 0.0},
-        )
+        with _without_stray_lines():
+            result = milp(
+                -np.array(self.objective),
+                integrality=np.array(self.integral, dtype=int),
+                bounds=Bounds(np.array(self.lower), np.array(self.upper)),
+                constraints=LinearConstraint(matrix, [row[2] for row in self.rows], [row[3] for row in self.rows]),
+                options={"time_limit": time_limit_s, "mip_rel_gap": 0.0},
+            )
         if result.x is None:
             return None, np.inf, result.status == 2
         return result.x, -result.mip_dual_bound, result.status == 0
@@ -288,3 +296,32 @@ def infeasible(problem: Problem) -> BudgetError:
         f"budget: no architecture meets {problem.budget}; the cheapest, {nearest}, costs "
         f"{costs.latency_ms:.4g} ms, {costs.memory_mb:.4g} MB, {costs.params} params{clip}; raise the bound it breaks"
     )
+
+
+_STRAY = b"HighsMipSolverData::"
+_stdout = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_stray_lines() -> Iterator[None]:
+    """HiGHS has a `printf` that no option of it turns off; whatever else arrives at stdout meanwhile is passed on."""
+    flush = ctypes.CDLL(None).fflush
+    with _stdout, tempfile.TemporaryFile() as caught:
+        try:
+            sys.stdout.flush()
+            flush(None)
+            saved = os.dup(1)
+        except (OSError, ValueError, AttributeError):  # there is no stdout
+            yield
+            return
+        os.dup2(caught.fileno(), 1)
+        try:
+            yield
+        finally:
+            flush(None)
+            os.dup2(saved, 1)
+            os.close(saved)
+            caught.seek(0)
+            for line in caught:
+                if not line.startswith(_STRAY):
+                    os.write(1, line)

@@ -1,5 +1,6 @@
 """BudgetSampler at full size, on instances of the benchmark's families with seeds that the benchmark does not use."""
 
+import ctypes
 import importlib.util
 import sys
 from pathlib import Path
@@ -58,3 +59,11 @@ def test_repair_keeps_feasible_architectures_and_as_much_as_it_can_of_others():
     if not problem.feasible(one_more[None])[0]:
         assert (repair(problem, one_more, rng) != one_more).sum() <= 3
     assert solve(problem, np.zeros(len(problem.slot))) is not None
+
+
+def test_the_solver_prints_nothing(capfd):
+    """HiGHS prints a developer's line on this instance, past every option."""
+    instance = benchmark.make_instance("plain", 1000)
+    ctypes.CDLL(None).fflush(None)
+    assert instance.proved
+    assert capfd.readouterr().out == ""

@@ -68,7 +68,7 @@ def cluster():
 
 def test_workers_on_a_cluster_by_its_address_share_its_gpu(cluster):
     """Two workers of half a GPU each run where the cluster says, and see the GPU that Ray gives them."""
-    space, cost, budget, table = make(0, 6, 4)
+    space, cost, budget, _ = make(0, 6, 4)
 
     def on_gpu(arch):
         import os
