@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from nas import __version__
 
-from nas.cli import job, profiling, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
+from nas.cli import job, profiling, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
 from nas.cli.command import COMMANDS
 from nas.errors import NasError, suggestion
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         options = [option for action in args.parser._actions for option in action.option_strings]
         args.parser.error(f"no argument '{unknown[0]}'{suggestion(unknown[0], options)}")
     try:
-        args.run_command(args)
+        status = args.run_command(args)
     except NasError as error:
         return _failed(args, str(error))
     except BrokenPipeError:  # what reads our output has seen enough
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"nas {args.command}: stopped; run the same command again and it goes on", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 FIXES = {

@@ -10,19 +10,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: what it does in a line, an example, how to declare its arguments, and what runs."""
+    """A subcommand: what it does in a line, an example, how to declare its arguments, and what runs.
+
+    `run` returns an exit status where that says something (`nas table check`).
+    """
 
     help: str
     example: str
     declare: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], int | None]
 
 
 COMMANDS: dict[str, Command] = {}
 
 
 def command(name: str, help: str, example: str, declare: Callable[[argparse.ArgumentParser], None]) -> Callable:
-    def register(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    def register(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int | None]:
         COMMANDS[name] = Command(help, example, declare, run)
         return run
 

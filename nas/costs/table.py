@@ -20,6 +20,21 @@ from nas.files import read_json, read_text, write_atomic, write_json
 from nas.spaces import SearchSpace
 
 SOURCES = ("measured", "estimated", "interpolated")
+SAME = (
+    "runtime",
+    "version",
+    "device",
+    "phone",
+    "chip",
+    "dtype",
+    "threads",
+    "wait",
+    "compute_unit",
+    "target",
+    "operators",
+)
+"""What rows of one table must share, of its metadata; a profile that was begun otherwise is not resumed."""
+
 NEEDED = ("workload", "latency_ms", "memory_mb", "weights_mb", "params")
 
 
@@ -157,8 +172,7 @@ class TableWriter:
 
     Args:
         path: the CSV; rows that are already there are kept.
-        meta: provenance; on resuming, the keys in `same` must be what they were.
-        same: the keys of `meta` that rows of one table must share.
+        meta: provenance; on resuming, the keys in `SAME` must be what they were.
 
     Attributes:
         done: the workloads that have a row.
@@ -167,13 +181,11 @@ class TableWriter:
         TableError: the file is no table, or was measured on another device or in another way.
     """
 
-    def __init__(
-        self, path: str | Path, meta: dict[str, Any], same: tuple[str, ...] = ("device", "runtime", "dtype", "threads")
-    ) -> None:
+    def __init__(self, path: str | Path, meta: dict[str, Any]) -> None:
         self.path = Path(path)
         self.done: set[str] = set()
         if self.path.exists() and self.path.stat().st_size:
-            self._resume(meta, same)
+            self._resume(meta)
         else:
             write_json(meta_path(self.path), meta)
             write_atomic(self.path, ",".join(COLUMNS) + "\n")
@@ -201,7 +213,7 @@ class TableWriter:
             ) from None
         self.done.add(row.workload)
 
-    def _resume(self, meta: dict[str, Any], same: tuple[str, ...]) -> None:
+    def _resume(self, meta: dict[str, Any]) -> None:
         whole = _whole_lines(read_text(self.path, "lookup table"))
         os.truncate(self.path, len(whole.encode()))
         if not whole:
@@ -210,7 +222,7 @@ class TableWriter:
         table = LookupTable.load(self.path)
         if tuple(table.frame.columns) != COLUMNS:
             raise TableError(f"{self.path}: has other columns than this version writes; profile into a new file")
-        for key in same:
+        for key in SAME:
             if table.meta.get(key) != meta.get(key):
                 raise TableError(
                     f"{self.path}: was measured with {key}={table.meta.get(key)!r}, now it is {meta.get(key)!r}; "

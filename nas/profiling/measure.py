@@ -21,21 +21,6 @@ from nas.profiling.protocol import Protocol, infeasible, measure
 from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime, Session, WholeModel
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
-SAME = (
-    "runtime",
-    "version",
-    "device",
-    "phone",
-    "chip",
-    "dtype",
-    "threads",
-    "wait",
-    "compute_unit",
-    "target",
-    "operators",
-)
-"""What rows of one table must share; a profile that was begun otherwise is not resumed."""
-
 IN_PLACE, ALONE = "in place", "alone"
 
 
@@ -85,7 +70,7 @@ def profile(
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": commit(),
         }
-        writer = TableWriter(out, meta, same=SAME)
+        writer = TableWriter(out, meta)
         missing = [workload for workload in workloads if str(workload) not in writer.done]
         bar = Progress(len(workloads), len(workloads) - len(missing), progress, f"profile {space.name}")
         if missing:
