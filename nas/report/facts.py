@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from nas.costs.sentence import clip_sentence
 from nas.report.folder import RunFolder, layers
 from nas.report.numbers import count, figures, listed, megabytes, milliseconds, percent, plural
 from nas.report.record import Quality
@@ -52,16 +53,22 @@ def costs(run: RunFolder) -> list[str]:
     record, sentences = run.record, []
     predicted = record.predicted or run.cost
     for name, (words, unit) in QUANTITIES.items():
-        bound = record.budget.get(name)
+        value = getattr(record.measured or predicted, name, None)
+        against = _against(value, record.budget.get(name), unit)
         if name == "params":
-            value = getattr(record.measured or predicted, name, None)
-            text = f"It has {unit(value)} parameters" if value is not None else ""
+            text = f"It has {unit(value)} parameters{against}" if value is not None else ""
         else:
-            text = _measured_and_predicted(run, name, words, unit, predicted)
-            value = getattr(record.measured or predicted, name, None)
+            text = _measured_and_predicted(run, name, words, unit, predicted, against)
         if text:
-            sentences.append(text + _against(value, bound, unit) + ".")
+            sentences.append(text + ".")
     return sentences
+
+
+def clip(run: RunFolder) -> list[str]:
+    """How long a clip takes in the steps that the pipeline is distilled to, where the table knows all of its parts."""
+    if run.cost is None or run.cost.generation_s is None:
+        return []
+    return [clip_sentence(run.costs, run.space.architecture(run.choices))]
 
 
 def quality(run: RunFolder) -> list[str]:
@@ -70,9 +77,9 @@ def quality(run: RunFolder) -> list[str]:
     generated = [row for row in rows if row.model not in ("real", "control")]
     if not generated:
         return []
-    last = [row for row in generated if row.model == generated[-1].model]
+    last = sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
     sentences = []
-    for row in sorted(last, key=lambda row: -row.steps):
+    for row in last[:1] + last[1:][-1:]:
         text = (
             f"After the {row.model} stage, at {plural(row.steps, 'step')}, the Fréchet distance to held-out clips"
             f" is {figures(row.frechet)}{_beside(rows, row)}; {percent(row.direction_accuracy)} of the clips move as"
@@ -107,11 +114,11 @@ def warnings(run: RunFolder) -> list[str]:
     return found
 
 
-def _measured_and_predicted(run, name, words, unit, predicted) -> str:
+def _measured_and_predicted(run, name, words, unit, predicted, against) -> str:
     measured, guess = getattr(run.record.measured, name, None), getattr(predicted, name, None)
     if measured is None:
-        return f"The {words} is predicted to be {unit(guess)}" if guess is not None else ""
-    text = f"The {words}, measured on the whole model, is {unit(measured)}"
+        return f"The {words} is predicted to be {unit(guess)}{against}" if guess is not None else ""
+    text = f"The {words}, measured on the whole model, is {unit(measured)}{against}"
     if guess is None or not measured > 0:
         return text
     error = guess / measured - 1

@@ -86,7 +86,7 @@ def _head(run: RunFolder) -> Markup:
     summary = []
     for title, sentences in (
         ("Found", facts.found(run)),
-        ("Costs", facts.costs(run)),
+        ("Costs", facts.costs(run) + facts.clip(run)),
         ("Quality", facts.quality(run)),
     ):
         text = " ".join(sentences) or "Not in this run yet."

@@ -26,11 +26,12 @@ def training(run: RunFolder) -> Markup:
         told = [f"{int(history['step'].iloc[-1]):,} steps"]
         if stage in run.record.step_seconds:
             told.append(duration(run.record.step_seconds[stage]))
-        large = [_curve(history, column, 340, 150) for column in main]
-        small = [_curve(history, column, 200, 96) for column in columns if column not in main]
+        large = [_curve(history, column, 300, 150) for column in main]
+        small = [_curve(history, column, 190, 96) for column in columns if column not in main]
         title = tag("h3", stage, " ", tag("small", ", ".join(told)))
         curves = tag("div", large, tag("div", small, class_="small"), class_="curves")
-        parts.append(tag("div", title, curves, class_="stage"))
+        parts.append(tag("div", title, curves, class_="stage many" if len(small) > 1 else "stage"))
+    parts = [tag("div", parts, class_="stages")] if parts else []
     broken = [why for part, why in run.missing.items() if part.startswith("history ")]
     parts += [tag("p", words, ".", class_="absent") for words in broken]
     return join(parts) if parts else absent(run, "training")

@@ -56,7 +56,7 @@ def _costs(run: RunFolder) -> list[str]:
             best = value if value is not None else guess
             told.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
         lines += _labelled(label, ", ".join(told))
-    return lines
+    return lines + [line for words in facts.clip(run) for line in _labelled("Clip", words)]
 
 
 def _quality(run: RunFolder) -> list[str]:

@@ -92,7 +92,7 @@ def test_the_summary_says_the_measured_numbers(run):
     change(run, predicted=Costs(12.1, 4.6, 1_234_567), measured=measured, budget=budget)
     words = page_of(run).words
     assert (
-        "measured on the whole model, is 12.3 ms; the prediction was 12.1 ms (2% less), within the budget of 20.0 ms"
+        "measured on the whole model, is 12.3 ms, within the budget of 20.0 ms; the prediction was 12.1 ms (2% less)"
         in words
     )
     assert "It has 1.23M parameters, within the budget of 2.00M" in words
