@@ -5,12 +5,13 @@ import dataclasses
 import pytest
 
 from nas.errors import ConfigError
-from nas.report import RunRecord
+from nas.report import RunRecord, write
 from nas.report.record import Costs
 from nas.report.summary import WIDTH, summary
 
 
 def test_a_finished_run_fits_on_a_screen(finished_run):
+    write(finished_run)
     text, record = summary(finished_run), RunRecord.load(finished_run)
     lines = text.splitlines()
     assert 9 <= len(lines) <= 17 and max(map(len, lines)) <= WIDTH
