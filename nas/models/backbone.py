@@ -86,7 +86,9 @@ class TextEmbedding(nn.Module):
     """Text `(B, M, D)` -> what it adds to the timestep embedding `(B, time_dim)`: one linear layer over all tokens.
 
     First the text is standardised by the mean and the spread of the captions of the data (`fit`): captions share most
-    of their encoding, and what tells them apart is small beside it.
+    of their encoding, and what tells them apart is small beside it. The layer's inputs are divided by the square root
+    of their number and its weights drawn from N(0, 1): an optimiser whose steps know no scale would otherwise move
+    thousands of weights in concert, and the sum would drown the timestep.
     """
 
     def __init__(self, tokens: int, dim: int, time_dim: int) -> None:
@@ -94,6 +96,7 @@ class TextEmbedding(nn.Module):
         self.register_buffer("mean", torch.zeros(tokens, dim))
         self.register_buffer("spread", torch.ones(()))
         self.linear = nn.Linear(tokens * dim, time_dim)
+        nn.init.normal_(self.linear.weight)
 
     def fit(self, contexts: Tensor) -> None:
         """Take mean and spread from the texts `(N, M, D)` of different captions."""
@@ -105,7 +108,7 @@ class TextEmbedding(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         """Of standardised text."""
-        return self.linear(context.flatten(1))
+        return self.linear(context.flatten(1) * self.linear.in_features**-0.5)
 
 
 class Downsampler(nn.Module):
@@ -224,7 +227,8 @@ class UNet(nn.Module):
         """The up blocks and conv_out; takes the skips off the list."""
         for up, block in enumerate(self.up_blocks):
             for index in range(len(block.resnets)):
-                x = block.layer(index, torch.cat([x, skips.pop()], dim=1), time, context)
+                x = torch.cat([x, skips.pop()], dim=1)  # by this name, so that what was joined is freed
+                x = block.layer(index, x, time, context)
                 x = after_site(f"up.{up}.{index}", x)
             if block.upsamplers is not None:
                 x = block.upsamplers[0](x)
@@ -234,7 +238,7 @@ class UNet(nn.Module):
         """Frames `(B*T, C, H, W)`, timesteps `(B,)` or `()`, read text `(B, M, D)` -> `(B*T, C, H, W)`."""
         time = self.embed_time(timestep, context)
         skips = self.encode(x, time, context, after_site)
-        # Straight on, without a name: what the mid block gives is then freed as soon as the first up layer has read it.
+        # Handed on without a name here, which would keep what the mid block gives alive to the end.
         return self.decode(self.middle(skips[-1], time, context, after_site), skips, time, context, after_site)
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
