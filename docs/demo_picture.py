@@ -1,0 +1,81 @@
+"""Draws the README's picture from a finished run: `python docs/demo_picture.py runs/demo docs/images/demo.png`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from PIL import Image, ImageSequence
+
+from nas.costs import Budget
+from nas.report import plots
+from nas.report.folder import RunFolder
+from nas.report.record import Sample
+
+CLIPS, FRAMES = 3, 4
+"""How many clips are shown, and how many of each one's frames."""
+
+
+def picture(run: RunFolder, out: Path) -> Path:
+    """The front and the winner on the UNet above, frames of generated clips below."""
+    space, arch = run.space, run.space.architecture(run.choices)
+    figure = plt.figure(figsize=(10, 5.4), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(3.2, 2.1))
+    left, right = above.subplots(1, 2, width_ratios=(1, 1.55))
+    plots.plot_front(run.front, budget=Budget(**run.record.budget), chosen=arch, ax=left)
+    left.set_title("what no other architecture beats", loc="left", fontsize=9)
+    plots.plot_architecture(space, arch, run.cost, ax=right)
+    right.set_title("the chosen layers, and their share of the latency", loc="left", fontsize=9)
+    shown = best_samples(run)
+    rows = below.subplots(len(shown), CLIPS * FRAMES, squeeze=False)
+    for axes, sample in zip(rows, shown):
+        film(axes, sample, run.path, captions=sample is shown[0])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)
+    return out
+
+
+def best_samples(run: RunFolder) -> list[Sample]:
+    """The fine-tuned model at its most steps, and the last stage at four (or the nearest that it has)."""
+    by_model = {model: [s for s in run.record.samples if s.model == model] for model in ("finetune", "adversarial")}
+    nearest = {"finetune": lambda s: -s.steps, "adversarial": lambda s: abs(s.steps - 4)}
+    return [min(samples, key=nearest[model]) for model, samples in by_model.items() if samples]
+
+
+def film(axes: list[Axes], sample: Sample, run: Path, captions: bool) -> None:
+    """Some frames of the first clips of a sample's grid."""
+    with Image.open(run / sample.gif) as gif:
+        frames = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
+    count = len(sample.captions)
+    gap = frames[0].height // 16
+    width = (frames[0].width + gap) // count
+    for clip in range(CLIPS):
+        for i in range(FRAMES):
+            ax = axes[clip * FRAMES + i]
+            frame = frames[round(i * (len(frames) - 1) / (FRAMES - 1))]
+            ax.imshow(frame.crop((clip * width, 0, clip * width + width - gap, frame.height)), cmap="gray")
+            ax.set_axis_off()
+        if captions:
+            said = axes[clip * FRAMES].set_title(f'"{sample.captions[clip]}"', loc="left", fontsize=9)
+            said.set_in_layout(False)  # wider than its frame, and no reason to push the next one away
+    axes[0].text(
+        -0.15,
+        0.5,
+        f"{sample.steps} steps",
+        transform=axes[0].transAxes,
+        rotation=90,
+        va="center",
+        ha="right",
+        fontsize=9,
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python docs/demo_picture.py RUN OUT.png")
+    print(picture(RunFolder.read(sys.argv[1]), Path(sys.argv[2])))
