@@ -16,13 +16,20 @@ def _declare_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="holds a folder per stage; goes on where it stopped"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share each batch among N Ray workers, a GPU each if there are",
+    )
 
 
 @command("train", "one stage of training", "nas train finetune --config recipe.yaml --out run", _declare_train)
 def train(args: argparse.Namespace) -> None:
     from nas.training.recipe import train as train_stage
 
-    result = train_stage(args.stage, args.config, args.out)
+    result = train_stage(args.stage, args.config, args.out, args.workers)
     print(f"{result.folder}: {json.dumps(result.metrics)}")
 
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from nas.models import Discriminator
-from nas.training import checkpoint, objective
+from nas.training import checkpoint, distributed, objective
 from nas.training.batches import Batch, Batches
+from nas.training.compute import Compute
 from nas.training.finetune import FinetuneConfig, joint
 from nas.training.generate import examine
 from nas.training.loop import Learner, Optimization, run
@@ -76,7 +77,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     source, start = finished(inputs.decoder, "decoder"), finished(inputs.start, "finetune")
     base = checkpoint.load(start)
     torch.manual_seed(config.seed)
-    game = Game(base.denoiser, config)
+    game = Game(base.denoiser, config, inputs.compute)
     batches = Batches(
         source, config.seed, config.batch, config.images, config.image_share, 0.0, objective.of(base.denoiser)
     )
@@ -84,8 +85,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     seconds = run(
         "adversarial", folder, config.steps, learners, lambda n: game.step(batches.joint(n), n), config.save_every
     )
-    student = game.student
-    student.load_state_dict(game.generator.averaged())
+    student = game.generator.result()
     info = checkpoint.CheckpointInfo(
         "adversarial",
         config.sampled_steps,
@@ -97,6 +97,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
             "training_steps": config.steps,
             "seconds": seconds,
             "seed": config.seed,
+            "table_hash": inputs.table or base.info.provenance.get("table_hash"),
             "start": base.info.provenance,
         },
     )
@@ -107,7 +108,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
             "adversarial", folder, source, student, shape, config.judged_steps, 1.0, config.judged_clips, config.sampler
         )
     }
-    control = _control(folder, config, base, source)
+    control = _control(folder, config, base, source, inputs.compute)
     quality["control"] = examine(
         "control", folder, source, control, shape, config.control_judged_steps, base.info.guidance, config.judged_clips
     )
@@ -121,29 +122,34 @@ class Game:
         denoiser: the fine-tuned model; becomes the student, and its encoder the discriminator's.
     """
 
-    def __init__(self, denoiser: nn.Module, config: AdversarialConfig) -> None:
+    def __init__(self, denoiser: nn.Module, config: AdversarialConfig, compute: Compute | None = None) -> None:
+        # Clips of a batch judge each other's captions, and workers sample for different numbers of steps.
+        compute = replace(compute or Compute(), accumulate=1, shard=False)
         self.config = config
-        self.discriminator = Discriminator(denoiser)
+        self.discriminator = Discriminator(denoiser).to(distributed.device())
         self.student = denoiser.train().requires_grad_(True)
-        self.generator = Learner(self.student, config.generator, config.steps)
-        self.heads = Learner(self.discriminator.heads, config.heads, config.steps)
+        self.generator = Learner(self.student, config.generator, config.steps, compute=compute, called=True)
+        self.heads = Learner(self.discriminator.heads, config.heads, config.steps, compute=compute)
         latent = denoiser.space.latent
         self.times = objective.schedule(denoiser, config.sampled_steps, (latent.height, latent.width))
 
     def step(self, batch: Batch, number: int) -> dict[str, float]:
-        config, stream = self.config, generator(self.config.seed, number, 7)
+        config, stream = self.config, generator(self.config.seed, number, 7 + distributed.rank())
         xt, t, simulated = self.inputs(batch, stream)
-        fake = clean(xt, bind(self.student, batch.context)(xt, t), t)
-        level = logit_normal(len(t), stream, mean=-0.5)
-        noise = torch.randn(xt.shape, generator=stream)
-
-        real_noised, fake_noised = add_noise(batch.latents, noise, level), add_noise(fake, noise, level)
-        judged = self.judge(fake_noised, level, batch.context)
-        pull = pseudo_huber(fake, batch.latents)[~simulated].mean()
-        loss = pull - config.adversarial * judged.mean()
+        level = logit_normal(len(t), stream, mean=-0.5).to(xt.device)
+        noise = torch.randn(xt.shape, generator=stream).to(xt.device)
+        with self.generator.autocast():
+            fake = clean(xt, bind(self.generator.model, batch.context)(xt, t), t)
+            real_noised, fake_noised = add_noise(batch.latents, noise, level), add_noise(fake, noise, level)
+            judged = self.judge(fake_noised, level, batch.context)
+            pull = pseudo_huber(fake, batch.latents)[~simulated].mean()
+            loss = pull - config.adversarial * judged.mean()
         norm = self.generator.update(loss, number)
 
-        heads_loss, real_score, fake_score = self.heads_loss(real_noised, fake_noised.detach(), level, batch, stream)
+        with self.heads.autocast():
+            heads_loss, real_score, fake_score = self.heads_loss(
+                real_noised, fake_noised.detach(), level, batch, stream
+            )
         self.heads.update(heads_loss, number)
         return {
             "loss": loss.item(),
@@ -157,11 +163,11 @@ class Game:
 
     def inputs(self, batch: Batch, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy latents at the sampler's timesteps, the timesteps, and which of them the student made itself."""
-        count = len(batch.latents)
-        places = torch.randint(len(self.times) - 1, (count,), generator=stream)
-        t = torch.tensor(self.times)[places]
+        count, device = len(batch.latents), batch.latents.device
+        places = torch.randint(len(self.times) - 1, (count,), generator=stream).to(device)
+        t = torch.tensor(self.times, device=device)[places]
         xt = add_noise(batch.latents, batch.noise, t)
-        simulated = (torch.arange(count) < self.config.simulated * count) & (places > 0)
+        simulated = (torch.arange(count, device=device) < self.config.simulated * count) & (places > 0)
         x = objective.start(batch.noise, self.times[0])
         with torch.no_grad():
             for place in range(int(places[simulated].max()) if simulated.any() else 0):
@@ -181,7 +187,7 @@ class Game:
         config = self.config
         wrong = batch.context.roll(1, 0)
         differs = (wrong - batch.context).abs().amax((1, 2)) > 0  # a neighbour may have the same caption
-        shaken = real + config.penalty_noise * torch.randn(real.shape, generator=stream)
+        shaken = real + config.penalty_noise * torch.randn(real.shape, generator=stream).to(real.device)
         on_real, on_fake = self.judge(real, level, batch.context), self.judge(fake, level, batch.context)
         loss = (1 - on_real).relu().mean() + (1 + on_fake).relu().mean()
         if differs.any():
@@ -198,12 +204,13 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b).square().flatten(1).mean(1) + 0.03**2).sqrt() - 0.03
 
 
-def _control(folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path) -> nn.Module:
+def _control(
+    folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path, compute: Compute
+) -> nn.Module:
     """The start, trained on as before for as much compute as the adversarial steps took."""
     steps = round(config.steps * STEP_COST) if config.control_steps is None else config.control_steps
     # The learning rate of the adversarial stage's length, and other data than the start saw.
     plain = replace(config.control, steps=steps, seed=config.seed + 1000)
     denoiser = checkpoint.load(base.folder).denoiser.train()
-    learner, _ = joint("control", folder / "control", denoiser, source, plain)
-    denoiser.load_state_dict(learner.averaged())
-    return denoiser.eval()
+    learner, _ = joint("control", folder / "control", denoiser, source, plain, compute)
+    return learner.result().eval()

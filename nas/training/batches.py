@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nas.errors import ConfigError
+from nas.training import distributed
 from nas.training.cache import Cache
 from nas.training.data import bucket_batch
 from nas.training.objective import Objective, draw_times, generator
@@ -21,6 +23,19 @@ class Batch:
     context: Tensor
     noise: Tensor
     t: Tensor
+
+    def split(self, parts: int) -> list[Batch]:
+        """So many equal batches.
+
+        Raises:
+            ConfigError: they would not be equal.
+        """
+        if parts == 1:
+            return [self]
+        if len(self.latents) % parts:
+            raise ConfigError(f"batch: {len(self.latents)} clips cannot be accumulated in {parts} equal parts")
+        fields = (self.latents, self.context, self.noise, self.t)
+        return [Batch(*part) for part in zip(*(field.chunk(parts) for field in fields))]
 
 
 class Batches:
@@ -62,14 +77,16 @@ class Batches:
         return self.of_images(step) if image_step else self.of_videos(step)
 
     def _batch(self, kind: str, step: int, size: int) -> Batch:
+        """This worker's share of what the step sees."""
+        mine = distributed.share(size)
         bucket, chosen = bucket_batch(self.seed, step, size, self.cache.counts(kind))
-        latents, context = self.cache.latents(kind, chosen, bucket)
+        latents, context = self.cache.latents(kind, chosen[mine], bucket)
         stream = generator(self.seed, step, kind == "images")
-        noise = torch.randn(latents.shape, generator=stream)
+        noise = torch.randn((size, *latents.shape[1:]), generator=stream)
         t = draw_times(self.objective, size, stream, latents.shape[-2:])
         dropped = torch.rand(size, generator=stream) < self.drop
-        context = torch.where(dropped[:, None, None], self.cache.empty, context)
-        return Batch(latents, context, noise, t)
+        context = torch.where(dropped[mine][:, None, None], self.cache.empty, context)
+        return Batch(*(values.to(distributed.device()) for values in (latents, context, noise[mine], t[mine])))
 
 
 def held_out(decoder: Path, count: int) -> tuple[Tensor, Tensor]:

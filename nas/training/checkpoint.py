@@ -29,10 +29,10 @@ from torch import Tensor
 import nas
 from nas.config import build as build_config
 from nas.errors import ConfigError
-from nas.files import read_json, write_json
+from nas.files import read_json, short_hash, write_json
 from nas.models import Autoencoder, Denoiser, VAEConfig, build
 from nas.spaces import Architecture, SearchSpace
-from nas.training import objective, tensors
+from nas.training import distributed, objective, tensors
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class CheckpointInfo:
         text_encoder: as in `nas.spaces.Text`.
         objective: `flow`, `epsilon` or `v`: what the denoiser predicts. It and the fields down to `min_snr` make up the
             `nas.training.objective.Objective` that it was trained under and is sampled by.
-        provenance: `space_hash`, `architecture`, `library` version, training `steps` and `seconds`, and so on.
+        provenance: `space_hash`, `architecture` and `architecture_hash`, `table_hash` of the lookup table it was chosen
+            by, `library` version, training `steps` and `seconds`, and so on.
     """
 
     stage: str
@@ -87,13 +88,15 @@ def save(
     decoder: str | Path,
     info: CheckpointInfo,
 ) -> Path:
-    """Write a checkpoint.
+    """Write a checkpoint, if this is the worker that writes.
 
     Args:
         denoiser: its state dict.
         decoder: folder that holds decoder.safetensors and decoder.json, which are copied.
     """
     folder, decoder = Path(folder), Path(decoder)
+    if not distributed.is_main():
+        return folder
     space.save(folder / "space.yaml")
     architecture.save(folder / "architecture.json")
     tensors.save(folder / "denoiser.safetensors", denoiser)
@@ -104,6 +107,7 @@ def save(
         "space": space.name,
         "space_hash": space.hash,
         "architecture": architecture.choices,
+        "architecture_hash": short_hash(architecture.choices),
         **info.provenance,
     }
     write_json(folder / "checkpoint.json", {**asdict(info), "provenance": provenance})

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from nas.errors import ConfigError
 from nas.files import write_json
 from nas.models import Autoencoder, VAEConfig
-from nas.training import cache, checkpoint, skipped, sources
+from nas.training import cache, checkpoint, distributed, skipped, sources
 from nas.training.cache import encode_clips
 from nas.training.data import Source, batch_indices
 from nas.training.digits import LABELS, caption_of
@@ -73,20 +73,30 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     referee = judge(folder, source.frames, config.classifier_steps, config.seed) if config.data == "digits" else None
     torch.manual_seed(config.seed)
     autoencoder = Autoencoder(_vae_config(config, source, inputs))
-    learner = Learner(autoencoder, config.optimization, config.steps)
+    learner = Learner(autoencoder, config.optimization, config.steps, compute=inputs.compute)
+    shape = (space.latent.channels, source.frames, space.latent.height, space.latent.width)
 
     def step(number: int) -> dict[str, float]:
-        clips = pixels(usable, batch_indices(config.seed, number, config.batch, source.videos))
-        mean, log_variance = autoencoder.encode_moments(clips)
-        noise = torch.randn(mean.shape, generator=generator(config.seed, number))
-        rebuilt = autoencoder.decode_unscaled(mean + noise * (0.5 * log_variance).exp())
-        error = F.mse_loss(rebuilt, clips)
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        norm = learner.update(error + config.kl * divergence, number)
-        return {"loss": error.item(), "kl": divergence.item(), "grad_norm": norm}
+        mine, terms = distributed.share(config.batch), []
+        clips = pixels(usable, batch_indices(config.seed, number, config.batch, source.videos)[mine])
+        noise = torch.randn((config.batch, *shape), generator=generator(config.seed, number))[mine]
+
+        def loss(part: Noised) -> Tensor:
+            mean, log_variance = autoencoder.encode_moments(part.clips)
+            rebuilt = autoencoder.decode_unscaled(mean + part.noise * (0.5 * log_variance).exp())
+            error = F.mse_loss(rebuilt, part.clips)
+            divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+            terms.append((error.item(), divergence.item()))
+            return error + config.kl * divergence
+
+        row = learner.descend(loss, Noised(clips.to(learner.device), noise.to(learner.device)), number)
+        error, divergence = (sum(values) / len(terms) for values in zip(*terms))
+        return {"loss": error, "kl": divergence, "grad_norm": row["grad_norm"]}
 
     seconds = run("decoder", folder, config.steps, {"autoencoder": learner}, step, config.save_every)
-    autoencoder.load_state_dict(learner.averaged())
+    autoencoder = learner.result().cpu()
+    if not distributed.is_main():
+        return {}, seconds
     autoencoder = _scaled(autoencoder, usable)
     checkpoint.save_autoencoder(folder, autoencoder)
 
@@ -118,6 +128,19 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     if referee is not None:
         metrics["judge"] = _check(referee, autoencoder)
     return metrics, seconds
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Clips `(B, C, T, H, W)` and the noise `(B, c, T, h, w)` of their latents."""
+
+    clips: Tensor
+    noise: Tensor
+
+    def split(self, parts: int) -> list[Noised]:
+        if len(self.clips) % parts:
+            raise ConfigError(f"batch: {len(self.clips)} clips cannot be accumulated in {parts} equal parts")
+        return [Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
 
 
 def pixels(source: Usable, indices: list[int]) -> Tensor:

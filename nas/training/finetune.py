@@ -15,8 +15,9 @@ from torch import nn
 
 from nas.errors import ConfigError
 from nas.spaces import Architecture
-from nas.training import checkpoint, objective, supernet
+from nas.training import checkpoint, distributed, objective, supernet
 from nas.training.batches import Batches, held_out
+from nas.training.compute import Compute
 from nas.training.generate import examine
 from nas.training.loop import Learner, Optimization, run
 from nas.training.objective import validation_loss
@@ -58,8 +59,10 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     denoiser = supernet.denoiser_from(inputs.start, inputs)
     latents, contexts = held_out(source, config.validation)
     before = validation_loss(denoiser, latents, contexts)
-    learner, seconds = joint("finetune", folder, denoiser, source, config)
-    denoiser.load_state_dict(learner.averaged())
+    learner, seconds = joint("finetune", folder, denoiser, source, config, inputs.compute)
+    denoiser = learner.result()
+    if not distributed.is_main():
+        return {}, seconds
     write(folder, denoiser, source, config, inputs, arch, seconds)
     shape = inputs.space.input_shape()[1:]
     return {
@@ -71,18 +74,19 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     }, seconds
 
 
-def joint(title: str, folder: Path, denoiser: nn.Module, source: Path, config: FinetuneConfig) -> tuple[Learner, float]:
+def joint(
+    title: str, folder: Path, denoiser: nn.Module, source: Path, config: FinetuneConfig, compute: Compute | None = None
+) -> tuple[Learner, float]:
     """Train all weights on images and clips; the adversarial stage's control is this as well."""
     denoiser.requires_grad_(True)
-    learner = Learner(denoiser, config.optimization, config.steps)
+    learner = Learner(denoiser, config.optimization, config.steps, compute=compute, called=True)
     asked = objective.of(denoiser)
     batches = Batches(source, config.seed, config.batch, config.images, config.image_share, config.drop, asked)
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        loss = objective.loss(denoiser, batch.latents, batch.context, batch.noise, batch.t)
-        norm = learner.update(loss, number)
-        return {"loss": loss.item(), "grad_norm": norm, "frames": batch.latents.shape[2]}
+        row = learner.descend(lambda part: objective.of_batch(learner.model, part), batch, number)
+        return {**row, "frames": batch.latents.shape[2]}
 
     return learner, run(title, folder, config.steps, {"denoiser": learner}, step, config.save_every)
 
@@ -102,6 +106,11 @@ def write(
         guidance=config.guidance,
         text_encoder=inputs.space.text.encoder,
         **checkpoint.prediction(denoiser),
-        provenance={"training_steps": config.steps, "seconds": seconds, "seed": config.seed},
+        provenance={
+            "training_steps": config.steps,
+            "seconds": seconds,
+            "seed": config.seed,
+            "table_hash": inputs.table,
+        },
     )
     checkpoint.save(folder, denoiser.state_dict(), inputs.space, arch, source, info)

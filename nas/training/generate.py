@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.files import read_json
 from nas.models import Autoencoder
-from nas.training import checkpoint, objective
+from nas.training import checkpoint, distributed, objective
 from nas.training.cache import Cache
 from nas.training.digits import LABELS, caption_of
 from nas.training.loop import progress
@@ -40,7 +40,8 @@ def generate(
     """
     noise = torch.stack([torch.randn(shape, generator=generator(seed, i)) for i in range(len(context))])
     schedule, done = objective.schedule(denoiser, steps, shape[-2:]), []
-    noise = objective.start(noise, schedule[0])
+    device = next(denoiser.parameters()).device
+    noise, context, empty = objective.start(noise, schedule[0]).to(device), context.to(device), empty.to(device)
     for start in range(0, len(context), batch):
         part = slice(start, start + batch)
         velocity = objective.guided(denoiser, context[part], empty, guidance)
@@ -48,7 +49,7 @@ def generate(
             done.append(objective.sample_euler(velocity, noise[part], schedule))
         else:
             done.append(objective.sample_renoise(velocity, noise[part], schedule, generator(seed, start, steps)))
-    return torch.cat(done)
+    return torch.cat(done).cpu()
 
 
 class Examiner:
@@ -92,7 +93,7 @@ def examine(
     sampler: str = "euler",
 ) -> list[dict[str, Any]]:
     """Quality at each number of steps; none for data that is not moving digits. Kept in the folder as it is measured."""
-    if read_json(decoder / "data.json", "data")["data"] != "digits":
+    if not distributed.is_main() or read_json(decoder / "data.json", "data")["data"] != "digits":
         return []
     examiner, path = Examiner(decoder, clips), folder / f"quality-{title}.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -5,19 +5,24 @@ its optimisers' moments, its EMA and the number of steps done; no random state i
 
     stage.json          the stage and its configuration; another configuration is refused
     state.safetensors   weights, moments, EMA and the step, written in one atomic piece; removed when the stage is done
+    state-STEP...       older ones, where `Compute.keep` asks for them: one renamed to state.safetensors is gone on from
     history.csv         step, loss, ...; one row a step
     result.json         written last: the stage is finished
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import csv
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +30,9 @@ from tqdm import tqdm
 
 from nas.errors import ConfigError, NasError
 from nas.files import write_atomic
-from nas.training import tensors
+from nas.models import UNet
+from nas.training import distributed, tensors
+from nas.training.compute import Compute, blocks, checkpoint_blocks
 
 STATE, HISTORY = "state.safetensors", "history.csv"
 MAX_BAD_STEPS = 20
@@ -59,12 +66,20 @@ class Optimization:
 class Learner:
     """A module being trained: its optimiser, the mean of its weights, and the guard against bad gradients.
 
+    It is moved to this worker's device.
+
     Args:
         module: all of its state is saved.
         config: the optimisation.
         steps: length of the run, for the learning rate.
         trained: names of the parameters to train; None for all. The others take no gradient.
         slow: parameters whose learning rate is multiplied by `slow_rate`.
+        compute: how to compute.
+        called: whether to put it into DDP when there are several workers; else gradients are averaged afterwards.
+            Denoisers and supernets are put into FSDP2 if `compute` says so.
+
+    Attributes:
+        model: what losses call instead of the module.
     """
 
     def __init__(
@@ -75,12 +90,18 @@ class Learner:
         trained: Callable[[str], bool] = lambda name: True,
         slow: Callable[[str], bool] = lambda name: False,
         slow_rate: float = 1.0,
+        compute: Compute | None = None,
+        called: bool = False,
     ) -> None:
-        self.module, self.config, self.steps = module, config, steps
-        self.names = [name for name, _ in module.named_parameters() if trained(name)]
+        self.config, self.steps, self.compute = config, steps, compute or Compute()
+        self.device = distributed.device()
+        self.module = module.to(self.device)
+        names = {name for name, _ in module.named_parameters() if trained(name)}
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in names)
+        self._distribute(called, isinstance(module, UNet))
+        self.names = [name for name, _ in module.named_parameters() if name in names]
         parameters = dict(module.named_parameters())
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(name in self.names)
         self.parameters = [parameters[name] for name in self.names]
         groups = [(p, slow_rate if slow(name) else 1.0) for name, p in zip(self.names, self.parameters)]
         self.optimizer = torch.optim.AdamW(
@@ -90,8 +111,47 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.compute.precision == "fp16")
         self.mean = [p.detach().clone() for p in self.parameters]
         self.bad = torch.zeros(2, dtype=torch.int64)  # skipped in a row, skipped in all
+
+    def _distribute(self, called: bool, shards: bool) -> None:
+        self._shell = None
+        self._averages = not called
+        self.model = self.module
+        if shards and self.compute.shard and distributed.world_size() > 1:
+            self._shell = copy.deepcopy(self.module).to("meta")  # of what is sharded nobody can make it whole again
+            self._averages = False
+        if self.compute.checkpointing:
+            checkpoint_blocks(self.module)
+        if self._shell is not None:
+            self.model = distributed.shard(self.module, list(blocks(self.module)))
+        elif called:
+            self.model = distributed.replicate(self.module)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The precision that forward passes run in."""
+        return self.compute.autocast(self.device)
+
+    def descend(self, loss: Callable[[Any], Tensor], batch: Any, step: int) -> dict[str, float]:
+        """One step down the gradient of `loss(batch)`, a mean over the batch, in as many parts as `compute` says.
+
+        Args:
+            batch: has `split(parts)`.
+
+        Returns:
+            `loss` and `grad_norm`, as `update`.
+        """
+        parts, total = batch.split(self.compute.accumulate), 0.0
+        self.optimizer.zero_grad()
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with contextlib.nullcontext() if last else distributed.without_averaging(self.model):
+                with self.autocast():
+                    value = loss(part) / len(parts)
+                self.scaler.scale(value).backward()
+            total += value.detach()
+        return {"loss": total.item(), "grad_norm": self._take(total, step)}
 
     def update(self, loss: Tensor, step: int) -> float:
         """One step down the gradient of `loss`; nothing when it is not finite.
@@ -103,9 +163,18 @@ class Learner:
             NasError: `MAX_BAD_STEPS` in a row were not finite.
         """
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        if not torch.isfinite(norm) or not torch.isfinite(loss):
+        self.scaler.scale(loss).backward()
+        return self._take(loss, step)
+
+    def _take(self, loss: Tensor, step: int) -> float:
+        if self._averages:
+            distributed.average_gradients(self.parameters)
+        self.scaler.unscale_(self.optimizer)
+        norm = distributed.whole(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+        # The norm is the same on every worker, the loss is not: all must take the step, or none.
+        finite = distributed.mean({"loss": loss.item()})["loss"]
+        if not torch.isfinite(norm) or not math.isfinite(finite):
+            self.scaler.update()
             self.bad += 1
             if self.bad[0] >= MAX_BAD_STEPS:
                 raise NasError(f"{MAX_BAD_STEPS} steps in a row gave no finite gradient; lower the learning rate")
@@ -113,34 +182,59 @@ class Learner:
         self.bad[0] = 0
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * self.config.rate(step, self.steps)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         decay = min(self.config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(self.mean, self.parameters, 1 - decay)
         return norm.item()
 
     def averaged(self) -> dict[str, Tensor]:
-        """The module's state with the mean of its weights."""
-        return {**self.module.state_dict(), **dict(zip(self.names, self.mean))}
+        """The module's state with the mean of its weights. Every worker must ask."""
+        state = {**self.module.state_dict(), **dict(zip(self.names, self.mean))}
+        return {name: distributed.whole(value) for name, value in state.items()}
+
+    def result(self) -> nn.Module:
+        """The module, whole, with the mean of its weights. Every worker must ask; the training is over."""
+        if self._shell is None:
+            self.module.load_state_dict(self.averaged())
+            return self.module
+        self._shell.load_state_dict(self.averaged(), assign=True)
+        return self._shell
 
     def state(self) -> dict[str, Tensor]:
+        """All that goes on with the training. Every worker must ask."""
         found = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
         found |= {f"mean.{name}": value for name, value in zip(self.names, self.mean)}
         for name, parameter in zip(self.names, self.parameters):
             moments = self.optimizer.state.get(parameter, {})
             found |= {f"{kind}:{name}": value for kind, value in moments.items()}
-        return found | {"bad": self.bad}
+        if self.scaler.is_enabled():
+            scaler = self.scaler.state_dict()
+            found["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
+        return {name: distributed.whole(value) for name, value in found.items()} | {"bad": self.bad}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         prefix = "weights."
-        self.module.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        weights = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+        own = self.module.state_dict()
+        if self._shell is None:
+            self.module.load_state_dict(weights)
+        else:
+            for name in own:
+                distributed.copy_whole(own[name], weights[name])
         for name, parameter, mean in zip(self.names, self.parameters, self.mean):
-            mean.copy_(state[f"mean.{name}"])
-            moments = {
-                kind: state[f"{kind}:{name}"] for kind in ("step", "exp_avg", "exp_avg_sq") if f"{kind}:{name}" in state
-            }
+            distributed.copy_whole(mean, state[f"mean.{name}"])
+            moments = {}
+            for kind in ("exp_avg", "exp_avg_sq"):
+                if f"{kind}:{name}" in state:
+                    moments[kind] = torch.zeros_like(parameter)
+                    distributed.copy_whole(moments[kind], state[f"{kind}:{name}"])
             if moments:
-                self.optimizer.state[parameter] = moments
+                self.optimizer.state[parameter] = {"step": state[f"step:{name}"].to(self.device), **moments}
+        if self.scaler.is_enabled():
+            scale, growth = state["scaler"].tolist()
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
         self.bad.copy_(state["bad"])
 
 
@@ -196,8 +290,10 @@ def run(
 ) -> float:
     """Take steps 0 .. steps-1, from where the folder's state says, and save the state at the end and now and then.
 
+    Of several workers all take the steps, and the first writes.
+
     Args:
-        step: takes one step by its number and returns what goes into the history.
+        step: takes one step by its number and returns what goes into the history, as the mean of the workers.
 
     Returns:
         Seconds spent, those of runs that were interrupted included (up to their last saved state).
@@ -207,17 +303,22 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     done, before = _restore(folder, learners)
-    history = History(folder, done)
+    history = History(folder, done) if distributed.is_main() else None
     started = time.monotonic()
 
     def seconds() -> float:
         return before + time.monotonic() - started
 
-    for number in progress(range(done, steps), title, steps, done):
-        history.append(number + 1, step(number))
+    numbers = range(done, steps)
+    for number in progress(numbers, title, steps, done) if history else numbers:
+        row = distributed.mean(step(number))
+        if history:
+            history.append(number + 1, row)
         if (number + 1) % save_every == 0 or number + 1 == steps:
             _save(folder, learners, number + 1, seconds())
-    history.close()
+    if history:
+        history.close()
+    distributed.barrier()  # what the first worker wrote is there for all
     return seconds()
 
 
@@ -228,7 +329,26 @@ def progress(items: Iterable, title: str, total: int, done: int = 0) -> Iterable
 
 def _save(folder: Path, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
     state = {f"{name}/{key}": value for name, learner in learners.items() for key, value in learner.state().items()}
+    if not distributed.is_main():
+        return
+    keep = max(learner.compute.keep for learner in learners.values())
+    if keep > 1:
+        _keep(folder, keep - 1)
     tensors.save(folder / STATE, state, {"step": str(step), "seconds": repr(seconds)})
+
+
+def _keep(folder: Path, older: int) -> None:
+    """Give the state that is about to be replaced a name of its own, and remove all but the `older` newest of those."""
+    if (folder / STATE).exists():
+        step = int(tensors.metadata(folder / STATE)["step"])
+        os.link(folder / STATE, aside := folder / f".{STATE}.aside")
+        os.replace(aside, folder / f"state-{step:08d}.safetensors")
+    for path in older_states(folder)[:-older]:
+        path.unlink()
+
+
+def older_states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("state-*.safetensors"))
 
 
 def _restore(folder: Path, learners: Mapping[str, Learner]) -> tuple[int, float]:

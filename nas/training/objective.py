@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,6 +111,11 @@ def flow_loss(velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, weight: 
 def loss(model: torch.nn.Module, x0: Tensor, context: Tensor, noise: Tensor, t: Tensor, *more: object) -> Tensor:
     """The loss of a denoiser under its objective: the mean squared error of what it predicts, weighted as asked."""
     return flow_loss(bind(model, context, *more), x0, noise, t, weights(of(model), t))
+
+
+def of_batch(model: torch.nn.Module, batch: Any, *more: object) -> Tensor:
+    """The loss on a `nas.training.batches.Batch`."""
+    return loss(model, batch.latents, batch.context, batch.noise, batch.t, *more)
 
 
 def weights(objective: Objective, t: Tensor) -> Tensor | None:
@@ -230,7 +236,7 @@ def sample_renoise(velocity: Velocity, x: Tensor, schedule: Sequence[float], str
     for t, after in itertools.pairwise(schedule):
         time = x.new_full((len(x),), t)
         x0 = clean(x, velocity(x, time), time)
-        noise = torch.randn(x.shape, generator=stream)
+        noise = torch.randn(x.shape, generator=stream).to(x.device)
         x = add_noise(x0, noise, x.new_full((len(x),), after))
     return x
 
@@ -255,9 +261,9 @@ def validation_loss(
     else:
         t = ddpm.flow_time((ddpm.TIMESTEPS * t).long())
     t = t[torch.randperm(count, generator=generator(seed, count, 1))]
-    total = 0.0
+    device, total = next((p.device for p in model.parameters()), latents.device), 0.0
     for start in range(0, count, batch):
         part = slice(start, start + batch)
-        value = loss(model, latents[part], contexts[part], noise[part], t[part], *more)
+        value = loss(model, *(values[part].to(device) for values in (latents, contexts, noise, t)), *more)
         total += value.item() * len(latents[part])
     return total / count

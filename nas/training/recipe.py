@@ -4,7 +4,9 @@
 
     space: space.yaml                    # a shipped search space's name, or a path beside this file
     architecture: architecture.json      # what `finetune` trains
+    table: table.csv                     # the lookup table that it was chosen by, noted in the checkpoint
     objective: {prediction: v, min_snr: 5}    # flow matching if not given
+    compute: {precision: bf16, accumulate: 4, checkpointing: true}
     stages:
       decoder: {steps: 400, data: digits}
       finetune: {steps: 450, optimization: {lr: 2e-3}}
@@ -21,8 +23,10 @@ from typing import Any
 from nas import config
 from nas.errors import ConfigError, suggestion
 from nas.spaces import Architecture, SearchSpace
+from nas.training import distributed
+from nas.training.compute import Compute
 from nas.training.objective import Objective
-from nas.training.stage import Inputs, StageResult
+from nas.training.stage import Inputs, StageResult, hash_of, same_or_new
 
 BEFORE = {
     "decoder": None,
@@ -40,20 +44,28 @@ class Recipe:
 
     Attributes:
         objective: what the denoiser predicts, in every stage.
+        compute: how the steps of every stage are computed.
         stages: config by stage.
     """
 
     space: str
     architecture: str | None = None
+    table: str | None = None
     objective: Objective = field(default_factory=Objective)
+    compute: Compute = field(default_factory=Compute)
     stages: dict[str, Any] = field(default_factory=dict)
 
 
-def train(stage: str, recipe: str | Path, out: str | Path) -> StageResult:
+def train(stage: str, recipe: str | Path, out: str | Path, workers: int = 1) -> StageResult:
     """Run stage `stage` of a recipe file in `out/STAGE`, or go on with it; the stages before it are in `out` as well.
 
+    Args:
+        workers: more than one share each step's batch, by Ray Train; `out` must be a folder that all of them see.
+
     Raises:
-        ConfigError: no such stage, a file that is wrong, or the stage before it is not finished.
+        ConfigError: no such stage, a file that is wrong, the stage before it is not finished, or the folder was begun
+            with another number of workers.
+        NasError: a worker failed.
     """
     from nas.training import STAGES, run_stage
 
@@ -73,7 +85,13 @@ def train(stage: str, recipe: str | Path, out: str | Path) -> StageResult:
     before = BEFORE[stage]
     decoder = out / "decoder" if before else None
     start = out / before if before and before != "decoder" else None
-    return run_stage(stage, out / stage, options, Inputs(space, decoder, start, arch, asked.objective))
+    table = hash_of(_beside(path, asked.table)) if asked.table else None
+    inputs = Inputs(space, decoder, start, arch, asked.objective, asked.compute, table)
+    arguments = (stage, out / stage, options, inputs)
+    if workers > 1 and not (out / stage / "result.json").exists():
+        same_or_new(*arguments, workers)  # here, where an error is one line
+        distributed.launch(run_stage, arguments, workers, out / stage / "ray")
+    return run_stage(*arguments)
 
 
 def _beside(recipe: Path, name: str) -> str | Path:

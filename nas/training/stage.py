@@ -10,9 +10,11 @@ from typing import Any
 
 from nas.config import build
 from nas.errors import ConfigError
-from nas.files import read_json, write_json
+from nas.files import read_json, read_text, short_hash, write_json
 from nas.spaces import Architecture, SearchSpace
-from nas.training.loop import STATE
+from nas.training import distributed
+from nas.training.compute import Compute
+from nas.training.loop import STATE, older_states
 from nas.training.objective import Objective
 
 
@@ -28,6 +30,8 @@ class Inputs:
             `supernet` (or `distill`, for training without a search), `adversarial` takes `finetune`.
         architecture: which architecture; `finetune` needs it.
         objective: what the denoiser predicts; the same for all stages up to `finetune`, whose checkpoint then says it.
+        compute: how steps are computed.
+        table: hash of the lookup table that the architecture was chosen by, for the checkpoint's provenance.
     """
 
     space: SearchSpace
@@ -35,6 +39,8 @@ class Inputs:
     start: Path | None = None
     architecture: Architecture | None = None
     objective: Objective = field(default_factory=Objective)
+    compute: Compute = field(default_factory=Compute)
+    table: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,16 +66,24 @@ def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: In
     """Run a stage, or go on with it, or return what it gave when it is finished.
 
     Raises:
-        ConfigError: the folder belongs to another stage, configuration, space or architecture.
+        ConfigError: the folder belongs to another stage, configuration, space, architecture or number of workers.
     """
     done = folder / "result.json"
-    _same_or_new(folder / "stage.json", name, config, inputs)
+    same_or_new(name, folder, config, inputs, distributed.world_size())
     if not done.exists():
         metrics, seconds = stage(folder, config, inputs)
-        write_json(done, {"metrics": metrics, "seconds": seconds})
-        (folder / STATE).unlink(missing_ok=True)  # the checkpoint holds the weights; moments are of no more use
+        if distributed.is_main():
+            write_json(done, {"metrics": metrics, "seconds": seconds})
+            for state in (folder / STATE, *older_states(folder)):
+                state.unlink(missing_ok=True)  # the checkpoint holds the weights; moments are of no more use
+        distributed.barrier()
     result = read_json(done, "stage result")
     return StageResult(folder, result["metrics"], result["seconds"])
+
+
+def hash_of(file: str | Path) -> str:
+    """12 hexadecimal digits that change whenever the file's text does."""
+    return short_hash(read_text(file, "table"))
 
 
 def finished(folder: Path | None, what: str) -> Path:
@@ -85,13 +99,22 @@ def finished(folder: Path | None, what: str) -> Path:
     return Path(folder)
 
 
-def _same_or_new(path: Path, name: str, config: Any, inputs: Inputs) -> None:
-    arch = inputs.architecture
+def same_or_new(name: str, folder: Path, config: Any, inputs: Inputs, workers: int) -> None:
+    """Note in the folder what is begun in it, or check that it is what was begun there.
+
+    A run that is not finished goes on with as many workers as it was begun with.
+
+    Raises:
+        ConfigError: it is not the same.
+    """
+    path, arch = folder / "stage.json", inputs.architecture
     asked = {
         "stage": name,
         "space_hash": inputs.space.hash,
         "architecture": arch.choices if arch else None,
         "objective": asdict(inputs.objective),
+        "precision": inputs.compute.precision,
+        "workers": workers,
         "config": asdict(config),
     }
     asked = json.loads(json.dumps(asked))
@@ -99,6 +122,8 @@ def _same_or_new(path: Path, name: str, config: Any, inputs: Inputs) -> None:
         write_json(path, asked)
         return
     there = _completed(read_json(path, "stage"), path, config)
+    if (folder / "result.json").exists():
+        asked["workers"] = there["workers"]
     if there != asked:
         key = _difference(there, asked)
         raise ConfigError(f"{path}: was begun with another {key}; give the same again, or another folder")
@@ -106,7 +131,7 @@ def _same_or_new(path: Path, name: str, config: Any, inputs: Inputs) -> None:
 
 def _completed(there: dict[str, Any], path: Path, config: Any) -> dict[str, Any]:
     """What a stage was begun with, options that did not exist then at the defaults they have now."""
-    there = {"objective": asdict(Objective()), **there}
+    there = {"objective": asdict(Objective()), "precision": Compute().precision, "workers": 1, **there}
     try:
         there["config"] = asdict(build(type(config), there["config"], str(path), "config"))
     except ConfigError:  # another stage's config: the comparison will say so

@@ -16,7 +16,7 @@ import torch
 
 from nas.models import Denoiser, Supernet, build, fair_round
 from nas.spaces import Architecture
-from nas.training import objective, tensors
+from nas.training import distributed, objective, tensors
 from nas.training.batches import Batches, held_out
 from nas.training.loop import Learner, Optimization, run
 from nas.training.objective import validation_loss
@@ -67,6 +67,7 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
         slow=spatial,
         slow_rate=config.spatial_rate,
         trained=lambda name: config.spatial_rate > 0 or not spatial(name),
+        compute=inputs.compute,
     )
     image_share = config.image_share if config.spatial_rate > 0 else 0.0
     batches = Batches(source, config.seed, config.batch, config.images, image_share, config.drop, inputs.objective)
@@ -74,12 +75,13 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        loss = objective.loss(model, batch.latents, batch.context, batch.noise, batch.t, rounds(number))
-        norm = learner.update(loss, number)
-        return {"loss": loss.item(), "grad_norm": norm, "frames": batch.latents.shape[2]}
+        row = learner.descend(lambda part: objective.of_batch(learner.model, part, rounds(number)), batch, number)
+        return {**row, "frames": batch.latents.shape[2]}
 
     seconds = run("supernet", folder, config.steps, {"supernet": learner}, step, config.save_every)
-    model.load_state_dict(learner.averaged())
+    model = learner.result()
+    if not distributed.is_main():
+        return {}, seconds
     tensors.save(folder / WEIGHTS, model.state_dict())
     latents, contexts = held_out(source, config.validation)
     losses = [validation_loss(model, latents, contexts, inputs.space.random(path)) for path in range(config.paths)]

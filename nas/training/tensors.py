@@ -28,6 +28,12 @@ def load(path: str | Path, what: str = "weights") -> dict[str, torch.Tensor]:
     return read(path, what)[0]
 
 
+def metadata(path: str | Path) -> dict[str, str]:
+    """What stands in a file's header; its tensors are not read."""
+    with safe_open(str(path), framework="pt") as file:
+        return file.metadata() or {}
+
+
 def read(path: str | Path, what: str = "weights") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a file. Raises as `load`."""
     try:

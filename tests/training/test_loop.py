@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
 from nas.errors import ConfigError, NasError
-from nas.training.loop import Learner, Optimization, read_history, run
+from nas.training.compute import Compute
+from nas.training.loop import Learner, Optimization, older_states, read_history, run
 from nas.training.objective import generator
 
 
-def learner(steps: int = 40, **config) -> Learner:
+def learner(steps: int = 40, compute: Compute | None = None) -> Learner:
     torch.manual_seed(0)
-    return Learner(nn.Linear(3, 1), Optimization(lr=0.05, warmup=2, **config), steps)
+    return Learner(nn.Linear(3, 1), Optimization(lr=0.05, warmup=2), steps, compute=compute)
 
 
 def step_of(trained: Learner):
@@ -78,3 +80,46 @@ def test_the_state_of_another_model_is_refused(tmp_path):
     other = Learner(nn.Linear(4, 1), Optimization(lr=0.1), 4)
     with pytest.raises(ConfigError, match="is of another model"):
         run("a", tmp_path, 4, {"x": other}, step_of(trained), save_every=1)
+
+
+def test_the_newest_states_are_kept_and_an_older_one_can_be_gone_back_to(tmp_path):
+    trained = learner(compute=Compute(keep=3))
+    run("a", tmp_path, 40, {"x": trained}, step_of(trained), save_every=5)
+    assert [path.name for path in older_states(tmp_path)] == [
+        "state-00000030.safetensors",
+        "state-00000035.safetensors",
+    ]
+    end = {key: value.clone() for key, value in trained.state().items()}
+    older_states(tmp_path)[0].rename(tmp_path / "state.safetensors")
+    again = learner(compute=Compute(keep=3))
+    seen = []
+    run("a", tmp_path, 40, {"x": again}, lambda n: seen.append(n) or step_of(again)(n), save_every=5)
+    assert seen == list(range(30, 40))
+    assert all(torch.equal(value, again.state()[key]) for key, value in end.items())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Data of the tests here, in as many parts as asked."""
+
+    x: torch.Tensor
+
+    def split(self, parts: int) -> list[Rows]:
+        return [Rows(x) for x in self.x.chunk(parts)]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_take_the_steps_of_the_whole_batch(parts):
+    """Same weights, same history, same learning rates: those are counted in steps, not in parts."""
+    trained = {n: learner(compute=Compute(accumulate=n)) for n in (1, parts)}
+    for number in range(20):
+        rows = Rows(torch.randn(8, 3, generator=generator(0, number)))
+        losses = [
+            t.descend(lambda part, t=t: (t.module(part.x) - part.x.sum(1, keepdim=True)).square().mean(), rows, number)
+            for t in trained.values()
+        ]
+        assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], abs=1e-6)
+    for key, value in trained[1].state().items():
+        assert torch.allclose(value, trained[parts].state()[key], atol=1e-6), key
+    rates = [t.optimizer.param_groups[0]["lr"] for t in trained.values()]
+    assert rates == [trained[1].config.rate(19, 40)] * 2

@@ -1,0 +1,188 @@
+"""Several workers train one model: who is who, what each sees, and what they tell each other.
+
+Every worker runs the same stage on its share of each step's batch; gradients are averaged, so that W workers with B / W
+clips each take the step of one with B. The first worker writes all files; the folder must be one that every worker
+sees. Alone, nothing here does anything, and Ray is not needed.
+
+Two ways to average. A denoiser goes through torch's DistributedDataParallel, or, sharded, FSDP2. What is trained by
+other methods than `forward` (autoencoder, discriminator's heads), and the supernet, of which DDP would send every path
+when one was trained, have the gradients they got averaged after the backward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from nas.errors import ConfigError, NasError
+
+TIMEOUT_S = 6 * 3600
+"""The first worker may judge a finished stage for long while the others wait."""
+
+
+def world_size() -> int:
+    return distributed.get_world_size() if _joined() else 1
+
+
+def rank() -> int:
+    return distributed.get_rank() if _joined() else 0
+
+
+def is_main() -> bool:
+    """Whether this is the worker that writes files; alone it is."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    if _joined():
+        distributed.barrier()
+
+
+def device() -> torch.device:
+    """Where this worker trains."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def share(count: int) -> slice:
+    """This worker's part of a batch of `count`.
+
+    Raises:
+        ConfigError: it cannot be shared evenly; the average of the workers' gradients would not be the batch's.
+    """
+    workers = world_size()
+    if count % workers:
+        raise ConfigError(
+            f"batch: {count} cannot be shared evenly by {workers} workers; choose a multiple of {workers}"
+        )
+    size = count // workers
+    return slice(rank() * size, (rank() + 1) * size)
+
+
+def mean(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of the workers' numbers, by name."""
+    if world_size() == 1:
+        return dict(values)
+    numbers = torch.tensor([float(value) for value in values.values()], dtype=torch.float64, device=device())
+    distributed.all_reduce(numbers)
+    kinds = [int if isinstance(value, int) else float for value in values.values()]
+    return {name: kind(x) for name, kind, x in zip(values, kinds, (numbers / world_size()).tolist())}
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Average the gradients that the workers' backward passes left; the same parameters must have one everywhere."""
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= world_size()
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(part.view_as(gradient))
+
+
+def replicate(module: nn.Module) -> nn.Module:
+    """The module behind torch's DistributedDataParallel; the module itself when alone."""
+    if world_size() == 1:
+        return module
+    place = [device()] if device().type == "cuda" else None
+    # An image step skips the temporal layers, so not every parameter has a gradient in every step.
+    return nn.parallel.DistributedDataParallel(
+        module, device_ids=place, find_unused_parameters=True, forward_sync_buffers=False
+    )
+
+
+def shard(module: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+    """Shard parameters, gradients and optimiser state over the workers, in place (FSDP2's `fully_shard`).
+
+    Args:
+        blocks: each is gathered on its own while it runs; the rest of the module together.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for block in blocks:
+        fully_shard(block)
+    return fully_shard(module)
+
+
+@contextlib.contextmanager
+def without_averaging(model: nn.Module):
+    """Backward passes in here only add to the gradients: all but the last part of an accumulated batch."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        with model.no_sync():
+            yield
+    elif hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    else:
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor gathered from its shards; every worker must ask. One that is not sharded as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def copy_whole(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into one that may be sharded."""
+    if hasattr(target, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+    with torch.no_grad():
+        target.copy_(value)
+
+
+def launch(function: Callable[..., Any], arguments: tuple, workers: int, storage: Path) -> None:
+    """Run `function(*arguments)` on so many workers of a Ray cluster, this machine's if none is joined.
+
+    Args:
+        storage: where Ray Train keeps its notes.
+
+    Raises:
+        NasError: a worker failed, with its reason.
+    """
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = torch.cuda.is_available()
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True, include_dashboard=False, logging_level="ERROR")
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"function": function, "arguments": arguments},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+        run_config=RunConfig(name=f"{time.time_ns()}", storage_path=str(storage.resolve())),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=TIMEOUT_S),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise NasError(f"training on {workers} workers stopped: {_reason(error)}") from error
+
+
+def _worker(task: dict[str, Any]) -> None:
+    from ray.train.torch import get_device
+
+    if get_device().type == "cuda":
+        torch.cuda.set_device(get_device())
+    task["function"](*task["arguments"])
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of a worker's traceback, which says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else repr(error))[:300]
+
+
+def _joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,118 @@
+"""Two workers over gloo are one with their batches together; killed and started again they go on; Ray starts them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from distributed_worker import gradients
+
+import nas
+from nas.errors import ConfigError
+from nas.training import DistillConfig, FinetuneConfig, Inputs, checkpoint, read_history, run_stage, tensors
+from nas.training.recipe import train
+
+pytestmark = pytest.mark.slow
+STEPS = 20
+FINETUNE = FinetuneConfig(steps=STEPS, batch=4, images=8, validation=4, judged_steps=(), save_every=5)
+WORKER = Path(__file__).parent / "distributed_worker.py"
+
+
+def start(tmp_path: Path, workers: int, function: str, *arguments: object) -> list[subprocess.Popen]:
+    tmp_path.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "task").write_bytes(pickle.dumps((function, arguments)))
+    (tmp_path / "store").unlink(missing_ok=True)
+    return [
+        subprocess.Popen(
+            [sys.executable, WORKER, str(rank), str(workers), tmp_path / "store", tmp_path / "task"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=(tmp_path / f"stderr-{rank}").open("w"),
+        )
+        for rank in range(workers)
+    ]
+
+
+def finish(tmp_path: Path, workers: list[subprocess.Popen]) -> None:
+    for rank, worker in enumerate(workers):
+        assert worker.wait(timeout=120) == 0, (tmp_path / f"stderr-{rank}").read_text()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory, space: nas.SearchSpace, decoder: Path) -> Path:
+    config = DistillConfig(steps=4, batch=4, validation=4)
+    return run_stage("distill", tmp_path_factory.mktemp("distill") / "distill", config, Inputs(space, decoder)).folder
+
+
+@pytest.fixture(scope="module")
+def inputs(space: nas.SearchSpace, decoder: Path, backbone: Path) -> Inputs:
+    arch = space.architecture({"down.0.0/0": "Conv1D", "up.1.1/0": "SelfAttention1D"})
+    return Inputs(space, decoder, backbone, arch)
+
+
+def test_workers_take_the_steps_of_the_whole_batch(space, decoder, tmp_path):
+    """Each with half the batch, itself in two parts: DDP, averaged gradients and FSDP2 against one process."""
+    space_file = space.save(tmp_path / "space.yaml")
+    kinds, alone = ("called", "averaged", "sharded"), tmp_path / "alone"
+    workers = start(tmp_path, 2, "gradients_of_kinds", tmp_path, space_file, decoder, kinds, 4)
+    gradients(alone, space_file, decoder, "called", 4)
+    finish(tmp_path, workers)
+    for folder in (tmp_path / kind for kind in kinds):
+        first, expected = tensors.load(folder / "first.safetensors"), tensors.load(alone / "first.safetensors")
+        assert first.keys() == expected.keys()
+        assert all(torch.allclose(value, first[name], atol=1e-6) for name, value in expected.items()), folder
+        for row, theirs in zip(read_history(alone), read_history(folder), strict=True):
+            assert row["loss"] == pytest.approx(theirs["loss"], abs=2e-5) and row["step"] == theirs["step"]
+        mean, wanted = tensors.load(folder / "mean.safetensors"), tensors.load(alone / "mean.safetensors")
+        # Adam's first steps are all of length lr, whichever way rounding turns a gradient that is zero
+        assert all((value - mean[name]).abs().mean() < 1e-5 for name, value in wanted.items()), folder
+
+
+def test_two_workers_killed_and_started_again_end_where_a_straight_run_does(inputs, tmp_path):
+    """kill -9 of both once the history has passed step 10."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    finish(tmp_path / "a", start(tmp_path / "a", 2, "stage", "finetune", straight, FINETUNE, inputs))
+    workers = start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs)
+    deadline = time.monotonic() + 90
+    while len(read_history(killed)) < 10 and time.monotonic() < deadline and workers[0].poll() is None:
+        time.sleep(0.002)
+    for worker in workers:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    assert len(read_history(killed)) >= 10 and not (killed / "result.json").exists()
+    with pytest.raises(ConfigError, match=r"was begun with another workers \(2, now 1\); give the same again"):
+        run_stage("finetune", killed, FINETUNE, inputs)
+    finish(tmp_path / "b", start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs))
+    a, b = (tensors.load(folder / "denoiser.safetensors") for folder in (straight, killed))
+    assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], rtol=0, atol=1e-6) for key in a)
+    assert (straight / "history.csv").read_text() == (killed / "history.csv").read_text()
+    result = run_stage("finetune", killed, FINETUNE, inputs)  # finished, it can be read with any number of workers
+    assert result.metrics["validation_loss"] > 0
+
+
+def test_ray_trains_with_two_workers(inputs, tmp_path):
+    """`nas train --workers 2`, from a recipe file, in this machine's own Ray cluster."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name, there in (("decoder", inputs.decoder), ("supernet", inputs.start)):
+        (folder / name).symlink_to(there)
+    inputs.space.save(tmp_path / "space.yaml")
+    inputs.architecture.save(tmp_path / "architecture.json")
+    (tmp_path / "table.csv").write_text("workload,latency_ms\n")
+    options = {"steps": 6, "batch": 4, "images": 8, "validation": 4, "judged_steps": [], "save_every": 5}
+    recipe = {"space": "space.yaml", "architecture": "architecture.json", "table": "table.csv"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "stages": {"finetune": options}}))
+    result = train("finetune", tmp_path / "recipe.yaml", folder, workers=2)
+    assert [row["step"] for row in read_history(result.folder)] == list(range(1, 7))
+    alone = run_stage("finetune", tmp_path / "alone", replace(FINETUNE, steps=6), inputs)
+    assert read_history(result.folder)[0]["loss"] == pytest.approx(read_history(alone.folder)[0]["loss"], abs=1e-5)
+    provenance = checkpoint.load(result.folder).info.provenance
+    assert provenance["space_hash"] == inputs.space.hash and provenance["table_hash"]
