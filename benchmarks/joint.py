@@ -1,0 +1,108 @@
+"""Does training on images and clips jointly beat clips alone? SnapGen-V (arXiv 2412.10494) says so; here on moving digits.
+
+    python benchmarks/joint.py --run runs/demo [--steps 700] [--seeds 5] [--out runs/joint]
+
+From the same image-trained backbone and autoencoder of a demo run, the same architecture is fine-tuned by the config's
+`finetune` stage, once as it stands and once with no image steps, for as many steps, with the same clips in the same
+order as far as both see clips. Each seed's clips are judged by the checked classifier. Results are appended to
+OUT/joint.csv as they come; started again, it goes on inside the very run that was stopped. Prints a Markdown table with
+the 95% interval (Student's t) of the paired differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from scipy.stats import t as student
+
+import nas
+from nas.config import build, load
+from nas.job import JobConfig
+from nas.training import FinetuneConfig, Inputs, run_stage
+
+KINDS = ("video only", "joint")
+METRICS = ("digit_accuracy", "direction_accuracy", "frechet", "validation_loss")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="a demo run: its decoder, distill, architecture"
+    )
+    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"), help="whose finetune stage to run")
+    parser.add_argument("--steps", type=int, help="of fine-tuning (default: the config's)")
+    parser.add_argument("--judged-steps", type=int, default=25, help="denoising steps of the clips that are judged")
+    parser.add_argument("--clips", type=int, help="generated clips that are judged (default: the config's)")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/joint"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    job = load(JobConfig, args.config, "job")
+    config = build(FinetuneConfig, job.stages.get("finetune", {}), str(args.config), "stages.finetune")
+    config = replace(
+        config,
+        steps=args.steps or config.steps,
+        judged_steps=(args.judged_steps,),
+        judged_clips=args.clips or config.judged_clips,
+    )
+    space = nas.SearchSpace.load(args.run / "space.yaml")
+    arch = space.check(nas.Architecture.load(args.run / "architecture.json"))
+    checkpoints = args.run / "checkpoints"
+    inputs = Inputs(space, checkpoints / "decoder", checkpoints / "distill", arch)
+    rows = []
+    for seed in range(args.seeds):
+        for kind in KINDS:
+            rows.append({"seed": seed, "training": kind, **measure(args.out, kind, seed, config, inputs)})
+            args.out.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows).to_csv(args.out / "joint.csv", index=False)
+            print(rows[-1], flush=True)
+    print(report(pd.DataFrame(rows), config, arch, args))
+
+
+def measure(out: Path, kind: str, seed: int, config: FinetuneConfig, inputs: Inputs) -> dict[str, float]:
+    """One run of the stage; of a finished one at once."""
+    share = config.image_share if kind == "joint" else 0.0
+    folder = out / f"{kind.replace(' ', '-')}-{seed}"
+    result = run_stage("finetune", folder, replace(config, seed=seed, image_share=share), inputs)
+    found = {**result.metrics, **result.metrics["quality"][0], "seconds": result.seconds}
+    return {name: round(found[name], 4) for name in (*METRICS, "seconds")}
+
+
+def report(rows: pd.DataFrame, config: FinetuneConfig, arch: nas.Architecture, args: argparse.Namespace) -> str:
+    means = rows.groupby("training")[[*METRICS]].agg(["mean", "std"])
+    pivot = rows.pivot(index="seed", columns="training")
+    lines = [
+        f"Architecture: {arch}. {config.steps} steps of {config.batch} clips; jointly, {config.image_share:.0%} of the "
+        f"steps see {config.images} images instead. {args.seeds} seeds, {config.judged_clips} clips judged of each at "
+        f"{args.judged_steps} denoising steps with guidance {config.guidance}. {os.cpu_count()} cores, "
+        f"{args.threads} thread(s), torch {torch.__version__}.",
+        "",
+        "| | video only | joint | joint - video only | 95% interval |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for metric in METRICS:
+        cells = [f"{means.loc[kind, (metric, 'mean')]:.3f} +- {means.loc[kind, (metric, 'std')]:.3f}" for kind in KINDS]
+        difference, half = interval(pivot[metric]["joint"] - pivot[metric]["video only"])
+        lines.append(
+            f"| {metric.replace('_', ' ')} | {cells[0]} | {cells[1]} | {difference:+.3f} | "
+            f"{difference - half:+.3f} to {difference + half:+.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def interval(differences: pd.Series) -> tuple[float, float]:
+    """Mean of paired differences, and half the width of its 95% interval by Student's t."""
+    count = len(differences)
+    if count < 2:
+        return float(differences.mean()), float("nan")
+    return float(differences.mean()), float(student.ppf(0.975, count - 1) * differences.std() / count**0.5)
+
+
+if __name__ == "__main__":
+    main()
