@@ -1,5 +1,7 @@
 """Parity with diffusers, whose state-dict names the backbone bears."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -78,6 +80,27 @@ def test_sites_are_reported_with_the_shapes_the_search_space_says():
     with torch.no_grad():
         unet.denoise(torch.randn(3, 4, 8, 8), torch.tensor(1.0), torch.randn(3, 16, 384), after_site)
     assert list(seen.items()) == [(s.name, (3, s.channels, s.height, s.width)) for s in space.sites.values()]
+
+
+def test_what_an_up_layer_has_read_is_freed():
+    """When an up layer has run, neither what came in nor the skip that was joined to it is alive any more."""
+    unet, alive = UNet(Backbone((16, 32), 1, (1,), mid=True, heads=4, norm_groups=8), 4, 12), {}
+    expected = {  # of conv_in and of the downsampler there are skips too, which no site sees
+        "up.0.0": {"down.0.0"},
+        "up.0.1": {"down.0.0"},
+        "up.1.0": set(),
+        "up.1.1": set(),
+    }
+
+    def after_site(site, features):
+        if site in expected:
+            assert {name for name, reference in alive.items() if reference() is not None} == expected[site], site
+        features = features * 1  # a tensor that the UNet alone holds
+        alive[site] = weakref.ref(features)
+        return features
+
+    with torch.no_grad():
+        unet.denoise(torch.randn(1, 4, 8, 8), torch.tensor(1.0), torch.randn(1, 5, 12), after_site)
 
 
 def test_frames_of_a_clip_share_its_text_and_timestep():
