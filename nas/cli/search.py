@@ -47,7 +47,11 @@ def cost(args: argparse.Namespace) -> None:
     guessed = found.breakdown.loc[found.breakdown["source"] == "interpolated", "latency_ci_ms"]
     interval = f", +-{guessed.sum():.3f} ms in 90% of cases if interpolated rows err alike" if len(guessed) else ""
     print(f"\nlatency    {found.latency_ms:10.3f} ms   ({source}{interval})")
-    print(f"memory     {found.memory_mb:10.3f} MB   at its peak, weights included\nparams     {found.params:10,}")
+    if found.memory_mb == found.memory_mb:
+        print(f"memory     {found.memory_mb:10.3f} MB   at its peak, weights included")
+    else:
+        print("memory        unknown      the device does not tell it of every layer")
+    print(f"params     {found.params:10,}")
     if generation is None:
         print(f"generation    unknown      {unknown}")
         return

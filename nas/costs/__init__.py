@@ -3,7 +3,8 @@
 from nas.costs.budget import Budget
 from nas.costs.generation import Generation
 from nas.costs.model import Cost, CostModel
-from nas.costs.table import Calibration, LookupTable, Row, TableWriter
+from nas.costs.row import Row
+from nas.costs.table import Calibration, LookupTable, TableWriter
 from nas.costs.terms import CostTerms
 
 __all__ = [

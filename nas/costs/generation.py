@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from nas.costs.table import LookupTable, Row, command_to_measure
+from nas.costs.row import Row
+from nas.costs.table import LookupTable, command_to_measure
 from nas.errors import BudgetError, TableError
 from nas.spaces import SearchSpace
 

@@ -16,7 +16,8 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
-from nas.costs.table import COLUMNS, LookupTable, Row
+from nas.costs.row import COLUMNS, Row
+from nas.costs.table import LookupTable
 from nas.costs.work import work
 from nas.errors import TableError
 from nas.spaces import Operator, SearchSpace, Workload

@@ -11,7 +11,8 @@ import pandas as pd
 from nas.costs.budget import Budget
 from nas.costs.generation import Generation
 from nas.costs.interpolate import interpolated
-from nas.costs.table import Calibration, LookupTable, Row, command_to_measure
+from nas.costs.row import Row
+from nas.costs.table import Calibration, LookupTable, command_to_measure
 from nas.costs.terms import CostTerms, Fused
 from nas.errors import SpaceError, TableError
 from nas.spaces import Architecture, SearchSpace
@@ -178,7 +179,7 @@ class CostModel:
         finite = [np.isfinite(latency) for latency in terms.latency_ms]
         latency_ms = terms.base_latency_ms + sum(x[ok].max() for x, ok in zip(terms.latency_ms, finite))
         params = terms.base_params + sum(x[ok].max() for x, ok in zip(terms.params, finite))
-        peak_mb = max([terms.base_peak_mb, *(x[ok].max() for x, ok in zip(terms.peak_mb, finite))])
+        peak_mb = np.max([terms.base_peak_mb, *(x[ok].max() for x, ok in zip(terms.peak_mb, finite))])
         weights_mb = terms.base_weights_mb + sum(x[ok].max() for x, ok in zip(terms.weights_mb, finite))
         memory_mb = float(weights_mb + peak_mb)
         return Cost(float(latency_ms), memory_mb, int(params), pd.DataFrame(), self._clip_s(float(latency_ms)))

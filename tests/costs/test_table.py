@@ -117,7 +117,10 @@ def test_calibration_travels_with_the_table(tmp_path):
         ("", "empty"),
         ("workload,latency_ms\na,1\n", "column 'memory_mb' is missing"),
         ("workload,latency_ms,memory_mb,weights_mb,params,colour\na,1,1,1,1,red\n", "unknown column 'colour'"),
-        ("workload,latency_ms,memory_mb,weights_mb,params\na,fast,1,1,1\n", "column 'latency_ms'"),
+        (
+            "workload,latency_ms,memory_mb,weights_mb,params\na,fast,1,1,1\n",
+            "t.csv:2: latency_ms is 'fast', not a number",
+        ),
         ("workload,latency_ms,memory_mb,weights_mb,params\na,-1,1,1,1\n", "latency_ms is -1"),
         ("workload,latency_ms,memory_mb,weights_mb,params\na,1,1,1,1\na,2,1,1,1\n", "two rows"),
         ("workload,latency_ms,memory_mb,weights_mb,params,source\na,1,1,1,1,guessed\n", "guessed"),
