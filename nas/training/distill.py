@@ -1,7 +1,7 @@
 """Stage `distill`: the spatial backbone, on images.
 
-There is no teacher yet: this is the plain flow-matching objective on images (T = 1), which skips temporal layers. Metric: `validation_loss`
-on held-out frames.
+The objective on images (T = 1), which skips temporal layers; with a teacher, its output and its block features too: see
+`nas.training.teacher`. Metric: `validation_loss` on held-out frames; with a teacher also `teacher_loss` there.
 """
 
 from __future__ import annotations
@@ -11,19 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nas.models import build
+from nas.models.checkpoints import load_spatial_weights
 from nas.training import distributed, objective, tensors
-from nas.training.batches import Batches, held_out
+from nas.training.batches import Batch, Batches, held_out
 from nas.training.cache import Cache
 from nas.training.loop import Learner, Optimization, run
 from nas.training.objective import validation_loss
 from nas.training.stage import Inputs, finished
+from nas.training.teacher import Student, distance, load_teacher, losses
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Config of the stage. `batch` counts images, `drop` is the share of captions emptied for guidance."""
+    """Config of the stage. `batch` counts images, `drop` is the share of captions emptied for guidance.
+
+    Attributes:
+        teacher: a larger backbone to learn from: the folder of a checkpoint, this library's or diffusers', or a Hub
+            name; None: from data alone.
+        pruned: a folder that `nas prune` wrote: the weights to start from; None: fresh ones.
+        output_weight, feature_weight: of the teacher's losses beside the task's; both 1 in BK-SDM.
+    """
 
     steps: int = 300
     batch: int = 64
@@ -32,26 +42,48 @@ class DistillConfig:
     validation: int = 128
     save_every: int = 100
     seed: int = 0
+    teacher: str | None = None
+    pruned: str | None = None
+    output_weight: float = 1.0
+    feature_weight: float = 1.0
 
 
 def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     source = finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
     backbone = build(inputs.space, inputs.space.architecture({}))
-    if backbone.text_embedding is not None:
+    if config.pruned is not None:  # it reads text as its original did: there is nothing to fit
+        load_spatial_weights(backbone, config.pruned)
+    elif backbone.text_embedding is not None:
         backbone.text_embedding.fit(Cache(source / "train").all_contexts())
     backbone.objective = inputs.objective
-    learner = Learner(backbone, config.optimization, config.steps, compute=inputs.compute, called=True)
+    teacher = None if config.teacher is None else load_teacher(config.teacher, inputs.space)
+    trained = backbone if teacher is None else Student(backbone, teacher)
+    learner = Learner(trained, config.optimization, config.steps, compute=inputs.compute, called=True)
     batches = Batches(source, config.seed, 0, config.batch, drop=config.drop, objective=inputs.objective)
 
     def step(number: int) -> dict[str, float]:
         batch = batches.of_images(number)
-        return learner.descend(lambda part: objective.of_batch(learner.model, part), batch, number)
+        if teacher is None:
+            return learner.descend(lambda part: objective.of_batch(learner.model, part), batch, number)
+        seen: list[dict[str, float]] = []
+
+        def loss(part: Batch) -> Tensor:
+            found = losses(learner.model, teacher, part)
+            seen.append({name: value.item() for name, value in found.items()})
+            return found["task"] + config.output_weight * found["output"] + config.feature_weight * found["features"]
+
+        done = learner.descend(loss, batch, number)
+        return done | {name: sum(part[name] for part in seen) / len(seen) for name in seen[0]}
 
     seconds = run("distill", folder, config.steps, {"backbone": learner}, step, config.save_every)
-    backbone = learner.result()
+    trained = learner.result()
+    backbone = trained if teacher is None else trained.denoiser
     if not distributed.is_main():
         return {}, seconds
     tensors.save(folder / "denoiser.safetensors", backbone.state_dict())
     latents, contexts = held_out(source, config.validation)
-    return {"validation_loss": validation_loss(backbone, latents[:, :, :1], contexts)}, seconds
+    metrics = {"validation_loss": validation_loss(backbone, latents[:, :, :1], contexts)}
+    if teacher is not None:
+        metrics["teacher_loss"] = distance(backbone, teacher, latents[:, :, :1], contexts)
+    return metrics, seconds
