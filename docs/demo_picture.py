@@ -32,7 +32,7 @@ def picture(run: RunFolder, out: Path) -> Path:
     plots.plot_architecture(space, arch, run.cost, ax=right)
     right.set_title("the chosen layers, and their share of the latency", loc="left", fontsize=9)
     shown = best_samples(run)
-    rows = below.subplots(len(shown), CLIPS * FRAMES, squeeze=False)
+    rows = below.subplots(len(shown), CLIPS, squeeze=False)
     for axes, sample in zip(rows, shown):
         film(axes, sample, run.path, captions=sample is shown[0])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,28 +51,19 @@ def film(axes: list[Axes], sample: Sample, run: Path, captions: bool) -> None:
     """Some frames of the first clips of a sample's grid."""
     with Image.open(run / sample.gif) as gif:
         frames = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
-    count = len(sample.captions)
     gap = frames[0].height // 16
-    width = (frames[0].width + gap) // count
-    for clip in range(CLIPS):
-        for i in range(FRAMES):
-            ax = axes[clip * FRAMES + i]
-            frame = frames[round(i * (len(frames) - 1) / (FRAMES - 1))]
-            ax.imshow(frame.crop((clip * width, 0, clip * width + width - gap, frame.height)), cmap="gray")
-            ax.set_axis_off()
+    width = (frames[0].width + gap) // len(sample.captions)
+    shown = [frames[round(i * (len(frames) - 1) / (FRAMES - 1))] for i in range(FRAMES)]
+    for clip, ax in enumerate(axes):
+        strip = Image.new("L", (FRAMES * width - gap, shown[0].height), 255)
+        for i, frame in enumerate(shown):
+            strip.paste(frame.crop((clip * width, 0, (clip + 1) * width - gap, frame.height)), (i * width, 0))
+        ax.imshow(strip, cmap="gray", vmin=0, vmax=255)
+        ax.set_axis_off()
         if captions:
-            said = axes[clip * FRAMES].set_title(f'"{sample.captions[clip]}"', loc="left", fontsize=9)
-            said.set_in_layout(False)  # wider than its frame, and no reason to push the next one away
-    axes[0].text(
-        -0.15,
-        0.5,
-        f"{sample.steps} steps",
-        transform=axes[0].transAxes,
-        rotation=90,
-        va="center",
-        ha="right",
-        fontsize=9,
-    )
+            ax.set_title(f'"{sample.captions[clip]}"', loc="left", fontsize=9)
+    label = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 9}
+    axes[0].text(-0.03, 0.5, f"{sample.steps} steps", transform=axes[0].transAxes, **label)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def test_a_reader_can_follow_the_page(page, tmp_path, monkeypatch, request):
     for block in docs_pages.blocks(page):
         if not block.needs:
             docs_pages.run(block, tmp_path)
+
+
+def test_the_readmes_picture_is_drawn_from_a_run(given_run, tmp_path):
+    from PIL import Image
+
+    script = docs_pages.ROOT / "docs" / "demo_picture.py"
+    subprocess.run([sys.executable, script, given_run, tmp_path / "demo.png"], check=True)
+    assert Image.open(tmp_path / "demo.png").width == Image.open(docs_pages.ROOT / "docs/images/demo.png").width
 
 
 @pytest.fixture(scope="module")
