@@ -73,6 +73,7 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, list[int]]:
     header = next(reader, None)
     if header is None:
         raise TableError(f"{path}: empty; a lookup table starts with the line 'workload,latency_ms,...'")
+    _check_columns(header, str(path))
     cells, lines = [], []
     for row in reader:
         if not row:
@@ -84,20 +85,23 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, list[int]]:
             )
         cells.append(row)
         lines.append(reader.line_num)
-    repeated = [column for column in header if header.count(column) > 1]
-    if repeated:
-        raise TableError(f"{path}:1: column '{repeated[0]}' is there twice")
     return pd.DataFrame(cells, columns=header, dtype=object), lines
+
+
+def _check_columns(columns: list[str], where: str) -> None:
+    for column in NEEDED:
+        if column not in columns:
+            raise TableError(f"{where}: column '{column}' is missing; a table needs {', '.join(NEEDED)}")
+    for column in columns:
+        if column not in COLUMNS:
+            raise TableError(f"{where}: unknown column '{column}'{suggestion(str(column), COLUMNS)}")
+        if columns.count(column) > 1:
+            raise TableError(f"{where}: column '{column}' is there twice")
 
 
 def checked(frame: pd.DataFrame, at: Callable[[int], str], where: str) -> pd.DataFrame:
     """`frame` with every column of `Row` in order and with its type, or a TableError that says where, by `at(row)`."""
-    for column in NEEDED:
-        if column not in frame.columns:
-            raise TableError(f"{where}: column '{column}' is missing; a table needs {', '.join(NEEDED)}")
-    for column in frame.columns:
-        if column not in COLUMNS:
-            raise TableError(f"{where}: unknown column '{column}'{suggestion(str(column), COLUMNS)}")
+    _check_columns(list(frame.columns), where)
     frame = frame.copy()
     defaults = {f.name: f.default for f in fields(Row)} | {"source": "estimated"}
     for column in COLUMNS:
