@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from nas import __version__
 
-from nas.cli import job, profiling, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
+from nas.cli import job, profiling, phones, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
 from nas.cli.command import COMMANDS
 from nas.errors import NasError, suggestion
 

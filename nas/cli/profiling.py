@@ -15,6 +15,8 @@ def _declare_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="local", metavar="D", help="where it runs (default: this machine)")
     parser.add_argument("--out", required=True, metavar="T.csv", help="the lookup table; goes on where it stopped")
     parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads of each workload (default: 1)")
+    parser.add_argument("--compute-unit", metavar="U", help="of coreml: all, cpu, cpu+gpu or cpu+ne (default: all)")
+    parser.add_argument("--target", metavar="OS", help="of coreml: iOS17 or iOS18 (default: iOS17)")
     parser.add_argument(
         "--pipeline", action="store_true", help="the text encoder and the decoder too, for the time of a whole clip"
     )
@@ -30,7 +32,8 @@ def profile(args: argparse.Namespace) -> None:
     from nas.profiling import profile as measure
     from nas.spaces import SearchSpace
 
-    options = {"threads": args.threads} if args.threads else {}
+    given = {"threads": args.threads, "compute_unit": args.compute_unit, "target": args.target}
+    options = {name: value for name, value in given.items() if value is not None}
     table = measure(
         SearchSpace.load(args.space), args.runtime, args.device, args.out, pipeline=args.pipeline, **options
     )

@@ -62,7 +62,8 @@ def calibrate(
         raise TableError(f"calibrate: {count} models are too few to fit two numbers; take 3 or more")
     bare = CostModel(space, replace(table, calibration=None))
     archs = spread(space, bare, count, seed)
-    known = {name: table.meta[name] for name in ("threads", "wait") if name in table.meta}
+    options_of = ("threads", "wait", "compute_unit", "target")
+    known = {name: table.meta[name] for name in options_of if table.meta.get(name) is not None}
     rows = measure_architectures(
         space,
         archs,

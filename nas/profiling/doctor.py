@@ -67,7 +67,7 @@ def _devices() -> Iterator[Check]:
     yield _tool(
         "iPhone (devicectl)", "xcrun" if mac else "devicectl", "a Mac with Xcode and the iPhone connected to it"
     )
-    yield _tool("Android (adb)", "adb", "install Android's platform-tools, and allow USB debugging on the phone")
+    yield _tool("Android (adb)", "adb", "Android's platform-tools, and USB debugging allowed on the phone")
 
 
 def _tool(name: str, program: str, otherwise: str) -> Check:

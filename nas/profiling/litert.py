@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError, MissingDependency, suggestion
+from nas.profiling.bundle_compile import COPIES, Package
 from nas.profiling.children import Child, Children, ChildSession
 from nas.profiling.host import clock_of, describe_host
 from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime
 from nas.spaces import Operator
 
 DEVICES = ("local", "cpu")
-COPIES = 3
-"""Operators in the longer of the two graphs whose difference is an operator's latency."""
-
 FRESH_PAGES = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
 """glibc takes every buffer from the system anew and gives it back at once, so that resident memory tells what is held.
 The interpreter takes its buffers once, before the first run: it costs the timed runs nothing."""
@@ -62,7 +60,9 @@ class LitertRuntime(Runtime):
             "memory": "resident memory that a first run adds: XNNPACK's workspace and the interpreter's arena",
         }
 
-    def open(self, workload: Runnable) -> ChildSession:
+    def open(self, workload: Runnable | Package) -> ChildSession:
+        if isinstance(workload, Package):
+            return self._packed(workload)
         inner = workload.workload if isinstance(workload, InPlace) else workload
         if not isinstance(getattr(inner, "part", None), Operator):
             return self._child("Whole", self.converted(inner))
@@ -77,6 +77,15 @@ class LitertRuntime(Runtime):
         whole = self.converted(workload.whole_in(alone.loaded.form))
         bare = self.converted(workload.space.backbone_workload())
         return self._child("Placed", alone.loaded, whole, bare, workload.copies)
+
+    def _packed(self, package: Package) -> ChildSession:
+        """A session on files that are there already, such as a bundle's."""
+        about = {"params": package.params, "weights_mb": package.weights_mb, "form": package.form}
+        one = {**about, "path": str(package.path), "copies": 1}
+        if package.several is None:
+            return self._child("Whole", one)
+        several = {**about, "path": str(package.several), "copies": 1 + package.copies}
+        return self._child("Fastest", {package.form: one}, {package.form: several})
 
     def open_alone(self, workload: Runnable) -> ChildSession:
         """A session on the workload's own graph in its reference form, what it costs to call a graph included: what a

@@ -9,12 +9,15 @@ from nas.errors import ConfigError, suggestion
 from nas.profiling.runtime import Runtime
 
 RUNTIMES = {
-    "eager": "nas.profiling.eager:EagerRuntime",
     "coreml": "nas.profiling.coreml:CoreMLRuntime",
+    "eager": "nas.profiling.eager:EagerRuntime",
     "litert": "nas.profiling.litert:LitertRuntime",
     "roofline": "nas.profiling.roofline:RooflineRuntime",
 }
 """Name -> `module:class`, loaded when it is asked for: each needs libraries of its own."""
+
+PHONES = {("litert", "adb"): "nas.profiling.android:AndroidRuntime"}
+"""The same for devices of a runtime that are reached in another way; `adb:SERIAL` is an `adb`."""
 
 
 def make(runtime: str | Runtime, device: str = "local", **options: Any) -> Runtime:
@@ -27,7 +30,8 @@ def make(runtime: str | Runtime, device: str = "local", **options: Any) -> Runti
         return runtime
     if runtime not in RUNTIMES:
         raise ConfigError(f"unknown runtime '{runtime}'{suggestion(runtime, RUNTIMES)}")
-    module, _, name = RUNTIMES[runtime].partition(":")
+    place = PHONES.get((runtime, device.partition(":")[0]), RUNTIMES[runtime])
+    module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name)(device=device, **options)
     except TypeError as error:

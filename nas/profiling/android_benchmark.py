@@ -1,0 +1,98 @@
+"""What LiteRT's `benchmark_model` prints, and what its end says of a workload.
+
+The tool prints to stdout, older builds without the `INFO: ` before each line:
+
+    INFO: Initialized session in 18.777ms.
+    INFO: count=9 first=64791 curr=56295 min=54873 max=65831 avg=57758.2 std=4065 p5=54873 median=56801 p95=65831
+    INFO: count=50 first=58154 ... median=54870 p95=58101
+    INFO: Inference timings in us: Init: 18777, First inference: 64791, Warmup (avg): 57758.2, Inference (avg): 55043.2
+    INFO: Memory footprint delta from the start of the tool (MB): init=8.97656 overall=18.7227
+
+The first line of counts is the warm-up, the last the timed runs, in microseconds. When all runs took the same time it
+has no more than `count=1 curr=31` (with percentiles, in newer builds). The footprint is the growth of the largest
+resident set, in 2^20 bytes. There is no time of each run: a sample is the median of one call of the tool.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+
+from nas.errors import NasError
+from nas.profiling.runtime import Infeasible
+
+MIB = 2**20 / 1e6
+GET = (
+    "https://storage.googleapis.com/tensorflow-nightly-public/prod/tensorflow/release/lite/tools/nightly/latest/"
+    "android_aarch64_benchmark_model"
+)
+"""Where LiteRT's documentation has the prebuilt tool for 64-bit Android."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One call of the tool.
+
+    Attributes:
+        runs: timed runs.
+        median_ms: of those.
+        init_ms: time to load and prepare the model.
+        init_mb, overall_mb: growth of the resident set until the model was ready, and until the end, in 10^6 bytes; NaN
+            if the tool does not know.
+    """
+
+    runs: int
+    median_ms: float
+    init_ms: float
+    init_mb: float
+    overall_mb: float
+
+
+def parse(output: str) -> Benchmark:
+    """Read the tool's output.
+
+    Raises:
+        NasError: it is not such an output, or of a build that prints no median.
+    """
+    counts = re.findall(r"\bcount=(\d+)([^\n]*)", output)
+    started = re.search(r"Initialized session in ([\d.e+]+)ms", output)
+    if not counts or started is None:
+        raise NasError(f"benchmark_model printed no timings: {last_line(output)}")
+    runs, rest = int(counts[-1][0]), dict(re.findall(r"(\w+)=([\d.e+-]+)", counts[-1][1]))
+    micros = rest.get("median") or (rest.get("curr") if "first" not in rest else None)
+    if micros is None:
+        raise NasError(f"benchmark_model prints no median: it is older than 2023; get a newer one from {GET}")
+    memory = re.search(r"[Mm]emory footprint[^\n]*\binit=([\d.e+-]+) overall=([\d.e+-]+)", output)
+    init_mb, overall_mb = (float(value) * MIB for value in memory.groups()) if memory else (float("nan"),) * 2
+    return Benchmark(runs, float(micros) / 1e3, float(started[1]), init_mb, overall_mb)
+
+
+def check(code: int, output: str) -> None:
+    """Turn the tool's exit code into what it means.
+
+    Raises:
+        NasError: the tool itself cannot run.
+        Infeasible: the workload ended it.
+    """
+    said = last_line(output)
+    if code == 0:
+        return
+    if code in (126, 127):
+        raise NasError(f"benchmark_model cannot run on this device ({said}); get the one for its processor from {GET}")
+    if code == 128 + signal.SIGKILL:
+        raise Infeasible("killed (signal SIGKILL): the phone ran out of memory")
+    if code > 128:
+        number = code - 128
+        name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+        raise Infeasible(f"crashed (signal {name}): {said}"[:300])
+    if re.search(r"bad_alloc|[Oo]ut of memory|[Ff]ailed to allocate|[Cc]annot allocate|ENOMEM", output):
+        raise Infeasible(f"out of memory: {said}"[:300])
+    raise Infeasible(f"benchmark_model ended with {code}: {said}"[:300])
+
+
+def last_line(output: str) -> str:
+    """The line that tells most: the last that is not the tool's own farewell."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = [line for line in lines if not line.endswith("Benchmarking failed.")]
+    return (telling or lines or ["it printed nothing"])[-1][:200]

@@ -1,0 +1,211 @@
+"""`nas collect`: what was measured of a bundle, as a lookup table. What does not belong to the bundle is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas.costs import LookupTable, Row
+from nas.costs.table import meta_path
+from nas.errors import ConfigError, NasError, TableError
+from nas.files import read_json, read_text
+from nas.profiling.android import LATENCY as ANDROID_LATENCY
+from nas.profiling.android import MEMORY as ANDROID_MEMORY
+from nas.profiling.android_benchmark import check, parse
+from nas.profiling.bundle import RESULTS, VISITS, Bundle
+from nas.profiling.bundle_compile import Package
+from nas.profiling.bundle_measure import lines
+from nas.profiling.coreml import LATENCY, MEMORY
+from nas.profiling.protocol import Protocol, Samples, infeasible
+from nas.profiling.runtime import Infeasible, Loaded
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One look at one workload by a runner that knows nothing of this library.
+
+    Attributes:
+        workload: the key.
+        host: of which device, in what way; all visits of a table share it.
+        samples_ms: latencies, or the median of a call of the tool.
+        reference_ms: of the reference workload beside it.
+        memory_mb: measured peak activation memory; NaN if not.
+        load_ms: time to load it.
+        error: why it could not run; empty if it did.
+    """
+
+    workload: str
+    host: dict[str, Any]
+    samples_ms: tuple[float, ...] = ()
+    reference_ms: float = math.nan
+    memory_mb: float = math.nan
+    load_ms: float = math.nan
+    error: str = ""
+
+
+def collect(folder: str | Path, out: str | Path) -> LookupTable:
+    """Make a lookup table of a bundle's results, whole or not.
+
+    Args:
+        folder: of `nas pack`, with what `nas measure`, `measure.py` or `measure.sh` wrote into it.
+        out: the table's CSV. One that was collected from the same bundle is written anew.
+
+    Raises:
+        ConfigError: the folder is no bundle or was changed, or `out` is another table.
+        TableError: there is no result, or one does not belong to the bundle: of another bundle, of a workload it has not,
+            edited, or of several devices.
+    """
+    bundle, out = Bundle.load(folder), Path(out)
+    if out.exists():
+        meta = read_json(meta_path(out), "table metadata") if meta_path(out).exists() else {}
+        if meta.get("bundle") != bundle.id:
+            raise ConfigError(f"{out}: is a table that was not collected from this bundle; give another --out")
+    found = lines(bundle, bundle.folder / RESULTS)
+    rows = [(Row(**line["row"]), line["host"]) for line in found if "row" in line]
+    visits = [_mac_visit(line) for line in found if "visit" in line] + _phone_visits(bundle)
+    if rows and visits:
+        raise TableError(f"{folder}: has results of 'nas measure' and of a runner script; keep one kind of them")
+    if not rows and not visits:
+        raise TableError(f"{folder}: nothing was measured yet; run 'nas measure {folder}', or the script in it")
+    hosts = [host for _, host in rows] or [visit.host for visit in visits]
+    for key in sorted(set().union(*hosts) - {"load", "battery", "temperatures", "thermal_status"}):
+        values = sorted({str(host.get(key)) for host in hosts})
+        if len(values) > 1:
+            raise TableError(
+                f"{folder}: results of several devices or ways ({key}: {values[0]} and {values[1]}); keep one"
+            )
+    table_rows = [row for row, _ in rows] or _fold(bundle, visits)
+    seen = {row.workload for row in table_rows}
+    missing_here = bundle.manifest["infeasible"].items()
+    table_rows += [infeasible(workload, reason) for workload, reason in missing_here if workload not in seen]
+    known = ("space", "space_hash", "dtype", "date", "commit", "bundle", "versions")
+    meta = {**hosts[0], "operators": "alone", **{key: bundle.manifest[key] for key in known}}
+    table = LookupTable.from_frame(pd.DataFrame([asdict(row) for row in table_rows]), meta)
+    table.save(out)
+    return LookupTable.load(out)
+
+
+def _fold(bundle: Bundle, visits: list[Visit]) -> list[Row]:
+    """A row for each workload: its visits are blocks; those beside a slow reference count only if all are."""
+    drift = 1 + Protocol().drift
+    references = [visit.reference_ms for visit in visits if not math.isnan(visit.reference_ms)]
+    usual_ms = float(np.median(references)) if references else math.nan
+    grouped: dict[str, list[Visit]] = defaultdict(list)
+    for visit in visits:
+        grouped[visit.workload].append(visit)
+    rows = []
+    for package in bundle.packages:
+        mine = grouped.get(package.workload, [])
+        ran = [visit for visit in mine if not visit.error]
+        if ran:
+            blocks: tuple[list, list] = ([], [])
+            for visit in ran:
+                blocks[visit.reference_ms > drift * usual_ms].append(list(visit.samples_ms))
+            rows.append(Samples(*blocks).row(package.workload, _loaded(bundle, package, ran), "measured"))
+        elif mine:
+            rows.append(infeasible(package.workload, mine[0].error))
+    return rows
+
+
+def _loaded(bundle: Bundle, package: Package, visits: list[Visit]) -> Loaded:
+    memory = [visit.memory_mb for visit in visits if not math.isnan(visit.memory_mb)]
+    form, target = package.form, bundle.manifest["target"]
+    return Loaded(
+        memory_mb=float(np.median(memory)) if memory else package.activations_mb,
+        weights_mb=package.weights_mb,
+        params=package.params,
+        load_ms=float(np.median([visit.load_ms for visit in visits])),
+        form=f"{form} {target} {visits[0].host['compute_unit']}" if target else form,
+    )
+
+
+def _mac_visit(line: dict[str, Any]) -> Visit:
+    """A visit of `measure.py`."""
+    host = {
+        "runtime": "coreml",
+        "version": f"coremltools {line['host']['version']}",
+        "device": "local",
+        "chip": line["host"]["chip"],
+        "os": line["host"]["os"],
+        "threads": None,
+        "compute_unit": line["compute_unit"],
+        "latency": LATENCY,
+        "memory": MEMORY,
+    }
+    if "error" in line:
+        return Visit(line["workload"], host, error=line["error"])
+    numbers = {key: float(line[key]) for key in ("reference_ms", "load_ms")}
+    return Visit(line["workload"], host, tuple(map(float, line["samples_ms"])), **numbers)
+
+
+def _phone_visits(bundle: Bundle) -> list[Visit]:
+    """The visits of `measure.sh`.
+
+    Raises:
+        TableError: a file is of another bundle, was edited, or is no visit.
+    """
+    found = []
+    for path in sorted((bundle.folder / VISITS).glob("*.txt")):
+        text = read_text(path, "result")
+        body, _, digest = text.rpartition("digest: ")
+        head = dict(re.findall(r"^(\w+): (.*)$", body.partition("== ")[0], flags=re.M))
+        if not {"bundle", "visit", "phone", "threads"} <= set(head):
+            raise TableError(f"{path}: is no result of measure.sh; delete it and measure again")
+        if head["bundle"] != bundle.id:
+            raise TableError(f"{path}: belongs to bundle {head['bundle']}, this one is {bundle.id}; collect it there")
+        if hashlib.sha256(f"{bundle.id}\n{body}".encode()).hexdigest() != digest.strip():
+            raise TableError(f"{path}: was edited after it was measured; delete it and measure again")
+        number = int(head["visit"].split()[1])
+        if number >= len(bundle.packages):
+            raise TableError(f"{path}: is of a workload that is not in the bundle; delete it")
+        found.append(_phone_visit(bundle.packages[number], head, _parts(body), path))
+    return found
+
+
+def _phone_visit(package: Package, head: dict[str, str], parts: dict[str, tuple[int, str]], path: Path) -> Visit:
+    phone, maker, model, soc, abi, android, build, tool = head["phone"].split("|")[:8]
+    host = {
+        "runtime": "litert",
+        "version": f"benchmark_model {tool}",
+        "device": "adb",
+        "phone": phone,
+        "chip": f"{maker} {model} ({soc or 'unknown chip'}, {abi})",
+        "os": f"Android {android}",
+        "threads": int(head["threads"]),
+        "delegate": "XNNPACK",
+        "build": build,
+        "governors": head.get("governors", ""),
+        "latency": ANDROID_LATENCY,
+        "memory": ANDROID_MEMORY,
+    }
+    try:
+        for code, output in parts.values():
+            check(code, output)
+        read = {name: parse(output) for name, (_, output) in parts.items()}
+    except Infeasible as error:
+        return Visit(package.workload, host, error=str(error))
+    except NasError as error:
+        raise TableError(f"{path}: {error}") from None
+    one = read["one"]
+    several = read.get("several")
+    ms = (several.median_ms - one.median_ms) / package.copies if several else one.median_ms
+    growth_mb = max(0.0, one.overall_mb - one.init_mb - 2 * package.inputs_mb)
+    return Visit(package.workload, host, (ms,), read["reference"].median_ms, growth_mb, one.init_ms)
+
+
+def _parts(body: str) -> dict[str, tuple[int, str]]:
+    """`reference`, `one` and `several` of a visit: exit code and output of the tool."""
+    parts = {}
+    for part in body.split("== ")[1:]:
+        name, _, output = part.partition("\n")
+        ended = re.search(r"^exit: (\d+)$", output, flags=re.M)
+        parts[name.strip()] = (int(ended[1]) if ended else 255, output[: ended.start()] if ended else output)
+    return parts

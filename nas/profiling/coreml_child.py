@@ -1,0 +1,28 @@
+"""What runs inside a child of the `coreml` runtime on a Mac: one workload, loaded, timed by Core ML itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas.profiling.bundle_runner import Timer
+from nas.profiling.convert import coremltools, quiet
+
+_timer: Timer | None = None
+
+
+def load(path: Path, several: Path | None, copies: int, unit: str) -> float:
+    """Load a workload of this process.
+
+    Returns:
+        the time to load it once, in ms.
+    """
+    global _timer
+    coremltools()
+    with quiet():
+        _timer = Timer(str(path), str(several) if several else None, copies, unit)
+    return _timer.one.load_ms
+
+
+def block(runs: int) -> list[float]:
+    """Latencies in ms of `runs` runs of what was loaded."""
+    return _timer.block(runs)

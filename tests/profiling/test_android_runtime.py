@@ -1,0 +1,192 @@
+"""`litert` on Android: the output of the real `benchmark_model`, and a stand-in `adb` with a phone behind it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nas.costs import LookupTable, TableWriter
+from nas.errors import ConfigError, MissingDependency, NasError
+from nas.profiling import Infeasible, Protocol, android, runtimes
+from nas.profiling.android_benchmark import MIB, check, parse
+from nas.profiling.bundle_compile import Package
+from nas.profiling.measure import measure_all
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+QUICK = Protocol(cap_s=0.01, min_samples=6)
+
+# Printed by the tool on an Android phone (its log, which has the lines of stdout with another prefix).
+ANDROID = """\
+07-14 13:14:52.190 22838 22838 I tflite  : Initialized session in 92.318ms.
+07-14 13:14:52.859 22838 22838 I tflite  : count=3 first=235158 curr=200386 min=199462 max=235158 avg=211669 std=16613 \
+p5=199462 median=200386 p95=235158
+07-14 13:14:56.520 22838 22838 I tflite  : count=25 first=187533 curr=140990 min=140071 max=195121 avg=145528 std=13583 \
+p5=140545 median=141253 p95=187533
+07-14 13:14:56.521 22838 22838 I tflite  : Inference timings in us: Init: 92318, First inference: 235158, \
+Warmup (avg): 211669, Inference (avg): 145528
+07-14 13:14:56.521 22838 22838 I tflite  : Memory footprint delta from the start of the tool (MB): init=54.2852 \
+overall=73.4102
+"""
+# Printed by a build of 2020, which knows no percentiles.
+OLD = """\
+Initialized session in 18.777ms.
+Running benchmark for at least 1 iterations and at least 0.5 seconds but terminate if exceeding 150 seconds.
+count=9 first=64791 curr=56295 min=54873 max=65831 avg=57758.2 std=4065
+
+count=50 first=58154 curr=53809 min=53077 max=60727 avg=55043.2 std=1562
+
+Inference timings in us: Init: 18777, First inference: 64791, Warmup (avg): 57758.2, Inference (avg): 55043.2
+Memory footprint delta from the start of the tool (MB): init=8.97656 overall=18.7227
+"""
+
+
+def test_output_of_the_tool_on_a_phone():
+    found = parse(ANDROID)
+    assert (found.runs, found.median_ms, found.init_ms) == (25, 141.253, 92.318)
+    assert (found.init_mb, found.overall_mb) == (54.2852 * MIB, 73.4102 * MIB)
+
+
+def test_runs_that_all_took_the_same_time_have_no_statistics():
+    found = parse("INFO: Initialized session in 1.5ms.\nINFO: count=1 curr=31 p5=31 median=31 p95=31\n")
+    assert found.median_ms == 0.031 and found.init_mb != found.init_mb
+    assert parse("INFO: Initialized session in 1.5ms.\nINFO: count=4 curr=31(all same)\n").median_ms == 0.031
+
+
+def test_a_build_without_a_median_and_output_of_something_else_are_refused():
+    with pytest.raises(NasError, match=r"no median.*newer one"):
+        parse(OLD)
+    with pytest.raises(NasError, match="printed no timings: ERROR: Failed to apply"):
+        parse("INFO: STARTING!\nERROR: Failed to apply the default delegate.\nERROR: Benchmarking failed.\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "error", "text"),
+    [
+        (137, "Killed", Infeasible, "SIGKILL.*out of memory"),
+        (139, "INFO: STARTING!\nSegmentation fault", Infeasible, "SIGSEGV.*Segmentation fault"),
+        (1, "ERROR: std::bad_alloc\nERROR: Benchmarking failed.", Infeasible, "out of memory: ERROR: std::bad_alloc"),
+        (1, "ERROR: Encountered unresolved custom op: X.\nERROR: Benchmarking failed.", Infeasible, "custom op: X"),
+        (127, "sh: benchmark_model: not found", NasError, "cannot run on this device"),
+        (126, "sh: benchmark_model: cannot execute: Exec format error", NasError, "Exec format error"),
+    ],
+)
+def test_how_the_tool_ends_says_what_is_wrong(code, output, error, text):
+    with pytest.raises(error, match=text):
+        check(code, output)
+
+
+@pytest.fixture
+def phone(tmp_path, monkeypatch):
+    """A folder that is an Android phone for the stand-ins."""
+    folder = tmp_path / "phone"
+    (folder / "tmp").mkdir(parents=True)
+    monkeypatch.setenv("PATH", f"{STAND_INS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PHONE", str(folder))
+    monkeypatch.setenv("NAS_BENCHMARK_MODEL", str(STAND_INS / "benchmark_model"))
+    monkeypatch.setattr(android, "POLL_S", 0.001)
+    return folder
+
+
+def package(folder: Path, name: str, size: int, first: str = "x", several: int = 0) -> Package:
+    """Files of some size; the stand-in runs 1 us per byte."""
+    paths = []
+    for suffix, length in (("", size), *((("3", several),) if several else ())):
+        paths.append(folder / f"{name}{suffix}.tflite")
+        paths[-1].write_bytes((first * length).encode())
+    return Package(name, paths[0], paths[1] if several else None, 2 if several else 0, 7, 0.5, 0.001, 0.1, "reference")
+
+
+def open_runtime(folder: Path, device: str = "adb"):
+    runtime = runtimes.make("litert", device, threads=2)
+    runtime.reference, runtime.block_ms = package(folder, "reference", 500), 1.0
+    return runtime
+
+
+def test_a_phone_is_described_and_measured(phone, tmp_path):
+    alone, operator = package(tmp_path, "alone", 2000), package(tmp_path, "operator", 3000, several=7000)
+    rows = {}
+    with open_runtime(tmp_path) as runtime:
+        meta = runtime.describe()
+        measure_all(runtime, [alone, operator], QUICK, lambda row: rows.update({row.workload: row}))
+    assert meta["chip"] == "Google Pixel 9 (Tensor G4, arm64-v8a)" and meta["os"] == "Android 15"
+    assert meta["temperatures"] == "CPU0 66.5, VIRTUAL-SKIN 33.1" and "level: 81" in meta["battery"]
+    assert meta["threads"] == 2 and "median" in meta["latency"] and "approximate" in meta["memory"]
+    assert "emulator-5554" not in str(meta)  # tables are published
+    assert rows["alone"].latency_ms == 2.0 and rows["alone"].count == 6
+    assert rows["operator"].latency_ms == 2.0  # (7 - 3) / 2
+    assert rows["alone"].memory_mb == pytest.approx(2 * 2000 / 1e6 - 2 * 0.001, rel=1e-3)
+    assert rows["alone"].load_ms == 18.777
+    calls = (phone / "calls").read_text()
+    assert "--use_xnnpack=true --num_threads=2" in calls and "--warmup_min_secs=0.2" in calls
+
+
+def test_files_are_pushed_once(phone, tmp_path):
+    with open_runtime(tmp_path) as runtime:
+        runtime.open(package(tmp_path, "a", 100)).close()
+        (phone / "full").touch()
+        runtime.open(package(tmp_path, "a", 100)).close()
+        with pytest.raises(NasError, match="No space left on device"):
+            runtime.open(package(tmp_path, "b", 200))
+
+
+@pytest.mark.parametrize(("first", "reason"), [("C", "SIGSEGV"), ("K", "out of memory"), ("A", "out of memory")])
+def test_what_the_phone_cannot_run_is_infeasible_and_the_others_go_on(phone, tmp_path, first, reason):
+    rows = {}
+    with open_runtime(tmp_path) as runtime:
+        both = [package(tmp_path, "bad", 1000, first), package(tmp_path, "good", 1000)]
+        measure_all(runtime, both, QUICK, lambda row: rows.update({row.workload: row}))
+    assert rows["bad"].status == "infeasible" and reason in rows["bad"].reason
+    assert rows["good"].status == "ok"
+
+
+def test_an_unplugged_phone_is_one_line_and_finished_rows_stay(phone, tmp_path):
+    with open_runtime(tmp_path) as runtime:
+        writer = TableWriter(tmp_path / "t.csv", runtime.describe())
+
+        def finished(row):
+            writer.append(row)
+            (phone / "gone").touch()
+
+        with pytest.raises(NasError, match=r"phone 'emulator-5554' is gone.*finished rows are kept") as error:
+            measure_all(runtime, [package(tmp_path, "a", 1000), package(tmp_path, "b", 1000)], QUICK, finished)
+    assert "\n" not in str(error.value)
+    assert len(LookupTable.load(tmp_path / "t.csv").frame) == 1
+
+
+def test_unplugged_in_the_middle_of_a_run_is_no_property_of_the_workload(phone, tmp_path):
+    with open_runtime(tmp_path) as runtime, pytest.raises(NasError, match="is gone"):
+        runtime.open(package(tmp_path, "a", 1000, first="U"))
+
+
+def test_what_a_throttled_phone_measured_does_not_count(phone, tmp_path, monkeypatch):
+    with open_runtime(tmp_path) as runtime:
+        session = runtime.open(package(tmp_path, "a", 1000))
+        before = (phone / "calls").read_text().count("--graph")
+        (phone / "thermal").write_text("3")
+        assert session.block(1) == [1.0]
+        assert (phone / "calls").read_text().count("--graph") == before + 2
+        assert (phone / "looks").read_text().count("looked") == 5  # 3, 2, 1, 0, and after the repetition
+        (phone / "thermal").write_text("2"), (phone / "stays_hot").touch()
+        monkeypatch.setattr(android, "COOL_S", 0.0)
+        with pytest.raises(NasError, match=r"stays throttled .thermal status 2, CPU0 66.5"):
+            session.block(1)
+
+
+def test_no_phone_no_tool_and_no_adb_say_what_to_do(phone, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NasError, match="adb lists: emulator-5554 device"):
+        runtimes.make("litert", "adb:R58M")
+    monkeypatch.setenv("NAS_BENCHMARK_MODEL", "nowhere")
+    with pytest.raises(ConfigError, match="nowhere: no such file"):
+        runtimes.make("litert", "adb")
+    monkeypatch.delenv("NAS_BENCHMARK_MODEL")
+    with pytest.raises(MissingDependency, match="NAS_BENCHMARK_MODEL"):
+        runtimes.make("litert", "adb")
+    (phone / "gone").touch()
+    with pytest.raises(NasError, match=r"no phone.*USB debugging"):
+        runtimes.make("litert", "adb")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingDependency, match="nas pack --runtime litert"):
+        runtimes.make("litert", "adb")
