@@ -52,6 +52,10 @@ def cost(args: argparse.Namespace) -> None:
     else:
         print("memory        unknown      the device does not tell it of every layer")
     print(f"params     {found.params:10,}")
+    stuck = found.breakdown[found.breakdown["latency_ms"] == float("inf")]
+    if len(stuck):
+        print(f"cannot run on the device: {', '.join(stuck['slot'] + ' ' + stuck['choice'])}")
+        return
     if generation is None:
         print(f"generation    unknown      {unknown}")
         return
