@@ -26,6 +26,7 @@ from nas.training.compute import Compute
 from nas.training.finetune import FinetuneConfig, joint
 from nas.training.generate import examine
 from nas.training.loop import Learner, Optimization, run
+from nas.training.monitors import health
 from nas.training.objective import add_noise, bind, clean, generator, logit_normal
 from nas.training.stage import Inputs, finished
 
@@ -159,6 +160,7 @@ class Game:
             "fake": fake_score,
             "grad_norm": norm,
             "frames": xt.shape[2],
+            **health(fake, batch.latents),
         }
 
     def inputs(self, batch: Batch, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

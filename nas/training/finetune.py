@@ -19,6 +19,7 @@ from nas.training import checkpoint, distributed, objective, supernet
 from nas.training.batches import Batches, held_out
 from nas.training.compute import Compute
 from nas.training.generate import examine
+from nas.training.grids import Grids, Watch
 from nas.training.loop import Learner, Optimization, run
 from nas.training.objective import validation_loss
 from nas.training.stage import Inputs, finished
@@ -59,7 +60,7 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     denoiser = supernet.denoiser_from(inputs.start, inputs)
     latents, contexts = held_out(source, config.validation)
     before = validation_loss(denoiser, latents, contexts)
-    learner, seconds = joint("finetune", folder, denoiser, source, config, inputs.compute)
+    learner, seconds = joint("finetune", folder, denoiser, source, config, inputs.compute, inputs.watch)
     denoiser = learner.result()
     if not distributed.is_main():
         return {}, seconds
@@ -75,18 +76,24 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
 
 
 def joint(
-    title: str, folder: Path, denoiser: nn.Module, source: Path, config: FinetuneConfig, compute: Compute | None = None
+    title: str,
+    folder: Path,
+    denoiser: nn.Module,
+    source: Path,
+    config: FinetuneConfig,
+    compute: Compute | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Learner, float]:
     """Train all weights on images and clips; the adversarial stage's control is this as well."""
     denoiser.requires_grad_(True)
     learner = Learner(denoiser, config.optimization, config.steps, compute=compute, called=True)
-    asked = objective.of(denoiser)
+    asked, grids = objective.of(denoiser), Grids(watch or Watch(), folder, source, config.guidance)
     batches = Batches(source, config.seed, config.batch, config.images, config.image_share, config.drop, asked)
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
         row = learner.descend(lambda part: objective.of_batch(learner.model, part), batch, number)
-        return {**row, "frames": batch.latents.shape[2]}
+        return {**row, "frames": batch.latents.shape[2], **grids(denoiser, number + 1)}
 
     return learner, run(title, folder, config.steps, {"denoiser": learner}, step, config.save_every)
 

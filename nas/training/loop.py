@@ -7,6 +7,8 @@ its optimisers' moments, its EMA and the number of steps done; no random state i
     state.safetensors   weights, moments, EMA and the step, written in one atomic piece; removed when the stage is done
     state-STEP...       older ones, where `Compute.keep` asks for them: one renamed to state.safetensors is gone on from
     history.csv         step, loss, ...; one row a step
+    warnings.txt        what the rows made the monitors say, if anything
+    tensorboard/        the rows again, where tensorboard is installed
     result.json         written last: the stage is finished
 """
 
@@ -18,23 +20,25 @@ import csv
 import io
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from nas.errors import ConfigError, NasError
 from nas.files import write_atomic
 from nas.models import UNet
-from nas.training import distributed, tensors
+from nas.progress import progress
+from nas.training import distributed, monitors, tensors
 from nas.training.compute import Compute, blocks, checkpoint_blocks
+from nas.training.monitors import Alarm
 
-STATE, HISTORY = "state.safetensors", "history.csv"
+STATE, HISTORY, WARNINGS = "state.safetensors", "history.csv", "warnings.txt"
 MAX_BAD_STEPS = 20
 """So many steps in a row without a finite gradient end the run."""
 
@@ -304,6 +308,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     done, before = _restore(folder, learners)
     history = History(folder, done) if distributed.is_main() else None
+    alarm = Alarm(read_history(folder)) if history else None
+    board = monitors.board(folder, done) if history else None
     started = time.monotonic()
 
     def seconds() -> float:
@@ -314,17 +320,25 @@ def run(
         row = distributed.mean(step(number))
         if history:
             history.append(number + 1, row)
+            for line in alarm.see({"step": number + 1, **row}):
+                _warn(folder, f"{title}: {line}")
+        if board:
+            for name, value in row.items():
+                board.add_scalar(name, value, number + 1)
         if (number + 1) % save_every == 0 or number + 1 == steps:
             _save(folder, learners, number + 1, seconds())
     if history:
         history.close()
+    if board:
+        board.close()
     distributed.barrier()  # what the first worker wrote is there for all
     return seconds()
 
 
-def progress(items: Iterable, title: str, total: int, done: int = 0) -> Iterable:
-    """A progress bar that a terminal redraws and that a log file gets a line of every few seconds."""
-    return tqdm(items, title, total, initial=done, mininterval=1, maxinterval=5, dynamic_ncols=True, unit="step")
+def _warn(folder: Path, line: str) -> None:
+    tqdm.write(f"warning: {line}", file=sys.stderr)
+    with (folder / WARNINGS).open("a") as file:
+        file.write(line + "\n")
 
 
 def _save(folder: Path, learners: Mapping[str, Learner], step: int, seconds: float) -> None:

@@ -7,6 +7,7 @@
     table: table.csv                     # the lookup table that it was chosen by, noted in the checkpoint
     objective: {prediction: v, min_snr: 5}    # flow matching if not given
     compute: {precision: bf16, accumulate: 4, checkpointing: true}
+    watch: {every: 1000}                  # clips that `finetune` samples on its way
     stages:
       decoder: {steps: 400, data: digits}
       finetune: {steps: 450, optimization: {lr: 2e-3}}
@@ -25,6 +26,7 @@ from nas.errors import ConfigError, suggestion
 from nas.spaces import Architecture, SearchSpace
 from nas.training import distributed
 from nas.training.compute import Compute
+from nas.training.grids import Watch
 from nas.training.objective import Objective
 from nas.training.stage import Inputs, StageResult, hash_of, same_or_new
 
@@ -45,6 +47,7 @@ class Recipe:
     Attributes:
         objective: what the denoiser predicts, in every stage.
         compute: how the steps of every stage are computed.
+        watch: what `finetune` samples while it trains.
         stages: config by stage.
     """
 
@@ -53,6 +56,7 @@ class Recipe:
     table: str | None = None
     objective: Objective = field(default_factory=Objective)
     compute: Compute = field(default_factory=Compute)
+    watch: Watch = field(default_factory=Watch)
     stages: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,7 +90,7 @@ def train(stage: str, recipe: str | Path, out: str | Path, workers: int = 1) -> 
     decoder = out / "decoder" if before else None
     start = out / before if before and before != "decoder" else None
     table = hash_of(_beside(path, asked.table)) if asked.table else None
-    inputs = Inputs(space, decoder, start, arch, asked.objective, asked.compute, table)
+    inputs = Inputs(space, decoder, start, arch, asked.objective, asked.compute, asked.watch, table)
     arguments = (stage, out / stage, options, inputs)
     if workers > 1 and not (out / stage / "result.json").exists():
         same_or_new(*arguments, workers)  # here, where an error is one line

@@ -14,6 +14,7 @@ from nas.files import read_json, read_text, short_hash, write_json
 from nas.spaces import Architecture, SearchSpace
 from nas.training import distributed
 from nas.training.compute import Compute
+from nas.training.grids import Watch
 from nas.training.loop import STATE, older_states
 from nas.training.objective import Objective
 
@@ -31,6 +32,7 @@ class Inputs:
         architecture: which architecture; `finetune` needs it.
         objective: what the denoiser predicts; the same for all stages up to `finetune`, whose checkpoint then says it.
         compute: how steps are computed.
+        watch: what `finetune` samples while it trains.
         table: hash of the lookup table that the architecture was chosen by, for the checkpoint's provenance.
     """
 
@@ -40,6 +42,7 @@ class Inputs:
     architecture: Architecture | None = None
     objective: Objective = field(default_factory=Objective)
     compute: Compute = field(default_factory=Compute)
+    watch: Watch = field(default_factory=Watch)
     table: str | None = None
 
 
