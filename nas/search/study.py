@@ -15,10 +15,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
-from tqdm import tqdm
 
 from nas.costs import Budget, CostModel
 from nas.errors import ConfigError
+from nas.progress import progress
 from nas.search.evaluators import EvaluatorError
 from nas.search.exact import infeasible, solve
 from nas.search.placement import distributions
@@ -230,7 +230,7 @@ class _Driver:
 
     def drive(self, pool: InProcess | RayPool, trials: int) -> None:
         done = self.finished()
-        with tqdm(total=trials, initial=done, desc="search", unit="trial", disable=None) as bar:
+        with progress(None, "search", trials, done, unit="trial") as bar:
             while done < trials:
                 while len(self.running) < min(pool.workers, trials - done):
                     trial, arch = self._ask()

@@ -1,0 +1,48 @@
+"""A bar with the time left: redrawn in place on a terminal, a line now and then where a log file reads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+LOG_EVERY_S = 15
+"""Seconds between two lines of a log file."""
+
+
+def progress(
+    items: Iterable | None = None, title: str = "", total: int | None = None, done: int = 0, unit: str = "step"
+):
+    """A tqdm bar over `items`, or one to `update` by hand.
+
+    Args:
+        total: how many there are, those that were `done` in an earlier run included.
+    """
+    options: dict[str, Any] = {"mininterval": 1, "maxinterval": 5, "dynamic_ncols": True}
+    if not sys.stderr.isatty():
+        wording = "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"
+        options = {
+            "mininterval": LOG_EVERY_S,
+            "maxinterval": LOG_EVERY_S,
+            "bar_format": wording,
+            "file": _Log(sys.stderr),
+        }
+    return tqdm(items, title, total, initial=done, unit=unit, **options)
+
+
+class _Log:
+    """What tqdm would redraw in place, as lines, each count once."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file, self.last = file, ""
+
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n ")
+        if line and line.partition(",")[0] != self.last:
+            self.file.write(line + "\n")
+            self.last = line.partition(",")[0]
+
+    def flush(self) -> None:
+        self.file.flush()
