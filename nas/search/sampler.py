@@ -17,8 +17,9 @@ from nas.spaces import SearchSpace
 STARTS = 6
 """Local searches per proposal; what they reach is measured in docs/benchmarks/search.md."""
 
-TEMPER = 0.5
-"""How far a Thompson draw may stray from the posterior mean, 1 being a plain draw. Smaller exploits sooner."""
+TEMPERS = (1.0, 0.5, 0.25, 0.0)
+"""How far a Thompson draw may stray from the posterior mean, in turn: a plain draw explores, the mean itself exploits.
+A study may end at any trial, so both have to happen all along."""
 
 FITS = (4, *(int(8 * 1.3**i) for i in range(17)))
 """After how many finished trials the variances are fitted anew; at most about 500 trials enter a fit."""
@@ -46,7 +47,7 @@ class BudgetSampler(PlacementSampler):
         space: SearchSpace,
         cost: CostModel,
         budget: Budget | None = None,
-        startup: int = 10,
+        startup: int = 5,
         seed: int | None = None,
     ) -> None:
         super().__init__(Problem.build(space, cost, budget), seed)
@@ -89,17 +90,21 @@ class BudgetSampler(PlacementSampler):
         self, history: History, score: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         x = self.problem.columns(history.codes)
-        surrogate = Surrogate(self._prior, x, score, self._fitted(x, score))
+        surrogate = Surrogate(self._prior, x, score, self._fitted(x, history.values))
         surrogate.condition(self.problem.columns(history.pending))
         (u, q), (mean_u, mean_q) = surrogate.draw(rng), surrogate.expected()
-        return mean_u + TEMPER * (u - mean_u), mean_q + TEMPER * (q - mean_q)
+        temper = TEMPERS[(len(x) + len(history.pending)) % len(TEMPERS)]
+        return mean_u + temper * (u - mean_u), mean_q + temper * (q - mean_q)
 
-    def _fitted(self, x: np.ndarray, score: np.ndarray) -> np.ndarray | None:
-        """Variances fitted to the first trials, as many as `FITS` says, so that a resumed study fits the same."""
+    def _fitted(self, x: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+        """Variances fitted to the first trials, as many as `FITS` says, so that a resumed study fits the same.
+
+        Of several objectives, to one scalarisation of them: variances are shares, and much the same for all.
+        """
         counts = [count for count in FITS if count <= len(x)]
         if not counts:
             return None
-        x, score = x[: counts[-1]], score[: counts[-1]]
+        x, score = x[: counts[-1]], scalarise(values[: counts[-1]], np.random.default_rng(0))
         key = x.tobytes() + score.tobytes()
         if key not in self._variances:
             self._variances = {key: fit(self._prior, x, score)}

@@ -5,7 +5,8 @@ of Gaussian terms, each with its own variance, which the marginal likelihood set
 
 - u: by operator; by operator and stage (slots that cost alike); by operator, smooth along the network; by slot, whatever
   the operator; along the costs of a choice; and every column for itself;
-- Q: by pair of operators, anywhere or in neighbouring slots; and every pair of columns for itself, near ones more.
+- Q: by pair of operators, anywhere or in neighbouring slots; and every pair of columns for itself: of neighbouring
+  slots, near ones more than far ones, or all alike.
 
 With N trials and D columns everything is done in the N x N dual (a Gaussian process with those kernels), and draws of u
 and Q come from the posterior by Matheron's rule (Wilson et al., 2020): a draw from the prior, corrected by the data. So
@@ -25,6 +26,9 @@ from nas.spaces import NONE
 
 LOG_VARIANCE_SD = 1.5
 """Prior standard deviation of the log of every variance."""
+
+CONSTANT = 25.0
+"""Prior variance of the mean score, in units of the variance of the scores: all but unknown."""
 
 NOISE = 1e-4
 """Prior median of the noise variance, in units of the variance of the scores."""
@@ -103,9 +107,10 @@ class Prior:
             Additive(0.1, by_slot * self.layer[:, None]),
             Additive(0.1, self._cost_features()),
             Additive(0.2, np.diag(self.layer)),
-            Additive(0.1, self.layer[:, None]),
+            Additive(0.3, self.layer[:, None]),
             Tied(0.02, self.operator, np.triu(everywhere)),
             Tied(0.02, self.operator, np.eye(slots, k=1)),
+            Free(0.03, np.eye(slots, k=1)),
             Free(0.05, near),
             Free(0.02, everywhere),
         ]
@@ -191,7 +196,7 @@ class Surrogate:
         self.points = np.concatenate([self.x, pending])
         kernels = np.stack([Prior.kernel_of(term, self.points) for term in self.prior.terms])
         weights = np.exp(self.variances)
-        total = np.tensordot(weights[:-1], kernels, 1)
+        total = np.tensordot(weights[:-1], kernels, 1) + CONSTANT
         self.noise = np.full(len(self.points), weights[-1])
         known = len(self.x)
         seen = cho_factor(total[:known, :known] + np.diag(self.noise[:known]), lower=True)
@@ -208,7 +213,7 @@ class Surrogate:
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """One draw of u `(D,)` and Q `(D, D)` from the posterior, in units of the score."""
         u, q = self.prior.draw(rng, self.variances)
-        at_points = u[self.points].sum(1)
+        at_points = u[self.points].sum(1) + np.sqrt(CONSTANT) * rng.normal()
         at_points += q[self.points[:, :, None], self.points[:, None, :]].sum((1, 2)) / 2
         noise = rng.normal(size=len(self.points)) * np.sqrt(self.noise)
         du, dq = self._pull(cho_solve(self.factor, self.targets - at_points - noise), self.points)
@@ -247,7 +252,7 @@ def fit(prior: Prior, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     def loss(log_variances: np.ndarray) -> tuple[float, np.ndarray]:
         weights = np.exp(log_variances)
-        total = np.tensordot(weights, kernels, 1) + 1e-8 * np.eye(len(x))
+        total = np.tensordot(weights, kernels, 1) + CONSTANT + 1e-8 * np.eye(len(x))
         factor = np.linalg.cholesky(total)
         inverse = cho_solve((factor, True), np.eye(len(x)))
         alpha = inverse @ surrogate.y

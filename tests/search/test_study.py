@@ -7,14 +7,28 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import optuna
 import pytest
 from instances import make
 
 from nas.costs import Budget
 from nas.errors import BudgetError, ConfigError
-from nas.search import BudgetSampler, Command, EvaluatorError, ScoreTable, evaluator, finals, open_storage, optimum, run
-from nas.search.samplers import SAMPLERS
+from nas.search import (
+    BudgetSampler,
+    Command,
+    EvaluatorError,
+    ScoreTable,
+    evaluator,
+    finals,
+    open_storage,
+    optimum,
+    pareto,
+    run,
+)
+from nas.search.placement import distributions
+from nas.search.problem import Problem
+from nas.search.samplers import SAMPLERS, make_sampler
 
 
 @pytest.fixture(scope="module")
@@ -139,17 +153,30 @@ def test_finals_choose_by_the_better_evaluator(search):
     assert len(chosen.frame) == 3
 
 
-def test_several_objectives(search):
-    space, cost, budget, table = search
-    sampler = BudgetSampler(space, cost, budget, startup=4, seed=0)
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    slots = {slot: optuna.distributions.CategoricalDistribution(c) for slot, c in space.slots.items()}
-    for _ in range(25):
-        trial = study.ask(slots)
-        arch = space.architecture(trial.params)
-        study.tell(trial, (table(arch), cost.predict(arch).latency_ms))
-        assert budget.holds(cost.predict(arch))
-    assert len(study.best_trials) >= 4
+def test_several_objectives():
+    """Score against latency: most of the exact front's area after 60 trials, and far more than random proposals find."""
+    space, cost, budget, table = make(1, 8, 5, share=0.2)
+    front = pareto(space, cost, table.scores, budget=budget)
+    whole = area(front["score"], front["latency_ms"], budget.latency_ms)
+    shares = {}
+    for name in ("budget", "random+repair"):
+        sampler = make_sampler(name, Problem.build(space, cost, budget), 0)
+        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        for _ in range(60):
+            trial = study.ask(distributions(sampler.problem))
+            arch = space.architecture(trial.params)
+            assert budget.holds(cost.predict(arch))
+            study.tell(trial, (table(arch), cost.predict(arch).latency_ms))
+        shares[name] = area(*zip(*(trial.values for trial in study.best_trials)), budget.latency_ms) / whole
+    assert shares["budget"] > 0.8
+    assert shares["budget"] > shares["random+repair"] + 0.1
+
+
+def area(scores, latencies_ms, limit_ms):
+    """What a front dominates between score 0 and the limit on latency (its hypervolume)."""
+    order = np.argsort(latencies_ms)
+    best = np.maximum.accumulate(np.array(scores)[order])
+    return float(best @ np.diff(np.append(np.array(latencies_ms)[order], limit_ms)))
 
 
 def test_pending_trials_are_not_proposed_again(search):
