@@ -24,7 +24,7 @@ import torch
 from scipy.stats import spearmanr
 from torch.utils.benchmark import Timer
 
-from nas.costs import CostModel, LookupTable
+from nas.costs import Calibration, CostModel, LookupTable, Row
 from nas.costs.work import work
 from nas.profiling import calibrate, measure_architectures, profile
 from nas.profiling.eager_child import build_module, make_inputs
@@ -32,7 +32,7 @@ from nas.profiling.host import clock_of
 from nas.profiling.litert import LitertRuntime
 from nas.spaces import Architecture, SearchSpace
 
-AT_ONCE = 10
+AT_ONCE = 8
 """Whole models that are in memory together, and timed in turn."""
 
 
@@ -52,37 +52,51 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = args.table or Path(folder) / "table.csv"
         table = profile(space, args.runtime, out=out, threads=args.threads)
-        table = replace(table, path=None, calibration=None)
-        naive = {"eager": naive_eager, "litert": naive_litert}[args.runtime](space, table, args.threads)
-        rows = []
-        for i in range(0, len(archs), AT_ONCE):
-            group = archs[i : i + AT_ONCE]
-            rows += measure_architectures(space, group, args.runtime, threads=args.threads, progress=True, table=table)
-        plain = CostModel(space, table)
-        correction = calibrate(space, table, args.calibrate, seed=10**6, threads=args.threads)
+    table = replace(table, path=None, calibration=None)
+    naive = {"eager": naive_eager, "litert": naive_litert}[args.runtime](space, table, args.threads)
+    fitted = calibrate(space, table, args.calibrate, seed=10**6, threads=args.threads).calibration
+    rows = []
+    for i in range(0, len(archs), AT_ONCE):
+        group = archs[i : i + AT_ONCE]
+        rows += measure_architectures(space, group, args.runtime, threads=args.threads, progress=True, table=table)
+        result = compare(space, table, naive, fitted, archs[: len(rows)], rows)  # so far: a stopped run says something
+        report(result)
+        if args.out:
+            Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def compare(
+    space: SearchSpace,
+    table: LookupTable,
+    naive: LookupTable,
+    fitted: Calibration,
+    archs: list[Architecture],
+    rows: list[Row],
+) -> dict:
+    """Each way of predicting against what was measured, and the numbers of every model."""
+    plain = CostModel(space, replace(table, calibration=None))
     truth = np.array([row.latency_ms for row in rows])
     own = np.array([plain.predict(arch).latency_ms for arch in archs])
     flops = np.array([architecture_flops(space, arch) for arch in archs])
-    predictions = {"this profiler": own}
-    fitted = correction.calibration
-    predictions["this profiler, calibrated"] = fitted.scale * own + fitted.offset_ms
-    predictions["naive table"] = np.array([CostModel(space, naive).predict(arch).latency_ms for arch in archs])
-    predictions["proportional to FLOPs"] = flops * np.median(truth / flops)
+    predictions = {
+        "this profiler": own,
+        "this profiler, calibrated": fitted.scale * own + fitted.offset_ms,
+        "naive table": np.array([CostModel(space, naive).predict(arch).latency_ms for arch in archs]),
+        "proportional to FLOPs": flops * np.median(truth / flops),
+    }
     memory = np.array([row.memory_mb + row.weights_mb for row in rows])
     guessed_mb = np.array([plain.predict(arch).memory_mb for arch in archs])
-    result = {
+    return {
         "space": space.name,
-        "runtime": args.runtime,
+        "runtime": table.meta["runtime"],
         "architectures": len(archs),
         "range_ms": [float(truth.min()), float(truth.max())],
-        "interval_ms": float(np.median([row.latency_ci_ms for row in rows])),
+        "interval_ms": float(np.nanmedian([row.latency_ci_ms for row in rows])),
         "latency": {name: quality(guess, truth) for name, guess in predictions.items()},
         "memory": {**quality(guessed_mb, memory), "lowest": float((guessed_mb / memory - 1).min())},
+        "models": {"measured_ms": truth.tolist(), **{name: guess.tolist() for name, guess in predictions.items()}},
         "table": table.meta,
     }
-    report(result)
-    if args.out:
-        Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def naive_eager(space: SearchSpace, table: LookupTable, threads: int) -> LookupTable:
