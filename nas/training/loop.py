@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from nas.errors import ConfigError, NasError
 from nas.files import write_atomic
