@@ -206,13 +206,19 @@ class Cache:
         buckets = {kind: list(_named(sizes[kind]).items()) for kind in KINDS}
         self._tensors = {kind: [name for name, _ in buckets[kind]] for kind in KINDS}
         self._starts = {kind: [np.cumsum([0, *shards]) for _, shards in buckets[kind]] for kind in KINDS}
-        self.videos, self.images = (sum(self.counts(kind)) for kind in KINDS)
+        self.videos, self.images = (sum(int(starts[-1]) for starts in self._starts[kind]) for kind in KINDS)
         if not self.videos:
             raise ConfigError(f"{self.folder}: holds no clip that could be used; see {skipped.SKIPPED} there")
         self._shard = lru_cache(maxsize=64)(self._open)
 
     def counts(self, kind: str) -> tuple[int, ...]:
-        """Items of `videos` or `images` in each bucket."""
+        """Items of `videos` or `images` in each bucket.
+
+        Raises:
+            ConfigError: there are none at all.
+        """
+        if not getattr(self, kind):
+            raise ConfigError(f"{self.folder}: holds no {kind} to train on; prepare some, or set image_share to 0")
         return tuple(int(starts[-1]) for starts in self._starts[kind])
 
     def latents(self, kind: str, indices: Sequence[int], bucket: int = 0) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -27,7 +28,8 @@ class Clips(ABC):
     """A `Source` of clips and images in files; a subclass says what there is and how to open it.
 
     Clips are resampled to `fps`, scaled to cover the bucket nearest to their shape and cropped at the centre; which
-    frames of a longer clip are taken is a function of the item's index.
+    frames of a longer clip are taken is a function of the item's index. Where there are no images, single frames of
+    the clips are the images.
 
     Args:
         buckets: the sizes that clips are brought to, the largest first.
@@ -40,13 +42,9 @@ class Clips(ABC):
         self.frames, self.height, self.width = buckets[0].frames, buckets[0].height, buckets[0].width
         self.skipped: list[UnreadableSample] = []
 
-    @property
     @abstractmethod
-    def videos(self) -> int: ...
-
-    @property
-    @abstractmethod
-    def images(self) -> int: ...
+    def count(self, kind: str) -> int:
+        """How many files of `videos` or of `images` there are."""
 
     @abstractmethod
     def name(self, kind: str, index: int) -> str:
@@ -58,19 +56,31 @@ class Clips(ABC):
     @abstractmethod
     def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]: ...
 
+    @property
+    def videos(self) -> int:
+        return self.count("videos")
+
+    @property
+    def images(self) -> int:
+        return self.count("images") or self.videos
+
     def video(self, index: int) -> Sample:
         share = float(np.random.default_rng((2, index)).random())
         return self._read("videos", index, lambda file: read_video(file, self.buckets, self.fps, share))
 
     def image(self, index: int) -> Sample:
-        return self._read("images", index, lambda file: read_image(file, self.buckets))
+        if self.count("images"):
+            return self._read("images", index, lambda file: read_image(file, self.buckets))
+        share = float(np.random.default_rng((3, index)).random())
+        frames = [replace(bucket, frames=1) for bucket in self.buckets]
+        return self._read("videos", index, lambda file: read_video(file, frames, self.fps, share))
 
     @property
     def hash(self) -> str:
         """Changes with what there is: names and captions, not contents."""
         found = hashlib.sha256()
         for kind in ("videos", "images"):
-            for index in range(getattr(self, kind)):
+            for index in range(self.count(kind)):
                 try:
                     caption = self.caption(kind, index)
                 except UnreadableSample as error:

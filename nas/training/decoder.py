@@ -123,6 +123,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
         "videos": train.videos,
         "images": train.images,
         "held_out": held.videos,
+        "skipped": len(skipped.read(folder / "train" / skipped.SKIPPED)),
         "scaling_factor": autoencoder.scaling_factor,
     }
     if referee is not None:

@@ -54,13 +54,8 @@ class Folder(Clips):
             chosen = range(len(there)) if own else of_split([entry.path.name for entry in there], split)
             entries += [there[place] for place in chosen]
 
-    @property
-    def videos(self) -> int:
-        return len(self._items["videos"])
-
-    @property
-    def images(self) -> int:
-        return len(self._items["images"])
+    def count(self, kind: str) -> int:
+        return len(self._items[kind])
 
     def name(self, kind: str, index: int) -> str:
         return str(self._items[kind][index].path)

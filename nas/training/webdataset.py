@@ -68,13 +68,8 @@ class Shards(Clips):
             for kind, items in found.items()
         }
 
-    @property
-    def videos(self) -> int:
-        return len(self._items["videos"])
-
-    @property
-    def images(self) -> int:
-        return len(self._items["images"])
+    def count(self, kind: str) -> int:
+        return len(self._items[kind])
 
     def name(self, kind: str, index: int) -> str:
         item = self._items[kind][index]

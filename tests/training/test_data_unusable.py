@@ -158,4 +158,5 @@ def test_training_went_on_with_what_can_be_used_and_wrote_its_own_list(run):
     assert met and met.items() <= cached.items()
     metrics = json.loads((folder / "result.json").read_text())["metrics"]
     videos = [name for name in used if files[name].endswith((".mp4", ".avi"))]
+    assert metrics["skipped"] == len(cached)
     assert (metrics["videos"], metrics["images"]) == (len(videos), len(used) - len(videos))

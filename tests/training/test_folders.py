@@ -160,3 +160,13 @@ def test_a_csv_caption_may_hold_line_ends_and_a_clip_several_captions(tmp_path):
     assert found == {"one\nline, two", "other", "b"}
     names = [{s.name("videos", i) for i in range(s.videos)} for s in (source, other)]
     assert not names[0] & names[1]
+
+
+def test_a_folder_without_images_gives_single_frames_of_its_clips(tmp_path):
+    write_clip(tmp_path / "a.mp4", 20)
+    write_clip(tmp_path / "b.mp4", 1)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.mp4,a\nb.mp4,b\n")
+    sources = [Folder(tmp_path, split, OWN) for split in ("train", "test")]
+    images = {s.image(i).caption: s.image(i).pixels for s in sources for i in range(s.images)}
+    assert {caption: pixels.shape for caption, pixels in images.items()} == dict.fromkeys("ab", (3, 1, 32, 32))
+    assert 0 < brightness(images["a"])[0] < 200  # a frame from within
