@@ -34,7 +34,7 @@ from nas.spaces import Backbone
 def norm_scores(unet: UNet) -> dict[str, Tensor]:
     """Stream -> importance of its channels `(channels,)`: squared norm of what makes them times of what reads them."""
     state = unet.state_dict()
-    made, read = _sums(unet.config, state, {name: value.square() for name, value in state.items()})
+    made, read = _sums(unet.config, state, lambda name: state[name].square())
     return {stream: of_stream * read[stream] for stream, of_stream in made.items()}
 
 
@@ -48,8 +48,8 @@ def taylor_scores(unet: UNet, loss: Callable[[UNet], Tensor]) -> dict[str, Tenso
     names, weights = zip(*unet.named_parameters())
     gradients = torch.autograd.grad(loss(unet), weights, allow_unused=True)
     with torch.no_grad():
-        effects = {n: w * (0 if g is None else g) for n, w, g in zip(names, weights, gradients)}
-        made, _ = _sums(unet.config, unet.state_dict(), effects)
+        slopes = {n: w * (0 if g is None else g) for n, w, g in zip(names, weights, gradients)}
+        made, _ = _sums(unet.config, unet.state_dict(), slopes.__getitem__)
     return {stream: of_stream.abs() for stream, of_stream in made.items()}
 
 
@@ -87,7 +87,7 @@ def slice_channels(unet: UNet, target: Backbone, scores: Mapping[str, Tensor] | 
 
 
 def _sums(
-    config: Backbone, state: Mapping[str, Tensor], of_weights: Mapping[str, Tensor]
+    config: Backbone, state: Mapping[str, Tensor], of_weight: Callable[[str], Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """By stream, something of the weights summed over those that make a channel, and over those that read it.
 
@@ -96,14 +96,15 @@ def _sums(
     axes = weight_axes(config)
     sizes, one = stream_sizes(axes, state), _joined_levels(config)
     sums: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-    for name, of_weight in axes.items():
+    for name, along in axes.items():
         is_norm = len(axes[name.rpartition(".")[0] + ".weight"]) == 1
         if name not in state or is_norm:
             continue
-        for dim, axis in enumerate(of_weight):
+        values = of_weight(name)
+        for dim, axis in enumerate(along):
             if axis is not None:
                 side = sums[1 if dim == 1 or name.endswith("to_k.weight") else 0]
-                summed = of_weights[name].movedim(dim, 0).flatten(1).sum(1) if len(of_weight) > 1 else of_weights[name]
+                summed = values.movedim(dim, 0).flatten(1).sum(1) if values.dim() > 1 else values
                 for stream, part in zip(axis, summed.split([sizes[stream] for stream in axis])):
                     stream = one.get(stream, stream)
                     side[stream] = side[stream] + part if stream in side else part

@@ -48,7 +48,7 @@ def run(unet, timestep=(5.0, 700.0)):
 
 
 @given(backbones())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_weight_is_made_of_the_streams_it_is_said_to_be(config):
     with torch.device("meta"):
         state = UNet(config, 3, CONTEXT).state_dict()
@@ -62,7 +62,7 @@ def test_every_weight_is_made_of_the_streams_it_is_said_to_be(config):
 
 
 @given(backbones(), st.integers(0, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_slicing_to_the_same_width_is_exact(config, seed):
     unet = random_unet(config, seed)
     sliced = slice_channels(unet, config)
@@ -109,7 +109,7 @@ def widened(narrow):
 
 
 @given(backbones(), st.integers(0, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_slicing_off_channels_that_nobody_reads_changes_nothing(config, seed):
     narrow = random_unet(config, seed)
     wide = widened(narrow)
