@@ -1,0 +1,280 @@
+"""The `coreml` runtime without a Mac: a stand-in `devicectl` with an iPhone behind it, and a stand-in for the framework.
+
+Everything up to Apple's tools and framework is the real code: conversion, coremltools' remote calls, the protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from nas.costs import LookupTable, TableWriter
+from nas.errors import ConfigError, MissingDependency, NasError
+from nas.profiling import Infeasible, Protocol, bundle_runner, coreml_child, iphone, runtimes
+from nas.profiling import bundle as bundles
+from nas.profiling.bundle_collect import collect
+from nas.profiling.bundle_compile_child import compile_workload
+from nas.profiling.measure import measure_all
+from nas.spaces import Operator, SearchSpace, Workload
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+QUICK = Protocol(cap_s=0.01, min_samples=2, min_blocks=2)
+SMALL = Workload(Operator("Conv1D"), (1, 16, 4, 4, 4))
+LARGE = Workload(Operator("Conv1D"), (1, 64, 4, 4, 4))
+DEVICES = {
+    "result": {
+        "devices": [
+            {
+                "identifier": "00008140-AAAA",
+                "connectionProperties": {"tunnelState": "@STATE@"},
+                "deviceProperties": {"name": "Test Phone", "osVersionNumber": "18.1", "osBuildUpdate": "22B83"},
+                "hardwareProperties": {
+                    "deviceType": "iPhone",
+                    "udid": "00008140-AAAA",
+                    "marketingName": "iPhone 16 Pro Max",
+                    "productType": "iPhone17,2",
+                },
+            }
+        ]
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """Two real workloads as real packages, for iOS 18."""
+    pytest.importorskip("coremltools")
+    folder = tmp_path_factory.mktemp("packages")
+    return {workload: compile_workload(workload, 3, "coreml", "iOS18", folder) for workload in (SMALL, LARGE)}
+
+
+@pytest.fixture
+def phone(tmp_path, monkeypatch, packages):
+    """A folder that is an iPhone for the stand-ins; what it must have of a Mac is stood in for, too."""
+    from coremltools.models.ml_program.experimental import remote_device as remote
+
+    folder, project = tmp_path / "phone", tmp_path / "modelrunner"
+    folder.mkdir()
+    (project / "ModelRunner.xcworkspace").mkdir(parents=True)
+    (folder / "devices.json").write_text(json.dumps(DEVICES))
+    monkeypatch.setattr(remote._ModelRunnerAppBuilder, "_get_project_path", lambda: project)
+    monkeypatch.setattr(remote._DeviceCtl, "_validation_done", False)
+    monkeypatch.setenv("PATH", f"{STAND_INS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PHONE", str(folder))
+    monkeypatch.setenv("PYTHON", sys.executable)
+    monkeypatch.setenv("DEVELOPMENT_TEAM", "TEAM123456")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(iphone, "POLL_S", 0.01)
+    monkeypatch.setattr(iphone, "MOST_RUNS", 1)
+    monkeypatch.setattr(
+        iphone, "compile_model", lambda path, out: Path(shutil.copytree(path, out / f"{path.stem}.mlmodelc"))
+    )
+    return folder
+
+
+def open_runtime(packages, monkeypatch):
+    """The runtime with packages that are there already, instead of a compiling process."""
+    runtime = runtimes.make("coreml", "iphone", compute_unit="cpu+ne", target="iOS18")
+    runtime.block_ms, runtime.reference = 50.0, packages[SMALL]
+    monkeypatch.setattr(runtime.compiler, "package", lambda workload, alone=False: packages.get(workload, workload))
+    return runtime
+
+
+@pytest.mark.slow
+def test_an_iphone_is_listed_prepared_and_measured(phone, packages, monkeypatch, tmp_path):
+    with open_runtime(packages, monkeypatch) as runtime:
+        meta = runtime.describe()
+        assert meta["chip"] == "iPhone 16 Pro Max, iPhone17,2" and meta["os"] == "iOS 18.1 (22B83)"
+        assert meta["device"] == "iphone" and meta["compute_unit"] == "cpu+ne" and "00008140" not in json.dumps(meta)
+        assert "estimated" in meta["memory"] and "idles" in meta["remote"]
+        rows = {}
+        measure_all(runtime, [SMALL, LARGE], QUICK, lambda row: rows.update({row.workload: row}))
+    assert "DEVELOPMENT_TEAM=TEAM123456" in (phone / "builds").read_text()
+    for workload in (SMALL, LARGE):
+        row, package = rows[str(workload)], packages[workload]
+        assert row.status == "ok" and row.form == "reference iOS18 cpu+ne" and row.load_ms == 5.0
+        # the stand-in takes 1 ms per 10 kB of weights: the difference of three copies and one, halved
+        sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in package.files]
+        assert row.latency_ms == pytest.approx((sizes[1] - sizes[0]) / 2 / 1e4)
+        assert row.memory_mb == package.activations_mb and row.params == package.params
+    assert int((phone / "loaded").read_text()) <= 4, "models stay on the phone only while they are timed"
+
+
+def test_a_workload_that_ends_the_app_is_infeasible_and_the_next_one_is_measured(phone, packages, monkeypatch):
+    limit = sum(f.stat().st_size for f in packages[LARGE].path.rglob("weight.bin"))
+    with open_runtime(packages, monkeypatch) as runtime:
+        (phone / "crash").write_text(str(limit))
+        with pytest.raises(Infeasible, match="out of memory, or a crash"):
+            runtime.open(LARGE)
+        session = runtime.open(SMALL)
+        assert len(session.block(2)) == 1
+        session.close()
+
+
+def test_what_core_ml_refuses_is_infeasible_with_its_reason(phone, packages, monkeypatch):
+    with open_runtime(packages, monkeypatch) as runtime:
+        (phone / "refuse").write_text("1000")
+        with pytest.raises(Infeasible, match="Error in declaring network"):
+            runtime.open(LARGE)
+
+
+@pytest.mark.slow
+def test_a_phone_that_is_unplugged_is_one_line_and_finished_rows_stay(phone, packages, monkeypatch, tmp_path):
+    with open_runtime(packages, monkeypatch) as runtime:
+        writer = TableWriter(tmp_path / "t.csv", runtime.describe())
+
+        def finished(row):
+            writer.append(row)
+            (phone / "unplug").touch()
+
+        with pytest.raises(NasError, match="'Test Phone' is gone") as error:
+            measure_all(runtime, [SMALL, LARGE], QUICK, finished)
+    assert "\n" not in str(error.value)
+    assert len(LookupTable.load(tmp_path / "t.csv").frame) == 1
+
+
+def test_no_phone_another_phone_and_no_team_say_what_to_do(phone, monkeypatch):
+    with pytest.raises(NasError, match="iPhone 'Mine' is not connected; connected: 'Test Phone'"):
+        runtimes.make("coreml", "iphone:Mine")
+    (phone / "gone").touch()
+    with pytest.raises(NasError, match="no iPhone is connected"):
+        runtimes.make("coreml", "iphone")
+    monkeypatch.delenv("DEVELOPMENT_TEAM")
+    with pytest.raises(MissingDependency, match="set DEVELOPMENT_TEAM"):
+        runtimes.make("coreml", "iphone")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac can")
+def test_without_a_mac_the_message_names_the_way(monkeypatch):
+    with pytest.raises(MissingDependency, match="nas pack --runtime coreml"):
+        runtimes.make("coreml")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingDependency, match="Mac with Xcode"):
+        runtimes.make("coreml", "iphone")
+
+
+def test_unknown_device_unit_and_target_name_the_known_ones():
+    for options, text in (
+        ({"device": "ipone"}, "did you mean 'iphone'"),
+        ({"compute_unit": "cpu+gpuu"}, "did you mean 'cpu\\+gpu'"),
+        ({"target": "ios17"}, "did you mean 'iOS17'"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            runtimes.make("coreml", **options)
+
+
+@pytest.fixture
+def bundle(packages, monkeypatch, tmp_path):
+    """A Core ML bundle of a small space, each of its operators the same real package."""
+
+    class Ready:
+        def __init__(self, *_):
+            pass
+
+        def package(self, workload, alone=False):
+            if alone:
+                return replace(packages[SMALL], several=None, copies=0)
+            return replace(packages[LARGE], workload=str(workload))
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda *_: None  # noqa: E731
+
+    space = SearchSpace.load("demo")
+    space = replace(space, slots={slot: ("none", "Conv1D") for slot in list(space.slots)[:1]})
+    monkeypatch.setattr(bundles, "Compiler", Ready)
+    return bundles.pack(space, "coreml", tmp_path / "bundle", "iOS18", progress=False)
+
+
+def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkeypatch, tmp_path):
+    from coremltools.models import model
+
+    script = bundle.folder / "measure.py"
+    assert "import nas" not in script.read_text() and "from nas" not in script.read_text()
+    refused = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert sys.platform == "darwin" or (refused.returncode == 2 and "runs on a Mac" in refused.stderr)
+    monkeypatch.setattr(model, "_MLModelProxy", Framework)
+    visits = []
+
+    def visit_here(command):  # in this process, where the framework is stood in for
+        visits.append(int(command[command.index("--visit") + 1]))
+        if len(visits) == 3:
+            return {"error": "killed by signal 11: "}
+        return bundle_runner.visit(bundle.folder, bundle.manifest, visits[-1], "cpu+ne")
+
+    monkeypatch.setattr(bundle_runner, "in_child", visit_here)
+    assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", rounds=2) == 0
+    assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", rounds=3) == 0
+    assert len(visits) == 3 * len(bundle.packages), "what is there is not measured again"
+    table = collect(bundle.folder, tmp_path / "t.csv")
+    sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
+    assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
+    assert set(table.frame["form"]) == {"reference iOS18 cpu+ne"} and table.meta["compute_unit"] == "cpu+ne"
+    (next(bundle.folder.rglob("weight.bin"))).write_bytes(b"other weights")
+    with pytest.raises(ConfigError, match=r"weight.bin: was changed"):
+        collect(bundle.folder, tmp_path / "t.csv")
+
+
+def test_a_child_that_crashes_is_an_error_of_its_visit():
+    crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
+    assert bundle_runner.in_child(crash) == {"error": "killed by signal 11: "}
+    assert (
+        "ended with 3: no"
+        in bundle_runner.in_child([sys.executable, "-c", "import sys; print('no', file=sys.stderr); sys.exit(3)"])[
+            "error"
+        ]
+    )
+
+
+class Framework:
+    """Stand-in for coremltools' bridge to Apple's framework: the narrowest place where a Mac is needed.
+
+    A prediction lasts 1 ms per 10 kB of weights. Its own time is what counts, not the caller's.
+    """
+
+    loads: ClassVar[list[tuple]] = []
+
+    def __init__(self, path, unit, *rest):
+        self.size = sum(f.stat().st_size for f in Path(path).rglob("weight.bin"))
+        self.loads.append((unit, *rest))
+
+    @staticmethod
+    def maximum_supported_specification_version():
+        return 9
+
+    def predict(self, data, state):
+        assert {array.dtype.name for array in data.values()} == {"float32"}  # coremltools widens float16 for the bridge
+        return {}
+
+    def get_load_duration_in_nano_seconds(self):
+        return 7_000_000
+
+    def get_last_predict_duration_in_nano_seconds(self):
+        return 100 * self.size
+
+
+def test_a_mac_times_an_operator_by_difference(packages, monkeypatch):
+    from coremltools.models import model
+
+    monkeypatch.setattr(model, "_MLModelProxy", Framework)
+    package = packages[LARGE]
+    assert coreml_child.load(package.path, package.several, package.copies, "cpu+gpu") == 7.0
+    assert Framework.loads[-1][0] == "CPU_AND_GPU"
+    sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in package.files]
+    assert coreml_child.block(3) == pytest.approx(3 * [(sizes[1] - sizes[0]) / 2 / 1e4])
+
+
+def test_inputs_have_the_types_and_shapes_that_the_package_declares(packages):
+    import coremltools as ct
+
+    inputs = bundle_runner.random_inputs(ct.utils.load_spec(str(packages[SMALL].path)))
+    assert {name: (array.shape, array.dtype.name) for name, array in inputs.items()} == {
+        "features": ((4, 16, 4, 4), "float16")
+    }
