@@ -64,24 +64,27 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*self.KEY, "trials"])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return pd.read_csv(self.path) if self.path.exists() else pd.DataFrame(columns=[*self.KEY, "trials"])
 
     def trials(self, *key: object) -> int:
         """How far the run got that is stored for this key; 0 if there is none."""
-        found = self.frame[self._rows(key)]
+        frame = self.frame
+        found = frame[self._rows(frame, key)]
         return int(found["trials"].iloc[0]) if len(found) else 0
 
     def keep(self, key: tuple, row: dict[str, float]) -> None:
         """Store the row unless the stored one got further."""
         if row["trials"] < self.trials(*key):
             return
-        line = pd.DataFrame([dict(zip(self.KEY, key)) | row])
-        frame = pd.concat([self.frame[~self._rows(key)], line]) if len(self.frame) else line
-        self.frame = frame.sort_values(list(self.KEY), ignore_index=True)
-        write_atomic(self.path, self.frame.to_csv(index=False))
+        line, frame = pd.DataFrame([dict(zip(self.KEY, key)) | row]), self.frame
+        frame = pd.concat([frame[~self._rows(frame, key)], line]) if len(frame) else line
+        write_atomic(self.path, frame.sort_values(list(self.KEY)).to_csv(index=False))
 
-    def _rows(self, key: tuple) -> pd.Series:
-        return (self.frame[list(self.KEY)] == list(key)).all(axis=1)
+    def _rows(self, frame: pd.DataFrame, key: tuple) -> pd.Series:
+        return (frame[list(self.KEY)] == list(key)).all(axis=1)
 
 
 def table(results: pd.DataFrame, column: Callable[[pd.DataFrame], pd.Series]) -> str:

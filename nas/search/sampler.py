@@ -28,10 +28,12 @@ FITS = (4, *(int(8 * 1.3**i) for i in range(17)))
 class BudgetSampler(PlacementSampler):
     """Proposes only architectures within the budget, and finds the best one in few evaluations.
 
-    After `startup` maximisers of random scores, each proposal is a draw of the surrogate's posterior (slot, operator,
-    stage and pairwise terms), tempered towards its mean, and maximised within the budget. Running trials count as
-    scored just as expected. No architecture is proposed twice while others are left. Several objectives are
-    scalarised at random, anew for each proposal.
+    The idea is BOCS' (Baptista and Poloczek, ICML 2018): a Bayesian linear model with pairwise terms, Thompson draws, and
+    a solver that maximises each draw; here with terms that know slots, operators, stages and costs, and with budgets as
+    constraints of the maximisation. The first `startup` proposals maximise random scores; then each is a draw of the
+    posterior, pulled towards its mean by turns (`TEMPERS`), and maximised within the budget. Running trials count as
+    scored just as expected. No architecture is proposed twice while others are left. Several objectives are scalarised
+    at random, anew for each proposal (`nas.search.placement.scalarise`).
 
     Args:
         space, cost, budget: what is searched. The study's parameters are the slots, categorical over their choices.
