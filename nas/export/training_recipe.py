@@ -14,7 +14,7 @@ from nas.config import build
 from nas.costs import LookupTable
 from nas.export import manifest, standalone
 from nas.files import read_json, write_atomic
-from nas.training import STAGES
+from nas.training import STAGES, objective
 from nas.training import checkpoint as checkpoints
 from nas.training.recipe import BEFORE
 
@@ -53,7 +53,8 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
     loaded.space.save(folder / "space.yaml")
     loaded.architecture.save(folder / "architecture.json")
     stages = {name: _plain(asdict(_config(loaded.folder, name))) for name in BEFORE}
-    contents = {"space": "space.yaml", "architecture": "architecture.json", "stages": stages}
+    contents = {"space": "space.yaml", "architecture": "architecture.json"}
+    contents |= {"objective": asdict(objective.of(loaded.denoiser)), "stages": stages}
     write_atomic(folder / "recipe.yaml", yaml.safe_dump(contents, sort_keys=False))
     write_atomic(folder / "model.py", standalone.source(loaded.space, loaded.architecture, nas.__version__))
     shutil.copyfile(loaded.folder / "denoiser.safetensors", folder / "denoiser.safetensors")

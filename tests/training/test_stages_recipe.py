@@ -1,0 +1,60 @@
+"""`train.sh` of an exported recipe trains every stage again, as `nas train` does, from a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nas
+from nas.export import recipe
+from nas.training import (
+    AdversarialConfig,
+    DistillConfig,
+    FinetuneConfig,
+    Inputs,
+    SupernetConfig,
+    checkpoint,
+    read_history,
+    run_stage,
+)
+from nas.training.recipe import BEFORE
+
+FINETUNE = FinetuneConfig(steps=2, batch=2, images=4, validation=4, judged_steps=(1,), judged_clips=40, save_every=1)
+CONFIGS = {
+    "distill": DistillConfig(steps=3, batch=4, validation=4),
+    "supernet": SupernetConfig(steps=3, batch=2, images=4, validation=4, paths=1),
+    "finetune": FINETUNE,
+    "adversarial": AdversarialConfig(
+        steps=2, batch=2, images=4, judged_steps=(1,), control_judged_steps=(), judged_clips=40, control=FINETUNE,
+        control_steps=1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_exported_recipe_trains_the_same_model_again(space: nas.SearchSpace, decoder: Path, tmp_path: Path):
+    run, start = tmp_path / "run", None
+    run.mkdir()
+    (run / "decoder").symlink_to(decoder)
+    arch = space.architecture({"down.0.0/0": "Conv1D", "mid.0/0": "SelfAttention1D"})
+    for name, config in CONFIGS.items():
+        inputs = Inputs(space, run / "decoder", start, arch if name == "finetune" else None)
+        start = run_stage(name, run / name, config, inputs).folder
+    folder = recipe(start, tmp_path / "export")[0]
+
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    again = tmp_path / "again"
+    command = [folder / "train.sh", again]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("\n") == len(BEFORE)
+    for name in BEFORE:
+        rows, expected = read_history(again / name), read_history(run / name)
+        assert rows[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e-3), name
+    made = checkpoint.load(again / "adversarial")
+    assert made.architecture == arch and made.info.steps == 4
