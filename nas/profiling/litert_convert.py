@@ -19,7 +19,7 @@ from nas.models import backbone, denoiser, forms, layers, operators
 from nas.profiling import convert
 from nas.profiling.eager_child import build_module, make_inputs
 from nas.profiling.runtime import Infeasible, Runnable, WholeModel
-from nas.spaces import Backbone
+from nas.spaces import Backbone, Operator
 
 KEPT_BYTES = 20e9
 """The cache holds no more than this; what was used longest ago goes first."""
@@ -98,7 +98,9 @@ class Chain(nn.Module):
 
 
 def _key(workload: Runnable, form: str, copies: int) -> str:
-    defined_by = [operators, layers, backbone, denoiser, forms, convert, build_module, module_and_inputs, Chain]
+    defined_by = [operators, layers, forms, convert, build_module, module_and_inputs, Chain]
+    if not isinstance(getattr(workload, "part", None), Operator):
+        defined_by += [backbone, denoiser]
     names = ("torch", "litert-torch", "ai-edge-litert")
     written = [str(workload), str(getattr(workload, "forms", "")), form or forms.REFERENCE, str(copies)]
     text = "\n".join([*written, *map(_version, names), *map(inspect.getsource, defined_by)])
