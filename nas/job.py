@@ -269,9 +269,11 @@ class Job:
     def _inputs(self, start: str | None) -> Any:
         """What a stage that starts from the finished stage `start` builds on."""
         from nas.training import Inputs
+        from nas.training.stage import hash_of
 
         decoder = self._stage("decoder") if start else None
-        return Inputs(self.space, decoder, self._stage(start) if start and start != "decoder" else None)
+        begun = self._stage(start) if start and start != "decoder" else None
+        return Inputs(self.space, decoder, begun, table=hash_of(self.folder / "table.csv"))
 
     def _stage(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
