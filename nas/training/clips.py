@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -75,24 +75,26 @@ class Clips(ABC):
         frames = [replace(bucket, frames=1) for bucket in self.buckets]
         return self._read("videos", index, lambda file: read_video(file, frames, self.fps, share))
 
+    @abstractmethod
+    def identity(self, kind: str, index: int) -> str:
+        """What, beside its name, tells the item from another one, without opening it."""
+
     @property
     def hash(self) -> str:
-        """Changes with what there is: names and captions, not contents."""
+        """Changes with what there is; files are not opened for it."""
         found = hashlib.sha256()
         for kind in ("videos", "images"):
             for index in range(self.count(kind)):
-                try:
-                    caption = self.caption(kind, index)
-                except UnreadableSample as error:
-                    caption = error.reason
-                found.update(f"{kind} {self.name(kind, index)} {caption}\n".encode(errors="replace"))
+                line = f"{kind} {self.name(kind, index)} {self.identity(kind, index)}\n"
+                found.update(line.encode(errors="replace"))
         return found.hexdigest()[:12]
 
-    def _read(self, kind: str, index: int, read) -> Sample:
-        name, caption = self.name(kind, index), self.caption(kind, index)
-        if not caption.strip():
-            raise UnreadableSample(name, "has an empty caption")
+    def _read(self, kind: str, index: int, read: Callable[[BinaryIO], np.ndarray]) -> Sample:
+        name = self.name(kind, index)
         try:
+            caption = self.caption(kind, index)
+            if not caption.strip():
+                raise UnreadableSample(name, "has an empty caption")
             with self.open(kind, index) as file:
                 return Sample(read(file), caption)
         except Undecodable as error:

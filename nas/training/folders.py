@@ -63,6 +63,9 @@ class Folder(Clips):
     def caption(self, kind: str, index: int) -> str:
         return self._items[kind][index].caption
 
+    def identity(self, kind: str, index: int) -> str:
+        return self.caption(kind, index)
+
     def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]:
         return self._items[kind][index].path.open("rb")
 

@@ -32,7 +32,7 @@ class PrepareConfig:
         fps, buckets: see `sources.load`.
         videos, images: how many to prepare, from a fixed shuffle; all by default.
         held_out: clips of the test split, for validation losses; all of the search space's own size.
-        data_hash, decoder_hash: of names and captions, and of weights; filled in by `prepare`.
+        data_hash, decoder_hash: of what data there are, and of the weights; filled in by `prepare`.
     """
 
     data: str
@@ -54,6 +54,8 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
     """
     if config.fps <= 0:
         raise ConfigError(f"fps: must be positive, not {config.fps:g}")
+    if config.data == "digits":
+        raise ConfigError("data: digits are prepared by the decoder stage, with their judge; give a folder of clips")
     if space.backbone is None:
         raise ConfigError(f"{space.name}: is a space of costs alone; give one with a backbone")
     autoencoder = checkpoint.load_autoencoder(config.decoder)

@@ -93,6 +93,10 @@ class Shards(Clips):
             raise UnreadableSample(name, missing_caption(row if isinstance(row, dict) else {}))
         return caption
 
+    def identity(self, kind: str, index: int) -> str:
+        item = self._items[kind][index]
+        return f"{item.media} {item.caption}"
+
     def open(self, kind: str, index: int) -> BinaryIO:
         item = self._items[kind][index]
         return io.BufferedReader(Part(item.shard, item.media))

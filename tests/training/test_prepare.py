@@ -99,7 +99,7 @@ def test_a_prepared_folder_is_not_mixed_with_other_data_or_weights(data, vae, sp
         ("--decoder", "nowhere", "nowhere/decoder.json: no such decoder file"),
         ("--space", "demmo", "demmo"),
         ("--videos", "0", "at least 1"),
-        ("--data", "digits", "reads 3 colour channels, digits has 1"),
+        ("--data", "digits", "digits are prepared by the decoder stage"),
     ],
 )
 def test_mistakes_are_one_line(data, vae, space, tmp_path, capsys, monkeypatch, option, value, words):

@@ -167,6 +167,17 @@ def test_shards_are_found_split_and_prepared_as_a_folder_is(clip, vae, space, tm
     assert "1.tar/bad.mp4,cannot be decoded" in (done.folder / "skipped.csv").read_text()
 
 
+def test_a_shard_that_is_gone_or_other_is_noticed(clip, tmp_path):
+    split = train(tmp_path)
+    shard = write_shard(split / "0.tar", [("0.mp4", clip), ("0.txt", b"a")])
+    source = Shards(tmp_path, "train", OWN)
+    shard.unlink()
+    with pytest.raises(UnreadableSample, match=r"0\.tar/0\.mp4: no such file"):
+        source.video(0)
+    write_shard(shard, [("0.mp4", clip), ("0.txt", b"a longer one")])
+    assert Shards(tmp_path, "train", OWN).hash != source.hash
+
+
 def test_a_shard_that_cannot_be_read_in_any_order_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no \.tar shard"):
         Shards(tmp_path, "train", OWN)
