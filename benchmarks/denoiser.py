@@ -1,21 +1,24 @@
 """Our denoiser against diffusers' `UNetMotionModel`, eager on this machine, in one run.
 
-    python benchmarks/denoiser.py --space mid --threads 2 --rounds 15
+    python benchmarks/denoiser.py --space mid --threads 1 2 --rounds 15 --out docs/benchmarks/denoiser.md
 
 Same spatial configuration and weights (checked: with the temporal parts at zero both give the same output), same
 shapes, and one temporal transformer layer at the same sites: `SelfAttention1D` in one slot of each against diffusers'
 motion module with one self-attention (by default it has two; the second is removed, in its favour). What diffusers'
 module has more are two projections around the layer: both counts of parameters are printed. The two are timed in
-turn, so that drift hits both; the ratio is that of the medians.
+turn, so that drift hits both; the ratio is that of the medians, of the time on the clock and of the time that the
+threads spent computing, which on a busy machine is the steadier of the two.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import platform
 import statistics
 import time
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -26,45 +29,62 @@ from nas.spaces import Operator, SearchSpace
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="mid")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", help="write the result as JSON")
+    parser.add_argument("--out", type=Path, help="a markdown file; default: only print")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
     space = SearchSpace.load(args.space)
+    text = page(space, args.rounds, [measure(space, threads, args.rounds) for threads in args.threads])
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+def measure(space: SearchSpace, threads: int, rounds: int) -> dict:
+    """Median milliseconds of both models on both clocks, and their parameters."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
     ours, theirs = ours_with_self_attention(space).eval(), motion_model(space).eval()
-    copied = copy_spatial_weights(ours, theirs)
+    copy_spatial_weights(ours, theirs)
     x, text = torch.randn(space.input_shape()), torch.randn(space.context_shape())
     timestep = torch.full((len(x),), 500.0)
     repeated = text.repeat_interleave(x.shape[2], dim=0)  # UNetMotionModel wants the text once per frame
     runs = {
         "nas": lambda: ours(x, timestep, text),
-        "UNetMotionModel": lambda: theirs(x, timestep, encoder_hidden_states=repeated, return_dict=False)[0],
+        "diffusers": lambda: theirs(x, timestep, encoder_hidden_states=repeated, return_dict=False)[0],
     }
+    clocks = {"wall": time.perf_counter, "cpu": time.process_time}
+    times_ms = {(clock, name): [] for clock in clocks for name in runs}
     with torch.inference_mode():
-        check(ours, theirs, runs)
-        times_ms = {name: [] for name in runs}
-        for _ in range(args.rounds):
+        check(theirs, runs)
+        for _ in range(rounds):
             for name, run in runs.items():
-                start = time.perf_counter()
+                start = {clock: now() for clock, now in clocks.items()}
                 run()
-                times_ms[name].append((time.perf_counter() - start) * 1e3)
-    median_ms = {name: statistics.median(times) for name, times in times_ms.items()}
-    result = {
-        "space": space.name,
-        "shape": space.input_shape(),
-        "threads": args.threads,
-        "rounds": args.rounds,
-        "spatial_tensors_shared": copied,
-        "params_m": {"nas": count(ours), "UNetMotionModel": count(theirs)},
-        "median_ms": {name: round(ms, 2) for name, ms in median_ms.items()},
-        "ratio": round(median_ms["nas"] / median_ms["UNetMotionModel"], 3),
-    }
-    print(json.dumps(result, indent=2))
-    if args.out:
-        with open(args.out, "w") as file:
-            json.dump(result, file, indent=2)
+                for clock, now in clocks.items():
+                    times_ms[clock, name].append((now() - start[clock]) * 1e3)
+    median_ms = {key: statistics.median(times) for key, times in times_ms.items()}
+    return {"threads": threads, "params": (count(ours), count(theirs)), "median_ms": median_ms}
+
+
+def page(space: SearchSpace, rounds: int, results: list[dict]) -> str:
+    rows = []
+    for result in results:
+        for clock, says in (("wall", "on the clock"), ("cpu", "computing")):
+            ours, theirs = (result["median_ms"][clock, name] for name in ("nas", "diffusers"))
+            rows.append(f"| {result['threads']} | {says} | {ours:.0f} ms | {theirs:.0f} ms | {ours / theirs:.3f} |")
+    ours, theirs = results[0]["params"]
+    return f"""# The denoiser against diffusers' UNetMotionModel
+
+`python benchmarks/denoiser.py --space {space.name}` on {platform.machine()} with torch {torch.__version__} and diffusers
+{version("diffusers")}: one denoising step at {"x".join(map(str, space.input_shape()))}, the same spatial weights (outputs compared), one temporal self-attention at
+the same sites of both ({ours:.1f}M parameters here, {theirs:.1f}M there), {rounds} rounds in turn, medians. Time computing is that of the
+process's threads: it leaves out what other programs took on a machine that was not otherwise idle.
+
+| threads | time | nas | UNetMotionModel | ratio |
+| --- | --- | --- | --- | --- |
+{chr(10).join(rows)}
+"""
 
 
 def ours_with_self_attention(space: SearchSpace) -> torch.nn.Module:
@@ -101,26 +121,25 @@ def motion_model(space: SearchSpace) -> torch.nn.Module:
     return model
 
 
-def copy_spatial_weights(ours: torch.nn.Module, theirs: torch.nn.Module) -> int:
-    """Give diffusers' model our spatial weights; the number of tensors that fit by name and shape."""
+def copy_spatial_weights(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    """Give diffusers' model our spatial weights, all of them."""
     spatial = {k: v for k, v in ours.state_dict().items() if not k.startswith("temporal.")}
     target = theirs.state_dict()
     assert all(k in target and target[k].shape == v.shape for k, v in spatial.items()), "not the same spatial model"
     theirs.load_state_dict(spatial, strict=False)
-    return len(spatial)
 
 
-def check(ours: torch.nn.Module, theirs: torch.nn.Module, runs: dict) -> None:
+def check(theirs: torch.nn.Module, runs: dict) -> None:
     """With both temporal parts still at zero the two models must agree: they are the same spatial model."""
     for module in theirs.modules():
         if type(module).__name__ == "AnimateDiffTransformer3D":
             torch.nn.init.zeros_(module.proj_out.weight)
             torch.nn.init.zeros_(module.proj_out.bias)
-    torch.testing.assert_close(runs["nas"](), runs["UNetMotionModel"](), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(runs["nas"](), runs["diffusers"](), rtol=1e-4, atol=1e-4)
 
 
 def count(model: torch.nn.Module) -> float:
-    return round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
+    return sum(p.numel() for p in model.parameters()) / 1e6
 
 
 if __name__ == "__main__":
