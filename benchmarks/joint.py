@@ -4,9 +4,9 @@
 
 From the same image-trained backbone and autoencoder of a demo run, the same architecture is fine-tuned by the config's
 `finetune` stage, once as it stands and once with no image steps, for as many steps, with the same clips in the same
-order as far as both see clips. Each seed's clips are judged by the checked classifier. Results are appended to
-OUT/joint.csv as they come; started again, it goes on inside the very run that was stopped. Prints a Markdown table with
-the 95% interval (Student's t) of the paired differences.
+order as far as both see clips. Each seed's clips are judged by the checked classifier. Started again, it goes on inside
+the very run that was stopped, so a second start with all seeds gathers what several processes did. Writes OUT/joint.csv
+and prints a Markdown table with the 95% interval (Student's t) of the paired differences.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of fine-tuning (default: the config's)")
     parser.add_argument("--judged-steps", type=int, default=25, help="denoising steps of the clips that are judged")
     parser.add_argument("--clips", type=int, help="generated clips that are judged (default: the config's)")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first seed: several processes can share the work")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/joint"))
     args = parser.parse_args()
@@ -56,7 +57,7 @@ def main() -> None:
     checkpoints = args.run / "checkpoints"
     inputs = Inputs(space, checkpoints / "decoder", checkpoints / "distill", arch)
     rows = []
-    for seed in range(args.seeds):
+    for seed in range(args.first, args.first + args.seeds):
         for kind in KINDS:
             rows.append({"seed": seed, "training": kind, **measure(args.out, kind, seed, config, inputs)})
             args.out.mkdir(parents=True, exist_ok=True)

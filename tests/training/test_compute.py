@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+
 import pytest
 import torch
 
@@ -109,3 +112,28 @@ def test_what_a_device_cannot_compute_is_refused():
         Compute(precision="fp8")
     with pytest.raises(ConfigError, match="accumulate: must be at least 1"):
         Compute(accumulate=0)
+
+
+def test_the_scaled_loss_of_fp16_takes_the_same_steps_and_its_scale_is_part_of_the_state(space, monkeypatch):
+    """The scaler that a GPU needs, run here in float32: only autocast is left out."""
+    monkeypatch.setattr(Compute, "autocast", lambda self, device: contextlib.nullcontext())
+
+    def learner(precision: str) -> Learner:
+        torch.manual_seed(0)
+        return Learner(torch.nn.Linear(3, 1), Optimization(lr=0.05), 10, compute=Compute(precision=precision))
+
+    def step(trained: Learner, number: int, factor: float = 1.0) -> float:
+        x = torch.randn(8, 3, generator=objective.generator(0, number))
+        return trained.update(factor * (trained.module(x) - x.sum(1, keepdim=True)).square().mean(), number)
+
+    plain, scaled = learner("fp32"), learner("fp16")
+    for number in range(4):
+        assert step(plain, number) == pytest.approx(step(scaled, number), rel=1e-5)
+    assert torch.allclose(plain.module.weight, scaled.module.weight, atol=1e-6)
+    scale, weight = scaled.scaler.get_scale(), scaled.module.weight.detach().clone()
+    assert math.isnan(step(scaled, 4, factor=3e38))  # scaled, it overflows
+    assert scaled.scaler.get_scale() == scale / 2 and torch.equal(weight, scaled.module.weight)
+    again = learner("fp16")
+    again.load({name: value.clone() for name, value in scaled.state().items()})
+    assert again.scaler.get_scale() == scale / 2
+    assert step(again, 5) == step(scaled, 5)
