@@ -149,7 +149,7 @@ def test_screenshots(pages, finished_run, width, scheme, tmp_path):
     picture = tmp_path / f"{scheme}.png"
     flags = [
         f"--screenshot={picture}",
-        f"--window-size={width},2600",
+        f"--window-size={width},3200",
         *["--blink-settings=preferredColorScheme=0"] * (scheme == "dark"),
     ]
     browse(pages["demo"], *flags, tmp_path=tmp_path)
