@@ -115,8 +115,8 @@ class EncodeText(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         length = input_ids.shape[1]
         hidden = (1 - attention_mask)[:, None, None, :].expand(-1, 1, length, -1)
-        if self.causal:
-            hidden = torch.maximum(hidden, torch.ones(length, length, dtype=hidden.dtype).triu(1))
+        if self.causal:  # padding is read, as `TextEncoder` reads it
+            hidden = torch.maximum(0 * hidden, torch.ones(length, length, dtype=hidden.dtype).triu(1))
         return self.model(input_ids=input_ids, attention_mask=hidden * -1e4).last_hidden_state
 
 

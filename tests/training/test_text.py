@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nas.errors import ConfigError
+from nas.export.parts import EncodeText
 from nas.spaces import Text
 from nas.training.text import TextEncoder
 
@@ -50,6 +51,15 @@ def test_the_context_is_what_stable_diffusion_would_make(pipeline, given):
     with torch.no_grad():
         torch.testing.assert_close(context, model(input_ids=ids).last_hidden_state)
     assert context.shape == (2, TOKENS, DIM)
+
+
+def test_what_is_exported_gives_the_context_that_was_trained_on(pipeline):
+    encoder = TextEncoder(Text(TOKENS, DIM, str(pipeline)))
+    tokenizer, model = encoder.load()
+    inputs = tokenizer(["a cat"], padding="max_length", max_length=TOKENS, return_tensors="pt")
+    assert inputs["attention_mask"].min() == 0
+    with torch.no_grad():
+        torch.testing.assert_close(EncodeText(model)(**inputs), encoder(["a cat"]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_long_caption_is_cut_and_still_ends(pipeline):
