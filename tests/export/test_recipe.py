@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +89,32 @@ def test_training_reads_the_recipe_back(folder, tiny_checkpoint):
     assert list(asked.stages) == list(BEFORE) and set(BEFORE) == set(STAGES)
     for stage, options in asked.stages.items():
         assert build(STAGES[stage].config, options, "recipe.yaml") == STAGES[stage].config()
+
+
+def test_the_script_calls_every_stage_in_order_and_stops_at_a_failure(folder, tmp_path):
+    """With a `nas` that writes down how it was called, and fails at the fourth stage the first time."""
+    from nas.cli import parser
+
+    called, nas = tmp_path / "called", tmp_path / "bin" / "nas"
+    nas.parent.mkdir()
+    nas.write_text(f'#!/bin/sh\necho "$@" >> {called}\n[ "$2" != finetune ] || [ -e {tmp_path}/again ]\n')
+    nas.chmod(0o755)
+    environment = {"PATH": f"{nas.parent}:/usr/bin:/bin"}
+
+    def train() -> tuple[int, list[list[str]]]:
+        called.unlink(missing_ok=True)
+        done = subprocess.run(["sh", folder / "train.sh", "out dir"], cwd=tmp_path, env=environment)
+        return done.returncode, called.read_text().splitlines()
+
+    status, calls = train()
+    assert status and [call.split()[1] for call in calls] == ["decoder", "distill", "supernet", "finetune"]
+    (tmp_path / "again").touch()
+    status, calls = train()
+    assert status == 0 and [call.split()[1] for call in calls] == list(BEFORE)
+    parsed = parser().parse_args([*calls[0].split(" --out ")[0].split(), "--out", "out dir"])
+    assert Path(parsed.config).samefile(folder / "recipe.yaml") and calls[0].endswith("--out out dir")
+    usage = subprocess.run(["sh", folder / "train.sh"], env=environment, capture_output=True, text=True)
+    assert usage.returncode == 2 and "give a folder for the stages" in usage.stderr
 
 
 def test_the_configs_of_the_run_are_kept(tiny_checkpoint, tmp_path):
