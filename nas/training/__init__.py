@@ -24,6 +24,9 @@ holds `history.csv` (`step, loss, ...`). Those of `finetune` and `adversarial` a
 top of `checkpoint.py`; `adversarial/control/history.csv` is the control's.
 
 Configs are read by `nas.config.build(STAGES[name].config, mapping, file)`. Threads are torch's: the caller sets them.
+What holds for all stages stands in `Inputs`: what the denoiser predicts (`Objective`), how steps are computed
+(`Compute`: accumulation, precision, checkpointing, sharding) and what is sampled on the way (`Watch`). Several workers
+share a stage when torch.distributed is up, as `nas train --workers N` sees to by Ray Train: `distributed.py`.
 """
 
 from __future__ import annotations
@@ -40,11 +43,14 @@ from nas.training import distill as _distill
 from nas.training import finetune as _finetune
 from nas.training import supernet as _supernet
 from nas.training.adversarial import AdversarialConfig
+from nas.training.compute import Compute
 from nas.training.decoder import DecoderConfig
 from nas.training.distill import DistillConfig
 from nas.training.evaluators import SupernetEvaluator, retrain
 from nas.training.finetune import FinetuneConfig
+from nas.training.grids import Watch
 from nas.training.loop import read_history
+from nas.training.objective import Objective
 from nas.training.stage import Inputs, Stage, StageResult, run_in_folder
 from nas.training.supernet import SupernetConfig
 
@@ -83,13 +89,16 @@ def run_stage(name: str, folder: str | Path, config: Any, inputs: Inputs) -> Sta
 __all__ = [
     "STAGES",
     "AdversarialConfig",
+    "Compute",
     "DecoderConfig",
     "DistillConfig",
     "FinetuneConfig",
     "Inputs",
+    "Objective",
     "StageResult",
     "SupernetConfig",
     "SupernetEvaluator",
+    "Watch",
     "checkpoint",
     "read_history",
     "retrain",

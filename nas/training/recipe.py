@@ -73,6 +73,8 @@ def train(stage: str, recipe: str | Path, out: str | Path, workers: int = 1) -> 
     """
     from nas.training import STAGES, run_stage
 
+    if workers < 1:
+        raise ConfigError(f"workers: must be at least 1, not {workers}")
     path, out = Path(recipe), Path(out)
     asked = config.load(Recipe, path, "recipe")
     for name in (stage, *asked.stages):
@@ -92,6 +94,12 @@ def train(stage: str, recipe: str | Path, out: str | Path, workers: int = 1) -> 
     table = hash_of(_beside(path, asked.table)) if asked.table else None
     inputs = Inputs(space, decoder, start, arch, asked.objective, asked.compute, asked.watch, table)
     arguments = (stage, out / stage, options, inputs)
+    for name in ("batch", "images"):
+        if getattr(options, name, workers) % workers:
+            raise ConfigError(
+                f"{path}: stages.{stage}.{name}: {getattr(options, name)} cannot be shared evenly by {workers} workers; "
+                f"choose a multiple of {workers}"
+            )
     if workers > 1 and not (out / stage / "result.json").exists():
         same_or_new(*arguments, workers)  # here, where an error is one line
         distributed.launch(run_stage, arguments, workers, out / stage / "ray")

@@ -21,7 +21,6 @@ from nas.errors import ConfigError
 from nas.training import DistillConfig, FinetuneConfig, Inputs, checkpoint, read_history, run_stage, tensors
 from nas.training.recipe import train
 
-pytestmark = pytest.mark.slow
 STEPS = 20
 FINETUNE = FinetuneConfig(steps=STEPS, batch=4, images=8, validation=4, judged_steps=(), save_every=5)
 WORKER = Path(__file__).parent / "distributed_worker.py"
@@ -58,6 +57,7 @@ def inputs(space: nas.SearchSpace, decoder: Path, backbone: Path) -> Inputs:
     return Inputs(space, decoder, backbone, arch)
 
 
+@pytest.mark.slow
 def test_workers_take_the_steps_of_the_whole_batch(space, decoder, tmp_path):
     """Each with half the batch, itself in two parts: DDP, averaged gradients and FSDP2 against one process."""
     space_file = space.save(tmp_path / "space.yaml")
@@ -76,6 +76,7 @@ def test_workers_take_the_steps_of_the_whole_batch(space, decoder, tmp_path):
         assert all((value - mean[name]).abs().mean() < 1e-5 for name, value in wanted.items()), folder
 
 
+@pytest.mark.slow
 def test_two_workers_killed_and_started_again_end_where_a_straight_run_does(inputs, tmp_path):
     """kill -9 of both once the history has passed step 10."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -98,6 +99,20 @@ def test_two_workers_killed_and_started_again_end_where_a_straight_run_does(inpu
     assert result.metrics["validation_loss"] > 0
 
 
+def test_what_cannot_be_shared_is_refused_before_anything_starts(space, tmp_path):
+    space.save(tmp_path / "space.yaml")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{space: space.yaml, stages: {distill: {batch: 4}}}")
+    with pytest.raises(
+        ConfigError, match=r"stages.distill.batch: 4 cannot be shared evenly by 3 workers; choose a mul"
+    ):
+        train("distill", recipe, tmp_path / "run", workers=3)
+    with pytest.raises(ConfigError, match="workers: must be at least 1, not 0"):
+        train("distill", recipe, tmp_path / "run", workers=0)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_ray_trains_with_two_workers(inputs, tmp_path):
     """`nas train --workers 2`, from a recipe file, in this machine's own Ray cluster."""
     folder = tmp_path / "run"
