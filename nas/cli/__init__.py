@@ -31,6 +31,15 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
+class _Help(argparse.HelpFormatter):
+    """argparse forgets that subcommands are indented, and breaks the line after the longest names."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
+
 # -- the program -------------------------------------------------------------------------------------------------------
 
 
@@ -43,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         prog="nas",
         description="Hardware-aware architecture search for mobile video diffusion.",
         epilog="'nas COMMAND --help' has an example of each.",
+        formatter_class=_Help,
     )
     top.add_argument("--version", action="version", version=f"nas {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
