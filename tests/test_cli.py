@@ -1,0 +1,56 @@
+"""The command line as a whole: help, examples, and how it ends."""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from nas.cli import main, parser
+from nas.cli.command import COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_is_one(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    text, example = capsys.readouterr().out, COMMANDS[name].example
+    assert stopped.value.code == 0 and example in text
+    words = shlex.split(example.split(" > ")[0])
+    args, unknown = parser().parse_known_args(words[1:])
+    assert words[0] == "nas" and args.command == name and not unknown
+
+
+def test_help_has_a_line_for_each_command(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name, command in COMMANDS.items():
+        assert [name, *command.help.split()] in lines
+
+
+def test_what_a_script_reads_is_json(capsys):
+    assert main(["doctor", "--json"]) == 0
+    assert {"name", "works", "detail"} <= set(json.loads(capsys.readouterr().out)[0])
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    program = "import sys; from nas.cli import main; sys.stdin.read(); sys.exit(main(['completion', 'bash']))"
+    command = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    command.stdout.close()  # before anything is written
+    command.stdin.close()
+    assert command.stderr.read() == b"" and command.wait() == 1
+
+
+def test_stopping_says_that_it_goes_on(monkeypatch, capsys):
+    def stopped(args: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "doctor", argparse.Namespace(**{**vars(COMMANDS["doctor"]), "run": stopped}))
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "nas doctor: stopped; run the same command again and it goes on\n"
