@@ -1,0 +1,94 @@
+"""A profile whose process is killed with -9, again and again: the rows it finished stay, and are not measured again."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.costs import LookupTable
+from nas.spaces import SearchSpace
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
+
+PROFILE = """
+import sys
+from nas.profiling import Protocol, profile
+from nas.spaces import SearchSpace
+profile(SearchSpace.load(sys.argv[1]), out=sys.argv[2], protocol=Protocol(cap_s=0.2, min_samples=6))
+"""
+FINISHED = re.compile(r"\[\d+/\d+\] (.*): [\d.]+(?:e-\d+)? ms,")
+
+
+@pytest.fixture
+def space(tmp_path) -> Path:
+    """The demo space with four operators at its first site alone: five workloads."""
+    choices = ("none", "Conv1D", "Conv3D", "SelfAttention1D", "CrossAttention1D")
+    return replace(SearchSpace.load("demo"), slots={"down.0.0/0": choices}).save(tmp_path / "space.yaml")
+
+
+def profile(space: Path, out: Path, kill_after: int | None = None) -> tuple[list[str], set[int]]:
+    """Run a profile, and kill it with -9 once it has told of so many rows: what it told, and all its processes."""
+    process = subprocess.Popen([sys.executable, "-c", PROFILE, space, out], stderr=subprocess.PIPE, text=True)
+    told, family = [], set()
+    for line in process.stderr:
+        match = FINISHED.match(line)
+        told += [match[1]] if match else []
+        if kill_after is not None and len(told) >= kill_after:
+            family = descendants(process.pid)
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    status = process.wait()
+    process.stderr.close()
+    assert status == (0 if kill_after is None else -signal.SIGKILL)
+    return told, family
+
+
+def descendants(pid: int) -> set[int]:
+    found = set()
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, listed.read_text().split()):
+            found |= {child} | descendants(child)
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if Path(f"/proc/{pid}").exists() and state(pid) != "Z"}
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.mark.slow
+def test_no_row_is_lost_and_none_is_measured_twice(space, tmp_path):
+    out, measured, rows = tmp_path / "t.csv", [], {}
+    for kill_after in (1, 2, None):
+        told, family = profile(space, out, kill_after)
+        kept = LookupTable.load(out).rows()
+        assert set(told) <= set(kept)  # what it told of is on the disk
+        assert {key: str(row) for key, row in rows.items()}.items() <= {k: str(r) for k, r in kept.items()}.items()
+        measured += [key for key in kept if key not in rows]
+        assert not set(told) & set(rows)  # nothing that was there is measured again
+        rows = kept
+        deadline = time.monotonic() + 20
+        while alive(family) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive(family)  # no child measures on without its parent
+    assert len(rows) == 5 and sorted(measured) == sorted(rows)
+    lines = out.read_text().splitlines()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert profile(space, out)[0] == []  # complete: there is nothing to do
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 2  # of the processor: it starts no child and loads no torch
+    assert out.read_text().splitlines() == lines
