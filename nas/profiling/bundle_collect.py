@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nas.costs import LookupTable, Row
-from nas.costs.table import meta_path
+from nas.costs.table import SAME, meta_path
 from nas.errors import ConfigError, NasError, TableError
 from nas.files import read_json, read_text
 from nas.profiling.android import LATENCY as ANDROID_LATENCY
@@ -23,7 +23,7 @@ from nas.profiling.android_benchmark import check, parse
 from nas.profiling.bundle import RESULTS, VISITS, Bundle
 from nas.profiling.bundle_compile import Package
 from nas.profiling.bundle_measure import lines
-from nas.profiling.coreml import LATENCY, MEMORY
+from nas.profiling.coreml import LATENCY, MEMORY, PRECISION
 from nas.profiling.protocol import Protocol, Samples, infeasible
 from nas.profiling.runtime import Infeasible, Loaded
 
@@ -70,13 +70,13 @@ def collect(folder: str | Path, out: str | Path) -> LookupTable:
             raise ConfigError(f"{out}: is a table that was not collected from this bundle; give another --out")
     found = lines(bundle, bundle.folder / RESULTS)
     rows = [(Row(**line["row"]), line["host"]) for line in found if "row" in line]
-    visits = [_mac_visit(line) for line in found if "visit" in line] + _phone_visits(bundle)
+    visits = [_mac_visit(bundle, line) for line in found if "visit" in line] + _phone_visits(bundle)
     if rows and visits:
         raise TableError(f"{folder}: has results of 'nas measure' and of a runner script; keep one kind of them")
     if not rows and not visits:
         raise TableError(f"{folder}: nothing was measured yet; run 'nas measure {folder}', or the script in it")
     hosts = [host for _, host in rows] or [visit.host for visit in visits]
-    for key in sorted(set().union(*hosts) - {"load", "battery", "temperatures", "thermal_status"}):
+    for key in SAME:
         values = sorted({str(host.get(key)) for host in hosts})
         if len(values) > 1:
             raise TableError(
@@ -109,25 +109,24 @@ def _fold(bundle: Bundle, visits: list[Visit]) -> list[Row]:
             blocks: tuple[list, list] = ([], [])
             for visit in ran:
                 blocks[visit.reference_ms > drift * usual_ms].append(list(visit.samples_ms))
-            rows.append(Samples(*blocks).row(package.workload, _loaded(bundle, package, ran), "measured"))
+            rows.append(Samples(*blocks).row(package.workload, _loaded(package, ran), "measured"))
         elif mine:
             rows.append(infeasible(package.workload, mine[0].error))
     return rows
 
 
-def _loaded(bundle: Bundle, package: Package, visits: list[Visit]) -> Loaded:
+def _loaded(package: Package, visits: list[Visit]) -> Loaded:
     memory = [visit.memory_mb for visit in visits if not math.isnan(visit.memory_mb)]
-    form, target = package.form, bundle.manifest["target"]
     return Loaded(
         memory_mb=float(np.median(memory)) if memory else package.activations_mb,
         weights_mb=package.weights_mb,
         params=package.params,
         load_ms=float(np.median([visit.load_ms for visit in visits])),
-        form=f"{form} {target} {visits[0].host['compute_unit']}" if target else form,
+        form=package.form,
     )
 
 
-def _mac_visit(line: dict[str, Any]) -> Visit:
+def _mac_visit(bundle: Bundle, line: dict[str, Any]) -> Visit:
     """A visit of `measure.py`."""
     host = {
         "runtime": "coreml",
@@ -137,6 +136,8 @@ def _mac_visit(line: dict[str, Any]) -> Visit:
         "os": line["host"]["os"],
         "threads": None,
         "compute_unit": line["compute_unit"],
+        "target": bundle.manifest["target"],
+        "precision": PRECISION,
         "latency": LATENCY,
         "memory": MEMORY,
     }

@@ -172,8 +172,11 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file; empty if there is none."""
     if not path.is_file():
         return ""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def seal(line: dict[str, Any], bundle: str) -> str:

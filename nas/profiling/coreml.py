@@ -18,6 +18,7 @@ from nas.profiling.iphone import GUIDE, Phone, PhoneSession
 from nas.profiling.runtime import Loaded, Runnable, Runtime, Session
 
 MEMORY = "estimated from the shapes (nas.costs.work) in float16, not measured: Core ML tells no peak memory"
+PRECISION = "float16 inputs, weights and outputs"
 LATENCY = "Core ML's own time around a prediction; an operator: half of what two more copies add to a graph of one"
 REMOTE = (
     "each prediction is a call of its own over devicectl with file copies, so the phone idles between samples and its "
@@ -31,7 +32,7 @@ class CoreMLRuntime(Runtime):
     Args:
         device: `local`, a Mac's own units; `iphone`, or `iphone:NAME` where several are connected.
         compute_unit: `all`, `cpu`, `cpu+gpu` or `cpu+ne` (Neural Engine): what Core ML may choose from.
-        target: the oldest system the program runs on; from iOS 18 on attention is one op. It is part of each row's form.
+        target: the oldest system the program runs on; from iOS 18 on attention is one op.
         team: the Apple development team that signs the app on an iPhone; else `DEVELOPMENT_TEAM` of the environment.
 
     Raises:
@@ -71,7 +72,7 @@ class CoreMLRuntime(Runtime):
             "threads": None,
             "compute_unit": self.compute_unit,
             "target": self.target,
-            "precision": "float16 inputs, weights and outputs",
+            "precision": PRECISION,
             "latency": LATENCY,
             "memory": MEMORY,
         }
@@ -110,8 +111,7 @@ class MacSession(Session):
         self.child = child
         arguments = (package.path, package.several, package.copies, unit)
         load_ms = child.ask("call", "nas.profiling.coreml_child:load", *arguments)
-        form = f"{package.form} {package.target} {unit}"
-        self.loaded = Loaded(package.activations_mb, package.weights_mb, package.params, load_ms, form)
+        self.loaded = Loaded(package.activations_mb, package.weights_mb, package.params, load_ms, package.form)
 
     def block(self, runs: int) -> list[float]:
         return self.child.ask("call", "nas.profiling.coreml_child:block", runs)

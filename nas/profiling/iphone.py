@@ -159,7 +159,7 @@ class PhoneSession(Session):
             weights_mb=package.weights_mb,
             params=package.params,
             load_ms=load_ms,
-            form=f"{package.form} {package.target} {unit}",
+            form=package.form,
         )
 
     def block(self, runs: int) -> list[float]:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.profiling import Infeasible, Protocol, android, runtimes
+from nas.profiling import Infeasible, Protocol, android, profile, runtimes
 from nas.profiling.android_benchmark import MIB, check, parse
+from nas.profiling.bundle import pack
+from nas.profiling.bundle_collect import collect
 from nas.profiling.bundle_compile import Package
+from nas.profiling.bundle_measure import measure_bundle
 from nas.profiling.measure import measure_all
+from nas.spaces import SearchSpace
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 QUICK = Protocol(cap_s=0.01, min_samples=6)
+SPACE = """
+name: tiny
+latent: {channels: 4, frames: 4, height: 8, width: 8}
+text: {tokens: 4, dim: 16, encoder: minilm}
+backbone: {channels: [32], layers_per_block: 1, attention_levels: [], mid: false, heads: 2, norm_groups: 8}
+only_sites: [down.0.0]
+operators: {none: , SelfAttention1D: {heads: 2}, Conv1D: {kernel: 3}}
+"""
 
 # Printed by the tool on an Android phone (its log, which has the lines of stdout with another prefix).
 ANDROID = """\
@@ -190,3 +205,49 @@ def test_no_phone_no_tool_and_no_adb_say_what_to_do(phone, tmp_path, monkeypatch
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependency, match="nas pack --runtime litert"):
         runtimes.make("litert", "adb")
+
+
+REAL_TOOL = """#!{python}
+# LiteRT's own benchmark for Python, with the flags and the output of its `benchmark_model`.
+import json, subprocess, sys, tempfile
+flags = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+with tempfile.NamedTemporaryFile(suffix=".json") as file:
+    command = [sys.executable, "-m", "ai_edge_litert.tools.benchmark_litert_model", "--model", flags["graph"]]
+    command += ["--num_threads", flags["num_threads"], "--num_runs", "20", "--result_json", file.name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr)
+        sys.exit(1)
+    found = json.load(open(file.name))["latency"]
+print(f"INFO: Initialized session in {{found['init_ms']}}ms.")
+for runs, value in ((found["num_warmup_runs"], "warmup_avg_ms"), (found["num_runs"], "median_ms")):
+    print(f"INFO: count={{runs}} first=1 curr=1 min=1 max=1 avg=1 std=0 p5=1 median={{found[value] * 1e3:.0f}} p95=1")
+"""
+
+
+@pytest.mark.slow
+def test_real_models_run_through_adb_and_through_a_bundle_on_this_machine(phone, tmp_path, monkeypatch):
+    """With the real converter and interpreter: what a phone would get, over adb and from a bundle."""
+    for needed in ("litert_torch", "ai_edge_litert"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "benchmark_model").write_text(REAL_TOOL.format(python=sys.executable))
+    (tmp_path / "benchmark_model").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("NAS_BENCHMARK_MODEL", str(tmp_path / "benchmark_model"))
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    space = SearchSpace.load(str(tmp_path / "tiny.yaml"))
+    quick = Protocol(cap_s=0.01, min_samples=2, min_blocks=2)
+    over_adb = profile(space, "litert", "adb", tmp_path / "adb.csv", quick, progress=False)
+    pack(space, "litert", tmp_path / "bundle", progress=False)
+    measure_bundle(tmp_path / "bundle", "local", quick, progress=False)
+    bundled = collect(tmp_path / "bundle", tmp_path / "bundle.csv").rows()
+    rows, backbone = over_adb.rows(), str(space.backbone_workload())
+    assert set(rows) == set(bundled) == set(map(str, space.workloads()))
+    assert set(over_adb.frame["status"]) == {"ok"}
+    assert 1 / 3 < rows[backbone].latency_ms / bundled[backbone].latency_ms < 3  # a busy machine
+    for name, row in rows.items():
+        assert (row.params, row.weights_mb, row.form) == (bundled[name].params, bundled[name].weights_mb, "reference")
+    written = (tmp_path / "adb.csv").read_text()
+    profile(space, "litert", "adb", tmp_path / "adb.csv", quick, progress=False)
+    assert (tmp_path / "adb.csv").read_text() == written

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nas.cli import main
 from nas.costs import LookupTable
@@ -213,6 +215,29 @@ def test_what_was_changed_is_refused_in_one_line(measured, tmp_path, capsys, cha
     assert main(["collect", str(measured), "--out", str(tmp_path / "t.csv")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "t.csv").exists()
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_single_byte_changes_a_number_unseen(once, data):
+    """Whatever byte of a bundle or its results is changed: it is refused, or no row differs from what was measured."""
+    kind = data.draw(st.sampled_from(["measured", "scripted"]))
+    folder = once / kind
+    before = _rows_of(folder, once / f"{kind}.csv")
+    path = data.draw(st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file())))
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    path.write_bytes(whole[:place] + bytes([data.draw(st.integers(0, 255))]) + whole[place + 1 :])
+    try:
+        assert _rows_of(folder, once / f"{kind}.csv").items() <= before.items()
+    except NasError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_bytes(whole)
+
+
+def _rows_of(folder: Path, out: Path) -> dict[str, str]:
+    return {name: repr(row) for name, row in collect(folder, out).rows().items()}
 
 
 def test_results_of_another_bundle_or_phone_are_refused(phone, measured, space, tmp_path):

@@ -93,14 +93,18 @@ def test_an_iphone_is_listed_prepared_and_measured(phone, packages, monkeypatch,
     with open_runtime(packages, monkeypatch) as runtime:
         meta = runtime.describe()
         assert meta["chip"] == "iPhone 16 Pro Max, iPhone17,2" and meta["os"] == "iOS 18.1 (22B83)"
-        assert meta["device"] == "iphone" and meta["compute_unit"] == "cpu+ne" and "00008140" not in json.dumps(meta)
+        assert (
+            meta["device"] == "iphone"
+            and (meta["target"], meta["compute_unit"]) == ("iOS18", "cpu+ne")
+            and "00008140" not in json.dumps(meta)
+        )
         assert "estimated" in meta["memory"] and "idles" in meta["remote"]
         rows = {}
         measure_all(runtime, [SMALL, LARGE], QUICK, lambda row: rows.update({row.workload: row}))
     assert "DEVELOPMENT_TEAM=TEAM123456" in (phone / "builds").read_text()
     for workload in (SMALL, LARGE):
         row, package = rows[str(workload)], packages[workload]
-        assert row.status == "ok" and row.form == "reference iOS18 cpu+ne" and row.load_ms == 5.0
+        assert row.status == "ok" and row.form == "reference" and row.load_ms == 5.0
         # the stand-in takes 1 ms per 10 kB of weights: the difference of three copies and one, halved
         sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in package.files]
         assert row.latency_ms == pytest.approx((sizes[1] - sizes[0]) / 2 / 1e4)
@@ -216,7 +220,7 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
-    assert set(table.frame["form"]) == {"reference iOS18 cpu+ne"} and table.meta["compute_unit"] == "cpu+ne"
+    assert (table.meta["target"], table.meta["compute_unit"]) == ("iOS18", "cpu+ne")
     (next(bundle.folder.rglob("weight.bin"))).write_bytes(b"other weights")
     with pytest.raises(ConfigError, match=r"weight.bin: was changed"):
         collect(bundle.folder, tmp_path / "t.csv")
