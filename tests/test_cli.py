@@ -37,6 +37,26 @@ def test_what_a_script_reads_is_json(capsys):
     assert {"name", "works", "detail"} <= set(json.loads(capsys.readouterr().out)[0])
 
 
+def test_generating_several_clips_of_another_shape(tiny_checkpoint, tmp_path, capsys):
+    from PIL import Image
+
+    out = tmp_path / "two.gif"
+    words = [
+        "generate",
+        "--checkpoint",
+        str(tiny_checkpoint),
+        "--prompt",
+        "a cat runs",
+        "the digit five",
+        "--out",
+        str(out),
+    ]
+    assert main([*words, "--frames", "3", "--height", "8", "--width", "16"]) == 0
+    with Image.open(out) as clip:
+        assert clip.n_frames == 3 and clip.width == 33 * clip.height // 8  # side by side, with a gap of one pixel
+    assert capsys.readouterr().out == f"{out}\n"
+
+
 def test_a_reader_that_has_seen_enough_is_no_error():
     program = "import sys; from nas.cli import main; sys.stdin.read(); sys.exit(main(['completion', 'bash']))"
     command = subprocess.Popen(

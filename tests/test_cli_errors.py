@@ -243,6 +243,7 @@ CASES = [
     Case("prompt missing", GENERATE.replace("--prompt 'a cat runs'", ""), ("--prompt", "--help")),
     Case("steps zero", GENERATE + " --steps 0", ("steps", "at least 1")),
     Case("frames zero", GENERATE + " --frames 0", ("frames", "at least 1")),
+    Case("height that no clip has", GENERATE + " --height 18", ("height", "multiple of 4", "try 16")),
     Case("guidance no number", GENERATE + " --guidance strong", ("--guidance", "strong")),
     Case("suffix unknown", GENERATE.replace("clip.gif", "clip.mp5"), (".mp5", "did you mean '.mp4'")),
     Case("clip below a file", GENERATE.replace("clip.gif", "space.yaml/clip.gif"), ("space.yaml", "cannot be written")),

@@ -35,11 +35,15 @@ def train(args: argparse.Namespace) -> None:
 
 def _declare_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
-    parser.add_argument("--prompt", required=True, metavar="P")
+    parser.add_argument(
+        "--prompt", required=True, nargs="+", metavar="P", help="one, or several for clips side by side"
+    )
     parser.add_argument("--out", required=True, metavar="V.mp4", help="a .mp4 or .gif file, or a folder for PNG frames")
     parser.add_argument("--steps", type=int, help="denoising steps (default: what the checkpoint was trained for)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance scale")
     parser.add_argument("--frames", type=int, help="length of the clip (default: as trained)")
+    parser.add_argument("--height", type=int, help="in pixels (default: as trained)")
+    parser.add_argument("--width", type=int, help="in pixels (default: as trained)")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -52,7 +56,6 @@ def _declare_generate(parser: argparse.ArgumentParser) -> None:
 def generate(args: argparse.Namespace) -> None:
     from nas.pipeline import Pipeline
 
-    clips = Pipeline.from_pretrained(args.checkpoint)(
-        args.prompt, steps=args.steps, guidance=args.guidance, frames=args.frames, seed=args.seed
-    )
+    options = {name: getattr(args, name) for name in ("steps", "guidance", "frames", "height", "width", "seed")}
+    clips = Pipeline.from_pretrained(args.checkpoint)(args.prompt, **options)
     print(clips.save(args.out))
