@@ -12,7 +12,9 @@ def _declare_prepare(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DIR", help="clips and images with metadata.csv or .jsonl, or .tar shards"
     )
     space(parser)
-    parser.add_argument("--decoder", required=True, metavar="DIR", help="a decoder stage's folder, or a checkpoint")
+    parser.add_argument(
+        "--decoder", required=True, metavar="DIR", help="a decoder stage's folder, or a checkpoint, diffusers' too"
+    )
     parser.add_argument(
         "--out", required=True, metavar="CACHE", help="takes a decoder stage's place; goes on where it stopped"
     )

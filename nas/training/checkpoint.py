@@ -31,6 +31,7 @@ from nas.config import build as build_config
 from nas.errors import ConfigError
 from nas.files import read_json, short_hash, write_json
 from nas.models import Autoencoder, Denoiser, VAEConfig, build
+from nas.models import checkpoints as diffusers
 from nas.spaces import Architecture, SearchSpace
 from nas.training import distributed, objective, tensors
 
@@ -153,15 +154,24 @@ def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> None:
 
 
 def load_autoencoder(folder: str | Path) -> Autoencoder:
-    """The autoencoder of a checkpoint or of a `decoder` stage, in evaluation mode.
+    """The autoencoder of a checkpoint, of a `decoder` stage or of a diffusers checkpoint, in evaluation mode.
 
     Raises:
         ConfigError: a file is missing, or does not fit the others.
     """
     path = Path(folder) / "decoder.json"
+    if autoencoder_weights(folder).name == diffusers.WEIGHTS:
+        return diffusers.load_autoencoder(folder).eval().requires_grad_(False)
     autoencoder = Autoencoder(build_config(VAEConfig, read_json(path, "decoder"), str(path)))
     load_into(autoencoder, Path(folder) / "decoder.safetensors")
     return autoencoder.eval().requires_grad_(False)
+
+
+def autoencoder_weights(folder: str | Path) -> Path:
+    """The file with an autoencoder's weights: `decoder.safetensors`, or diffusers' in the folder or its `vae`."""
+    folder = Path(folder)
+    own, theirs = folder / "decoder.safetensors", (folder / "vae" / diffusers.WEIGHTS, folder / diffusers.WEIGHTS)
+    return own if own.exists() else next((path for path in theirs if path.exists()), own)
 
 
 def load_into(module: torch.nn.Module, path: Path) -> None:

@@ -28,7 +28,7 @@ class PrepareConfig:
 
     Attributes:
         data: the folder of a data set.
-        decoder: the folder of an autoencoder: a `decoder` stage's or a checkpoint.
+        decoder: the folder of an autoencoder: a `decoder` stage's, or a checkpoint, this library's or diffusers'.
         fps, buckets: see `sources.load`.
         videos, images: how many to prepare, from a fixed shuffle; all by default.
         held_out: clips of the test split, for validation losses; all of the search space's own size.
@@ -99,5 +99,5 @@ def _hash(source: Source) -> str:
 
 
 def _file_hash(decoder: str) -> str:
-    with (Path(decoder) / "decoder.safetensors").open("rb") as file:
+    with checkpoint.autoencoder_weights(decoder).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

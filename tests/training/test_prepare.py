@@ -81,6 +81,26 @@ def test_what_is_prepared_is_what_the_autoencoder_makes_of_the_clips(data, vae, 
     assert contexts.shape == (len(captions), 16, 384) and contexts.std() > 0
 
 
+def test_stable_diffusions_autoencoder_prepares_from_its_own_folder(data, space, tmp_path):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    theirs = AutoencoderKL(
+        block_out_channels=(8, 16, 16), down_block_types=["DownEncoderBlock2D"] * 3, norm_num_groups=8,
+        up_block_types=["UpDecoderBlock2D"] * 3, latent_channels=4, scaling_factor=0.5,
+    ).eval()  # fmt: skip
+    theirs.save_pretrained(tmp_path / "sd" / "vae")
+    done = prepare(tmp_path / "out", PrepareConfig(str(data), str(tmp_path / "sd"), videos=5, held_out=3), space)
+    source = Folder(data, "train", [Size(8, 32, 32)])
+    caption, *_ = json.loads((done.folder / "train/videos-00000.json").read_text())["captions"]["8x8x8"]
+    (number,) = (i for i in range(source.videos) if source.caption("videos", i) == caption)
+    frames = torch.from_numpy(source.video(number).pixels).transpose(0, 1)
+    with torch.no_grad():
+        expected = 0.5 * theirs.encode(frames).latent_dist.mean
+    latents, _ = Cache(done.folder / "train").latents("videos", [0])
+    torch.testing.assert_close(latents[0].transpose(0, 1), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_prepared_folder_is_not_mixed_with_other_data_or_weights(data, vae, space, tmp_path):
     config = PrepareConfig(str(data), str(vae), videos=2)
     prepare(tmp_path / "out", config, space)
