@@ -49,7 +49,7 @@ from nas.training.distill import DistillConfig
 from nas.training.evaluators import SupernetEvaluator, retrain
 from nas.training.finetune import FinetuneConfig
 from nas.training.grids import Watch
-from nas.training.loop import read_history
+from nas.training.history import read_history
 from nas.training.objective import Objective
 from nas.training.stage import Inputs, Stage, StageResult, run_in_folder
 from nas.training.supernet import SupernetConfig

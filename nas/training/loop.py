@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import csv
-import io
 import math
 import os
 import sys
@@ -32,14 +30,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nas.errors import ConfigError, NasError
-from nas.files import write_atomic
 from nas.models import UNet
 from nas.progress import progress
 from nas.training import distributed, monitors, tensors
 from nas.training.compute import Compute, blocks, checkpoint_blocks
+from nas.training.history import History, read_history
 from nas.training.monitors import Alarm
 
-STATE, HISTORY, WARNINGS = "state.safetensors", "history.csv", "warnings.txt"
+STATE, WARNINGS = "state.safetensors", "warnings.txt"
 MAX_BAD_STEPS = 20
 """So many steps in a row without a finite gradient end the run."""
 
@@ -241,48 +239,6 @@ class Learner:
             scale, growth = state["scaler"].tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
         self.bad.copy_(state["bad"])
-
-
-class History:
-    """`history.csv`: one row a step, on disk as soon as the step is done."""
-
-    def __init__(self, folder: Path, steps_done: int) -> None:
-        self.path = folder / HISTORY
-        rows = [row for row in read_history(folder) if row["step"] <= steps_done]
-        self._columns = list(rows[0]) if rows else None
-        text = io.StringIO()
-        if rows:
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(self._columns)
-            writer.writerows([_cell(row[name]) for name in self._columns] for row in rows)
-        write_atomic(self.path, text.getvalue())  # steps beyond the saved state are taken again: drop their rows
-        self._file = self.path.open("a")
-
-    def append(self, step: int, losses: Mapping[str, float]) -> None:
-        if self._columns is None:
-            self._columns = ["step", *losses]
-            self._file.write(",".join(self._columns) + "\n")
-        values = {"step": step, **losses}
-        self._file.write(",".join(_cell(values[name]) for name in self._columns) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read_history(folder: str | Path) -> list[dict[str, float]]:
-    """The rows of a stage's history; a torn last line is left out."""
-    path = Path(folder) / HISTORY
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    columns = lines[0].split(",") if lines else []
-    rows = [dict(zip(columns, map(float, line.split(",")))) for line in lines[1:]]
-    return [{**row, "step": int(row["step"])} for row in rows]
-
-
-def _cell(value: float) -> str:
-    return repr(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def run(

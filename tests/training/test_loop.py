@@ -9,7 +9,8 @@ from torch import nn
 
 from nas.errors import ConfigError, NasError
 from nas.training.compute import Compute
-from nas.training.loop import Learner, Optimization, older_states, read_history, run
+from nas.training.history import read_history
+from nas.training.loop import Learner, Optimization, older_states, run
 from nas.training.objective import generator
 
 
