@@ -193,7 +193,9 @@ def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) 
     except Infeasible:
         return ALONE
     try:
-        return IN_PLACE if min(session.block(3)) < protocol.in_place_below_ms else ALONE
+        limit_ms = protocol.in_place_below_ms
+        large = session.block(1)[0] > 3 * limit_ms  # one run of it says enough, and takes long enough
+        return IN_PLACE if not large and min(session.block(3)) < limit_ms else ALONE
     except Infeasible:
         return ALONE
     finally:
