@@ -164,7 +164,7 @@ class AndroidRuntime(Runtime):
         }
 
     def open(self, workload: Runnable | Package) -> Session:
-        return AndroidSession(self, self.compiler.package(workload, alone=workload == self.reference))
+        return AndroidSession(self, self.compiler.package(workload, alone=workload is self.reference))
 
     def close(self) -> None:
         self.compiler.close()

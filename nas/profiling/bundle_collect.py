@@ -23,7 +23,7 @@ from nas.profiling.android_benchmark import check, parse
 from nas.profiling.bundle import RESULTS, VISITS, Bundle
 from nas.profiling.bundle_compile import Package
 from nas.profiling.bundle_measure import lines
-from nas.profiling.coreml import LATENCY, MEMORY, PRECISION
+from nas.profiling.coreml import LATENCY, MEMORY, PRECISION, REMOTE
 from nas.profiling.protocol import Protocol, Samples, infeasible
 from nas.profiling.runtime import Infeasible, Loaded
 
@@ -131,13 +131,15 @@ def _mac_visit(bundle: Bundle, line: dict[str, Any]) -> Visit:
     host = {
         "runtime": "coreml",
         "version": f"coremltools {line['host']['version']}",
-        "device": "local",
+        "device": line["host"].get("device", "local"),
+        "phone": line["host"].get("phone"),
         "chip": line["host"]["chip"],
         "os": line["host"]["os"],
         "threads": None,
         "compute_unit": line["compute_unit"],
         "target": bundle.manifest["target"],
         "precision": PRECISION,
+        "remote": REMOTE if "phone" in line["host"] else None,
         "latency": LATENCY,
         "memory": MEMORY,
     }

@@ -1,6 +1,6 @@
 """Measures a bundle of Core ML packages on a Mac that has nothing but Python, numpy and coremltools.
 
-    python measure.py [--compute-unit all|cpu|cpu+gpu|cpu+ne] [--rounds 8]
+    python measure.py [--device local|iphone[:NAME]] [--compute-unit all|cpu|cpu+gpu|cpu+ne] [--rounds 8]
 
 `nas pack` copies this file into every Core ML bundle as `measure.py`, so it imports nothing of the library. What it
 measured goes line by line to `results.jsonl`; killed at any moment and started again, it goes on where it was.
@@ -20,6 +20,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "cpu+gpu": "CPU_AND_GPU", "cpu+ne": "C
 
 BLOCK_MS = 200.0
 TIMEOUT_S = 1800
+REMOTE_RUNS = 5
+"""Of a block on an iPhone, where each run is a call over the cable."""
+
+LOOP = asyncio.new_event_loop()
+"""A remote model belongs to the loop that it was loaded in."""
 
 
 def random_inputs(spec: Any) -> dict[str, Any]:
@@ -46,31 +52,35 @@ def random_inputs(spec: Any) -> dict[str, Any]:
 
 
 class Model:
-    """A package loaded on this Mac, timed by Core ML itself around each prediction.
+    """A package loaded on this Mac or on an iPhone, timed by Core ML itself around each prediction.
 
     Attributes:
         load_ms: time to load it once.
     """
 
-    def __init__(self, path: str, unit: str) -> None:
+    def __init__(self, path: str, unit: str, device: Any = None) -> None:
         import coremltools as ct
         from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
 
         model = ct.models.MLModel(path, compute_units=ct.ComputeUnit[UNITS[unit]], skip_model_load=True)
-        self.benchmarker = MLModelBenchmarker(model)
+        self.benchmarker = MLModelBenchmarker(model, device)
         self.inputs = random_inputs(self.benchmarker.model_spec)
-        self.load_ms = asyncio.run(self.benchmarker.benchmark_load()).samples[0]
+        self.load_ms = LOOP.run_until_complete(self.benchmarker.benchmark_load()).samples[0]
 
     def predict_ms(self) -> float:
-        return asyncio.run(self.benchmarker.benchmark_predict(dict(self.inputs))).samples[0]
+        return LOOP.run_until_complete(self.benchmarker.benchmark_predict(dict(self.inputs))).samples[0]
+
+    def unload(self) -> None:
+        """Free it: an iPhone's app has little memory, and the benchmarker keeps what it loaded."""
+        LOOP.run_until_complete(self.benchmarker._loaded_model.unload())
 
 
 class Timer:
-    """A workload on this Mac: its model, and, for an operator, the model with `copies` more of it."""
+    """A workload, loaded: its model, and, for an operator, the model with `copies` more of it."""
 
-    def __init__(self, path: str, several: str | None, copies: int, unit: str) -> None:
-        self.one, self.copies = Model(path, unit), copies
-        self.several = Model(several, unit) if several else None
+    def __init__(self, path: str, several: str | None, copies: int, unit: str, device: Any = None) -> None:
+        self.one, self.copies = Model(path, unit, device), copies
+        self.several = Model(several, unit, device) if several else None
         self.run_ms()
 
     def run_ms(self) -> float:
@@ -84,9 +94,15 @@ class Timer:
         self.run_ms()
         return [self.run_ms() for _ in range(runs)]
 
+    def unload(self) -> None:
+        for model in (self.one, self.several):
+            if model is not None:
+                model.unload()
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure this bundle's Core ML packages on this Mac.")
+    parser = argparse.ArgumentParser(description="Measure this bundle's Core ML packages on this Mac or its iPhone.")
+    parser.add_argument("--device", default="local", help="local, iphone or iphone:NAME (default: local)")
     parser.add_argument("--compute-unit", default="all", choices=UNITS)
     parser.add_argument("--rounds", type=int, default=8, help="visits to each workload (default: 8)")
     parser.add_argument("--visit", type=int, help=argparse.SUPPRESS)
@@ -99,17 +115,28 @@ def main() -> int:
     if sys.platform != "darwin":
         print("measure.py: Core ML runs on a Mac; copy this folder there and run it again", file=sys.stderr)
         return 2
-    return measure(folder, manifest, args.compute_unit, args.rounds)
+    try:
+        phone = IPhone(args.device.partition(":")[2]) if args.device.startswith("iphone") else None
+        return measure(folder, manifest, args.compute_unit, args.rounds, phone)
+    except LookupError as error:
+        print(f"measure.py: {error.args[0]}", file=sys.stderr)
+        return 2
 
 
-def measure(folder: Path, manifest: dict[str, Any], unit: str, rounds: int) -> int:
+def measure(folder: Path, manifest: dict[str, Any], unit: str, rounds: int, phone: IPhone | None = None) -> int:
     """Visit every workload once a round, in another order each; a line per visit."""
     results, changed = folder / "results.jsonl", changed_files(folder, manifest)
     if changed:
         print(f"measure.py: {changed[0]} is not the file that was packed; pack the bundle again", file=sys.stderr)
         return 2
-    done = {(r["visit"][0], r["visit"][1]) for r in read(results) if r.get("compute_unit") == unit and "visit" in r}
-    host = describe()
+    host, before = phone.describe() if phone else describe(), read(results)
+    if any((r.get("compute_unit"), r.get("host")) != (unit, host) for r in before):
+        print(
+            f"measure.py: {results} is of another device or compute unit; use another copy of the bundle",
+            file=sys.stderr,
+        )
+        return 2
+    done = {tuple(r["visit"]) for r in before}
     for round_ in range(rounds):
         order = list(range(len(manifest["packages"])))
         random.Random(round_).shuffle(order)
@@ -118,7 +145,7 @@ def measure(folder: Path, manifest: dict[str, Any], unit: str, rounds: int) -> i
                 continue
             package = manifest["packages"][index]
             command = [sys.executable, str(Path(__file__).resolve()), "--visit", str(index), "--compute-unit", unit]
-            found = in_child(command)
+            found = phone.visit(folder, manifest, index, unit) if phone else in_child(command)
             line = {"bundle": manifest["bundle"], "visit": [round_, index], "workload": package["workload"]}
             append(results, {**line, "compute_unit": unit, "host": host, **found}, manifest["bundle"])
             shown = found.get("error") or f"{statistics.median(found['samples_ms']):.4g} ms"
@@ -127,16 +154,19 @@ def measure(folder: Path, manifest: dict[str, Any], unit: str, rounds: int) -> i
     return 0
 
 
-def visit(folder: Path, manifest: dict[str, Any], index: int, unit: str) -> dict[str, Any]:
+def visit(folder: Path, manifest: dict[str, Any], index: int, unit: str, device: Any = None) -> dict[str, Any]:
     """Load one workload and the reference, and time a block of each."""
     package = manifest["packages"][index]
     several = str(folder / package["several"]) if package["several"] else None
-    timer = Timer(str(folder / package["path"]), several, package["copies"], unit)
-    runs = int(max(3, min(1000, BLOCK_MS / max(timer.one.predict_ms(), 1e-3))))
-    reference = Timer(str(folder / manifest["reference"]["path"]), None, 0, unit)
-    before = statistics.median(reference.block(10))
+    timer = Timer(str(folder / package["path"]), several, package["copies"], unit, device)
+    most = REMOTE_RUNS if device else 1000
+    runs = int(max(3, min(most, BLOCK_MS / max(timer.one.predict_ms(), 1e-3))))
+    reference = Timer(str(folder / manifest["reference"]["path"]), None, 0, unit, device)
+    before = statistics.median(reference.block(min(10, most)))
     samples = timer.block(runs)
-    after = statistics.median(reference.block(10))
+    after = statistics.median(reference.block(min(10, most)))
+    timer.unload()
+    reference.unload()
     return {"samples_ms": samples, "load_ms": timer.one.load_ms, "reference_ms": max(before, after)}
 
 
@@ -151,6 +181,57 @@ def in_child(command: list[str]) -> dict[str, Any]:
         return json.loads(lines[-1])
     said = (done.stderr.strip().splitlines() or [""])[-1][:200]
     return {"error": f"{'killed by signal' if done.returncode < 0 else 'ended with'} {abs(done.returncode)}: {said}"}
+
+
+class IPhone:
+    """A connected iPhone with Apple's ModelRunner app, which coremltools builds, installs and starts.
+
+    Raises:
+        LookupError: none of that name is connected, or the team that signs the app is not known; the text says so.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.device = name, None
+        if not os.environ.get("DEVELOPMENT_TEAM"):
+            raise LookupError("set DEVELOPMENT_TEAM to the identifier of your Apple development team")
+        self.prepare()
+
+    def prepare(self) -> None:
+        from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device, DeviceType
+
+        found = Device.get_connected_devices(DeviceType.IPHONE)
+        wanted = [phone for phone in found if self.name in ("", phone.name, phone.identifier)]
+        if len(wanted) != 1:
+            names = ", ".join(phone.name for phone in found) or "none"
+            raise LookupError(f"connected iPhones: {names}; connect and unlock it, name it as --device iphone:NAME")
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / "modelrunner"
+        folder.mkdir(parents=True, exist_ok=True)
+        signing = AppSigningCredentials(development_team=os.environ["DEVELOPMENT_TEAM"])
+        self.device = LOOP.run_until_complete(wanted[0].prepare_for_model_debugging(signing, folder))
+
+    def visit(self, folder: Path, manifest: dict[str, Any], index: int, unit: str) -> dict[str, Any]:
+        """As the function; what fails on the phone is the visit's `error`, and the app is started again."""
+        try:
+            return visit(folder, manifest, index, unit, self.device)
+        except Exception as error:  # whatever coremltools raises when the app refuses, ends or does not answer
+            self.prepare()
+            said = (str(error).strip().splitlines() or [""])[-1][:200]
+            return {"error": f"{type(error).__name__}: {said}"}
+
+    def describe(self) -> dict[str, Any]:
+        """The phone, for the table's provenance; its identifier only as a hash."""
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            subprocess.run(["xcrun", "devicectl", "list", "devices", "-j", file.name], capture_output=True, check=True)
+            listed = json.loads(Path(file.name).read_text())["result"]["devices"]
+        hardware = next(d["hardwareProperties"] for d in listed if d["identifier"] == self.device.identifier)
+        kind = [hardware[key] for key in ("marketingName", "productType") if hardware.get(key)]
+        return {
+            **describe(),
+            "device": "iphone",
+            "phone": hashlib.sha256(json.dumps(self.device.identifier).encode()).hexdigest()[:12],
+            "chip": ", ".join(kind),
+            "os": f"iOS {self.device.os_version} ({self.device.os_build_number})",
+        }
 
 
 def describe() -> dict[str, Any]:

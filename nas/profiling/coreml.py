@@ -90,7 +90,7 @@ class CoreMLRuntime(Runtime):
         return found
 
     def open(self, workload: Runnable | Package) -> Session:
-        package = self.compiler.package(workload, alone=workload == self.reference)
+        package = self.compiler.package(workload, alone=workload is self.reference)
         if self.phone is not None:
             return PhoneSession(self.phone, package, self.compute_unit, Path(self.compiler.folder.name))
         return MacSession(self.children.start(), package, self.compute_unit)

@@ -217,6 +217,7 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
     assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", rounds=2) == 0
     assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", rounds=3) == 0
     assert len(visits) == 3 * len(bundle.packages), "what is there is not measured again"
+    assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu", rounds=1) == 2  # another unit: another copy
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
@@ -224,6 +225,28 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
     (next(bundle.folder.rglob("weight.bin"))).write_bytes(b"other weights")
     with pytest.raises(ConfigError, match=r"weight.bin: was changed"):
         collect(bundle.folder, tmp_path / "t.csv")
+
+
+@pytest.mark.slow
+def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bundle, phone, monkeypatch, tmp_path):
+    from coremltools.models.ml_program.experimental import async_wrapper
+
+    monkeypatch.setattr(bundle_runner, "REMOTE_RUNS", 1)
+    monkeypatch.setattr(
+        async_wrapper, "compile_model", lambda model, destination_path: shutil.copytree(model, destination_path)
+    )
+    found = bundle_runner.IPhone("Test Phone")
+    (phone / "crash").write_text("1000")
+    assert "error" in found.visit(bundle.folder, bundle.manifest, 0, "cpu+ne")
+    (phone / "crash").unlink()
+    assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", 1, found) == 0
+    table = collect(bundle.folder, tmp_path / "t.csv")
+    sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
+    assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
+    assert table.meta["chip"] == "iPhone 16 Pro Max, iPhone17,2" and "idles" in table.meta["remote"]
+    (phone / "gone").touch()
+    with pytest.raises(LookupError, match="connected iPhones: none"):
+        bundle_runner.IPhone("")
 
 
 def test_a_child_that_crashes_is_an_error_of_its_visit():
