@@ -19,7 +19,8 @@ from nas.training.generate import generate
 from nas.training.text import EMPTY, TextEncoder
 
 CHUNK = 8
-"""Latent frames that are decoded at once: what bounds the decoder's memory, however long a clip is."""
+"""Latent frames that are decoded at once where the space's `decoder.frames` does not say: what bounds the decoder's
+memory, however long a clip is."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,16 @@ class Pipeline:
             latents = generate(
                 self.checkpoint.denoiser, context[i : i + 1], empty, shape, steps, guidance, info.sampler, seed + i
             )
-            parts = [video.to_uint8(part.numpy()) for part in decode(self.checkpoint.autoencoder, latents)]
+            decoded = decode(self.checkpoint.autoencoder, latents, self._chunk)
+            parts = [video.to_uint8(part.numpy()) for part in decoded]
             made.append(np.concatenate(parts, axis=1))
         return Clips(np.concatenate(made), prompts)
+
+    @property
+    def _chunk(self) -> int:
+        """As many frames as the cost model's decoder row was measured with."""
+        declared = self.checkpoint.space.decoder
+        return declared.frames if declared and declared.frames else CHUNK
 
     @cached_property
     def _multiple(self) -> int:

@@ -9,6 +9,7 @@ import torch
 import nas
 from nas.errors import ConfigError, NasError
 from nas.pipeline import decode
+from nas.spaces import Decoder
 from nas.training import checkpoint, objective, video
 
 
@@ -60,6 +61,17 @@ def test_decoding_in_parts_changes_nothing(pipeline, frames):
     parts = list(decode(pipeline.checkpoint.autoencoder, latents))
     assert max(part.shape[2] for part in parts) <= 8
     torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+
+
+def test_a_clip_is_decoded_in_the_parts_that_its_space_declares(pipeline, monkeypatch):
+    whole, runs = pipeline("a cat runs").frames.astype(int), []
+    autoencoder = pipeline.checkpoint.autoencoder
+    unscaled = autoencoder.decode_unscaled
+    space = dataclasses.replace(pipeline.checkpoint.space, decoder=Decoder(autoencoder.config, frames=1))
+    monkeypatch.setattr(autoencoder, "decode_unscaled", lambda *a: runs.append(a[0].shape[2]) or unscaled(*a))
+    parts = nas.Pipeline(dataclasses.replace(pipeline.checkpoint, space=space))("a cat runs").frames
+    assert runs == [1] * space.decoder_runs == [1, 1, 1, 1]
+    assert np.abs(parts - whole).max() <= 1
 
 
 def test_a_checkpoint_that_renoises_is_sampled_so(pipeline):
