@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import inspect
 import os
@@ -55,9 +56,10 @@ def converted(workload: Runnable, form: str, copies: int, cache: Path) -> dict[s
         raise
     except NasError as error:
         raise Infeasible(str(error)) from None
-    weights = [*module.parameters(), *module.buffers()]  # of copies, which are one module, once
+    one = module.operators[0] if isinstance(module, Chain) else module
+    weights = [*one.parameters(), *one.buffers()]
     found = {
-        "params": sum(p.numel() for p in module.parameters()),
+        "params": sum(p.numel() for p in one.parameters()),
         "weights_mb": sum(w.numel() * w.element_size() for w in weights) / 1e6,
         "form": form or forms.REFERENCE,
         "copies": copies,
@@ -78,27 +80,36 @@ def module_and_inputs(workload: Runnable, form: str, copies: int) -> tuple[nn.Mo
     elif len(given) == 1:
         names = ("x",)
     else:
-        names, module.operator = ("features", "context"), forms.in_form(module.operator, form)
-        module = Chain(module, copies)
+        names, module = ("features", "context"), Chain([module, *(redrawn(module) for _ in range(copies - 1))])
+        for at_site in module.operators:
+            at_site.operator = forms.in_form(at_site.operator, form)
         given = given if given[1] is not None else given[:1]
     return module, {name: x.contiguous() for name, x in zip(names, given)}
 
 
 class Chain(nn.Module):
-    """An operator between features, run several times: `(B*T, C, H, W)` -> the same. The text is optional."""
+    """Operators between features, one after the other: `(B*T, C, H, W)` -> the same. The text is optional."""
 
-    def __init__(self, operator: nn.Module, copies: int) -> None:
+    def __init__(self, operators: list[nn.Module]) -> None:
         super().__init__()
-        self.operator, self.copies = operator, copies
+        self.operators = nn.ModuleList(operators)
 
     def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
-        for _ in range(self.copies):
-            features = self.operator(features, context)
+        for operator in self.operators:
+            features = operator(features, context)
         return features
 
 
+def redrawn(module: nn.Module) -> nn.Module:
+    """The same layer with weights of its own. With shared ones a converter would project the text only once."""
+    other = copy.deepcopy(module)
+    for parameter in other.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    return other
+
+
 def _key(workload: Runnable, form: str, copies: int) -> str:
-    defined_by = [operators, layers, forms, convert, build_module, module_and_inputs, Chain]
+    defined_by = [operators, layers, forms, convert, build_module, module_and_inputs, Chain, redrawn]
     if not isinstance(getattr(workload, "part", None), Operator):
         defined_by += [backbone, denoiser]
     names = ("torch", "litert-torch", "ai-edge-litert")

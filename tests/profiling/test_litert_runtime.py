@@ -15,7 +15,7 @@ from nas.errors import ConfigError, MissingDependency
 from nas.models.forms import forms_of
 from nas.profiling import litert
 from nas.profiling.litert import LitertRuntime, cache_folder
-from nas.profiling.litert_convert import Chain, _forget, converted, module_and_inputs
+from nas.profiling.litert_convert import _forget, converted, module_and_inputs
 from nas.profiling.runtime import InPlace
 from nas.spaces import Operator, SearchSpace, Workload
 
@@ -95,15 +95,22 @@ def test_an_operator_in_place_is_counted_once_per_slot(runtime, tmp_path):
     session.close()
 
 
-def test_a_chain_runs_its_operator_so_often():
-    torch.manual_seed(0)
-    operator, x = torch.nn.Linear(3, 3), torch.randn(2, 3)
+def test_a_chain_is_operators_of_one_shape_with_weights_of_their_own():
+    chain, inputs = module_and_inputs(CROSS, "reference", 3)
+    first, second, third = chain.operators
+    with torch.inference_mode():
+        wanted = third(second(first(*inputs.values()), inputs["context"]), inputs["context"])
+        assert torch.equal(chain(**inputs), wanted)
+    for one, other in zip(first.parameters(), second.parameters()):
+        assert not torch.equal(one, other)  # equal weights would let a converter share what is done with the text
 
-    class Ignoring(torch.nn.Module):
-        def forward(self, x, context=None):
-            return operator(x)
 
-    assert torch.equal(Chain(Ignoring(), 3)(x), operator(operator(operator(x))))
+def test_every_form_is_measured_with_the_weights_of_the_reference():
+    x = module_and_inputs(CONV3D, "reference", 2)[1]
+    with torch.inference_mode():
+        outputs = [module_and_inputs(CONV3D, form, 2)[0](**x) for form in forms_of("Conv3D")]
+    for other in outputs[1:]:
+        torch.testing.assert_close(other, outputs[0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_machine_without_the_library_is_told_how_to_get_it(monkeypatch):
