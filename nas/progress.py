@@ -33,16 +33,19 @@ def progress(
 
 
 class _Log:
-    """What tqdm would redraw in place, as lines, each count once."""
+    """What tqdm would redraw in place, as lines: each count once, and none before there is any progress."""
 
     def __init__(self, file: TextIO) -> None:
-        self.file, self.last = file, ""
+        self.file: TextIO = file
+        self.last: str | None = None
 
     def write(self, text: str) -> None:
         line = text.strip("\r\n ")
-        if line and line.partition(",")[0] != self.last:
-            self.file.write(line + "\n")
-            self.last = line.partition(",")[0]
+        count = line.partition(",")[0]
+        if line and count != self.last:
+            if self.last is not None:
+                self.file.write(line + "\n")
+            self.last = count
 
     def flush(self) -> None:
         self.file.flush()

@@ -322,6 +322,7 @@ def test_one_line_names_the_thing_and_the_fix(case, folder_of, capfd, monkeypatc
     for name in case.missing:
         for loaded in [name, *(m for m in sys.modules if m.startswith(f"{name}."))]:
             monkeypatch.setitem(sys.modules, loaded, None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # what is tried again need not wait here
     capfd.readouterr()
     status = call(case.call, d)
     lines = capfd.readouterr().err.replace(str(d), "D").strip().splitlines()

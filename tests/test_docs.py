@@ -13,7 +13,11 @@ import pytest
 from nas.cli import parser
 
 PAGES = docs_pages.pages()
-RUN_HERE = [page for page in PAGES if any(block.language in ("bash", "python") for block in docs_pages.blocks(page))]
+RUN_HERE = [
+    page
+    for page in PAGES
+    if page.parent != docs_pages.ROOT and any(block.language in ("bash", "python") for block in docs_pages.blocks(page))
+]
 
 
 def name(page: Path) -> str:

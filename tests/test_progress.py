@@ -27,7 +27,14 @@ def test_it_goes_on_telling(monkeypatch):
     monkeypatch.setattr(nas.progress, "LOG_EVERY_S", 0)
     for _ in progress(range(5), "search", 5, unit="trial"):
         pass
-    assert [line.split(" of ")[0] for line in log.getvalue().splitlines()] == [f"search: {n}" for n in range(6)]
+    assert [line.split(" of ")[0] for line in log.getvalue().splitlines()] == [f"search: {n}" for n in range(1, 6)]
+
+
+def test_nothing_done_is_nothing_said(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    progress(None, "search", 5).close()
+    assert log.getvalue() == ""
 
 
 def test_a_terminal_gets_one_bar(monkeypatch):
