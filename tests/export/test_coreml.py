@@ -199,7 +199,7 @@ def test_comparing_with_torch_takes_a_mac(tiny_checkpoint, loaded, tmp_path, mon
         for error in (0.0, 0.125):
             monkeypatch.setattr(coremltools.models, "MLModel", Apple(part, error))
             assert package_error(tmp_path / "a.mlpackage", part) == pytest.approx(error, abs=1e-3)
-    with pytest.raises(NasError, match="differs from torch by 0.12"):
+    with pytest.raises(NasError, match=r"differs from torch by 0\.12"):
         parts.check_error(tmp_path / "a.mlpackage", 0.12, TOLERANCE[None])
     monkeypatch.setattr(coremltools.models, "MLModel", lambda path: 1 / 0)
     with pytest.raises(NasError, match="cannot run it"):
