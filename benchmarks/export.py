@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 CHOICES = ("SelfAttention1D", "CrossAttention1D")
@@ -76,6 +77,7 @@ def to_package(space_name: str, target: str, bits: int | None) -> dict[str, floa
     return {
         "params": params,
         "convert_s": converted - started,
+        "with": versions("torch", "coremltools"),
         "palettise_s": palettised - converted,
         "peak_mb": peak / 1e6,
         "size_mb": size / 1e6,
@@ -103,11 +105,16 @@ def to_tflite(space_name: str) -> dict[str, float]:
     return {
         "params": params,
         "convert_s": seconds,
+        "with": versions("torch", "litert-torch"),
         "palettise_s": 0.0,
         "peak_mb": peak / 1e6,
         "size_mb": size / 1e6,
         "error": error,
     }
+
+
+def versions(*packages: str) -> str:
+    return ", ".join(f"{name} {version(name)}" for name in packages)
 
 
 def peak_bytes() -> int:
@@ -135,12 +142,15 @@ def main() -> None:
         print(done.stderr[-2000:], file=sys.stderr)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            rows[name] = f"| {name} | failed: {reason} | | | | | |"
+            rows[name] = f"| {name} | failed: {reason} | | | | | | |"
         else:
             found = json.loads(done.stdout.splitlines()[-1])
             numbers = [f"{found['params'] / 1e6:.1f}M", f"{found['convert_s']:.0f} s", f"{found['palettise_s']:.0f} s"]
             numbers += [f"{found['peak_mb'] / 1e3:.1f} GB", f"{found['size_mb']:.0f} MB"]
-            numbers += [f"ran here, differs from torch by {found['error']:.1e}" if "error" in found else "operations"]
+            numbers += [
+                f"ran here, differs from torch by {found['error']:.1e}" if "error" in found else "operations",
+                found["with"],
+            ]
             rows[name] = f"| {name} | {' | '.join(numbers)} |"
         print(rows[name], flush=True)
         if args.out:
@@ -157,15 +167,14 @@ def kept_rows(path: Path | None) -> dict[str, str]:
 def page(space: str, rows: list[str]) -> str:
     return f"""# Converting a full-size denoiser
 
-`python benchmarks/export.py --space {space}` on {platform.machine()} with torch 2.13.0, coremltools 9.0, numpy 2.3.5 and,
-for LiteRT, litert-torch 0.10.0 with ai-edge-litert 2.3.0; two layers ({" and ".join(CHOICES)}) at every site, random
+`python benchmarks/export.py --space {space}` on {platform.machine()}; two layers ({" and ".join(CHOICES)}) at every site, random
 weights, one thread of a machine that was not otherwise idle: read the times as upper bounds. Peak memory is that of the whole process, the torch
 model included. Checked: of a Core ML package the operations were read back and compared with the architecture's; the
 LiteRT model was run and compared with torch. Whether a phone compiles and runs them was not tried: that takes a phone,
 and for Core ML a Mac.
 
-| format | parameters | conversion | palettisation | peak memory | size | checked |
-| --- | --- | --- | --- | --- | --- | --- |
+| format | parameters | conversion | palettisation | peak memory | size | checked | with |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 """
 
