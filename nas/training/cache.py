@@ -29,9 +29,9 @@ from torch import Tensor
 
 from nas.errors import ConfigError
 from nas.files import read_json, write_json
+from nas.progress import progress
 from nas.training import skipped, tensors
 from nas.training.data import Sample, Source, UnreadableSample, batch_indices
-from nas.training.loop import progress
 from nas.training.text import EMPTY
 
 SHARD = 512
@@ -77,8 +77,7 @@ def prepare(
     sizes: dict[str, list[dict[str, int]]] = {kind: [] for kind in KINDS}
     captions = dict.fromkeys([EMPTY, *more_captions])
     bad = [(error.file, error.reason) for error in source.skipped]
-    with progress(None, title, sum(counts.values())) as bar:
-        bar.unit = "clip"
+    with progress(None, title, sum(counts.values()), unit="clip") as bar:
         for kind, read in zip(KINDS, (source.video, source.image)):
             for note in _shards(folder, kind, counts[kind], getattr(source, kind), read, encode, bar.update):
                 sizes[kind].append({name: len(found) for name, found in note["captions"].items()})
@@ -166,7 +165,7 @@ def _write_texts(folder: Path, captions: list[str], text: Text, title: str) -> N
         for number, start in enumerate(range(0, len(captions), SHARD))
         if not (path := folder / f"text-{number:05d}.safetensors").exists()
     ]
-    for path, start in progress(missing, title, len(missing)):
+    for path, start in progress(missing, title, len(missing), unit="shard"):
         tensors.save(path, {"context": text(captions[start : start + SHARD])})
 
 
