@@ -1,10 +1,12 @@
 """Stage `adversarial`: from 25 steps with guidance to a few without (SnapGen-V, arXiv 2412.10494, section 3.4).
 
 The generator starts from the fine-tuned denoiser and is trained at the few timesteps it will be sampled at. Half of its
-inputs are real latents, noised; half come from its own sampling (backward simulation; DMD2, arXiv 2405.14867), so that
-it learns on what it will see. Its clean prediction is pulled to the real latent (pseudo-Huber) and judged by a
-discriminator: the frozen encoder of the start with trained heads, on prediction and real latent re-noised alike, with
-hinge loss, an approximate R1 penalty (APT, arXiv 2501.08316, eq. 7) and real clips under wrong captions as negatives.
+inputs are on the straight line between noise and the clip that its start, with guidance, makes of that noise (see
+`nas.training.coupling`); half come from its own sampling (backward simulation; DMD2, arXiv 2405.14867), so that it
+learns on what it will see. Its clean prediction is pulled to the start's clip (pseudo-Huber) and judged against real
+clips by a discriminator: the frozen encoder of the start with trained heads, on prediction and real latent re-noised
+alike, with hinge loss, an approximate R1 penalty (APT, arXiv 2501.08316, eq. 7) and real clips under wrong captions as
+negatives. The paper pulls to the real latent; from one step that gives their mean, and not much more.
 
 Metrics: `quality` by model (`adversarial`, and `control`: plain fine-tuning continued from the same start for about
 equal compute, by `STEP_COST`), each a list over numbers of steps.
@@ -23,6 +25,7 @@ from nas.models import Discriminator
 from nas.training import checkpoint, distributed, objective
 from nas.training.batches import Batch, Batches
 from nas.training.compute import Compute
+from nas.training.coupling import Coupling
 from nas.training.finetune import FinetuneConfig, joint
 from nas.training.generate import examine
 from nas.training.loop import Learner, Optimization, run
@@ -39,9 +42,12 @@ class AdversarialConfig:
         sampled_steps: steps the model is distilled for; its timesteps are those of the sampler.
         batch, images: clips in a video step, images in an image step; `image_share` of the steps are image steps.
         generator, heads: optimisation of the denoiser and of the discriminator's heads.
+        taught: batches that the start makes clips for before the stage begins, in `teacher_steps` steps each.
+        first: share of the inputs that are pure noise, the hardest; the rest is spread evenly over all timesteps.
+        simulated: share of the inputs that come from the student's own sampling, as far as they are not pure noise.
         adversarial: weight of the adversarial loss next to the pseudo-Huber loss.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
-        control_steps: continued fine-tuning to compare with; None for `STEP_COST` times `steps`, about equal compute.
+        control_steps: continued fine-tuning to compare with; None for about equal compute.
         judged_steps, control_judged_steps, judged_clips: at which numbers of steps, and on how many clips.
     """
 
@@ -51,7 +57,10 @@ class AdversarialConfig:
     batch: int = 16
     images: int = 64
     image_share: float = 0.25
-    generator: Optimization = field(default_factory=lambda: Optimization(lr=3e-4, betas=(0.0, 0.99)))
+    taught: int = 80
+    teacher_steps: int = 8
+    first: float = 0.4
+    generator: Optimization = field(default_factory=lambda: Optimization(lr=1e-3, betas=(0.5, 0.99)))
     heads: Optimization = field(default_factory=lambda: Optimization(lr=1e-3, betas=(0.0, 0.99)))
     simulated: float = 0.5
     adversarial: float = 0.1
@@ -78,13 +87,15 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     source, start = finished(inputs.decoder, "decoder"), finished(inputs.start, "finetune")
     base = checkpoint.load(start)
     torch.manual_seed(config.seed)
-    game = Game(base.denoiser, config, inputs.compute)
     batches = Batches(
         source, config.seed, config.batch, config.images, config.image_share, 0.0, objective.of(base.denoiser)
     )
+    coupling = Coupling(folder / "taught", batches, config.taught)
+    coupling.make(base.denoiser, config.teacher_steps, base.info.guidance)
+    game = Game(base.denoiser, config, inputs.compute)
     learners = {"denoiser": game.generator, "heads": game.heads}
     seconds = run(
-        "adversarial", folder, config.steps, learners, lambda n: game.step(batches.joint(n), n), config.save_every
+        "adversarial", folder, config.steps, learners, lambda n: game.step(*coupling(n), n), config.save_every
     )
     student = game.generator.result()
     info = checkpoint.CheckpointInfo(
@@ -134,16 +145,22 @@ class Game:
         latent = denoiser.space.latent
         self.times = objective.schedule(denoiser, config.sampled_steps, (latent.height, latent.width))
 
-    def step(self, batch: Batch, number: int) -> dict[str, float]:
+    def step(self, batch: Batch, taught: Tensor, number: int) -> dict[str, float]:
+        """One update of both.
+
+        Args:
+            batch: real latents `(B, C, T, h, w)`, their captions, and noise.
+            taught: what the start makes of that noise under those captions, like the latents.
+        """
         config, stream = self.config, generator(self.config.seed, number, 7 + distributed.rank())
-        xt, t, simulated = self.inputs(batch, stream)
+        xt, t = self.inputs(batch, taught, stream)
         level = logit_normal(len(t), stream, mean=-0.5).to(xt.device)
         noise = torch.randn(xt.shape, generator=stream).to(xt.device)
         with self.generator.autocast():
             fake = clean(xt, bind(self.generator.model, batch.context)(xt, t), t)
             real_noised, fake_noised = add_noise(batch.latents, noise, level), add_noise(fake, noise, level)
             judged = self.judge(fake_noised, level, batch.context)
-            pull = pseudo_huber(fake, batch.latents)[~simulated].mean()
+            pull = pseudo_huber(fake, taught).mean()
             loss = pull - config.adversarial * judged.mean()
         norm = self.generator.update(loss, number)
 
@@ -163,12 +180,13 @@ class Game:
             **health(fake, batch.latents),
         }
 
-    def inputs(self, batch: Batch, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Noisy latents at the sampler's timesteps, the timesteps, and which of them the student made itself."""
-        count, device = len(batch.latents), batch.latents.device
-        places = torch.randint(len(self.times) - 1, (count,), generator=stream).to(device)
+    def inputs(self, batch: Batch, taught: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Noisy latents at the sampler's timesteps, some of the student's own making, and the timesteps."""
+        count, device = len(taught), taught.device
+        places = torch.randint(len(self.times) - 1, (count,), generator=stream)
+        places = torch.where(torch.rand(count, generator=stream) < self.config.first, 0, places).to(device)
         t = torch.tensor(self.times, device=device)[places]
-        xt = add_noise(batch.latents, batch.noise, t)
+        xt = add_noise(taught, batch.noise, t)
         simulated = (torch.arange(count, device=device) < self.config.simulated * count) & (places > 0)
         x = objective.start(batch.noise, self.times[0])
         with torch.no_grad():
@@ -182,7 +200,7 @@ class Game:
                     moved = objective.sample_renoise(velocity, x[going], schedule, stream)
                 x = x.index_copy(0, going, moved)
         keep = simulated.view(-1, 1, 1, 1, 1)
-        return torch.where(keep, x, xt), t, simulated
+        return torch.where(keep, x, xt), t
 
     def heads_loss(self, real: Tensor, fake: Tensor, level: Tensor, batch: Batch, stream: torch.Generator):
         """Hinge loss, negatives under wrong captions, and the penalty; also the mean scores of real and fake."""
@@ -191,9 +209,11 @@ class Game:
         differs = (wrong - batch.context).abs().amax((1, 2)) > 0  # a neighbour may have the same caption
         shaken = real + config.penalty_noise * torch.randn(real.shape, generator=stream).to(real.device)
         on_real, on_fake = self.judge(real, level, batch.context), self.judge(fake, level, batch.context)
-        loss = (1 - on_real).relu().mean() + (1 + on_fake).relu().mean()
-        if differs.any():
-            loss = loss + (1 + self.judge(real[differs], level[differs], wrong[differs])).relu().mean()
+        negative = (1 + on_fake).relu().mean()
+        if differs.any():  # half the weight each: two negatives to one positive would press all scores to -1 for good
+            on_wrong = self.judge(real[differs], level[differs], wrong[differs])
+            negative = (negative + (1 + on_wrong).relu().mean()) / 2
+        loss = (1 - on_real).relu().mean() + negative
         loss = loss + config.penalty * (self.judge(shaken, level, batch.context) - on_real).square().mean()
         return loss, on_real.mean().item(), on_fake.mean().item()
 
@@ -209,8 +229,10 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
 def _control(
     folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path, compute: Compute
 ) -> nn.Module:
-    """The start, trained on as before for as much compute as the adversarial steps took."""
-    steps = round(config.steps * STEP_COST) if config.control_steps is None else config.control_steps
+    """The start, trained on as before for as much compute as the adversarial steps, and teaching, took."""
+    passes = config.taught * config.teacher_steps * (1 if base.info.guidance == 1 else 2)
+    equal = round(config.steps * STEP_COST + passes / 3)  # a step of training is three passes forward
+    steps = equal if config.control_steps is None else config.control_steps
     # The learning rate of the adversarial stage's length, and other data than the start saw.
     plain = replace(config.control, steps=steps, seed=config.seed + 1000)
     denoiser = checkpoint.load(base.folder).denoiser.train()
