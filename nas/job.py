@@ -58,6 +58,7 @@ class JobConfig:
         name: of the run, and of its folder under `runs/`.
         space: a shipped search space's name or a path.
         budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
+        objective: what the denoiser predicts and at which timesteps it learns to, as in a recipe (`nas train`).
         stages: the config of each training stage, by its name; `retrain` is a finetune config for the shortlist.
         formats: what to export.
     """
@@ -69,6 +70,7 @@ class JobConfig:
     runtime: str = "eager"
     device: str = "local"
     search: SearchConfig = field(default_factory=SearchConfig)
+    objective: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, Any] = field(default_factory=dict)
     formats: tuple[str, ...] = ("coreml", "recipe")
     seed: int = 0
@@ -102,12 +104,14 @@ class Job:
 
     def __init__(self, config: JobConfig, run: Path, file: str) -> None:
         from nas.training import STAGES, FinetuneConfig
+        from nas.training.objective import Objective
 
         self.config, self.folder = config, run
         self.space = SearchSpace.load(config.space)
         kinds = {name: entry.config for name, entry in STAGES.items()} | {"retrain": FinetuneConfig}
         self._check_names(kinds, file)
         self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
+        self.objective = build(Objective, config.objective, file, "objective")
         self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
 
     def _check_names(self, stages: Collection[str], file: str) -> None:
@@ -149,7 +153,7 @@ class Job:
 
     def profile(self) -> None:
         """Profile the search space's operators on this machine"""
-        nas.profile(self.space, self.config.runtime, self.config.device, out=self.folder / "table.csv")
+        nas.profile(self.space, self.config.runtime, self.config.device, out=self.folder / "table.csv", pipeline=True)
 
     def decoder(self) -> None:
         """Train the autoencoder with its separable video decoder, and encode the data"""
@@ -254,7 +258,8 @@ class Job:
 
     @cached_property
     def budget(self) -> Budget:
-        return Budget.parse(self.config.budget, self.cost.largest())
+        """With a bound on the generation time as one on the latency, which a whole model can be held to."""
+        return self.cost.within(Budget.parse(self.config.budget, self.cost.largest()))
 
     @property
     def chosen(self) -> Architecture:
@@ -273,7 +278,7 @@ class Job:
 
         decoder = self._stage("decoder") if start else None
         begun = self._stage(start) if start and start != "decoder" else None
-        return Inputs(self.space, decoder, begun, table=hash_of(self.folder / "table.csv"))
+        return Inputs(self.space, decoder, begun, objective=self.objective, table=hash_of(self.folder / "table.csv"))
 
     def _stage(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
