@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas.errors import MissingDependency
 from nas.files import read_json, write_json
@@ -235,28 +236,43 @@ class Decode(nn.Module):
 
 
 def time_decoders(side: int, rounds: int, runtime: str, threads: int) -> dict[str, dict[str, float]]:
-    """Milliseconds to decode a clip of 8 frames of side x side pixels: medians of rounds in turn, and the p10 and p90."""
+    """What decoding a clip of 8 frames of side x side pixels takes: medians of rounds in which all take their turn.
+
+    Besides the time that passes, the processor's: on a machine that does other work as well it is the one to go by.
+    """
     torch.manual_seed(0)
     image = Autoencoder(CONFIG)
     latents = torch.randn(1, CONFIG.latent_channels, FRAMES, side // CONFIG.downsampling, side // CONFIG.downsampling)
-    calls = {}
+    calls, found = {}, {}
     for kind in DECODERS:
         for form in FORMS if kind in ("paired", "full") else FORMS[:1]:
             decoder = Decode(with_decoder(image, kind, form)).eval()
             name = f"{kind} ({form})" if kind in ("paired", "full") else kind
             calls[name] = _call(decoder, latents, runtime, threads)
-    times: dict[str, list[float]] = {name: [] for name in calls}
+            found[name] = {"gmacs": _gmacs(decoder, latents), "params": _params(decoder)}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start, own = time.perf_counter(), time.process_time()
             call()
             if number:  # the first round warms up
-                times[name].append((time.perf_counter() - start) * 1e3)
-    deciles = {name: statistics.quantiles(found, n=10) for name, found in times.items()}
-    return {
-        name: {"median_ms": statistics.median(times[name]), "p10_ms": cut[0], "p90_ms": cut[-1]}
-        for name, cut in deciles.items()
-    }
+                times[name].append(((time.perf_counter() - start) * 1e3, (time.process_time() - own) * 1e3))
+    for name, values in times.items():
+        wall, own = zip(*values)
+        cut = statistics.quantiles(own, n=10)
+        found[name] |= {"median_ms": statistics.median(wall), "cpu_ms": statistics.median(own)}
+        found[name] |= {"cpu_p10_ms": cut[0], "cpu_p90_ms": cut[-1]}
+    return found
+
+
+def _gmacs(decoder: nn.Module, latents: Tensor) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        decoder(latents)
+    return counter.get_total_flops() / 2e9
+
+
+def _params(decoder: Decode) -> int:
+    return sum(parameter.numel() for parameter in decoder.autoencoder.decoder.parameters())
 
 
 def _call(decoder: Decode, latents: Tensor, runtime: str, threads: int):
@@ -306,10 +322,9 @@ def main() -> None:
         found = time_decoders(args.side, args.rounds, args.runtime, args.threads)
         about = {"side": args.side, "rounds": args.rounds, "threads": args.threads}
         write_json(args.out / f"speed-{args.runtime}-{args.side}.json", {**about, "decoders": found})
-        fastest = {kind: min(v["median_ms"] for n, v in found.items() if n.split()[0] == kind) for kind in DECODERS}
         for name, values in found.items():
-            ratio = values["median_ms"] / fastest["separable"]
-            print(f"{name:16s} {values['median_ms']:8.1f} ms   {ratio:.2f} of the separable one's time")
+            ratios = {key: round(values[key] / found["separable"][key], 2) for key in ("median_ms", "cpu_ms", "gmacs")}
+            print(f"{name:16s} {values['median_ms']:8.1f} ms, {values['cpu_ms']:.1f} ms of processor; {ratios}")
         return
     image = train_image(args.out, args.image_steps)
     for seed in range(args.seeds):
