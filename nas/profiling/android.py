@@ -68,6 +68,7 @@ class Adb:
                 "'nas pack --runtime litert', and measure the folder where adb is: see docs/jobs/profile_a_phone.md"
             )
         self.serial = serial
+        self._run("start-server")  # which tells of its start in the output of whatever comes first
         done = self._run("get-serialno")
         if done.returncode or (self.state() != "device"):
             raise NasError(f"adb{f' -s {serial}' if serial else ''}: {_said(done)}; {_devices()}")

@@ -9,11 +9,13 @@ SERIAL=${1:-}; THREADS=${2:-1}; REMOTE=/data/local/tmp/nas; HOT=1; WAITS=60
 die() { echo "measure.sh: $*" >&2; exit 2; }
 hash_of() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d' ' -f1; }
 phone() { if [ -n "$SERIAL" ]; then adb -s "$SERIAL" "$@"; else adb "$@"; fi; }
-on_phone() { phone shell "$1" </dev/null; }
+on_phone() { phone shell "$1" </dev/null 2>/dev/null; }
+gone() { die "the phone is gone; connect it and run the same command again: finished visits are kept"; }
 there() { [ "$(phone get-state 2>/dev/null)" = device ]; }
 thermal() { on_phone "dumpsys thermalservice" | sed -n 's/.*Thermal Status: \([0-9]*\).*/\1/p' | head -n 1; }
 
 command -v adb >/dev/null || die "adb is not on the PATH; install Android's platform-tools"
+adb start-server >/dev/null 2>&1
 there || die "no phone: connect one, allow USB debugging, and name it (adb devices) as the first argument if there are several"
 BUNDLE=$(sed -n '1s/^# //p' files.sha256)
 grep -v '^#' files.sha256 | while read -r digest name; do
@@ -21,8 +23,9 @@ grep -v '^#' files.sha256 | while read -r digest name; do
 done || exit 2
 
 push() {  # file, name on the phone: unless the same is there already
-    mine=$(hash_of < "$1"); its=$(on_phone "sha256sum $REMOTE/$2" 2>/dev/null | cut -d' ' -f1)
-    [ "$mine" = "$its" ] || phone push "$1" "$REMOTE/$2" >/dev/null || die "cannot copy $1 to the phone; free some space on it"
+    mine=$(hash_of < "$1"); its=$(on_phone "sha256sum $REMOTE/$2" | cut -d' ' -f1)
+    [ "$mine" = "$its" ] || phone push "$1" "$REMOTE/$2" >/dev/null 2>&1 || { there || gone
+        die "cannot copy $1 to the phone; free some space on it"; }
 }
 
 on_phone "mkdir -p $REMOTE"
@@ -58,7 +61,7 @@ while read -r round number one several reference; do
             run reference "$reference"; run one "$one"
             [ "$several" = - ] || run several "$several"
         } > results/.writing || exit 2
-        there || die "the phone is gone; connect it and run the same command again: $((COUNT - 1)) of $TOTAL visits are kept"
+        there || gone
         status=$(thermal); status=${status:-0}
         [ "$status" -lt $HOT ] && break
         waits=$((waits + 1)); [ $waits -le $WAITS ] || die "the phone stays hot; let it cool down and run the same command again"

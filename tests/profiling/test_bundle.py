@@ -164,6 +164,21 @@ def test_killed_in_the_middle_the_script_goes_on(packed, tmp_path):
     assert len(collect(packed, tmp_path / "t.csv").frame) == 4
 
 
+def test_unplugged_in_the_middle_the_script_stops_with_one_line_and_goes_on_later(packed, phone, tmp_path):
+    command = ["sh", str(packed / "measure.sh")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((packed / "results").glob("*.txt")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    (phone / "gone").touch()
+    _, said = process.communicate()
+    assert process.returncode == 2 and said.count("\n") == 1
+    assert "the phone is gone" in said
+    (phone / "gone").unlink()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert len(collect(packed, tmp_path / "t.csv").frame) == 4
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_nas_measure_goes_on(packed, tmp_path, phone):
     command = [sys.executable, "-m", "nas.cli", "measure", str(packed)]
