@@ -91,7 +91,8 @@ def table(results: pd.DataFrame, column: Callable[[pd.DataFrame], pd.Series]) ->
     """Markdown: samplers x families."""
     families = [family for family in FAMILIES if family in set(results["family"])]
     lines = ["| sampler | " + " | ".join(families) + " |", "| --- " * (len(families) + 1) + "|"]
-    for sampler in [s for s in SAMPLERS if s in set(results["sampler"])]:
+    played = set(results["sampler"])
+    for sampler in [*(s for s in SAMPLERS if s in played), *sorted(played - set(SAMPLERS))]:
         cells = []
         for family in families:
             rows = results[(results["sampler"] == sampler) & (results["family"] == family)]
