@@ -1,6 +1,6 @@
 """Does the supernet rank architectures as stand-alone training does?
 
-    python benchmarks/ranking.py [--run runs/demo] [--random 5] [--steps 300] [--out runs/ranking]
+    python benchmarks/ranking.py [--job configs/demo.yaml] [--run runs/demo/checkpoints] [--random 5] [--steps 300]
 
 Takes the trained supernet of a demo run, scores one architecture per operator (the same in every slot), the empty one
 and a few random ones with it, trains each of them on its own from the image backbone, and compares the two orders by
@@ -17,7 +17,10 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 import nas
+from nas.config import build, load
+from nas.job import JobConfig
 from nas.training import FinetuneConfig, Inputs, SupernetEvaluator, retrain
+from nas.training.objective import Objective
 
 
 def architectures(space: nas.SearchSpace, random: int) -> dict[str, nas.Architecture]:
@@ -31,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, default=Path("runs/demo/checkpoints"), help="holds decoder, distill, supernet"
     )
-    parser.add_argument("--space", default="demo")
+    parser.add_argument("--job", default="configs/demo.yaml", help="the run's config: its space and its objective")
     parser.add_argument("--random", type=int, default=5, help="how many random architectures")
     parser.add_argument("--steps", type=int, default=300, help="of stand-alone training, each")
     parser.add_argument("--batch", type=int, default=16)
@@ -41,12 +44,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    space = nas.SearchSpace.load(args.space)
-    evaluator = SupernetEvaluator(Inputs(space, args.run / "decoder", args.run / "supernet"), args.clips)
+    job = load(JobConfig, args.job, "job")
+    space, objective = nas.SearchSpace.load(job.space), build(Objective, job.objective, args.job, "objective")
+    decoder = args.run / "decoder"
+    evaluator = SupernetEvaluator(Inputs(space, decoder, args.run / "supernet", objective=objective), args.clips)
     config = FinetuneConfig(steps=args.steps, batch=args.batch, image_share=0.0, validation=args.clips)
     rows = []
     for number, (name, arch) in enumerate(architectures(space, args.random).items()):
-        alone = retrain(args.out / str(number), Inputs(space, args.run / "decoder", args.run / "distill", arch), config)
+        alone = retrain(args.out / str(number), Inputs(space, decoder, args.run / "distill", arch, objective), config)
         rows.append((name, -evaluator(arch), alone))
         print(*rows[-1], flush=True)
     print_table(rows, args, space)

@@ -35,7 +35,7 @@ stages:
   supernet: {steps: 40, save_every: 10}
   retrain: {steps: 3}
   finetune: {steps: 5, judged_steps: [1], judged_clips: 40}
-  adversarial: {steps: 4, taught: 4, teacher_steps: 2, judged_steps: [1], control_judged_steps: [1], control_steps: 4, judged_clips: 40}
+  adversarial: {steps: 4, taught: 4, judged_steps: [1], control_judged_steps: [1], control_steps: 4, judged_clips: 40}
 samples:
   captions: [the digit three moves left, "<b>the digit seven</b> moves right"]
   steps: {supernet: [1], adversarial: [1]}

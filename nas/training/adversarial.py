@@ -1,12 +1,15 @@
 """Stage `adversarial`: from 25 steps with guidance to a few without (SnapGen-V, arXiv 2412.10494, section 3.4).
 
-The generator starts from the fine-tuned denoiser and is trained at the few timesteps it will be sampled at. Half of its
-inputs are on the straight line between noise and the clip that its start, with guidance, makes of that noise (see
-`nas.training.coupling`); half come from its own sampling (backward simulation; DMD2, arXiv 2405.14867), so that it
-learns on what it will see. Its clean prediction is pulled to the start's clip (pseudo-Huber) and judged against real
-clips by a discriminator: the frozen encoder of the start with trained heads, on prediction and real latent re-noised
-alike, with hinge loss, an approximate R1 penalty (APT, arXiv 2501.08316, eq. 7) and real clips under wrong captions as
-negatives. The paper pulls to the real latent; from one step that gives their mean, and not much more.
+The student starts from the fine-tuned denoiser, and so does its frozen teacher. It is trained at the few timesteps it
+will be sampled at: on pure noise, and on what its own sampling has made of noise by then (backward simulation; DMD2,
+arXiv 2405.14867), so that it learns on what it will see. Its clean prediction is pulled (pseudo-Huber) to where the
+teacher, with guidance, would end from there, and judged against real clips by a discriminator: the frozen encoder of
+the start with trained heads, on prediction and real latent re-noised alike, with hinge loss, an approximate R1 penalty
+(APT, arXiv 2501.08316, eq. 7) and real clips under wrong captions as negatives.
+
+The paper pulls to the real latent. From few steps that gives the mean of all clips that the noise may stand for, and
+little more: see docs/demo_recipe.md. Only the end of the teacher's trajectory is a function of the noise (reflow:
+`nas.training.coupling`).
 
 Metrics: `quality` by model (`adversarial`, and `control`: plain fine-tuning continued from the same start for about
 equal compute, by `STEP_COST`), each a list over numbers of steps.
@@ -25,7 +28,7 @@ from nas.models import Discriminator
 from nas.training import checkpoint, distributed, objective
 from nas.training.batches import Batch, Batches
 from nas.training.compute import Compute
-from nas.training.coupling import Coupling
+from nas.training.coupling import Coupling, Teacher, advance
 from nas.training.finetune import FinetuneConfig, joint
 from nas.training.generate import examine
 from nas.training.loop import Learner, Optimization, run
@@ -39,12 +42,11 @@ class AdversarialConfig:
     """Config of the stage.
 
     Attributes:
-        sampled_steps: steps the model is distilled for; its timesteps are those of the sampler.
+        sampled_steps: steps that the model is distilled for, at least 2.
         batch, images: clips in a video step, images in an image step; `image_share` of the steps are image steps.
         generator, heads: optimisation of the denoiser and of the discriminator's heads.
-        taught: batches that the start makes clips for before the stage begins, in `teacher_steps` steps each.
-        first: share of the inputs that are pure noise, the hardest; the rest is spread evenly over all timesteps.
-        simulated: share of the inputs that come from the student's own sampling, as far as they are not pure noise.
+        taught: batches of noise that the teacher makes clips of, in `sampled_steps` steps, before the stage begins.
+        first: share of the inputs that are pure noise; the rest is spread evenly over the other timesteps.
         adversarial: weight of the adversarial loss next to the pseudo-Huber loss.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
         control_steps: continued fine-tuning to compare with; None for about equal compute.
@@ -53,16 +55,13 @@ class AdversarialConfig:
 
     steps: int = 300
     sampled_steps: int = 4
-    sampler: str = "euler"
     batch: int = 16
     images: int = 64
     image_share: float = 0.25
     taught: int = 80
-    teacher_steps: int = 8
-    first: float = 0.4
+    first: float = 0.3
     generator: Optimization = field(default_factory=lambda: Optimization(lr=1e-3, betas=(0.5, 0.99)))
     heads: Optimization = field(default_factory=lambda: Optimization(lr=1e-3, betas=(0.0, 0.99)))
-    simulated: float = 0.5
     adversarial: float = 0.1
     penalty: float = 10.0
     penalty_noise: float = 0.1
@@ -75,11 +74,10 @@ class AdversarialConfig:
     seed: int = 0
 
 
-STEP_COST = 2.4
-"""Compute of an adversarial step over that of a plain fine-tuning step of the same batch: an estimate, not a measurement.
+STEP_COST = 3.5
+"""Compute of an adversarial step over that of a plain fine-tuning step of the same batch.
 
-In forward passes F of the denoiser: simulation 0.75 F, the student's own 3 F, the judge of its clip with gradients to
-the clip 1.2 F (the encoder is about 0.4 F), the heads' four judgements 1.6 F and more for their gradients; plain: 3 F.
+Measured on the demo's denoiser, 8 clips, one CPU thread: 0.58 s against 0.17 s of processor time, means of 20 steps.
 """
 
 
@@ -91,8 +89,12 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
         source, config.seed, config.batch, config.images, config.image_share, 0.0, objective.of(base.denoiser)
     )
     coupling = Coupling(folder / "taught", batches, config.taught)
-    coupling.make(base.denoiser, config.teacher_steps, base.info.guidance)
-    game = Game(base.denoiser, config, inputs.compute)
+    latent = base.space.latent
+    times = objective.schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
+    frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
+    teacher = Teacher(frozen, batches.cache.empty, base.info.guidance, times)
+    coupling.make(teacher)
+    game = Game(base.denoiser, teacher, config, inputs.compute)
     learners = {"denoiser": game.generator, "heads": game.heads}
     seconds = run(
         "adversarial", folder, config.steps, learners, lambda n: game.step(*coupling(n), n), config.save_every
@@ -102,7 +104,6 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
         "adversarial",
         config.sampled_steps,
         guidance=1.0,
-        sampler=config.sampler,
         text_encoder=base.space.text.encoder,
         **checkpoint.prediction(student),
         provenance={
@@ -117,7 +118,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     shape = base.space.input_shape()[1:]
     quality = {
         "adversarial": examine(
-            "adversarial", folder, source, student, shape, config.judged_steps, 1.0, config.judged_clips, config.sampler
+            "adversarial", folder, source, student, shape, config.judged_steps, 1.0, config.judged_clips
         )
     }
     control = _control(folder, config, base, source, inputs.compute)
@@ -132,9 +133,12 @@ class Game:
 
     Args:
         denoiser: the fine-tuned model; becomes the student, and its encoder the discriminator's.
+        teacher: samples along the student's schedule.
     """
 
-    def __init__(self, denoiser: nn.Module, config: AdversarialConfig, compute: Compute | None = None) -> None:
+    def __init__(
+        self, denoiser: nn.Module, teacher: Teacher, config: AdversarialConfig, compute: Compute | None = None
+    ) -> None:
         # Clips of a batch judge each other's captions, and workers sample for different numbers of steps.
         compute = replace(compute or Compute(), accumulate=1, shard=False)
         self.config = config
@@ -142,25 +146,24 @@ class Game:
         self.student = denoiser.train().requires_grad_(True)
         self.generator = Learner(self.student, config.generator, config.steps, compute=compute, called=True)
         self.heads = Learner(self.discriminator.heads, config.heads, config.steps, compute=compute)
-        latent = denoiser.space.latent
-        self.times = objective.schedule(denoiser, config.sampled_steps, (latent.height, latent.width))
+        self.teacher, self.times = teacher, teacher.times
 
     def step(self, batch: Batch, taught: Tensor, number: int) -> dict[str, float]:
         """One update of both.
 
         Args:
             batch: real latents `(B, C, T, h, w)`, their captions, and noise.
-            taught: what the start makes of that noise under those captions, like the latents.
+            taught: what the teacher makes of that noise under those captions, like the latents.
         """
         config, stream = self.config, generator(self.config.seed, number, 7 + distributed.rank())
-        xt, t = self.inputs(batch, taught, stream)
+        xt, t, goal = self.inputs(batch, taught, stream)
         level = logit_normal(len(t), stream, mean=-0.5).to(xt.device)
         noise = torch.randn(xt.shape, generator=stream).to(xt.device)
         with self.generator.autocast():
             fake = clean(xt, bind(self.generator.model, batch.context)(xt, t), t)
             real_noised, fake_noised = add_noise(batch.latents, noise, level), add_noise(fake, noise, level)
             judged = self.judge(fake_noised, level, batch.context)
-            pull = pseudo_huber(fake, taught).mean()
+            pull = pseudo_huber(fake, goal).mean()
             loss = pull - config.adversarial * judged.mean()
         norm = self.generator.update(loss, number)
 
@@ -180,27 +183,19 @@ class Game:
             **health(fake, batch.latents),
         }
 
-    def inputs(self, batch: Batch, taught: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Noisy latents at the sampler's timesteps, some of the student's own making, and the timesteps."""
+    def inputs(self, batch: Batch, taught: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """What the student makes of the noise until some sampling time, that time, and where the teacher ends from it."""
         count, device = len(taught), taught.device
-        places = torch.randint(len(self.times) - 1, (count,), generator=stream)
+        places = torch.randint(1, len(self.times) - 1, (count,), generator=stream)
         places = torch.where(torch.rand(count, generator=stream) < self.config.first, 0, places).to(device)
-        t = torch.tensor(self.times, device=device)[places]
-        xt = add_noise(taught, batch.noise, t)
-        simulated = (torch.arange(count, device=device) < self.config.simulated * count) & (places > 0)
-        x = objective.start(batch.noise, self.times[0])
-        with torch.no_grad():
-            for place in range(int(places[simulated].max()) if simulated.any() else 0):
-                going = torch.nonzero(simulated & (places > place)).flatten()
-                velocity = bind(self.student, batch.context[going])
-                schedule = self.times[place : place + 2]
-                if self.config.sampler == "euler":
-                    moved = objective.sample_euler(velocity, x[going], schedule)
-                else:
-                    moved = objective.sample_renoise(velocity, x[going], schedule, stream)
-                x = x.index_copy(0, going, moved)
-        keep = simulated.view(-1, 1, 1, 1, 1)
-        return torch.where(keep, x, xt), t
+        noise = objective.start(batch.noise, self.times[0])
+        x = advance(
+            noise, self.times, lambda step: step < places, lambda clips: bind(self.student, batch.context[clips])
+        )
+        begun = places > 0
+        goal = taught.clone()
+        goal[begun] = self.teacher.end(x[begun], batch.context[begun], places[begun])
+        return x, torch.tensor(self.times, device=device)[places], goal
 
     def heads_loss(self, real: Tensor, fake: Tensor, level: Tensor, batch: Batch, stream: torch.Generator):
         """Hinge loss, negatives under wrong captions, and the penalty; also the mean scores of real and fake."""
@@ -230,7 +225,7 @@ def _control(
     folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path, compute: Compute
 ) -> nn.Module:
     """The start, trained on as before for as much compute as the adversarial steps, and teaching, took."""
-    passes = config.taught * config.teacher_steps * (1 if base.info.guidance == 1 else 2)
+    passes = config.taught * config.sampled_steps * (1 if base.info.guidance == 1 else 2)
     equal = round(config.steps * STEP_COST + passes / 3)  # a step of training is three passes forward
     steps = equal if config.control_steps is None else config.control_steps
     # The learning rate of the adversarial stage's length, and other data than the start saw.

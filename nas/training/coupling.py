@@ -1,13 +1,15 @@
 """Noise coupled to the clip that a teacher makes of it: what a few-step student can be asked for exactly.
 
 At t = 1 a student that is pulled to real clips can only give their mean, for nothing in the noise says which clip it
-stands for. The teacher's sampling does say it: pairs (noise, end of its trajectory), on the straight line between which
-the student learns, are reflow (Liu et al. 2022, arXiv 2209.03003, section 2.2), and the regression term of
-distribution matching distillation (Yin et al. 2024, arXiv 2311.18828, section 4.2).
+stands for. The teacher's sampling does say it. Pairs (noise, end of its trajectory) are reflow's coupling (Liu et al.
+2022, arXiv 2209.03003, section 2.2) and the regression term of distribution matching distillation (Yin et al. 2024,
+arXiv 2311.18828, section 4.2).
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +18,45 @@ from torch import Tensor, nn
 from nas.training import distributed, objective, tensors
 from nas.training.batches import Batch, Batches
 from nas.training.loop import progress
+from nas.training.objective import Velocity
+
+
+class Teacher:
+    """A frozen denoiser that samples with guidance, from anywhere on a few-step schedule to its end.
+
+    Args:
+        denoiser: in evaluation mode.
+        empty: `(1, tokens, dim)`, the context of the empty caption.
+        guidance: scale of classifier-free guidance.
+        times: sampling times, from noise to 0.
+    """
+
+    def __init__(self, denoiser: nn.Module, empty: Tensor, guidance: float, times: Sequence[float]) -> None:
+        self.denoiser, self.empty, self.guidance, self.times = denoiser, empty, guidance, times
+
+    def end(self, x: Tensor, context: Tensor, places: Tensor) -> Tensor:
+        """Where it ends from `x` `(B, C, T, h, w)` at `times[places]`, places `(B,)`, under `context`."""
+
+        def velocity(clips: Tensor) -> Velocity:
+            return objective.guided(self.denoiser, context[clips], self.empty.to(x.device), self.guidance)
+
+        return advance(x, self.times, lambda step: places <= step, velocity)
+
+
+@torch.no_grad()
+def advance(
+    x: Tensor, times: Sequence[float], moves: Callable[[int], Tensor], velocity: Callable[[Tensor], Velocity]
+) -> Tensor:
+    """Euler's steps along `times`; in step i only the clips that `moves(i)` `(B,)` picks take it.
+
+    Args:
+        velocity: of the clips with these indices.
+    """
+    for step, schedule in enumerate(itertools.pairwise(times)):
+        clips = moves(step).nonzero().flatten()
+        if len(clips):
+            x = x.index_copy(0, clips, objective.sample_euler(velocity(clips), x[clips], schedule))
+    return x
 
 
 class Coupling:
@@ -30,16 +71,14 @@ class Coupling:
     def __init__(self, folder: Path, batches: Batches, count: int) -> None:
         self.folder, self.batches, self.count = folder, batches, count
 
-    def make(self, teacher: nn.Module, steps: int, guidance: float, title: str = "teach") -> None:
-        """Let the teacher sample for every batch, by Euler's method in `steps` steps."""
-        was_training = teacher.training
-        teacher.eval()
+    def make(self, teacher: Teacher, title: str = "teach") -> None:
+        """Let the teacher sample every batch that is missing."""
         missing = [number for number in range(self.count) if not self._path(number).exists()]
         for number in progress(missing, title, self.count, self.count - len(missing)):
             batch = self.batches.joint(number)
-            made = _sample(teacher, batch, self.batches.cache.empty, steps, guidance)
+            places = torch.zeros(len(batch.t), dtype=torch.long, device=batch.noise.device)
+            made = teacher.end(objective.start(batch.noise, teacher.times[0]), batch.context, places)
             tensors.save(self._path(number), {"latents": made.cpu()})
-        teacher.train(was_training)
 
     def __call__(self, step: int) -> tuple[Batch, Tensor]:
         """A batch, whose latents are real, and the teacher's latents `(B, C, T, h, w)` for its noise and captions."""
@@ -49,10 +88,3 @@ class Coupling:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}-{distributed.rank()}.safetensors"
-
-
-@torch.no_grad()
-def _sample(teacher: nn.Module, batch: Batch, empty: Tensor, steps: int, guidance: float) -> Tensor:
-    schedule = objective.schedule(teacher, steps, batch.latents.shape[-2:])
-    velocity = objective.guided(teacher, batch.context, empty.to(batch.context.device), guidance)
-    return objective.sample_euler(velocity, objective.start(batch.noise, schedule[0]), schedule)

@@ -47,7 +47,7 @@ CONFIGS = {
     "supernet": SupernetConfig(steps=STEPS, batch=2, images=4, image_share=0.2, validation=4, paths=1, save_every=5),
     "finetune": FINETUNE,
     "adversarial": AdversarialConfig(
-        steps=STEPS, batch=2, images=4, taught=6, teacher_steps=2, judged_steps=(1,), control_judged_steps=(1,), judged_clips=40, save_every=5,
+        steps=STEPS, batch=2, images=4, taught=6, judged_steps=(1,), control_judged_steps=(1,), judged_clips=40, save_every=5,
         control=FINETUNE, control_steps=4,
     ),
 }  # fmt: skip

@@ -29,7 +29,7 @@ CONFIGS = {
     "supernet": SupernetConfig(steps=3, batch=2, images=4, validation=4, paths=1),
     "finetune": FINETUNE,
     "adversarial": AdversarialConfig(
-        steps=2, batch=2, images=4, taught=2, teacher_steps=2, judged_steps=(1,), control_judged_steps=(), judged_clips=40, control=FINETUNE,
+        steps=2, batch=2, images=4, taught=2, judged_steps=(1,), control_judged_steps=(), judged_clips=40, control=FINETUNE,
         control_steps=1,
     ),
 }  # fmt: skip
