@@ -16,7 +16,7 @@ from nas.costs.table import meta_path
 from nas.errors import ConfigError, NasError, SpaceError
 from nas.files import read_json, write_json
 from nas.profiling import runtimes
-from nas.profiling.host import commit
+from nas.profiling.host import available_mb, commit
 from nas.profiling.protocol import Protocol, infeasible, measure
 from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime, Session, WholeModel
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
@@ -119,20 +119,34 @@ def measure_architecture(space: SearchSpace, arch: Architecture, *arguments: Any
 
 
 def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Protocol, finished) -> dict[str, float]:
-    """Open every workload and time them all together; `finished` gets each row as soon as it is known."""
+    """Time every workload; `finished` gets each row as soon as it is known.
+
+    All that are open take turns. Where they fill half of the memory that was free, those are measured to the end and
+    closed before the next are opened: a workload must not be called infeasible for what its neighbours hold.
+    """
     if runtime.source != "measured":
         for workload in workloads:
             finished(_estimate(runtime, workload))
         return {}
+    found: list[dict[str, float]] = []
     sessions: dict[str, Session] = {}
     reference = _open_reference(runtime)
+
+    def measure_open() -> None:
+        found.append(measure(sessions, reference, protocol, runtime.block_ms, finished, runtime.source))
+        sessions.clear()
+
     try:
+        free_mb = available_mb()
         for workload in workloads:
             try:
                 sessions[str(workload)] = runtime.open(workload)
             except Infeasible as error:
                 finished(infeasible(str(workload), str(error)))
-        return measure(sessions, reference, protocol, runtime.block_ms, finished, runtime.source)
+            if free_mb is not None and available_mb() < free_mb / 2:
+                measure_open()
+        measure_open()
+        return {name: round(sum(one[name] for one in found) / len(found), 5) for name in found[0]}
     finally:
         for session in [*sessions.values(), reference]:
             session.close()

@@ -245,9 +245,10 @@ def sample_renoise(velocity: Velocity, x: Tensor, schedule: Sequence[float], str
 def validation_loss(
     model: torch.nn.Module, latents: Tensor, contexts: Tensor, *more: object, batch: int = 64, seed: int = 0
 ) -> float:
-    """The loss with fixed noise and stratified fixed timesteps: comparable between models and steps.
+    """The loss with fixed noise and fixed timesteps: comparable between models and steps of the same objective.
 
-    Flow's timesteps are logit-normal here with mean 0, whatever it is trained at.
+    The timesteps are spread over the training's: where it looks most, models are compared most. What only shows near
+    pure noise, such as whether a caption's direction is followed, would else hardly count in a search.
 
     Args:
         latents: `(N, C, T, H, W)`; contexts: `(N, tokens, dim)`.
@@ -256,8 +257,10 @@ def validation_loss(
     count = len(latents)
     noise = torch.randn(latents.shape, generator=generator(seed, count))
     t = (torch.arange(count) + 0.5) / count
-    if of(model).prediction == "flow":
-        t = torch.special.ndtri(t).sigmoid()
+    asked = of(model)
+    if asked.prediction == "flow":
+        t = (asked.time_mean + asked.time_std * torch.special.ndtri(t)).sigmoid()
+        t = shifted(t, shift_at(asked, latents.shape[-2:]))
     else:
         t = ddpm.flow_time((ddpm.TIMESTEPS * t).long())
     t = t[torch.randperm(count, generator=generator(seed, count, 1))]

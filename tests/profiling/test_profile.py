@@ -15,13 +15,14 @@ import nas
 from nas.costs import LookupTable, TableWriter
 from nas.costs.work import work
 from nas.errors import ConfigError, TableError
-from nas.profiling import Infeasible, Loaded, Protocol, measure_architectures, profile
+from nas.profiling import Infeasible, Loaded, Protocol, Runtime, Session, measure_architectures, profile
 from nas.profiling.calibrate import fit
 from nas.profiling.eager import EagerRuntime
 from nas.profiling.eager_child import build_module, make_inputs
+from nas.profiling.measure import measure_all
 from nas.profiling.memory import peak_activation_bytes
 from nas.profiling.protocol import Samples, half_interval
-from nas.spaces import SearchSpace
+from nas.spaces import Operator, SearchSpace, Workload
 
 QUICK = Protocol(cap_s=0.2, min_samples=6)
 
@@ -124,3 +125,57 @@ def test_work_counts_parameters_exactly_and_flops_as_torch_does(name):
         assert counted.params == sum(p.numel() for p in module.parameters())
         # torch counts products alone; norms and activations add up to a few percent
         assert 1 <= counted.flops / counter.get_total_flops() < 1.1, str(workload)
+
+
+class Slots:
+    """Stands in for a machine on which three open workloads leave less than half of the memory."""
+
+    def __init__(self) -> None:
+        self.open, self.most = 0, 0
+
+    def available_mb(self) -> float:
+        return 10.0 - 2 * self.open
+
+
+class Counted(Runtime):
+    name = "counted"
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+
+    def describe(self) -> dict:
+        return {}
+
+    def open(self, workload) -> Session:
+        self.slots.open += 1
+        self.slots.most = max(self.slots.most, self.slots.open)
+        return CountedSession(self.slots)
+
+    def close(self) -> None:
+        pass
+
+
+class CountedSession(Session):
+    loaded = Loaded(memory_mb=1.0, weights_mb=1.0, params=1, load_ms=1.0)
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots, self.closed = slots, False
+
+    def block(self, runs: int) -> list[float]:
+        assert not self.closed
+        return [1.0] * runs
+
+    def close(self) -> None:
+        self.slots.open -= not self.closed
+        self.closed = True
+
+
+def test_workloads_are_closed_before_they_fill_the_memory(monkeypatch):
+    slots = Slots()
+    monkeypatch.setattr("nas.profiling.measure.available_mb", slots.available_mb)
+    workloads = [Workload(Operator("Conv1D"), (1, 16 * i, 8, 4, 4)) for i in range(1, 9)]
+    rows = []
+    quality = measure_all(Counted(slots), workloads, Protocol(), rows.append)
+    assert sorted(row.workload for row in rows) == sorted(map(str, workloads))
+    assert slots.most <= 4 and slots.open == 0  # the reference, and three
+    assert quality == {"reference_ms": 1.0, "repeated": 0.0}
