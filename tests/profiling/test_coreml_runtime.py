@@ -77,7 +77,8 @@ def phone(tmp_path, monkeypatch, packages):
     monkeypatch.setattr(
         iphone, "compile_model", lambda path, out: Path(shutil.copytree(path, out / f"{path.stem}.mlmodelc"))
     )
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # the stand-in app runs for as long as its phone is there
 
 
 def open_runtime(packages, monkeypatch):

@@ -73,4 +73,4 @@ while phone.exists():
             reply["error"] = {"code": -32000, "message": str(error)}
         (folder / "message.json").write_text(json.dumps(reply))
         folder.rename(responses / request["id"])
-    time.sleep(0.002)
+    time.sleep(0.005)
