@@ -153,7 +153,9 @@ class Job:
 
     def profile(self) -> None:
         """Profile the search space's operators on this machine"""
-        nas.profile(self.space, self.config.runtime, self.config.device, out=self.folder / "table.csv", pipeline=True)
+        pipeline = bool(self.space.pipeline_workloads())
+        out = self.folder / "table.csv"
+        nas.profile(self.space, self.config.runtime, self.config.device, out=out, pipeline=pipeline)
 
     def decoder(self) -> None:
         """Train the autoencoder with its separable video decoder, and encode the data"""
