@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +65,12 @@ def at_least_one(text: str) -> int:
 
 def as_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def print_json(value: object) -> None:
+    """NaN and infinity, which JSON does not have, as null."""
+    text = json.dumps(value, default=lambda x: dataclasses.asdict(x) if dataclasses.is_dataclass(x) else str(x))
+    print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2))
 
 
 def architecture(args: argparse.Namespace) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from nas.cli.command import architecture, as_json, at_least_one, command, cost_model, space_and_table
+from nas.cli.command import architecture, as_json, at_least_one, command, cost_model, print_json, space_and_table
 from nas.errors import TableError
 
 
@@ -39,8 +38,7 @@ def cost(args: argparse.Namespace) -> None:
     if args.json:
         numbers = {name: getattr(found, name) for name in ("latency_ms", "memory_mb", "params", "generation_s")}
         tables = {"slots": found.breakdown.to_dict("records"), "generation": parts.to_dict("records")}
-        text = json.dumps({**numbers, "sources": model.sources, **tables})
-        print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2))  # JSON has no NaN: null
+        print_json({**numbers, "sources": model.sources, **tables})
         return
     shown = found.breakdown.assign(params=found.breakdown["params"].map("{:,}".format)).rename(columns={"slot": ""})
     print(shown.to_string(index=False, float_format="{:.3f}".format))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 
-from nas.cli.command import command
+from nas.cli.command import as_json, command, print_json, space
 from nas.errors import ConfigError
 
 
@@ -18,14 +17,14 @@ def _declare_table(parser: argparse.ArgumentParser) -> None:
     diff.add_argument("first", metavar="A.csv")
     diff.add_argument("second", metavar="B.csv")
     for action in (show, diff):
-        action.add_argument("--json", action="store_true", help="print JSON for scripts")
+        as_json(action)
     merge = actions.add_parser("merge", help="the rows of several tables that were measured alike, in one")
     merge.add_argument("tables", metavar="T.csv", nargs="+")
     merge.add_argument("--out", required=True, metavar="T.csv")
     merge.add_argument("--prefer-first", action="store_true", help="of rows that differ keep the earliest table's")
     check = actions.add_parser("check", help="whether a table can be trusted for a space; exit status 1 or 2 if not")
     check.add_argument("table", metavar="T.csv")
-    check.add_argument("--space", required=True, metavar="S", help="a shipped search space's name, or a .yaml path")
+    space(check)
 
 
 @command(
@@ -41,7 +40,7 @@ def _show(args: argparse.Namespace) -> None:
     table = LookupTable.load(args.table)
     found = tables.summary(table)
     if args.json:
-        _print_json({**found, "workloads": table.frame.to_dict("records")})
+        print_json({**found, "workloads": table.frame.to_dict("records")})
         return
     counts = ", ".join(f"{count} {source}" for source, count in found["sources"].items())
     print(f"{args.table}: {found['rows']} workloads, {counts}, {len(found['infeasible'])} infeasible")
@@ -68,7 +67,7 @@ def _diff(args: argparse.Namespace) -> None:
 
     found = tables.difference(LookupTable.load(args.first), LookupTable.load(args.second))
     if args.json:
-        _print_json({**vars(found), "rows": found.rows.to_dict("records")})
+        print_json({**vars(found), "rows": found.rows.to_dict("records")})
         return
     for key, (first, second) in found.provenance.items():
         print(f"measured otherwise: {key}: {first} | {second}")
@@ -109,9 +108,3 @@ def _check(args: argparse.Namespace) -> int:
     if not found:
         print(f"{args.table}: sound, and complete for '{args.space}'")
     return 2 if any(finding.serious for finding in found) else bool(found)
-
-
-def _print_json(value: object) -> None:
-    """NaN and infinity, which JSON does not have, as null."""
-    text = json.dumps(value, default=lambda x: dataclasses.asdict(x) if dataclasses.is_dataclass(x) else str(x))
-    print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from nas.profiling.host import clock_of
+from nas.profiling.host import available_mb, clock_of
 from nas.profiling.runtime import Infeasible, Loaded
 
 MB = 1e6
@@ -145,12 +145,12 @@ def limit_memory() -> float:
     Returns:
         bytes that it may still take; infinite where the system tells no such number.
     """
-    if sys.platform != "linux":
+    available = available_mb()
+    if available is None:
         return math.inf
     import resource
 
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = 0.9 * next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    free = 0.9 * available * MB
     limit = int(_status("VmData") + free)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     return free

@@ -70,12 +70,12 @@ class Examiner:
         self.empty = cache.empty
 
     def __call__(
-        self, denoiser: nn.Module, shape: tuple[int, int, int, int], steps: int, guidance: float, sampler: str = "euler"
+        self, denoiser: nn.Module, shape: tuple[int, int, int, int], steps: int, guidance: float
     ) -> dict[str, Any]:
         """`steps`, and the fields of `Quality`."""
         was_training = denoiser.training
         denoiser.eval()
-        latents = generate(denoiser, self.context, self.empty, shape, steps, guidance, sampler)
+        latents = generate(denoiser, self.context, self.empty, shape, steps, guidance)
         denoiser.train(was_training)
         clips = torch.cat([self.autoencoder.decode(part) for part in latents.split(40)])
         return {"steps": steps, **asdict(self.judge(clips, self.labels))}
@@ -90,7 +90,6 @@ def examine(
     steps: tuple[int, ...],
     guidance: float,
     clips: int,
-    sampler: str = "euler",
 ) -> list[dict[str, Any]]:
     """Quality at each number of steps; none for data that is not moving digits. Kept in the folder as it is measured."""
     if not distributed.is_main() or read_json(decoder / "data.json", "data")["data"] != "digits":
@@ -98,7 +97,7 @@ def examine(
     examiner, path = Examiner(decoder, clips), folder / f"quality-{title}.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for count in progress(steps[len(found) :], f"judge {title}", len(steps), len(found)):
-        found.append(examiner(denoiser, shape, count, guidance, sampler))
+        found.append(examiner(denoiser, shape, count, guidance))
         with path.open("a") as file:
             file.write(json.dumps(found[-1]) + "\n")
     return found
