@@ -1,8 +1,12 @@
 """What tests of several packages share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Two test processes on two cores: more threads would only wait for each other. Before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
