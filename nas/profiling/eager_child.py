@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nas import models
 from nas.errors import MissingDependency
 from nas.models.denoiser import run, to_frames, to_video
-from nas.profiling.host import clock_of
+from nas.profiling.host import clock_of, limit_memory
 from nas.profiling.memory import peak_activation_bytes
 from nas.profiling.runtime import InPlace, Loaded, Runnable, WholeModel
 from nas.spaces import Backbone, Decoder, TextEncoder, Workload
@@ -31,6 +31,8 @@ class Compiled:
     def __init__(self, workload: Runnable, device: str, threads: int, compile: bool) -> None:
         torch.set_num_threads(threads)
         self.device, self.compile, self.copies = _device(device), compile, 0
+        if self.device.type == "cpu":
+            limit_memory()
         self.clock = clock_of(threads)[1] if self.device.type == "cpu" else time.perf_counter
         self._use(workload.workload if isinstance(workload, InPlace) else workload)
         if isinstance(workload, InPlace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -62,3 +63,26 @@ def available_mb() -> float | None:
         return None
     lines = path.read_text().splitlines()
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def limit_memory() -> float:
+    """Refuse to this process more memory than the machine has free: better an error than a machine out of memory.
+
+    Returns:
+        what it may still take, in 10^6 bytes; infinite where the system tells no such number.
+    """
+    available = available_mb()
+    if available is None:
+        return math.inf
+    import resource
+
+    free_mb = 0.9 * available
+    limit = int(process_bytes("VmData") + free_mb * 1e6)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    return free_mb
+
+
+def process_bytes(name: str) -> float:
+    """A size of this process, such as `VmRSS`, as Linux counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{name}:"))

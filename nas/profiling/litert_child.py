@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from nas.profiling.host import available_mb, clock_of
+from nas.profiling.host import clock_of, limit_memory, process_bytes
 from nas.profiling.runtime import Infeasible, Loaded
 
 MB = 1e6
@@ -81,7 +80,7 @@ def load(model: Mapping[str, Any], threads: int) -> tuple[Callable[[], None], Lo
         what runs it; and what is known of it. Its memory is the resident memory that the first run adds at its peak:
         XNNPACK packs the weights while it loads, and touches its workspace only when it runs.
     """
-    free = limit_memory()
+    free = limit_memory() * MB
     start = time.perf_counter()
     interpreter = Interpreter(model["path"], num_threads=threads)
     try:
@@ -127,36 +126,13 @@ def resident_bytes() -> float:
         return peak_resident_bytes()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return process_bytes("VmRSS")
 
 
 def peak_resident_bytes() -> float:
     """The most that this process has held in memory since `resident_bytes` was asked."""
     if sys.platform == "linux":
-        return _status("VmHWM")
+        return process_bytes("VmHWM")
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def limit_memory() -> float:
-    """Refuse to this process more memory than the machine has free: better an error than a machine out of memory.
-
-    Returns:
-        bytes that it may still take; infinite where the system tells no such number.
-    """
-    available = available_mb()
-    if available is None:
-        return math.inf
-    import resource
-
-    free = 0.9 * available * MB
-    limit = int(_status("VmData") + free)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    return free
-
-
-def _status(name: str) -> float:
-    """A size of this process in bytes, as the kernel counts it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{name}:"))

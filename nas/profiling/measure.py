@@ -121,8 +121,9 @@ def measure_architecture(space: SearchSpace, arch: Architecture, *arguments: Any
 def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Protocol, finished) -> dict[str, float]:
     """Time every workload; `finished` gets each row as soon as it is known.
 
-    All that are open take turns. Where they fill half of the memory that was free, those are measured to the end and
-    closed before the next are opened: a workload must not be called infeasible for what its neighbours hold.
+    All that are open take turns. Where they fill half of the memory that was free, or one finds no memory beside them,
+    those are measured to the end and closed before the next are opened: a workload must not be called infeasible for
+    what its neighbours hold.
     """
     if runtime.source != "measured":
         for workload in workloads:
@@ -133,20 +134,31 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
     reference = _open_reference(runtime)
 
     def measure_open() -> None:
-        found.append(measure(sessions, reference, protocol, runtime.block_ms, finished, runtime.source))
-        sessions.clear()
+        if sessions:
+            found.append(measure(sessions, reference, protocol, runtime.block_ms, finished, runtime.source))
+            sessions.clear()
+
+    def opened(workload: Runnable) -> Session:
+        try:
+            return runtime.open(workload)
+        except Infeasible as error:
+            if not sessions or "memory" not in str(error):
+                raise
+        measure_open()
+        return runtime.open(workload)
 
     try:
         free_mb = available_mb()
         for workload in workloads:
             try:
-                sessions[str(workload)] = runtime.open(workload)
+                sessions[str(workload)] = opened(workload)
             except Infeasible as error:
                 finished(infeasible(str(workload), str(error)))
             if free_mb is not None and available_mb() < free_mb / 2:
                 measure_open()
         measure_open()
-        return {name: round(sum(one[name] for one in found) / len(found), 5) for name in found[0]}
+        names = found[0] if found else {}
+        return {name: round(sum(one[name] for one in found) / len(found), 5) for name in names}
     finally:
         for session in [*sessions.values(), reference]:
             session.close()

@@ -28,7 +28,8 @@ class Protocol:
         interval: a workload is done when half the 95% interval of its median is below this share of the median...
         min_samples, min_blocks: ...and it has so many samples, in so many blocks (an order-statistic interval of 95%
             exists from six on).
-        cap_s: ...or when so many seconds went into it, pauses and the reference included, and `min_blocks` blocks.
+        cap_s: ...or when so many seconds went into it, and `min_blocks` blocks. They are seconds on the wall, whatever
+            clock times the runs, pauses and the reference included: the cap is there for whoever waits.
         drift: a block is repeated when the reference beside it is slower than its median by more than this share.
         cooldown_s: pause before measuring goes on after such a block.
         in_place_below_ms: operators are timed inside the denoiser (see `InPlace`) where the backbone takes less than
@@ -54,22 +55,23 @@ class Samples:
     kept: list[list[float]] = field(default_factory=list)
     drifted: list[list[float]] = field(default_factory=list)
     spent_s: float = 0.0
+    min_blocks: int = Protocol.min_blocks
 
     @property
     def blocks(self) -> list[list[float]]:
-        """The blocks that count: all of them if the machine was never at rest."""
-        return self.kept or self.drifted
+        """The blocks that count: all of them if the machine was too seldom at rest for an interval."""
+        return self.kept if len(self.kept) >= self.min_blocks else self.kept + self.drifted
 
     def medians(self) -> np.ndarray:
         return np.array([np.median(block) for block in self.blocks])
 
     def done(self, protocol: Protocol, tolerance_ms: float) -> bool:
-        if len(self.kept) + len(self.drifted) < protocol.min_blocks:
+        if len(self.kept) + len(self.drifted) < self.min_blocks:
             return False
         if self.spent_s >= protocol.cap_s:
             return True
         medians, count = self.medians(), sum(map(len, self.kept))
-        if len(self.kept) < protocol.min_blocks or count < protocol.min_samples:
+        if len(self.kept) < self.min_blocks or count < protocol.min_samples:
             return False
         return half_interval(medians) <= max(protocol.interval * np.median(medians), tolerance_ms)
 
@@ -123,7 +125,7 @@ def measure(
     """
     order = random.Random(protocol.seed)
     beside = Reference(reference, block_ms / 4, protocol)
-    samples = {name: Samples() for name in sessions}
+    samples = {name: Samples(min_blocks=protocol.min_blocks) for name in sessions}
     runs = {name: 1 for name in sessions}
     while samples:
         names = list(samples)

@@ -127,6 +127,10 @@ def test_work_counts_parameters_exactly_and_flops_as_torch_does(name):
         assert 1 <= counted.flops / counter.get_total_flops() < 1.1, str(workload)
 
 
+LARGE, HUGE = 1000, 2000
+"""Channels of a workload that needs the whole machine, and of one that needs more."""
+
+
 class Slots:
     """Stands in for a machine on which three open workloads leave less than half of the memory."""
 
@@ -147,6 +151,10 @@ class Counted(Runtime):
         return {}
 
     def open(self, workload) -> Session:
+        if workload.shape[1] == LARGE and self.slots.open > 1:
+            raise Infeasible("out of memory")
+        if workload.shape[1] == HUGE:
+            raise Infeasible("out of memory")
         self.slots.open += 1
         self.slots.most = max(self.slots.most, self.slots.open)
         return CountedSession(self.slots)
@@ -179,3 +187,18 @@ def test_workloads_are_closed_before_they_fill_the_memory(monkeypatch):
     assert sorted(row.workload for row in rows) == sorted(map(str, workloads))
     assert slots.most <= 4 and slots.open == 0  # the reference, and three
     assert quality == {"reference_ms": 1.0, "repeated": 0.0}
+
+
+def test_a_workload_is_infeasible_only_if_it_is_so_alone():
+    workloads = [Workload(Operator("Conv1D"), (1, channels, 8, 4, 4)) for channels in (16, LARGE, HUGE, 32)]
+    rows = []
+    measure_all(Counted(Slots()), workloads, Protocol(), rows.append)
+    status = {row.workload: row.status for row in rows}
+    assert [status[str(workload)] for workload in workloads] == ["ok", "ok", "infeasible", "ok"]
+
+
+def test_blocks_beside_a_slow_reference_count_when_there_are_too_few_others():
+    samples = Samples(kept=[[1.0], [1.0]], drifted=[[3.0]] * 4)
+    assert samples.row("w", Loaded(1.0, 1.0, 1, 1.0), "measured").latency_ms == 3
+    samples = Samples(kept=[[1.0]] * 6, drifted=[[3.0]] * 9)
+    assert samples.row("w", Loaded(1.0, 1.0, 1, 1.0), "measured").latency_ms == 1
