@@ -1,21 +1,25 @@
 """How well does a lookup table predict whole models? One run compares three tables on architectures none has seen.
 
-    python benchmarks/prediction.py --space demo --runtime eager --count 40
-    python benchmarks/prediction.py --space mid --runtime litert --count 40
+    python benchmarks/prediction.py --space demo --runtime eager --folder demo.eager
+    python benchmarks/prediction.py --space mid --runtime litert --folder mid.litert
 
 (a) this library's profiler, and the same after `nas calibrate` on 8 other architectures;
 (b) a naive table: each workload alone, one after the other, by `torch.utils.benchmark`'s blocked_autorange (eager), or
     the median of a second of runs of its own graph (litert);
 (c) latency proportional to FLOPs, the one factor fitted on the judged architectures themselves, in its favour.
 
-Memory is judged too: predicted peak against measured. Prints a table and writes it as JSON with `--out`.
+Each architecture is measured whole in two passes, from new processes each time. Their mean is the truth; how well one
+pass ranks the other's latencies is what no prediction can be expected to do better than. Memory is judged too:
+predicted peak against measured.
+
+What has been measured is kept in the folder, and started again the benchmark goes on. It prints a table after every
+group of models, and writes it as `result.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,16 +28,18 @@ import torch
 from scipy.stats import spearmanr
 from torch.utils.benchmark import Timer
 
-from nas.costs import Calibration, CostModel, LookupTable, Row
+from nas.costs import Calibration, CostModel, LookupTable, TableWriter
 from nas.costs.work import work
 from nas.profiling import calibrate, measure_architectures, profile
 from nas.profiling.eager_child import build_module, make_inputs
 from nas.profiling.host import clock_of
 from nas.profiling.litert import LitertRuntime
+from nas.profiling.runtime import WholeModel
 from nas.spaces import Architecture, SearchSpace
 
 AT_ONCE = 8
 """Whole models that are in memory together, and timed in turn."""
+PASSES = 2
 
 
 def main() -> None:
@@ -44,57 +50,68 @@ def main() -> None:
     parser.add_argument("--calibrate", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--table", help="keep the table here, or use the one that is there")
-    parser.add_argument("--out", help="write the result as JSON")
+    parser.add_argument("--folder", type=Path, required=True, help="gets the table and the measured models")
     args = parser.parse_args()
     space = SearchSpace.load(args.space)
     archs = [space.random(i) for i in range(1000 * args.seed, 1000 * args.seed + args.count)]
-    with tempfile.TemporaryDirectory() as folder:
-        out = args.table or Path(folder) / "table.csv"
-        table = profile(space, args.runtime, out=out, threads=args.threads)
-    table = replace(table, path=None, calibration=None)
-    naive = {"eager": naive_eager, "litert": naive_litert}[args.runtime](space, table, args.threads)
-    fitted = calibrate(space, table, args.calibrate, seed=10**6, threads=args.threads).calibration
-    rows = []
-    for i in range(0, len(archs), AT_ONCE):
-        group = archs[i : i + AT_ONCE]
-        rows += measure_architectures(space, group, args.runtime, threads=args.threads, progress=True, table=table)
-        result = compare(space, table, naive, fitted, archs[: len(rows)], rows)  # so far: a stopped run says something
-        report(result)
-        if args.out:
-            Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
+    table = profile(space, args.runtime, out=args.folder / "table.csv", threads=args.threads)
+    if table.calibration is None:
+        calibrate(space, table, args.calibrate, seed=10**6)
+    naive_path = args.folder / "naive.csv"
+    if not naive_path.exists():
+        naive = {"eager": naive_eager, "litert": naive_litert}[args.runtime](space, table, args.threads)
+        naive.save(naive_path)
+    naive = LookupTable.load(naive_path)
+    writers = [TableWriter(args.folder / f"models-{i + 1}.csv", table.meta) for i in range(PASSES)]
+    for writer in writers:
+        missing = [arch for arch in archs if str(WholeModel(space, arch)) not in writer.done]
+        for i in range(0, len(missing), AT_ONCE):
+            group = missing[i : i + AT_ONCE]
+            bare = replace(table, calibration=None)
+            for row in measure_architectures(
+                space, group, args.runtime, threads=args.threads, progress=True, table=bare
+            ):
+                writer.append(row)
+            report(compare(space, table, naive, archs, writers[: 1 + writers.index(writer)]))
+    result = compare(space, table, naive, archs, writers)
+    report(result)
+    (args.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def compare(
-    space: SearchSpace,
-    table: LookupTable,
-    naive: LookupTable,
-    fitted: Calibration,
-    archs: list[Architecture],
-    rows: list[Row],
+    space: SearchSpace, table: LookupTable, naive: LookupTable, archs: list[Architecture], writers: list[TableWriter]
 ) -> dict:
-    """Each way of predicting against what was measured, and the numbers of every model."""
-    plain = CostModel(space, replace(table, calibration=None))
-    truth = np.array([row.latency_ms for row in rows])
+    """Each way of predicting against what was measured so far, and the numbers of every model."""
+    passes = [LookupTable.load(writer.path).rows() for writer in writers]
+    archs = [arch for arch in archs if all(str(WholeModel(space, arch)) in rows for rows in passes)]
+    if not archs:
+        return {}
+    rows = [[rows[str(WholeModel(space, arch))] for arch in archs] for rows in passes]
+    measured = np.array([[row.latency_ms for row in one] for one in rows])
+    truth = measured.mean(axis=0)
+    plain, corrected = CostModel(space, replace(table, calibration=None)), table.calibration or Calibration()
     own = np.array([plain.predict(arch).latency_ms for arch in archs])
     flops = np.array([architecture_flops(space, arch) for arch in archs])
     predictions = {
         "this profiler": own,
-        "this profiler, calibrated": fitted.scale * own + fitted.offset_ms,
+        "this profiler, calibrated": corrected.scale * own + corrected.offset_ms,
         "naive table": np.array([CostModel(space, naive).predict(arch).latency_ms for arch in archs]),
         "proportional to FLOPs": flops * np.median(truth / flops),
     }
-    memory = np.array([row.memory_mb + row.weights_mb for row in rows])
+    if len(passes) > 1:
+        predictions["(second pass by the first)"] = measured[0]
+    memory = np.array([row.memory_mb + row.weights_mb for row in rows[0]])
     guessed_mb = np.array([plain.predict(arch).memory_mb for arch in archs])
+    against = {name: measured[1] if name.startswith("(") else truth for name in predictions}
     return {
         "space": space.name,
         "runtime": table.meta["runtime"],
         "architectures": len(archs),
         "range_ms": [float(truth.min()), float(truth.max())],
-        "interval_ms": float(np.nanmedian([row.latency_ci_ms for row in rows])),
-        "latency": {name: quality(guess, truth) for name, guess in predictions.items()},
+        "interval_ms": float(np.nanmedian([row.latency_ci_ms for one in rows for row in one])),
+        "latency": {name: quality(guess, against[name]) for name, guess in predictions.items()},
         "memory": {**quality(guessed_mb, memory), "lowest": float((guessed_mb / memory - 1).min())},
-        "models": {"measured_ms": truth.tolist(), **{name: guess.tolist() for name, guess in predictions.items()}},
+        "models": {"measured_ms": measured.tolist(), **{name: guess.tolist() for name, guess in predictions.items()}},
         "table": table.meta,
     }
 
@@ -108,7 +125,7 @@ def naive_eager(space: SearchSpace, table: LookupTable, threads: int) -> LookupT
             names = {"module": module, "inputs": inputs}
             timer = Timer("module(*inputs)", timer=clock_of(threads)[1], globals=names, num_threads=threads)
             frame.loc[str(workload), "latency_ms"] = timer.blocked_autorange(min_run_time=1.0).median * 1e3
-    return LookupTable.from_frame(frame.reset_index())
+    return LookupTable.from_frame(frame.reset_index(), table.meta)
 
 
 def naive_litert(space: SearchSpace, table: LookupTable, threads: int) -> LookupTable:
@@ -120,7 +137,7 @@ def naive_litert(space: SearchSpace, table: LookupTable, threads: int) -> Lookup
             run_ms = np.median(session.block(3))
             frame.loc[str(workload), "latency_ms"] = np.median(session.block(max(3, int(1000 / run_ms))))
             session.close()
-    return LookupTable.from_frame(frame.reset_index())
+    return LookupTable.from_frame(frame.reset_index(), table.meta)
 
 
 def architecture_flops(space: SearchSpace, arch: Architecture) -> float:
@@ -140,12 +157,14 @@ def quality(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def report(result: dict) -> None:
+    if not result:
+        return
     low, high = result["range_ms"]
     print(f"{result['space']}, {result['runtime']}: {result['architectures']} architectures, {low:.4g}..{high:.4g} ms")
     print(f"{'latency':28s} mean error    bias   worst  Spearman")
     for name, q in {**result["latency"], "(peak memory)": result["memory"]}.items():
         numbers = f"{q['mean_error']:9.2%} {q['bias']:8.2%} {q['worst_error']:7.2%} {q['spearman']:9.3f}"
-        print(f"{name:28s} {numbers}")
+        print(f"{name:28s} {numbers}", flush=True)
 
 
 if __name__ == "__main__":
