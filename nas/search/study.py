@@ -73,7 +73,8 @@ def run(
 
     Raises:
         BudgetError: no architecture meets the budget; the text names the cheapest one.
-        ConfigError: the storage holds a study of another space or budget, or an unknown sampler.
+        ConfigError: the storage holds a study of another space or budget, or of other steps where the budget bounds the time
+            of a clip; or an unknown sampler.
         EvaluatorError: an architecture's evaluation failed each time it was tried.
     """
     problem = Problem.build(space, cost, budget)
@@ -327,8 +328,13 @@ def _check_feasible(problem: Problem) -> None:
 
 
 def _same_search(study: optuna.Study, problem: Problem, storage: str | Path | None) -> None:
-    """Refuse to mix searches: trials of another space or budget mean something else."""
+    """Refuse to mix searches: trials of another space or budget mean something else.
+
+    So do those whose clips are generated in other steps, where the budget bounds the time of a clip.
+    """
     here = {"space": problem.space.name, "space_hash": problem.space.hash, "budget": str(problem.budget)}
+    if problem.budget.generation_s is not None:
+        here |= {"steps": problem.cost.steps, "guidance": problem.cost.guidance}
     for key, value in here.items():
         stored = study.user_attrs.get(key)
         if stored is None:

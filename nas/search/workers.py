@@ -8,13 +8,18 @@ prune it in between.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from nas.errors import ConfigError
 from nas.spaces import Architecture
+
+CONNECT_S = 5.0
+"""How long a Ray cluster may take to answer at its address; Ray itself would wait for two minutes."""
 
 Evaluator = Callable[[Architecture], "float | Generator[float, None, None]"]
 
@@ -108,8 +113,9 @@ class RayPool:
             local = {"num_cpus": workers, "include_dashboard": False, "runtime_env": {"env_vars": path}}
             local = {} if address else local
             try:
+                _knock(address)
                 ray.init(address=address, log_to_driver=True, logging_level="warning", configure_logging=False, **local)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise ConfigError(
                     f"no Ray cluster at '{address}' ({describe(error)}); start one with 'ray start --head', or leave "
                     "the address out to run on this machine"
@@ -162,6 +168,17 @@ class RayPool:
     def _disconnect(self) -> None:
         if self.owner:
             self.ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """
+    Raises:
+        OSError: nothing answers where an address with a host and a port points.
+        ValueError: its port is no port.
+    """
+    place = urlsplit(address if "://" in (address or "") else f"//{address or ''}")
+    if place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), CONNECT_S).close()
 
 
 def describe(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas.costs import Budget, CostModel, LookupTable, Row
-from nas.errors import BudgetError
+from nas.errors import BudgetError, ConfigError
 
 
 def instance(seed: int) -> tuple[nas.SearchSpace, CostModel, dict]:
@@ -68,3 +68,24 @@ def test_a_clip_that_no_placement_makes_in_time_names_the_cheapest():
     fastest = every(space, cost, scores)["generation_s"].min()
     with pytest.raises(BudgetError, match=rf"no architecture meets generation<=.*{fastest:.4g} s a clip"):
         nas.search.optimum(space, cost, scores, Budget(generation_s=0.99 * fastest))
+
+
+def test_a_study_goes_on_only_in_as_many_steps_as_it_was_begun_with(tmp_path):
+    """With other steps the same bound on a clip admits other architectures; without such a bound steps do not matter."""
+    space, cost, scores = instance(3)
+    other = CostModel(space, cost.table, steps=cost.steps + 1)
+    guided = CostModel(space, cost.table, steps=cost.steps, guidance=not cost.guidance)
+
+    def search(cost: CostModel, budget: Budget, name: str) -> None:
+        score = lambda arch: sum(scores[slot][choice] for slot, choice in arch.choices.items())  # noqa: E731
+        nas.search.run(space, cost, score, budget, 2, "random", tmp_path / "study.journal", name=name)
+
+    clip = Budget(generation_s=2 * float(every(space, cost, scores)["generation_s"].max()))
+    search(cost, clip, "clip")
+    with pytest.raises(ConfigError, match=rf"with steps {cost.steps}, not {other.steps}; give another storage"):
+        search(other, clip, "clip")
+    with pytest.raises(ConfigError, match=f"with guidance {cost.guidance}, not {guided.guidance}"):
+        search(guided, clip, "clip")
+    search(cost, clip, "clip")
+    search(cost, Budget(params=10**9), "params")
+    search(other, Budget(params=10**9), "params")

@@ -1,0 +1,34 @@
+"""An address at which no Ray cluster answers is one line, at once: Ray itself tries for two minutes."""
+
+import socket
+import time
+
+import pytest
+from instances import make
+
+from nas.errors import ConfigError
+from nas.search import run
+
+
+@pytest.fixture
+def closed_port():
+    """A port of this machine that is taken but at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_nobody_answers(closed_port, scheme):
+    space, cost, budget, table = make(0, 3, 3)
+    address, start = f"{scheme}127.0.0.1:{closed_port}", time.monotonic()
+    with pytest.raises(ConfigError, match=f"no Ray cluster at '{address}' .ConnectionRefusedError") as raised:
+        run(space, cost, table, budget, trials=2, workers=2, address=address)
+    assert time.monotonic() - start < 20  # importing Ray takes most of it
+    assert "\n" not in str(raised.value)
+
+
+def test_a_port_that_is_none():
+    space, cost, budget, table = make(0, 3, 3)
+    with pytest.raises(ConfigError, match="no Ray cluster at 'head:99999'"):
+        run(space, cost, table, budget, trials=2, workers=2, address="head:99999")
