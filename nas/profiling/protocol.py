@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from math import ceil
 
 import numpy as np
-from scipy.stats import binom
 
 from nas.costs import Row
 from nas.profiling.runtime import Infeasible, Loaded, Session
@@ -105,6 +104,8 @@ def half_interval(values: np.ndarray) -> float:
     Distribution-free: the interval between the k-th smallest and k-th largest of n values misses the median with
     probability 2 * P(Binomial(n, 1/2) < k). NaN below six values, where none reaches 95%.
     """
+    from scipy.stats import binom  # half a second, which a table that is complete already need not wait for
+
     values = np.sort(values)
     k = int(binom.ppf(0.025, len(values), 0.5)) if len(values) else 0
     return float(values[-k] - values[k - 1]) / 2 if k else float("nan")
