@@ -1,11 +1,12 @@
 """Does training on images and clips jointly beat clips alone? SnapGen-V (arXiv 2412.10494) says so; here on moving digits.
 
-    python benchmarks/joint.py --run runs/demo [--steps 700] [--seeds 5] [--videos 40] [--out runs/joint]
+    python benchmarks/joint.py --run runs/demo [--steps 700] [--seeds 5] [--video-digits 5] [--out runs/joint]
 
 From the same image-trained backbone and autoencoder of a demo run, the same architecture is fine-tuned by the config's
 `finetune` stage, once as it stands and once with no image steps, for as many steps, with the same clips in the same
-order as far as both see clips. `--videos N` leaves both N of the demo's thousands of clips and all of its images: videos
-with captions are scarcer than images everywhere but in a demo. Each seed's clips are judged by the checked classifier. Started again, it goes on inside
+order as far as both see clips. `--videos N` leaves both N of the demo's thousands of clips and all of its images,
+`--video-digits N` the clips of the digits below N and all images: captioned videos are scarcer than images, and show
+less, everywhere but in a demo. Each seed's clips are judged by the checked classifier. Started again, it goes on inside
 the very run that was stopped, so a second start with all seeds gathers what several processes did. Writes OUT/joint.csv
 and prints a Markdown table with the 95% interval (Student's t) of the paired differences.
 """
@@ -26,7 +27,8 @@ import nas
 from nas.config import build, load
 from nas.files import read_json, write_json
 from nas.job import JobConfig
-from nas.training import FinetuneConfig, Inputs, run_stage
+from nas.training import FinetuneConfig, Inputs, run_stage, tensors
+from nas.training.digits import WORDS
 from nas.training.objective import Objective
 
 KINDS = ("video only", "joint")
@@ -42,7 +44,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of fine-tuning (default: the config's)")
     parser.add_argument("--judged-steps", type=int, default=25, help="denoising steps of the clips that are judged")
     parser.add_argument("--clips", type=int, help="generated clips that are judged (default: the config's)")
-    parser.add_argument("--videos", type=int, help="clips to train on, at most 512 (default: all)")
+    parser.add_argument("--videos", type=int, help="clips to train on (default: all)")
+    parser.add_argument("--video-digits", type=int, default=len(WORDS), help="clips show only the digits below this")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed: several processes can share the work")
     parser.add_argument("--threads", type=int, default=1)
@@ -62,8 +65,8 @@ def main() -> None:
     arch = space.check(nas.Architecture.load(args.run / "architecture.json"))
     checkpoints = args.run / "checkpoints"
     decoder = checkpoints / "decoder"
-    if args.videos:
-        decoder = with_few_videos(decoder, args.out / "decoder", args.videos)
+    if args.videos or args.video_digits < len(WORDS):
+        decoder = with_few_videos(decoder, args.out / "decoder", args.videos, args.video_digits)
     inputs = Inputs(space, decoder, checkpoints / "distill", arch, objective=asked)
     rows = []
     for seed in range(args.first, args.first + args.seeds):
@@ -75,15 +78,25 @@ def main() -> None:
     print(report(pd.DataFrame(rows), config, arch, args))
 
 
-def with_few_videos(decoder: Path, copy: Path, count: int) -> Path:
-    """A copy of a decoder stage whose training cache ends after its first `count` clips, of its first shard."""
-    if not copy.exists():
-        shutil.copytree(decoder, copy.with_name("copying"))
-        path = copy.with_name("copying") / "train" / "cache.json"
-        sizes = read_json(path, "cache")
-        ((name, shards),) = sizes["videos"].items()
-        write_json(path, {**sizes, "videos": {name: [min(count, shards[0])]}})
-        copy.with_name("copying").rename(copy)
+def with_few_videos(decoder: Path, copy: Path, count: int | None, digits: int) -> Path:
+    """A copy of a decoder stage that trains on its first `count` clips of the digits below `digits`, and all images."""
+    if copy.exists():
+        return copy
+    began = copy.with_name("copying")
+    shutil.copytree(decoder, began, dirs_exist_ok=True)
+    train, words = began / "train", set(WORDS[:digits])
+    latents, captions = [], []
+    for path in sorted(train.glob("videos-*.json")):
+        ((name, found),) = read_json(path, "shard")["captions"].items()
+        rows = [row for row, caption in enumerate(found) if words & set(caption.split())]
+        latents.append(tensors.load(path.with_suffix(".safetensors"))[name][rows])
+        captions += [found[row] for row in rows]
+    kept = torch.cat(latents)[:count]
+    tensors.save(train / "videos-00000.safetensors", {name: kept})
+    write_json(train / "videos-00000.json", {"captions": {name: captions[: len(kept)]}, "skipped": []})
+    sizes = read_json(train / "cache.json", "cache")
+    write_json(train / "cache.json", {**sizes, "videos": {name: [len(kept)]}})
+    began.rename(copy)
     return copy
 
 
@@ -103,7 +116,8 @@ def report(rows: pd.DataFrame, config: FinetuneConfig, arch: nas.Architecture, a
         f"Architecture: {arch}. {config.steps} steps of {config.batch} clips; jointly, {config.image_share:.0%} of the "
         f"steps see {config.images} images instead. {args.seeds} seeds, {config.judged_clips} clips judged of each at "
         f"{args.judged_steps} denoising steps with guidance {config.guidance}. {os.cpu_count()} cores, "
-        f"{args.threads} thread(s), torch {torch.__version__}. {args.videos or 'All'} clips to train on.",
+        f"{args.threads} thread(s), torch {torch.__version__}. {args.videos or 'All'} clips to train on, "
+        f"of the digits below {args.video_digits}.",
         "",
         "| | video only | joint | joint - video only | 95% interval |",
         "| --- | --- | --- | --- | --- |",
