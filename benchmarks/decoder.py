@@ -39,7 +39,8 @@ from nas.models import Autoencoder, VAEConfig
 from nas.models.layers import to_frames, to_video
 from nas.training import tensors
 from nas.training.fidelity import Fidelity, reconstruct
-from nas.training.loop import Learner, Optimization, run
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import run
 
 CONFIG = VAEConfig((16, 32, 64), norm_groups=8, mid_attention=False)
 SHORT_SIDE, CROP, FRAMES = 144, 64, 8

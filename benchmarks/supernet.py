@@ -22,7 +22,7 @@ from nas.models import Supernet, fair_round
 from nas.spaces import SearchSpace
 from nas.training import objective
 from nas.training.batches import Batch
-from nas.training.loop import Learner, Optimization
+from nas.training.learner import Learner, Optimization
 
 CONFIG = Optimization(lr=1e-3)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nas.progress import progress
 from nas.training import distributed, objective, tensors
 from nas.training.batches import Batch, Batches
-from nas.training.loop import progress
 from nas.training.objective import Velocity
 
 

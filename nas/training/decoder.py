@@ -23,7 +23,8 @@ from nas.training.cache import encode_clips
 from nas.training.data import Source, batch_indices
 from nas.training.digits import LABELS, caption_of
 from nas.training.fidelity import Fidelity, reconstruct
-from nas.training.loop import Learner, Optimization, run
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import run
 from nas.training.objective import generator
 from nas.training.quality import Judge, judge
 from nas.training.skipped import Usable

@@ -18,7 +18,8 @@ from nas.models.checkpoints import load_spatial_weights
 from nas.training import distributed, objective, tensors
 from nas.training.batches import Batch, Batches, held_out
 from nas.training.cache import Cache
-from nas.training.loop import Learner, Optimization, run
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import run
 from nas.training.objective import validation_loss
 from nas.training.stage import Inputs, finished
 from nas.training.teacher import Student, distance, load_teacher, losses

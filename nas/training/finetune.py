@@ -20,7 +20,8 @@ from nas.training.batches import Batches, held_out
 from nas.training.compute import Compute
 from nas.training.generate import examine
 from nas.training.grids import Grids, Watch
-from nas.training.loop import Learner, Optimization, run
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import run
 from nas.training.objective import validation_loss
 from nas.training.stage import Inputs, finished
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from nas.files import read_json
 from nas.models import Autoencoder
+from nas.progress import progress
 from nas.training import checkpoint, distributed, objective
 from nas.training.cache import Cache
 from nas.training.digits import LABELS, caption_of
-from nas.training.loop import progress
 from nas.training.objective import generator
 from nas.training.quality import Judge, judge
 

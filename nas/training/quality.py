@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import NasError
+from nas.progress import progress
 from nas.training import tensors
 from nas.training.data import batch_indices
 from nas.training.digits import DIRECTIONS, WORDS, MovingDigits
-from nas.training.loop import progress
 from nas.training.objective import generator
 
 NEEDED_ACCURACY = 0.97

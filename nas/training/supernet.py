@@ -18,7 +18,8 @@ from nas.models import Denoiser, Supernet, build, fair_round
 from nas.spaces import Architecture
 from nas.training import distributed, objective, tensors
 from nas.training.batches import Batches, held_out
-from nas.training.loop import Learner, Optimization, run
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import run
 from nas.training.objective import validation_loss
 from nas.training.stage import Inputs, finished
 

@@ -20,7 +20,8 @@ def gradients(folder: Path, space_file: Path, decoder: Path, kind: str, steps: i
     from nas.training import distributed, objective, tensors
     from nas.training.batches import Batches
     from nas.training.compute import Compute
-    from nas.training.loop import Learner, Optimization, _restore, run
+    from nas.training.learner import Learner, Optimization
+    from nas.training.loop import _restore, run
 
     space = nas.SearchSpace.load(space_file)
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from nas.errors import ConfigError
 from nas.training import objective
 from nas.training.batches import Batch
 from nas.training.compute import Compute, blocks, checkpoint_blocks
-from nas.training.loop import Learner, Optimization
+from nas.training.learner import Learner, Optimization
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,8 @@ from torch import nn
 from nas.errors import ConfigError, NasError
 from nas.training.compute import Compute
 from nas.training.history import read_history
-from nas.training.loop import Learner, Optimization, older_states, run
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import older_states, run
 from nas.training.objective import generator
 
 

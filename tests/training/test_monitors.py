@@ -14,7 +14,8 @@ from torch import nn
 from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
 from nas.training.batches import held_out
 from nas.training.grids import Watch
-from nas.training.loop import WARNINGS, Learner, Optimization, run
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import WARNINGS, run
 from nas.training.monitors import Alarm, board, health, motion_energy
 
 

@@ -1,0 +1,220 @@
+"""A module being trained: optimiser, mean of the weights, guard against bad gradients, and all that goes on with it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import NasError
+from nas.models import UNet
+from nas.training import distributed
+from nas.training.compute import Compute, blocks, checkpoint_blocks
+
+MAX_BAD_STEPS = 20
+"""So many steps in a row without a finite gradient end the run."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a module's weights follow their gradients.
+
+    Attributes:
+        lr: peak learning rate of AdamW; it rises over `warmup` steps and falls on a cosine to a twentieth at the end.
+        clip: largest norm of the gradient.
+        ema: decay of the running mean of the weights, lower in the first steps.
+    """
+
+    lr: float
+    warmup: int = 20
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema: float = 0.99
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step 0, 1, ... of `steps`."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
+        return self.lr * rise * fall
+
+
+class Learner:
+    """A module being trained: its optimiser, the mean of its weights, and the guard against bad gradients.
+
+    It is moved to this worker's device.
+
+    Args:
+        module: all of its state is saved.
+        config: the optimisation.
+        steps: length of the run, for the learning rate.
+        trained: names of the parameters to train; None for all. The others take no gradient.
+        slow: parameters whose learning rate is multiplied by `slow_rate`.
+        compute: how to compute.
+        called: whether to put it into DDP when there are several workers; else gradients are averaged afterwards.
+            Denoisers and supernets are put into FSDP2 if `compute` says so.
+
+    Attributes:
+        model: what losses call instead of the module.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: Optimization,
+        steps: int,
+        trained: Callable[[str], bool] = lambda name: True,
+        slow: Callable[[str], bool] = lambda name: False,
+        slow_rate: float = 1.0,
+        compute: Compute | None = None,
+        called: bool = False,
+    ) -> None:
+        self.config, self.steps, self.compute = config, steps, compute or Compute()
+        self.device = distributed.device()
+        self.module = module.to(self.device)
+        names = {name for name, _ in module.named_parameters() if trained(name)}
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in names)
+        self._distribute(called, isinstance(module, UNet))
+        self.names = [name for name, _ in module.named_parameters() if name in names]
+        parameters = dict(module.named_parameters())
+        self.parameters = [parameters[name] for name in self.names]
+        groups = [(p, slow_rate if slow(name) else 1.0) for name, p in zip(self.names, self.parameters)]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": [p for p, r in groups if r == rate], "rate": rate} for rate in sorted({r for _, r in groups})],
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.compute.precision == "fp16")
+        self.mean = [p.detach().clone() for p in self.parameters]
+        self.bad = torch.zeros(2, dtype=torch.int64)  # skipped in a row, skipped in all
+
+    def _distribute(self, called: bool, shards: bool) -> None:
+        self._shell = None
+        self._averages = not called
+        self.model = self.module
+        if shards and self.compute.shard and distributed.world_size() > 1:
+            self._shell = copy.deepcopy(self.module).to("meta")  # of what is sharded nobody can make it whole again
+            self._averages = False
+        if self.compute.checkpointing:
+            checkpoint_blocks(self.module)
+        if self._shell is not None:
+            self.model = distributed.shard(self.module, list(blocks(self.module)))
+        elif called:
+            self.model = distributed.replicate(self.module)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The precision that forward passes run in."""
+        return self.compute.autocast(self.device)
+
+    def descend(self, loss: Callable[[Any], Tensor], batch: Any, step: int) -> dict[str, float]:
+        """One step down the gradient of `loss(batch)`, a mean over the batch, in as many parts as `compute` says.
+
+        Args:
+            batch: has `split(parts)`.
+
+        Returns:
+            `loss` and `grad_norm`, as `update`.
+        """
+        parts, total = batch.split(self.compute.accumulate), 0.0
+        self.optimizer.zero_grad()
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with contextlib.nullcontext() if last else distributed.without_averaging(self.model):
+                with self.autocast():
+                    value = loss(part) / len(parts)
+                self.scaler.scale(value).backward()
+            total += value.detach()
+        return {"loss": total.item(), "grad_norm": self._take(total, step)}
+
+    def update(self, loss: Tensor, step: int) -> float:
+        """One step down the gradient of `loss`; nothing when it is not finite.
+
+        Returns:
+            The norm of the gradient before clipping.
+
+        Raises:
+            NasError: `MAX_BAD_STEPS` in a row were not finite.
+        """
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        return self._take(loss, step)
+
+    def _take(self, loss: Tensor, step: int) -> float:
+        if self._averages:
+            distributed.average_gradients(self.parameters)
+        self.scaler.unscale_(self.optimizer)
+        norm = distributed.whole(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+        # The norm is the same on every worker, the loss is not: all must take the step, or none.
+        finite = distributed.mean({"loss": loss.item()})["loss"]
+        if not torch.isfinite(norm) or not math.isfinite(finite):
+            self.scaler.update()
+            self.bad += 1
+            if self.bad[0] >= MAX_BAD_STEPS:
+                raise NasError(f"{MAX_BAD_STEPS} steps in a row gave no finite gradient; lower the learning rate")
+            return math.nan
+        self.bad[0] = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * self.config.rate(step, self.steps)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.mean, self.parameters, 1 - decay)
+        return norm.item()
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The module's state with the mean of its weights. Every worker must ask."""
+        state = {**self.module.state_dict(), **dict(zip(self.names, self.mean))}
+        return {name: distributed.whole(value) for name, value in state.items()}
+
+    def result(self) -> nn.Module:
+        """The module, whole, with the mean of its weights. Every worker must ask; the training is over."""
+        if self._shell is None:
+            self.module.load_state_dict(self.averaged())
+            return self.module
+        self._shell.load_state_dict(self.averaged(), assign=True)
+        return self._shell
+
+    def state(self) -> dict[str, Tensor]:
+        """All that goes on with the training. Every worker must ask."""
+        found = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
+        found |= {f"mean.{name}": value for name, value in zip(self.names, self.mean)}
+        for name, parameter in zip(self.names, self.parameters):
+            moments = self.optimizer.state.get(parameter, {})
+            found |= {f"{kind}:{name}": value for kind, value in moments.items()}
+        if self.scaler.is_enabled():
+            scaler = self.scaler.state_dict()
+            found["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
+        return {name: distributed.whole(value) for name, value in found.items()} | {"bad": self.bad}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        prefix = "weights."
+        weights = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+        own = self.module.state_dict()
+        if self._shell is None:
+            self.module.load_state_dict(weights)
+        else:
+            for name in own:
+                distributed.copy_whole(own[name], weights[name])
+        for name, parameter, mean in zip(self.names, self.parameters, self.mean):
+            distributed.copy_whole(mean, state[f"mean.{name}"])
+            moments = {}
+            for kind in ("exp_avg", "exp_avg_sq"):
+                if f"{kind}:{name}" in state:
+                    moments[kind] = torch.zeros_like(parameter)
+                    distributed.copy_whole(moments[kind], state[f"{kind}:{name}"])
+            if moments:
+                self.optimizer.state[parameter] = {"step": state[f"step:{name}"].to(self.device), **moments}
+        if self.scaler.is_enabled():
+            scale, growth = state["scaler"].tolist()
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
+        self.bad.copy_(state["bad"])
