@@ -57,7 +57,7 @@ class LitertRuntime(Runtime):
             **describe_host(),
             "threads": self.threads,
             "clock": clock_of(self.threads)[0],
-            "memory": "resident memory that a first run adds: XNNPACK's workspace and the interpreter's arena",
+            "memory": "what the process holds and takes in a run, less inputs and weights: XNNPACK's workspace and the arena",
         }
 
     def open(self, workload: Runnable | Package) -> ChildSession:

@@ -14,6 +14,7 @@ from nas.costs.work import work
 from nas.errors import ConfigError, MissingDependency
 from nas.models.forms import forms_of
 from nas.profiling import litert
+from nas.profiling.eager import EagerRuntime
 from nas.profiling.litert import LitertRuntime, cache_folder
 from nas.profiling.litert_convert import _forget, converted, module_and_inputs
 from nas.profiling.runtime import InPlace
@@ -74,6 +75,20 @@ def test_an_operator_is_a_difference_of_graphs_in_its_fastest_form(runtime):
     alone = runtime.open_alone(large)
     assert 0 < np.median(session.block(9)) < 2 * np.median(alone.block(9))
     session.close(), alone.close()
+
+
+@needs_litert
+@pytest.mark.slow
+def test_memory_is_that_of_the_activations(runtime):
+    """Against torch's own count; the two runtimes keep about the same tensors of this operator, and its weights are not
+    among them."""
+    wide = Workload(Operator("SelfAttention1D", {"heads": 8}), (1, 256, 8, 16, 16))
+    session = runtime.open(wide)
+    with EagerRuntime() as eager:
+        other = eager.open(wide)
+        assert session.loaded.memory_mb == pytest.approx(other.loaded.memory_mb, rel=0.15)
+        other.close()
+    session.close()
 
 
 @needs_litert
