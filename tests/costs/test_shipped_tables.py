@@ -34,7 +34,7 @@ def test_a_shipped_table_is_sound_for_its_space(path):
     for seed in range(20):
         found = cost.predict(space.random(seed))
         assert found.latency_ms > 0 and found.memory_mb > 0
-        assert found.generation_s is None or found.generation_s > found.latency_ms / 1e3
+        assert found.generation_s is None or found.generation_s >= found.latency_ms / 1e3
     assert np.isfinite(cost.terms().base_latency_ms)
 
 
