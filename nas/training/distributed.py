@@ -154,8 +154,8 @@ def launch(function: Callable[..., Any], arguments: tuple, workers: int, storage
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpus = torch.cuda.is_available()
-    if not ray.is_initialized():
+    gpus, owner = torch.cuda.is_available(), not ray.is_initialized()
+    if owner:
         ray.init(log_to_driver=True, include_dashboard=False, logging_level="ERROR")
     trainer = TorchTrainer(
         _worker,
@@ -168,6 +168,9 @@ def launch(function: Callable[..., Any], arguments: tuple, workers: int, storage
         trainer.fit()
     except Exception as error:
         raise NasError(f"training on {workers} workers stopped: {_reason(error)}") from error
+    finally:
+        if owner:
+            ray.shutdown()
 
 
 def _worker(task: dict[str, Any]) -> None:

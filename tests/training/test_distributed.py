@@ -114,7 +114,9 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(space, tmp_path
 
 @pytest.mark.slow
 def test_ray_trains_with_two_workers(inputs, tmp_path):
-    """`nas train --workers 2`, from a recipe file, in this machine's own Ray cluster."""
+    """`nas train --workers 2`, from a recipe file, in this machine's own Ray cluster, which ends with it."""
+    import ray
+
     folder = tmp_path / "run"
     folder.mkdir()
     for name, there in (("decoder", inputs.decoder), ("supernet", inputs.start)):
@@ -126,6 +128,7 @@ def test_ray_trains_with_two_workers(inputs, tmp_path):
     recipe = {"space": "space.yaml", "architecture": "architecture.json", "table": "table.csv"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "stages": {"finetune": options}}))
     result = train("finetune", tmp_path / "recipe.yaml", folder, workers=2)
+    assert not ray.is_initialized()  # or whatever uses Ray next would be on that cluster, whatever address it gives
     assert [row["step"] for row in read_history(result.folder)] == list(range(1, 7))
     alone = run_stage("finetune", tmp_path / "alone", replace(FINETUNE, steps=6), inputs)
     assert read_history(result.folder)[0]["loss"] == pytest.approx(read_history(alone.folder)[0]["loss"], abs=1e-5)
