@@ -34,8 +34,9 @@ def main() -> None:
     table, pipeline = LookupTable.load(args.table), Pipeline.from_pretrained(args.checkpoint)
     torch.set_num_threads(table.meta["threads"])
     guidance = pipeline.checkpoint.info.guidance if args.guidance is None else args.guidance
-    generation = CostModel(pipeline.checkpoint.space, table).generation(args.steps, guidance != 1)
-    latency_ms = CostModel(pipeline.checkpoint.space, table).predict(pipeline.checkpoint.architecture).latency_ms
+    cost = CostModel(pipeline.checkpoint.space, table)
+    generation = cost.generation(args.steps, guidance != 1)
+    latency_ms = cost.predict(pipeline.checkpoint.architecture).latency_ms
     predicted = generation.seconds(latency_ms)
     name, clock = clock_of(table.meta["threads"])
     seconds = []

@@ -64,16 +64,13 @@ def main() -> None:
         naive.save(naive_path)
     naive = LookupTable.load(naive_path)
     writers = [TableWriter(args.folder / f"models-{i + 1}.csv", table.meta) for i in range(PASSES)]
-    for writer in writers:
+    options = {"threads": args.threads, "progress": True, "table": table}
+    for number, writer in enumerate(writers, 1):
         missing = [arch for arch in archs if str(WholeModel(space, arch)) not in writer.done]
         for i in range(0, len(missing), AT_ONCE):
-            group = missing[i : i + AT_ONCE]
-            bare = replace(table, calibration=None)
-            for row in measure_architectures(
-                space, group, args.runtime, threads=args.threads, progress=True, table=bare
-            ):
+            for row in measure_architectures(space, missing[i : i + AT_ONCE], args.runtime, **options):
                 writer.append(row)
-            report(compare(space, table, naive, archs, writers[: 1 + writers.index(writer)]))
+            report(compare(space, table, naive, archs, writers[:number]))
     result = compare(space, table, naive, archs, writers)
     report(result)
     (args.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -59,10 +59,8 @@ def commit() -> str | None:
 def available_mb() -> float | None:
     """Memory that a new process could take, in 10^6 bytes; None where the system does not tell."""
     path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    lines = path.read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("MemAvailable")), None)
+    size = _bytes(path, "MemAvailable") if path.exists() else None
+    return size and size / 1e6
 
 
 def limit_memory() -> float:
@@ -84,5 +82,10 @@ def limit_memory() -> float:
 
 def process_bytes(name: str) -> float:
     """A size of this process, such as `VmRSS`, as Linux counts it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{name}:"))
+    return _bytes(Path("/proc/self/status"), name)
+
+
+def _bytes(path: Path, name: str) -> float | None:
+    """A size out of one of Linux's lists of `Name: 123 kB`; None where it is not listed."""
+    lines = path.read_text().splitlines()
+    return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{name}:")), None)

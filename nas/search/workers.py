@@ -113,7 +113,8 @@ class RayPool:
             local = {"num_cpus": workers, "include_dashboard": False, "runtime_env": {"env_vars": path}}
             local = {} if address else local
             try:
-                _knock(address)
+                if address:
+                    _knock(address)
                 ray.init(address=address, log_to_driver=True, logging_level="warning", configure_logging=False, **local)
             except (OSError, ValueError, RuntimeError) as error:
                 raise ConfigError(
@@ -170,13 +171,13 @@ class RayPool:
             self.ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
+def _knock(address: str) -> None:
     """
     Raises:
         OSError: nothing answers where an address with a host and a port points.
         ValueError: its port is no port.
     """
-    place = urlsplit(address if "://" in (address or "") else f"//{address or ''}")
+    place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:
         socket.create_connection((place.hostname, place.port), CONNECT_S).close()
 

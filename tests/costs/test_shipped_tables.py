@@ -15,7 +15,7 @@ PATHS = sorted(FOLDER.glob("*.csv"))
 
 def test_the_devices_that_the_documentation_names_have_a_table():
     listed = (FOLDER / "README.md").read_text()
-    assert {f"{path.name}" for path in PATHS} == {name for name in listed.split("`") if name.endswith(".csv")}
+    assert {path.name for path in PATHS} == {name for name in listed.split("`") if name.endswith(".csv")}
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -20,11 +20,13 @@ def closed_port():
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_nobody_answers(closed_port, scheme):
+    import ray  # noqa: F401  (takes seconds, on a busy machine many, which are not what is timed)
+
     space, cost, budget, table = make(0, 3, 3)
     address, start = f"{scheme}127.0.0.1:{closed_port}", time.monotonic()
     with pytest.raises(ConfigError, match=f"no Ray cluster at '{address}' .ConnectionRefusedError") as raised:
         run(space, cost, table, budget, trials=2, workers=2, address=address)
-    assert time.monotonic() - start < 20  # importing Ray takes most of it
+    assert time.monotonic() - start < 20
     assert "\n" not in str(raised.value)
 
 
