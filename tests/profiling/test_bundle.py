@@ -184,7 +184,8 @@ def test_killed_in_the_middle_nas_measure_goes_on(packed, tmp_path, phone):
     command = [sys.executable, "-m", "nas.cli", "measure", str(packed)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not (packed / RESULTS).exists() and process.poll() is None and time.monotonic() < deadline:
+    results = packed / RESULTS  # it is there, and empty, before the first result
+    while not (results.exists() and results.read_text()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -199,6 +200,11 @@ def test_killed_in_the_middle_nas_measure_goes_on(packed, tmp_path, phone):
     calls = (phone / "calls").read_text()
     assert measure_bundle(packed, protocol=QUICK, progress=False) == 3
     assert (phone / "calls").read_text() == calls  # nothing is measured twice
+
+
+def test_killed_before_the_first_result_nas_measure_goes_on(packed):
+    (packed / RESULTS).touch()
+    assert measure_bundle(packed, protocol=QUICK, progress=False) == 3
 
 
 def edit(path: Path, old: str, new: str) -> None:
