@@ -71,6 +71,7 @@ class Pipeline:
         """
         return cls(checkpoint.load(folder))
 
+    @torch.inference_mode()  # a twentieth faster than no_grad on small models, and what tables are measured in
     def __call__(
         self,
         prompts: str | Sequence[str],

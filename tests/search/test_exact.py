@@ -144,11 +144,11 @@ def test_scores_of_unknown_slots_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("slots, seconds", [(24, 1.0), (60, 10.0)])
 def test_large_additive_searches_are_proved_in_time(slots, seconds):
-    """The bars; tripled here, because test machines are shared."""
+    """The bars, in processor time, because test machines are shared."""
     times = []
     for seed in range(3):
         space, cost, budget, table = make(seed, slots, 7, share=0.35)
-        start = time.perf_counter()
+        start = time.process_time()
         assert optimum(space, cost, table.scores, budget).proved
-        times.append(time.perf_counter() - start)
-    assert np.median(times) < 3 * seconds
+        times.append(time.process_time() - start)
+    assert np.median(times) < seconds
