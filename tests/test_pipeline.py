@@ -48,6 +48,23 @@ def test_the_clip_is_the_one_that_training_would_sample(pipeline):
     assert np.abs(got - video.to_uint8(wanted.numpy())).max() <= 1
 
 
+def test_what_a_clip_costs_is_what_was_measured(pipeline):
+    """As the profiler: in inference mode, and as often as the cost model counts; with guidance in one batch, no more."""
+    denoiser, batches = pipeline.checkpoint.denoiser, []
+
+    def ran(module, inputs, output):
+        assert torch.is_inference_mode_enabled() and output.is_inference()
+        batches.append(len(output))
+
+    hook = denoiser.register_forward_hook(ran)
+    try:
+        pipeline("a dog sits", steps=3, guidance=1.0)
+        pipeline("a dog sits", steps=3, guidance=2.0)
+    finally:
+        hook.remove()
+    assert batches == [1, 1, 1, 2, 2, 2]
+
+
 @pytest.mark.parametrize("sizes", [{"frames": 1}, {"frames": 11}, {"height": 32, "width": 8}])
 def test_lengths_and_aspect_ratios(pipeline, sizes):
     wanted = {"frames": 4, "height": 16, "width": 16} | sizes

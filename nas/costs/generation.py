@@ -20,9 +20,12 @@ class Generation:
     `seconds = (text encoder + passes x denoiser + decoder_runs x decoder) / 1000`. The empty prompt of classifier-free
     guidance is encoded once and for all, so it costs nothing here.
 
+    With guidance this is an upper bound: a phone runs its model, exported for one clip, twice a step; torch runs both
+    samples as one batch, which takes 1.5 to 2 times as long as one of them, the less the smaller the model.
+
     Attributes:
         steps: denoising steps.
-        guidance: whether each step runs the denoiser twice, with the prompt and without.
+        guidance: whether each step asks the denoiser twice, with the prompt and without.
         text, decoder: the table's rows.
         decoder_runs: how often the decoder runs for a clip.
     """
