@@ -27,7 +27,7 @@ def picture(run: RunFolder, out: Path) -> Path:
     figure = plt.figure(figsize=(10, 5.4), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3.2, 2.1))
     left, right = above.subplots(1, 2, width_ratios=(1, 1.55))
-    plots.plot_front(run.front, budget=Budget(**run.record.budget), chosen=arch, ax=left)
+    plots.plot_front(run.front, budget=Budget(**run.record.budget), chosen=run.chosen or arch, ax=left)
     left.set_title("what no other architecture beats", loc="left", fontsize=9)
     plots.plot_architecture(space, arch, run.cost, ax=right)
     right.set_title("the chosen layers, and their share of the latency", loc="left", fontsize=9)

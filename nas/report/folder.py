@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from nas.costs import Cost, CostModel, LookupTable
 from nas.errors import ConfigError, NasError
 from nas.files import read_text
 from nas.report import colours
-from nas.report.record import RECORD, RunRecord
+from nas.report.record import RECORD, Candidate, RunRecord
 from nas.spaces import NONE, Architecture, SearchSpace
 
 COSTS = ("latency_ms", "memory_mb", "params")
@@ -82,6 +82,12 @@ class RunFolder:
         mentioned = list(self.choices.values())
         mentioned += [choice for candidate in self.record.candidates for choice in candidate.choices.values()]
         return colours.of_space(self.space, mentioned)
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The winner as the search scored it, on the front or not; None if it is none of the candidates."""
+        found = self.record.candidates if self.choices else ()
+        return next((c for c in found if layer_key(c.choices) == layer_key(self.choices)), None)
 
     @cached_property
     def cost(self) -> Cost | None:
@@ -199,6 +205,11 @@ def stage_order(stage: str) -> int:
     """Where a stage stands among the others."""
     kind = stage.split("-")[0]
     return STAGES.index(kind) if kind in STAGES else len(STAGES) + (stage == "real")
+
+
+def layer_key(choices: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Equal for choices that make the same model: a slot that is not named is empty."""
+    return tuple(sorted((slot, choice) for slot, choice in choices.items() if choice != NONE))
 
 
 def layers(choices: dict[str, str]) -> dict[str, int]:

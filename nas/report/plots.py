@@ -21,6 +21,7 @@ from nas.costs import Budget, Cost, LookupTable
 from nas.errors import ConfigError, suggestion
 from nas.report import colours
 from nas.report.numbers import figures
+from nas.report.record import Candidate
 from nas.report.table_section import heat_cells
 from nas.report.unet import BAR, draw, longest_latency_ms
 from nas.spaces import NONE, Architecture, SearchSpace
@@ -36,7 +37,7 @@ def plot_front(
     front: pd.DataFrame,
     against: str = "latency_ms",
     budget: Budget | None = None,
-    chosen: Architecture | None = None,
+    chosen: Architecture | Candidate | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """One cost against the score, the best score at each cost, the budget, and the chosen architecture.
@@ -45,7 +46,8 @@ def plot_front(
         front: columns latency_ms, memory_mb, params, score, and one per slot (`nas.search.run(...).front`).
         against: the cost on the axis.
         budget: its bound on that cost is drawn as a line.
-        chosen: marked if it is in the front.
+        chosen: an architecture is marked where the front has it; a candidate of a run (`RunFolder.chosen`), which
+            brings its own score and costs, also off the front.
 
     Raises:
         ConfigError: no such cost, or a frame without the columns.
@@ -68,10 +70,14 @@ def plot_front(
         ax.axvline(bound * factor, color=WARN, linestyle=(0, (4, 3)), linewidth=1)
         ax.annotate("budget", (bound * factor, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                     textcoords="offset points", color=WARN, fontsize=7, ha="center")  # fmt: skip
-    if chosen is not None:
+    if isinstance(chosen, Candidate):
+        marked = [getattr(chosen.predicted, against) * factor], [chosen.score]
+    elif chosen is not None:
         same = np.all([front[s].astype(str) == c for s, c in chosen.choices.items() if s in front.columns], axis=0)
-        ax.scatter(cost[same], score[same], s=70, facecolors="none", edgecolors=MARK, linewidths=1.3, zorder=3)
-        ax.scatter(cost[same], score[same], s=22, color=MARK, zorder=3)
+        marked = cost[same], score[same]
+    if chosen is not None:
+        ax.scatter(*marked, s=70, facecolors="none", edgecolors=MARK, linewidths=1.3, zorder=3)
+        ax.scatter(*marked, s=22, color=MARK, zorder=3)
     ax.set_xlabel(COST_NAMES[against])
     ax.set_ylabel("Score")
     return ax

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from nas.report import facts, svg
-from nas.report.folder import RunFolder
+from nas.report.folder import RunFolder, layer_key
 from nas.report.markup import Markup, bar, table, tag
 from nas.report.numbers import MISSING, count, figures, megabytes, milliseconds, percent, plural
-from nas.report.shown import Shown, layer_key
+from nas.report.shown import Shown
 from nas.report.unet import draw, longest_latency_ms
 from nas.spaces import NONE
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas.report.folder import RunFolder
+from nas.report.folder import RunFolder, layer_key
 from nas.spaces import NONE
 
 
@@ -33,11 +33,6 @@ class Shown:
         """Whether it has a place in a chart of cost against score."""
         numbers = (self.latency_ms, self.memory_mb, self.params, self.score)
         return all(n is not None and math.isfinite(n) for n in numbers)
-
-
-def layer_key(choices: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Equal for choices that make the same model: a slot that is not named is empty."""
-    return tuple(sorted((slot, choice) for slot, choice in choices.items() if choice != NONE))
 
 
 def architectures(run: RunFolder) -> list[Shown]:

@@ -1,5 +1,6 @@
 """Plots: what is drawn is what was given."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -39,6 +40,18 @@ def test_the_front_has_every_point_on_its_side_of_the_budget(folder):
     assert len(ring) == 1 and ring[0, 0] == pytest.approx(folder.cost.latency_ms)
     stairs = ax.lines[0].get_ydata()
     assert (np.diff(stairs) >= 0).all() and stairs.max() == folder.front["score"].max()
+
+
+def test_a_winner_that_is_not_on_the_front_is_marked_at_its_own_score(folder):
+    off = dataclasses.replace(folder.record.candidates[-1], score=float(folder.front["score"].min()) - 1)
+    for against, factor in (("latency_ms", 1.0), ("params", 1e-6)):
+        ax = plots.plot_front(folder.front, against, chosen=off)
+        ring, dot = (np.asarray(c.get_offsets()) for c in ax.collections[-2:])
+        assert ring.tolist() == dot.tolist() == [[getattr(off.predicted, against) * factor, off.score]]
+
+
+def test_the_chosen_candidate_of_a_run_is_the_winner(folder):
+    assert folder.chosen is not None and folder.space.architecture(folder.chosen.choices).choices == folder.choices
 
 
 def test_the_breakdown_has_a_bar_as_long_as_each_cost(folder):
