@@ -7,16 +7,18 @@ From the same image-trained backbone and autoencoder of a demo run, the same arc
 order as far as both see clips. `--videos N` leaves both N of the demo's thousands of clips and all of its images,
 `--video-digits N` the clips of the digits below N and all images: captioned videos are scarcer than images, and show
 less, everywhere but in a demo. Each seed's clips are judged by the checked classifier. Started again, it goes on inside
-the very run that was stopped, so a second start with all seeds gathers what several processes did. Writes OUT/joint.csv
-and prints a Markdown table with the 95% interval (Student's t) of the paired differences.
+the very run that was stopped, so a second start with all seeds gathers what several processes did; OUT belongs to one
+condition (OUT/condition.json), and another one is refused there. Writes OUT/joint.csv and prints a Markdown table with the 95% interval (Student's t) of the paired differences.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
-from dataclasses import replace
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +27,7 @@ from scipy.stats import t as student
 
 import nas
 from nas.config import build, load
+from nas.errors import ConfigError, NasError
 from nas.files import read_json, write_json
 from nas.job import JobConfig
 from nas.training import FinetuneConfig, Inputs, run_stage, tensors
@@ -64,6 +67,15 @@ def main() -> None:
     space = nas.SearchSpace.load(args.run / "space.yaml")
     arch = space.check(nas.Architecture.load(args.run / "architecture.json"))
     checkpoints = args.run / "checkpoints"
+    own_condition(
+        args.out,
+        run=str(args.run.resolve()),
+        videos=args.videos,
+        video_digits=args.video_digits,
+        architecture=arch.choices,
+        objective=asdict(asked),
+        **{name: value for name, value in asdict(config).items() if name != "seed"},
+    )
     decoder = checkpoints / "decoder"
     if args.videos or args.video_digits < len(WORDS):
         decoder = with_few_videos(decoder, args.out / "decoder", args.videos, args.video_digits)
@@ -76,6 +88,25 @@ def main() -> None:
             pd.DataFrame(rows).to_csv(args.out / "joint.csv", index=False)
             print(rows[-1], flush=True)
     print(report(pd.DataFrame(rows), config, arch, args))
+
+
+def own_condition(out: Path, **asked: object) -> None:
+    """Note under what condition everything in `out` is measured, or check that it is this one.
+
+    Raises:
+        ConfigError: `out` holds results of another condition, or of one that nobody noted.
+    """
+    path, asked = out / "condition.json", json.loads(json.dumps(asked))
+    if not path.exists():
+        if any(out.glob("*/stage.json")):
+            raise ConfigError(f"{out}: holds results of a condition that was not noted; give another --out")
+        write_json(path, asked)
+        return
+    there = read_json(path, "condition")
+    other = [name for name in asked if there.get(name) != asked[name]]
+    if other:
+        was = ", ".join(f"{name} {there.get(name)} (now {asked[name]})" for name in other)
+        raise ConfigError(f"{out}: its results are of another condition: {was}; give the same again, or another --out")
 
 
 def with_few_videos(decoder: Path, copy: Path, count: int | None, digits: int) -> Path:
@@ -141,4 +172,7 @@ def interval(differences: pd.Series) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NasError as error:
+        sys.exit(f"joint.py: {error}")
