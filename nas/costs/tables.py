@@ -236,10 +236,9 @@ def _provenance(table: LookupTable, space: SearchSpace) -> list[Finding]:
         found.append(Finding(False, f"nothing in it is measured: every row is {' or '.join(sources.index)}"))
     if space.backbone is not None and meta.get("dtype") not in (None, space.dtype):
         found.append(Finding(True, f"was measured in {meta['dtype']}, the space is in {space.dtype}"))
-    if meta.get("repeated", 0) > DRIFTED:
-        found.append(
-            Finding(False, f"{meta['repeated']:.0%} of its blocks were timed beside a slow reference: a busy machine")
-        )
+    repeated = max(part.get("repeated", 0) for part in (meta, *meta.get("continued", [])))
+    if repeated > DRIFTED:
+        found.append(Finding(False, f"{repeated:.0%} of its blocks were timed beside a slow reference: a busy machine"))
     return found
 
 

@@ -20,7 +20,7 @@ import signal
 from dataclasses import dataclass
 
 from nas.errors import NasError
-from nas.profiling.runtime import Infeasible
+from nas.profiling.runtime import NO_MEMORY, Infeasible, OutOfMemory
 
 MIB = 2**20 / 1e6
 GET = (
@@ -81,13 +81,13 @@ def check(code: int, output: str) -> None:
     if code in (126, 127):
         raise NasError(f"benchmark_model cannot run on this device ({said}); get the one for its processor from {GET}")
     if code == 128 + signal.SIGKILL:
-        raise Infeasible("killed (signal SIGKILL): the phone ran out of memory")
+        raise OutOfMemory("killed (signal SIGKILL): the phone ran out of memory")
     if code > 128:
         number = code - 128
         name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
         raise Infeasible(f"crashed (signal {name}): {said}"[:300])
-    if re.search(r"bad_alloc|[Oo]ut of memory|[Ff]ailed to allocate|[Cc]annot allocate|ENOMEM", output):
-        raise Infeasible(f"out of memory: {said}"[:300])
+    if NO_MEMORY.search(output):
+        raise OutOfMemory(f"out of memory: {said}"[:300])
     raise Infeasible(f"benchmark_model ended with {code}: {said}"[:300])
 
 

@@ -21,7 +21,7 @@ from multiprocessing.connection import Client, Connection
 from typing import Any
 
 from nas.errors import NasError
-from nas.profiling.runtime import Infeasible
+from nas.profiling.runtime import NO_MEMORY, Infeasible, failed
 
 PR_SET_PDEATHSIG = 1
 WARM_UP_S = 3.0
@@ -60,7 +60,7 @@ def main() -> None:
                 answer = importlib.import_module(*arguments).__name__
             reply = ("ok", answer)
         except Exception as error:
-            reply = ("error", type(error) if isinstance(error, NasError) else Infeasible, reason(error))
+            reply = ("error", *failure(error))
         connection.send(reply)
 
 
@@ -104,14 +104,14 @@ def _milliseconds(run: Callable[[], object], clock: Callable[[], float] = time.p
     return (clock() - start) * 1e3
 
 
-def reason(error: BaseException) -> str:
-    """One line for a table's `reason` column."""
+def failure(error: BaseException) -> tuple[type[Exception], str]:
+    """What the parent raises for an error of the child: its type, and one line, a table's `reason` if it is infeasible."""
     text = " ".join(str(error).split())
     if isinstance(error, NasError | Infeasible):
-        return text
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text.lower():
-        return f"out of memory: {text}"[:300]
-    return f"{type(error).__name__}: {text}"[:300]
+        return type(error), text
+    memory = isinstance(error, MemoryError) or NO_MEMORY.search(text)
+    found = failed(f"{'out of memory' if memory else type(error).__name__}: {text}")
+    return type(found), str(found)
 
 
 def _connect(address: str) -> Connection:

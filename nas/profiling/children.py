@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import MissingDependency
-from nas.profiling.runtime import Infeasible, Loaded, Session
+from nas.profiling.runtime import Infeasible, Loaded, OutOfMemory, Session, failed
 
 CAN_FORK = sys.platform == "linux"
 
@@ -113,7 +113,7 @@ class Child:
                 raise Infeasible(f"no answer within {self.timeout_s:.0f} s")
             status, *answer = self.connection.recv()
         except (EOFError, ConnectionError):
-            raise Infeasible(self._cause_of_death()) from None
+            raise self._death() from None
         if status == "error":
             self.close()
             kind, text = answer
@@ -125,14 +125,14 @@ class Child:
             self.connection.close()
             self._exit_code()
 
-    def _cause_of_death(self) -> str:
+    def _death(self) -> Infeasible:
         code = self._exit_code()
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
         said = next((line.strip() for line in reversed(lines) if line.strip()), "")
         if code == -signal.SIGKILL:
-            return "killed (signal SIGKILL): the system ran out of memory, or someone ended it"
+            return OutOfMemory("killed (signal SIGKILL): the system ran out of memory, or someone ended it")
         what = f"crashed (signal {signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
-        return f"{what}: {said}"[:300] if said else what
+        return failed(f"{what}: {said}" if said else what)
 
     def _exit_code(self) -> int:
         with contextlib.suppress(OSError):

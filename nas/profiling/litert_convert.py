@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from nas.errors import MissingDependency, NasError
 from nas.files import read_json, write_json
-from nas.models import backbone, denoiser, forms, layers, operators
+from nas.models import autoencoder, backbone, denoiser, forms, layers, operators
 from nas.profiling import convert
-from nas.profiling.eager_child import build_module, make_inputs
-from nas.profiling.runtime import Infeasible, Runnable, WholeModel
-from nas.spaces import Backbone, Operator
+from nas.profiling.eager_child import Decode, Encode, build_module, make_inputs
+from nas.profiling.runtime import Runnable, WholeModel, failed
+from nas.spaces import Backbone, Decoder, Operator, TextEncoder
 
 KEPT_BYTES = 20e9
 """The cache holds no more than this; what was used longest ago goes first."""
@@ -55,7 +55,7 @@ def converted(workload: Runnable, form: str, copies: int, cache: Path) -> dict[s
     except MissingDependency:
         raise
     except NasError as error:
-        raise Infeasible(str(error)) from None
+        raise failed(str(error)) from None
     one = module.operators[0] if isinstance(module, Chain) else module
     weights = [*one.parameters(), *one.buffers()]
     found = {
@@ -110,7 +110,10 @@ def redrawn(module: nn.Module) -> nn.Module:
 
 def _key(workload: Runnable, form: str, copies: int) -> str:
     defined_by = [operators, layers, forms, convert, build_module, module_and_inputs, Chain, redrawn]
-    if not isinstance(getattr(workload, "part", None), Operator):
+    part = getattr(workload, "part", None)
+    if isinstance(part, TextEncoder | Decoder):
+        defined_by += [Encode, Decode, autoencoder]
+    elif not isinstance(part, Operator):
         defined_by += [backbone, denoiser]
     names = ("torch", "litert-torch", "ai-edge-litert")
     written = [str(workload), str(getattr(workload, "forms", "")), form or forms.REFERENCE, str(copies)]

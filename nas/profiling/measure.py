@@ -18,7 +18,7 @@ from nas.files import read_json, write_json
 from nas.profiling import runtimes
 from nas.profiling.host import available_mb, commit
 from nas.profiling.protocol import Protocol, infeasible, measure
-from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime, Session, WholeModel
+from nas.profiling.runtime import Infeasible, InPlace, OutOfMemory, Runnable, Runtime, Session, WholeModel
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
 IN_PLACE, ALONE = "in place", "alone"
@@ -36,7 +36,8 @@ def profile(
 ) -> LookupTable:
     """Measure every workload of a space on a device, into a lookup table.
 
-    Rows are on the disk as soon as they are known. If `out` exists the profile goes on where it stopped.
+    Rows are on the disk as soon as they are known. If `out` exists the profile goes on where it stopped, and the table's
+    metadata say under `continued` what is not as it was at the beginning, such as date and load.
 
     Args:
         space: with a backbone.
@@ -75,8 +76,13 @@ def profile(
         bar = Progress(len(workloads), len(workloads) - len(missing), progress, f"profile {space.name}")
         if missing:
             runnable = [InPlace(space, w) if place == IN_PLACE and isinstance(w.part, Operator) else w for w in missing]
-            quality = measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
-            write_json(meta_path(out), {**read_json(meta_path(out), "table metadata"), **quality})
+            kept = here = read_json(meta_path(out), "table metadata")
+            if writer.done:
+                here = {"workloads": len(missing), **{k: v for k, v in meta.items() if kept.get(k) != v}}
+                kept["continued"] = [*kept.get("continued", []), here]
+                write_json(meta_path(out), kept)
+            here |= measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
+            write_json(meta_path(out), kept)
         bar.close()
     return LookupTable.load(out)
 
@@ -141,8 +147,8 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
     def opened(workload: Runnable) -> Session:
         try:
             return runtime.open(workload)
-        except Infeasible as error:
-            if not sessions or "memory" not in str(error):
+        except OutOfMemory:
+            if not sessions:
                 raise
         measure_open()
         return runtime.open(workload)

@@ -29,6 +29,7 @@ class Protocol:
             exists from six on).
         cap_s: ...or when so many seconds went into it, and `min_blocks` blocks. They are seconds on the wall, whatever
             clock times the runs, pauses and the reference included: the cap is there for whoever waits.
+        slow_cap_s: the cap where `min_samples` do not fit into `cap_s`. From `cap_s` on the interval alone decides.
         drift: a block is repeated when the reference beside it is slower than its median by more than this share.
         cooldown_s: pause before measuring goes on after such a block.
         in_place_below_ms: operators are timed inside the denoiser (see `InPlace`) where the backbone takes less than
@@ -41,6 +42,7 @@ class Protocol:
     min_samples: int = 20
     min_blocks: int = 6
     cap_s: float = 4.0
+    slow_cap_s: float = 60.0
     drift: float = 0.10
     cooldown_s: float = 0.05
     in_place_below_ms: float = 100.0
@@ -67,11 +69,12 @@ class Samples:
     def done(self, protocol: Protocol, tolerance_ms: float) -> bool:
         if len(self.kept) + len(self.drifted) < self.min_blocks:
             return False
-        if self.spent_s >= protocol.cap_s:
+        few = sum(map(len, self.blocks)) < protocol.min_samples
+        if self.spent_s >= (max(protocol.cap_s, protocol.slow_cap_s) if few else protocol.cap_s):
             return True
-        medians, count = self.medians(), sum(map(len, self.kept))
-        if len(self.kept) < self.min_blocks or count < protocol.min_samples:
+        if len(self.kept) < self.min_blocks or (few and self.spent_s < protocol.cap_s):
             return False
+        medians = self.medians()
         return half_interval(medians) <= max(protocol.interval * np.median(medians), tolerance_ms)
 
     def row(self, workload: str, loaded: Loaded, source: str) -> Row:

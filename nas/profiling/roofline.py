@@ -18,7 +18,7 @@ from typing import Any
 from nas import __version__, config
 from nas.costs.work import Work, work
 from nas.errors import ConfigError, suggestion
-from nas.profiling.runtime import Infeasible, InPlace, Loaded, Runnable, Runtime, Session, WholeModel
+from nas.profiling.runtime import InPlace, Loaded, OutOfMemory, Runnable, Runtime, Session, WholeModel
 from nas.spaces import Backbone, Operator, Workload
 
 KINDS = ("vendor", "third party", "measured", "assumption")
@@ -134,7 +134,7 @@ class RooflineRuntime(Runtime):
         )
         needed, usable = loaded.memory_mb + loaded.weights_mb, self.figures.usable_memory_mb.value
         if needed > usable:
-            raise Infeasible(f"out of memory: needs {needed:.0f} MB of {usable:.0f} MB that an application may hold")
+            raise OutOfMemory(f"out of memory: needs {needed:.0f} MB of {usable:.0f} MB that an application may hold")
         return EstimateSession(loaded, self.latency_ms(counted))
 
     def latency_ms(self, counted: Work) -> float:

@@ -6,6 +6,7 @@ torch, phones or processes. Between them stands a `Session`: one workload, compi
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,6 +17,18 @@ from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
 class Infeasible(Exception):
     """A workload cannot run on the device: out of memory, a crash, no kernel for it. The text is the row's reason."""
+
+
+NO_MEMORY = re.compile(r"bad_alloc|out of memory|(cannot|can't|failed to|unable to) allocate|ENOMEM", re.IGNORECASE)
+
+
+class OutOfMemory(Infeasible):
+    """For want of memory, it seems: with nothing else beside it the workload may run."""
+
+
+def failed(said: str) -> Infeasible:
+    """What a library or a tool says when it fails, as an error: `OutOfMemory` if it says so."""
+    return (OutOfMemory if NO_MEMORY.search(said) else Infeasible)(said[:300])
 
 
 @dataclass(frozen=True)

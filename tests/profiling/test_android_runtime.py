@@ -12,7 +12,7 @@ import pytest
 
 from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.profiling import Infeasible, Protocol, android, profile, runtimes
+from nas.profiling import Infeasible, OutOfMemory, Protocol, android, profile, runtimes
 from nas.profiling.android_benchmark import MIB, check, parse
 from nas.profiling.bundle import pack
 from nas.profiling.bundle_collect import collect
@@ -79,9 +79,9 @@ def test_a_build_without_a_median_and_output_of_something_else_are_refused():
 @pytest.mark.parametrize(
     ("code", "output", "error", "text"),
     [
-        (137, "Killed", Infeasible, "SIGKILL.*out of memory"),
+        (137, "Killed", OutOfMemory, "SIGKILL.*out of memory"),
         (139, "INFO: STARTING!\nSegmentation fault", Infeasible, "SIGSEGV.*Segmentation fault"),
-        (1, "ERROR: std::bad_alloc\nERROR: Benchmarking failed.", Infeasible, "out of memory: ERROR: std::bad_alloc"),
+        (1, "ERROR: std::bad_alloc\nERROR: Benchmarking failed.", OutOfMemory, "out of memory: ERROR: std::bad_alloc"),
         (1, "ERROR: Encountered unresolved custom op: X.\nERROR: Benchmarking failed.", Infeasible, "custom op: X"),
         (127, "sh: benchmark_model: not found", NasError, "cannot run on this device"),
         (126, "sh: benchmark_model: cannot execute: Exec format error", NasError, "Exec format error"),

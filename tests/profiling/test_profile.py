@@ -15,7 +15,7 @@ import nas
 from nas.costs import LookupTable, TableWriter
 from nas.costs.work import work
 from nas.errors import ConfigError, TableError
-from nas.profiling import Infeasible, Loaded, Protocol, Runtime, Session, measure_architectures, profile
+from nas.profiling import Infeasible, Loaded, OutOfMemory, Protocol, Runtime, Session, measure_architectures, profile
 from nas.profiling.calibrate import fit
 from nas.profiling.eager import EagerRuntime
 from nas.profiling.eager_child import build_module, make_inputs
@@ -53,9 +53,15 @@ def test_a_finished_row_is_never_measured_again(space, tmp_path):
     profile(space, out=out, protocol=QUICK, progress=False)
     lines = out.read_text().splitlines(keepends=True)
     out.write_text("".join(lines[:-1]) + lines[-1][:20])  # killed while it wrote the last row
-    again = profile(space, out=out, protocol=QUICK, progress=False)
+    begun = LookupTable.load(out).meta
+    later = replace(QUICK, min_samples=7)
+    again = profile(space, out=out, protocol=later, progress=False)
     assert out.read_text().startswith("".join(lines[:-1]))
     assert len(again.frame) == len(lines) - 1
+    assert {**again.meta, "continued": None} == {**begun, "continued": None}, "what the first rows were measured with"
+    (visit,) = again.meta["continued"]
+    assert visit["workloads"] == 1 and visit["protocol"]["min_samples"] == 7 and visit["reference_ms"] > 0
+    assert "chip" not in visit, "as it was"
     with pytest.raises(TableError, match="threads"):
         profile(space, out=out, protocol=QUICK, progress=False, threads=2)
 
@@ -73,7 +79,7 @@ def test_a_killed_child_is_an_infeasible_workload_and_the_others_go_on(space):
 
 def test_a_workload_too_large_for_memory_is_infeasible(space):
     huge = replace(space.workloads()[1], shape=(1, 32, 8, 1 << 17, 1 << 17))
-    with EagerRuntime() as runtime, pytest.raises(Infeasible, match="out of memory"):
+    with EagerRuntime() as runtime, pytest.raises(OutOfMemory, match="out of memory"):
         runtime.open(huge)
 
 
@@ -127,8 +133,8 @@ def test_work_counts_parameters_exactly_and_flops_as_torch_does(name):
         assert 1 <= counted.flops / counter.get_total_flops() < 1.1, str(workload)
 
 
-LARGE, HUGE = 1000, 2000
-"""Channels of a workload that needs the whole machine, and of one that needs more."""
+LARGE, HUGE, BROKEN = 1000, 2000, 3000
+"""Channels of a workload that needs the whole machine, of one that needs more, and of one that never runs."""
 
 
 class Slots:
@@ -145,16 +151,19 @@ class Counted(Runtime):
     name = "counted"
 
     def __init__(self, slots: Slots) -> None:
-        self.slots = slots
+        self.slots, self.broken = slots, 0
 
     def describe(self) -> dict:
         return {}
 
     def open(self, workload) -> Session:
         if workload.shape[1] == LARGE and self.slots.open > 1:
-            raise Infeasible("out of memory")
+            raise OutOfMemory("no room")
         if workload.shape[1] == HUGE:
-            raise Infeasible("out of memory")
+            raise OutOfMemory("no room")
+        if workload.shape[1] == BROKEN:
+            self.broken += 1
+            raise Infeasible("its memory layout has no kernel")
         self.slots.open += 1
         self.slots.most = max(self.slots.most, self.slots.open)
         return CountedSession(self.slots)
@@ -190,11 +199,28 @@ def test_workloads_are_closed_before_they_fill_the_memory(monkeypatch):
 
 
 def test_a_workload_is_infeasible_only_if_it_is_so_alone():
-    workloads = [Workload(Operator("Conv1D"), (1, channels, 8, 4, 4)) for channels in (16, LARGE, HUGE, 32)]
-    rows = []
-    measure_all(Counted(Slots()), workloads, Protocol(), rows.append)
+    workloads = [Workload(Operator("Conv1D"), (1, channels, 8, 4, 4)) for channels in (16, LARGE, HUGE, BROKEN, 32)]
+    rows, runtime = [], Counted(Slots())
+    measure_all(runtime, workloads, Protocol(), rows.append)
     status = {row.workload: row.status for row in rows}
-    assert [status[str(workload)] for workload in workloads] == ["ok", "ok", "infeasible", "ok"]
+    assert [status[str(workload)] for workload in workloads] == ["ok", "ok", "infeasible", "infeasible", "ok"]
+    assert runtime.broken == 1, "tried again for the word in its reason"
+
+
+def test_a_slow_workload_is_given_the_samples_that_an_interval_needs():
+    """At 0.1 s a sample: the cap of 1 s leaves ten of the twenty; until they are there, or narrow, it goes on."""
+    protocol = Protocol(cap_s=1.0, slow_cap_s=5.0)
+
+    def samples(values, spent_s):
+        return Samples([[value] for value in values], spent_s=spent_s)
+
+    noisy, still = [100.0, 150.0] * 20, [100.0, 101.0] * 20
+    assert not samples(noisy[:5], 9.0).done(protocol, 0.0), "too few blocks for an interval"
+    assert not samples(still[:6], 0.6).done(protocol, 0.0), "time for more"
+    assert samples(still[:10], 1.0).done(protocol, 0.0), "narrow at the cap"
+    assert not samples(noisy[:10], 1.0).done(protocol, 0.0)
+    assert samples(noisy[:20], 2.0).done(protocol, 0.0), "as many as a quick one has"
+    assert samples(noisy[:10], 5.0).done(protocol, 0.0), "somebody waits"
 
 
 def test_blocks_beside_a_slow_reference_count_when_there_are_too_few_others():
