@@ -123,8 +123,8 @@ class Encode(nn.Module):
         )
         self.model = getattr(transformers, f"{family}Model")(config)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.model(input_ids=tokens).last_hidden_state
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(input_ids=x).last_hidden_state
 
 
 class Decode(nn.Module):
@@ -135,8 +135,8 @@ class Decode(nn.Module):
         self.autoencoder, self.whole = models.Autoencoder(part.vae), part.frames is None
         del self.autoencoder.encoder, self.autoencoder.quant_conv
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode_unscaled(latents, None if self.whole else {})
+    def forward(self, x: Tensor) -> Tensor:
+        return self.autoencoder.decode_unscaled(x, None if self.whole else {})
 
 
 def build_module(workload: Workload | WholeModel) -> nn.Module:

@@ -120,6 +120,15 @@ def test_a_chain_is_operators_of_one_shape_with_weights_of_their_own():
         assert not torch.equal(one, other)  # equal weights would let a converter share what is done with the text
 
 
+def test_every_part_of_a_pipeline_takes_its_inputs_by_name():
+    """As the converter hands them over: it refused the text encoder and the decoder for theirs."""
+    space = SearchSpace.load("demo")
+    for workload in (space.backbone_workload(), space.text_workload(), space.decoder_workload()):
+        module, inputs = module_and_inputs(workload, "", 1)
+        with torch.inference_mode():
+            assert module(**inputs).isfinite().all(), str(workload)
+
+
 def test_every_form_is_measured_with_the_weights_of_the_reference():
     x = module_and_inputs(CONV3D, "reference", 2)[1]
     with torch.inference_mode():
