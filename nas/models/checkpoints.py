@@ -6,6 +6,7 @@ and the same under `vae/`. Only safetensors are read: no pickle that could run c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from nas.spaces import Backbone
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 HUB_FILES = [f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", WEIGHTS)]
-HUB_FILES += ["scheduler/*", "tokenizer/*", "text_encoder/config.json", "text_encoder/model.safetensors"]
+HUB_TEXT = ["tokenizer/*", "text_encoder/config.json", "text_encoder/model.safetensors"]
+HUB_FILES += ["scheduler/*", *HUB_TEXT]
 
 
 def load_unet(folder: str | Path) -> UNet:
@@ -84,8 +86,8 @@ def prediction(folder: str | Path) -> str:
     return names[kind]
 
 
-def checkpoint_folder(name: str | Path) -> Path:
-    """The folder itself, or the UNet, VAE and text encoder of a repository of the Hub, downloaded once.
+def checkpoint_folder(name: str | Path, files: Sequence[str] = HUB_FILES) -> Path:
+    """The folder itself, or the files of a repository of the Hub, downloaded once: UNet, VAE and text encoder.
 
     Raises:
         ConfigError: there is no such folder, and no such repository or no way to reach it; says how to get the files.
@@ -101,12 +103,14 @@ def checkpoint_folder(name: str | Path) -> Path:
     except ImportError:
         raise MissingDependency("huggingface_hub is not installed; run: pip install 'nas-video[diffusers]'") from None
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=5))
+        return Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
     except Exception as error:  # the Hub's client raises its own and its HTTP library's classes
         reason = " ".join(str(error).split())[:100] or type(error).__name__
+        wanted = " ".join(f'--include "{part}/*"' for part in dict.fromkeys(file.split("/")[0] for file in files))
         raise ConfigError(
             f"{name}: no such folder, and not to be had from the Hub ({reason}); where there is a network run "
-            f"'hf download {name} --include \"unet/*\" --local-dir DIR', bring DIR here and give it instead"
+            f"'hf download {name} {wanted}' and bring what it puts into ~/.cache/huggingface/hub here, or add "
+            "--local-dir DIR and give DIR instead"
         ) from None
 
 

