@@ -48,7 +48,8 @@ class CostModel:
     """Predicts costs from a lookup table by adding up (latency, parameters, weights) and by a maximum (activations).
 
     Peak memory is `sum of weights + the largest (resident at the site + activations of the layer)`: while a temporal
-    layer runs, its input and the skip connections that later blocks read are alive as well.
+    layer runs, its input and the skip connections that later blocks read are alive as well, or all that the backbone
+    ever takes where the runtime keeps its buffers (`resident_mb`).
 
     Args:
         space: the search space.
@@ -185,9 +186,15 @@ class CostModel:
         return Cost(float(latency_ms), memory_mb, int(params), pd.DataFrame(), self._clip_s(float(latency_ms)))
 
     def resident_mb(self, slot: str) -> float:
-        """What is alive at a slot besides its layer's activations and all weights: its input, and the skips."""
+        """What is alive at a slot besides its layer's activations and all weights.
+
+        Its input, and the skips. A runtime that keeps the buffers it once took (`buffers: kept` in the table's metadata)
+        does not tell which of the backbone's it could use again for the layer: there, all of them count.
+        """
         if self.space.backbone is None:
             return 0.0
+        if self.table.meta.get("buffers") == "kept":
+            return self._rows[str(self.space.backbone_workload())].memory_mb
         site = self.space.sites[self.space.site_name(slot)]
         elements = site.skip_elements + site.channels * site.height * site.width
         return elements * self.space.latent.frames * self.space.batch * DTYPE_BYTES[self.space.dtype] / MB

@@ -58,6 +58,7 @@ class LitertRuntime(Runtime):
             "threads": self.threads,
             "clock": clock_of(self.threads)[0],
             "memory": "what the process holds and takes in a run, less inputs and weights: XNNPACK's workspace and the arena",
+            "buffers": "kept",  # from the first run on, the backbone's as well: see `CostModel.resident_mb`
         }
 
     def open(self, workload: Runnable | Package) -> ChildSession:

@@ -53,6 +53,17 @@ def test_against_the_formula(seed, calibrated):
         assert one.breakdown["params"].sum() == expected[2]
 
 
+def test_buffers_that_the_backbone_keeps_are_there_beside_every_layer():
+    space = nas.SearchSpace.load("snapgen_v")
+    table = table_for(space)
+    kept = CostModel(space, dataclasses.replace(table, meta={**table.meta, "buffers": "kept"}))
+    rows, arch = table.rows(), space.random(3)
+    used = [rows[str(space.workload(slot, choice))] for slot, choice in arch.choices.items() if choice != "none"]
+    base = rows[str(space.backbone_workload())]
+    expected = sum(row.weights_mb for row in [base, *used]) + base.memory_mb + max(row.memory_mb for row in used)
+    assert kept.predict(arch).memory_mb == pytest.approx(expected)
+
+
 def test_terms_say_the_same_as_predict_many():
     space = nas.SearchSpace(name="c", slots={f"s{i}": ["none", *"abcdefg"[: 2 + i % 5]] for i in range(9)})
     cost = CostModel(space, table_for(space))

@@ -80,9 +80,9 @@ def test_it_says_where_its_numbers_come_from(runtime):
 def test_a_session_knows_its_workload_and_runs_it_in_blocks(runtime):
     session, counted = runtime.open(conv(8)), work(conv(8))
     assert session.loaded.params == counted.params
-    assert session.loaded.weights_mb == pytest.approx(
-        counted.params * (2 if runtime.name in ("coreml", "roofline") else 4) / 1e6
-    )
+    weights_mb = counted.params * (2 if runtime.name in ("coreml", "roofline") else 4) / 1e6
+    kept_mb = 0.5 if runtime.name == "litert" else 0.0  # what it keeps for each operation besides
+    assert weights_mb <= session.loaded.weights_mb * (1 + 1e-9) <= (weights_mb + kept_mb) * (1 + 1e-6)
     assert np.isnan(session.loaded.memory_mb) or 0 < session.loaded.memory_mb < 10
     block = session.block(5)
     assert len(block) == 5 and all(0 < ms < 1000 for ms in block)
@@ -91,7 +91,7 @@ def test_a_session_knows_its_workload_and_runs_it_in_blocks(runtime):
 
 
 def test_64_times_the_work_takes_longer_and_more_memory(runtime):
-    small, large = runtime.open(conv(4)), runtime.open(conv(32))
+    small, large = runtime.open(conv(8)), runtime.open(conv(64))
     small.block(1), large.block(1)
     assert np.median(large.block(5)) > 1.2 * np.median(small.block(5))  # what it costs to begin is in both
     assert not large.loaded.memory_mb < 10 * small.loaded.memory_mb
