@@ -57,7 +57,7 @@ class Quality:
     """How good generated clips are after a stage, at a number of denoising steps.
 
     Attributes:
-        model: the stage, or `control` (continued training of equal compute instead of the adversarial stage), or `real`
+        model: the stage, or `control` (plain training continued instead of the adversarial stage), or `real`
             (held-out clips of the data under the same classifier: the best that can be expected).
         steps: denoising steps; 0 for real clips.
         frechet: Frechet distance to held-out clips in the classifier's features (lower is better).
