@@ -8,9 +8,9 @@
     the median of a second of runs of its own graph (litert);
 (c) latency proportional to FLOPs, the one factor fitted on the judged architectures themselves, in its favour.
 
-Each architecture is measured whole in two passes, from new processes each time. Their mean is the truth; how well one
-pass ranks the other's latencies is what no prediction can be expected to do better than. Memory is judged too:
-predicted peak against measured.
+Each architecture is measured whole in six passes, from new processes each time. The mean of the passes is the truth; how
+well one pass agrees with the mean of the others tells how much chance is in one. Memory is judged too: predicted peak
+against measured.
 
 What has been measured is kept in the folder, and started again the benchmark goes on. It prints a table after every
 group of models, and writes it as `result.json`.
@@ -40,7 +40,9 @@ from nas.spaces import Architecture, SearchSpace
 AT_ONCE = 40
 """Whole models that are in memory together, and timed in turn. In groups of 8, one after the other, the machine's drift
 from minute to minute (3%) fell on some models and not on others, and spoilt their ranks."""
-PASSES = 2
+PASSES = 6
+"""One process takes up to 3% more or less for a whole model than another, for as long as it lives; half as much as the
+models differ from one another. What judges has to be better known than that."""
 
 
 def main() -> None:
@@ -96,18 +98,18 @@ def compare(
         "naive table": np.array([CostModel(space, naive).predict(arch).latency_ms for arch in archs]),
         "proportional to FLOPs": flops * np.median(truth / flops),
     }
-    if len(passes) > 1:
-        predictions["(second pass by the first)"] = measured[0]
     memory = np.array([row.memory_mb + row.weights_mb for row in rows[0]])
     guessed_mb = np.array([plain.predict(arch).memory_mb for arch in archs])
-    against = {name: measured[1] if name.startswith("(") else truth for name in predictions}
+    latency = {name: quality(guess, truth) for name, guess in predictions.items()}
+    if len(passes) > 1:
+        latency["(one pass by the others)"] = between(measured)
     return {
         "space": space.name,
         "runtime": table.meta["runtime"],
         "architectures": len(archs),
         "range_ms": [float(truth.min()), float(truth.max())],
         "interval_ms": float(np.nanmedian([row.latency_ci_ms for one in rows for row in one])),
-        "latency": {name: quality(guess, against[name]) for name, guess in predictions.items()},
+        "latency": latency,
         "memory": {**quality(guessed_mb, memory), "lowest": float((guessed_mb / memory - 1).min())},
         "models": {"measured_ms": measured.tolist(), **{name: guess.tolist() for name, guess in predictions.items()}},
         "table": table.meta,
@@ -152,6 +154,12 @@ def quality(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         "worst_error": float(np.abs(error).max()),
         "spearman": float(spearmanr(guess, truth).statistic),
     }
+
+
+def between(measured: np.ndarray) -> dict[str, float]:
+    """How well the mean of the others predicts one pass, on average: `measured (passes, models)` in ms."""
+    each = [quality(np.delete(measured, i, axis=0).mean(axis=0), one) for i, one in enumerate(measured)]
+    return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
 
 
 def report(result: dict) -> None:

@@ -24,7 +24,7 @@ from nas.profiling.bundle import RESULTS, VISITS, Bundle
 from nas.profiling.bundle_compile import Package
 from nas.profiling.bundle_measure import lines
 from nas.profiling.coreml import LATENCY, MEMORY, PRECISION, REMOTE
-from nas.profiling.protocol import Protocol, Samples, infeasible
+from nas.profiling.protocol import Block, Protocol, Samples, infeasible
 from nas.profiling.runtime import Infeasible, Loaded
 
 
@@ -108,7 +108,7 @@ def _fold(bundle: Bundle, visits: list[Visit]) -> list[Row]:
         if ran:
             blocks: tuple[list, list] = ([], [])
             for visit in ran:
-                blocks[visit.reference_ms > drift * usual_ms].append(list(visit.samples_ms))
+                blocks[visit.reference_ms > drift * usual_ms].append(Block(list(visit.samples_ms)))
             rows.append(Samples(*blocks).row(package.workload, _loaded(package, ran), "measured"))
         elif mine:
             rows.append(infeasible(package.workload, mine[0].error))

@@ -43,6 +43,7 @@ class EagerRuntime(Runtime):
         if wait not in SPIN:
             raise ConfigError(f"runtime 'eager' has no wait policy '{wait}'{suggestion(wait, SPIN)}")
         self.device, self.threads, self.wait, self.compile = device, threads, wait, compile
+        self.separate = DEVICES[device] == "cpu"  # an accelerator would hold each process's libraries as well
         self.children: Children | None = None
 
     def describe(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import torch
+import torch._dynamo  # torch's profiler needs it: a second, spent once here and not in each of the copies of this process
 from torch import Tensor, nn
 
 from nas import models

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from nas.errors import ConfigError, MissingDependency, suggestion
 from nas.profiling.bundle_compile import COPIES, Package
 from nas.profiling.children import Child, Children, ChildSession
 from nas.profiling.host import clock_of, describe_host
-from nas.profiling.runtime import Infeasible, InPlace, Runnable, Runtime
-from nas.spaces import Operator
+from nas.profiling.runtime import Infeasible, InPlace, Loaded, Runnable, Runtime
+from nas.spaces import Operator, Workload
 
 DEVICES = ("local", "cpu")
 FRESH_PAGES = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
@@ -37,7 +37,7 @@ class LitertRuntime(Runtime):
     """
 
     name = "litert"
-    in_place = True
+    in_place = separate = True
 
     def __init__(self, device: str = "local", threads: int = 1, cache: str | Path | None = None) -> None:
         if device not in DEVICES:
@@ -69,15 +69,24 @@ class LitertRuntime(Runtime):
             return self._child("Whole", self.converted(inner))
         from nas.models.forms import forms_of
 
-        forms = {form: self.converted(inner, form) for form in forms_of(inner.kind)}
-        several = {form: self.converted(inner, form, COPIES) for form in forms}
+        alone = self._fastest(inner, forms_of(inner.kind))
         if not isinstance(workload, InPlace):
-            return self._child("Fastest", forms, several)
-        alone = self._child("Fastest", forms, several)
+            return alone
         alone.close()
-        whole = self.converted(workload.whole_in(alone.loaded.form))
-        bare = self.converted(workload.space.backbone_workload())
-        return self._child("Placed", alone.loaded, whole, bare, workload.copies)
+        return self.reopen(workload, alone.loaded)
+
+    def reopen(self, workload: Runnable | Package, loaded: Loaded) -> ChildSession:
+        if isinstance(workload, InPlace):
+            whole = self.converted(workload.whole_in(loaded.form))
+            bare = self.converted(workload.space.backbone_workload())
+            return self._child("Placed", loaded, whole, bare, workload.copies)
+        if isinstance(getattr(workload, "part", None), Operator):
+            return self._fastest(workload, [loaded.form])
+        return self.open(workload)
+
+    def _fastest(self, workload: Workload, forms: Iterable[str]) -> ChildSession:
+        one = {form: self.converted(workload, form) for form in forms}
+        return self._child("Fastest", one, {form: self.converted(workload, form, COPIES) for form in one})
 
     def _packed(self, package: Package) -> ChildSession:
         """A session on files that are there already, such as a bundle's."""

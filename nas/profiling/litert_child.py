@@ -55,7 +55,7 @@ class Fastest:
         for form, model in one.items():
             base, loaded = load(model, threads)
             run, chained = load(several[form], threads)
-            ms = difference_ms(run, base, self.clock)
+            ms = difference_ms(run, base, self.clock) if len(one) > 1 else 0.0
             if ms < best_ms * (1 - margin):
                 best_ms, self.run, self.base = ms, run, base
                 self.copies = several[form]["copies"] - model["copies"]

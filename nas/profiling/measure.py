@@ -18,7 +18,7 @@ from nas.files import read_json, write_json
 from nas.profiling import runtimes
 from nas.profiling.host import available_mb, commit
 from nas.profiling.protocol import Protocol, infeasible, measure
-from nas.profiling.runtime import Infeasible, InPlace, OutOfMemory, Runnable, Runtime, Session, WholeModel
+from nas.profiling.runtime import Infeasible, InPlace, OutOfMemory, Processes, Runnable, Runtime, Session, WholeModel
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
 IN_PLACE, ALONE = "in place", "alone"
@@ -146,12 +146,12 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
 
     def opened(workload: Runnable) -> Session:
         try:
-            return runtime.open(workload)
+            return open_in_processes(runtime, workload, protocol)
         except OutOfMemory:
             if not sessions:
                 raise
         measure_open()
-        return runtime.open(workload)
+        return open_in_processes(runtime, workload, protocol)
 
     try:
         free_mb = available_mb()
@@ -168,6 +168,26 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
     finally:
         for session in [*sessions.values(), reference]:
             session.close()
+
+
+def open_in_processes(runtime: Runtime, workload: Runnable, protocol: Protocol) -> Session:
+    """A session in as many processes as the protocol asks for; in one, where they would take long to load or find no room.
+
+    A whole model is in one: several times its weights are much to hold, and each of its layers has luck of its own.
+    """
+    first = runtime.open(workload)
+    several = runtime.separate and protocol.processes > 1 and not isinstance(workload, WholeModel)
+    if not several or first.loaded.load_ms * protocol.processes > protocol.reload_s * 1e3:
+        return first
+    others: list[Session] = []
+    try:
+        while len(others) < protocol.processes - 1:
+            others.append(runtime.reopen(workload, first.loaded))
+    except Infeasible:
+        for session in others:
+            session.close()
+        return first
+    return Processes([first, *others])
 
 
 class Progress:

@@ -24,6 +24,9 @@ class Protocol:
     """How long and how carefully to measure.
 
     Attributes:
+        processes: a workload is timed in so many processes at once, where `reload_s` allows it: six at least, since
+            their medians make the interval (see `Samples.medians`).
+        reload_s: a workload that takes longer to load in all its processes is timed in one.
         interval: a workload is done when half the 95% interval of its median is below this share of the median...
         min_samples, min_blocks: ...and it has so many samples, in so many blocks (an order-statistic interval of 95%
             exists from six on).
@@ -38,6 +41,8 @@ class Protocol:
         seed: of the order of the visits.
     """
 
+    processes: int = 6
+    reload_s: float = 12.0
     interval: float = 0.02
     min_samples: int = 20
     min_blocks: int = 6
@@ -49,27 +54,45 @@ class Protocol:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Block:
+    """Latencies of runs that followed one another, and which of the workload's processes they ran in."""
+
+    latencies_ms: list[float]
+    process: int = 0
+
+    @property
+    def median_ms(self) -> float:
+        return float(np.median(self.latencies_ms))
+
+
 @dataclass
 class Samples:
-    """What has been timed of one workload: blocks of latencies in ms, those beside a slow reference apart."""
+    """What has been timed of one workload: blocks, those beside a slow reference apart."""
 
-    kept: list[list[float]] = field(default_factory=list)
-    drifted: list[list[float]] = field(default_factory=list)
+    kept: list[Block] = field(default_factory=list)
+    drifted: list[Block] = field(default_factory=list)
     spent_s: float = 0.0
     min_blocks: int = Protocol.min_blocks
 
     @property
-    def blocks(self) -> list[list[float]]:
+    def blocks(self) -> list[Block]:
         """The blocks that count: all of them if the machine was too seldom at rest for an interval."""
         return self.kept if len(self.kept) >= self.min_blocks else self.kept + self.drifted
 
     def medians(self) -> np.ndarray:
-        return np.array([np.median(block) for block in self.blocks])
+        """The independent numbers that median and interval are taken from: of processes, if there are several."""
+        by_process: dict[int, list[float]] = {}
+        for block in self.blocks:
+            by_process.setdefault(block.process, []).append(block.median_ms)
+        if len(by_process) > 1:
+            return np.array([np.median(medians) for medians in by_process.values()])
+        return np.array([block.median_ms for block in self.blocks])
 
     def done(self, protocol: Protocol, tolerance_ms: float) -> bool:
         if len(self.kept) + len(self.drifted) < self.min_blocks:
             return False
-        few = sum(map(len, self.blocks)) < protocol.min_samples
+        few = sum(len(block.latencies_ms) for block in self.blocks) < protocol.min_samples
         if self.spent_s >= (max(protocol.cap_s, protocol.slow_cap_s) if few else protocol.cap_s):
             return True
         if len(self.kept) < self.min_blocks or (few and self.spent_s < protocol.cap_s):
@@ -78,12 +101,12 @@ class Samples:
         return half_interval(medians) <= max(protocol.interval * np.median(medians), tolerance_ms)
 
     def row(self, workload: str, loaded: Loaded, source: str) -> Row:
-        """The table's row: median over blocks of the blocks' medians; percentiles over all samples.
+        """The table's row: median of `medians()`; percentiles over all samples.
 
         A cheap operator timed in place is a difference of two noisy times, whose median may fall below zero on a busy
         machine. It is written as 0 then; its interval, which spans more than that, tells how little is known.
         """
-        medians, samples = self.medians(), np.concatenate(self.blocks)
+        medians, samples = self.medians(), np.concatenate([block.latencies_ms for block in self.blocks])
         p10, p90 = np.percentile(samples, [10, 90])
         return Row(
             workload=workload,
@@ -137,7 +160,7 @@ def measure(
         for name in names:
             try:
                 start = time.perf_counter()
-                block = sessions[name].block(runs[name])
+                block = Block(sessions[name].block(runs[name]), sessions[name].process)
             except Infeasible as error:
                 del samples[name]
                 finished(infeasible(name, str(error), sessions[name].loaded))

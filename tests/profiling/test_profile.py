@@ -19,9 +19,9 @@ from nas.profiling import Infeasible, Loaded, OutOfMemory, Protocol, Runtime, Se
 from nas.profiling.calibrate import fit
 from nas.profiling.eager import EagerRuntime
 from nas.profiling.eager_child import build_module, make_inputs
-from nas.profiling.measure import measure_all
+from nas.profiling.measure import measure_all, open_in_processes
 from nas.profiling.memory import peak_activation_bytes
-from nas.profiling.protocol import Samples, half_interval
+from nas.profiling.protocol import Block, Samples, half_interval
 from nas.spaces import Operator, SearchSpace, Workload
 
 QUICK = Protocol(cap_s=0.2, min_samples=6)
@@ -97,7 +97,7 @@ def test_peak_activation_bytes_of_a_chain_whose_peak_is_known():
 
 
 def test_a_difference_lost_in_noise_is_a_row_that_a_table_can_hold(tmp_path):
-    samples = Samples(kept=[[-4.0, -5.0, -3.0], [-2.0, 1.0, -4.0], [-1.0, -6.0, 2.0]])
+    samples = Samples(kept=[Block([-4.0, -5.0, -3.0]), Block([-2.0, 1.0, -4.0]), Block([-1.0, -6.0, 2.0])])
     row = samples.row("noisy", Loaded(1.0, 1.0, 1, 1.0), "measured")
     TableWriter(tmp_path / "t.csv", {}).append(row)
     assert LookupTable.load(tmp_path / "t.csv").rows()["noisy"].latency_ms == 0
@@ -207,12 +207,66 @@ def test_a_workload_is_infeasible_only_if_it_is_so_alone():
     assert runtime.broken == 1, "tried again for the word in its reason"
 
 
+class Lucky(Runtime):
+    """Stands in for a machine on which each new process is faster or slower than the one before, and stays so."""
+
+    name, separate = "lucky", True
+
+    def __init__(self, room: int = 99) -> None:
+        self.taken, self.room, self.opened = iter([1.30, 1.00, 1.04, 0.90, 1.02, 1.01, 0.99] * 9), room, []
+
+    def describe(self) -> dict:
+        return {}
+
+    def open(self, workload) -> Session:
+        if sum(not session.closed for session in self.opened) >= self.room:
+            raise OutOfMemory("no room")
+        self.opened.append(CountedSession(Slots()))
+        latency_ms = next(self.taken)
+        self.opened[-1].block = lambda runs: [latency_ms] * runs
+        return self.opened[-1]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("protocol", "room", "latency_ms", "interval_ms"),
+    [
+        (Protocol(cap_s=0.02), 99, 1.005, 0.07),  # the middle of six processes, of which the reference had the slowest
+        (Protocol(cap_s=0.02, reload_s=0.001), 99, 1.00, 0.0),
+        (Protocol(cap_s=0.02), 4, 1.00, 0.0),
+    ],
+    ids=["six processes", "slow to load", "no room for six"],
+)
+def test_a_row_is_what_several_processes_take_and_its_interval_says_how_they_differ(
+    protocol, room, latency_ms, interval_ms
+):
+    rows, runtime = [], Lucky(room)
+    measure_all(runtime, [Workload(Operator("Conv1D"), (1, 16, 8, 4, 4))], protocol, rows.append)
+    assert rows[0].latency_ms == pytest.approx(latency_ms)
+    assert rows[0].latency_ci_ms == pytest.approx(interval_ms)
+    assert all(session.closed for session in runtime.opened)
+
+
+def test_a_process_that_dies_takes_its_workload_with_it(space):
+    with EagerRuntime() as runtime:
+        session = open_in_processes(runtime, space.workloads()[1], Protocol())
+        pids = [one.child.pid for one in session.sessions]
+        assert len(set(pids)) == 6
+        session.block(1)
+        os.kill(pids[1], signal.SIGKILL)
+        with pytest.raises(Infeasible, match="SIGKILL"):
+            session.block(1)
+        assert all(one.child.connection.closed for one in session.sessions)
+
+
 def test_a_slow_workload_is_given_the_samples_that_an_interval_needs():
     """At 0.1 s a sample: the cap of 1 s leaves ten of the twenty; until they are there, or narrow, it goes on."""
     protocol = Protocol(cap_s=1.0, slow_cap_s=5.0)
 
     def samples(values, spent_s):
-        return Samples([[value] for value in values], spent_s=spent_s)
+        return Samples([Block([value]) for value in values], spent_s=spent_s)
 
     noisy, still = [100.0, 150.0] * 20, [100.0, 101.0] * 20
     assert not samples(noisy[:5], 9.0).done(protocol, 0.0), "too few blocks for an interval"
@@ -224,7 +278,7 @@ def test_a_slow_workload_is_given_the_samples_that_an_interval_needs():
 
 
 def test_blocks_beside_a_slow_reference_count_when_there_are_too_few_others():
-    samples = Samples(kept=[[1.0], [1.0]], drifted=[[3.0]] * 4)
+    samples = Samples(kept=[Block([1.0])] * 2, drifted=[Block([3.0])] * 4)
     assert samples.row("w", Loaded(1.0, 1.0, 1, 1.0), "measured").latency_ms == 3
-    samples = Samples(kept=[[1.0]] * 6, drifted=[[3.0]] * 9)
+    samples = Samples(kept=[Block([1.0])] * 6, drifted=[Block([3.0])] * 9)
     assert samples.row("w", Loaded(1.0, 1.0, 1, 1.0), "measured").latency_ms == 1
