@@ -49,11 +49,11 @@ def read_text(path: str | Path, what: str) -> str:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such {what} file{_neighbour(Path(path))}") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give a {what} file") from None
+        raise ConfigError(f"{path}: is a folder; give the {what} file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not text, and so no {what} file (byte {error.start})") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read as a {what} file: {error.strerror}") from None
+        raise ConfigError(f"{path}: this {what} file cannot be read: {error.strerror}") from None
 
 
 def _neighbour(path: Path) -> str:
@@ -76,7 +76,7 @@ def read_json(path: str | Path, what: str) -> Any:
     try:
         return json.loads(read_text(path, what))
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: not a {what} file: {error.msg}") from None
+        raise ConfigError(f"{path}:{error.lineno}: this {what} file is no JSON: {error.msg}") from None
 
 
 def short_hash(value: Any) -> str:

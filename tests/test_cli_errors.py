@@ -133,7 +133,7 @@ CASES = [
     # -- search spaces
     Case("space typo", COST.replace("{d}/space.yaml", "demoo"), ("demoo", "did you mean 'demo'")),
     Case("space file typo", COST.replace("space.yaml", "spaec.yaml"), ("spaec.yaml", "did you mean 'space.yaml'")),
-    Case("space is a folder", COST, ("space.yaml", "is a folder", "give a"), folder("space.yaml")),
+    Case("space is a folder", COST, ("space.yaml", "is a folder", "give the"), folder("space.yaml")),
     Case("space not YAML", COST, ("space.yaml:4", "not valid YAML"), write("space.yaml", "name: a\nslots:\n  a: [b\n")),
     Case("space binary", COST, ("space.yaml", "not text"), lambda d: (d / "space.yaml").write_bytes(b"\xff\xfe\x00")),
     Case("space empty", COST, ("space.yaml", "expected a mapping"), write("space.yaml", "")),
@@ -152,12 +152,12 @@ CASES = [
     Case("table negative", COST, ("table.csv", "latency_ms", "0 or more"), replace("table.csv", ",1.0,", ",-1.0,")),
     Case("table is YAML", COST, ("table.csv", "workload"), write("table.csv", SPACE)),
     Case("table of another space", COST.replace("arch.json", "empty.json"), ("table.csv", "no row for", "nas profile"), replace("space.yaml", "[none, x]", "[none, x, z]")),
-    Case("metadata torn", COST, ("table.meta.json", "not a table metadata file"), torn("table.meta.json")),
+    Case("metadata torn", COST, ("table.meta.json", "table metadata file is no JSON"), torn("table.meta.json")),
     Case("calibration torn", COST, ("table.calibration.json", "scale"), write("table.calibration.json", "{}")),
     Case("mixed sources", COST, ("table.csv", "estimated and measured", "--estimates"), lambda d: (d / "table.csv").write_text((d / "table.csv").read_text().replace("measured", "estimated", 1))),
     # -- architectures
     Case("no architecture", COST, ("arch.json", "no such architecture"), gone("arch.json")),
-    Case("architecture torn", COST, ("arch.json:", "not a architecture file"), torn("arch.json")),
+    Case("architecture torn", COST, ("arch.json:", "architecture file is no JSON"), torn("arch.json")),
     Case("architecture without choices", COST, ("arch.json", "choices", "nas search --out"), write("arch.json", "{}")),
     Case("architecture a list", COST, ("arch.json", "choices"), write("arch.json", "[1, 2]")),
     Case("architecture of another space", COST, ("arch.json", "made for search space", "use the space"), replace("space.yaml", "[none, x, y]", "[none, x, y, z]")),
@@ -170,7 +170,7 @@ CASES = [
     Case("budget infeasible", SEARCH + " --budget latency<=1us,params<=1", ("latency", "cheapest"), replace("space.yaml", "[none, x]", "[x]")),
     Case("sampler typo", SEARCH + BUDGET + " --sampler budgett", ("budgett", "did you mean 'budget'")),
     Case("evaluator neither", SEARCH.replace("{d}/scores.json", "supernet") + BUDGET, ("supernet", ".json", "{arch}")),
-    Case("score table torn", SEARCH + BUDGET, ("scores.json:", "not a score table file"), torn("scores.json")),
+    Case("score table torn", SEARCH + BUDGET, ("scores.json:", "score table file is no JSON"), torn("scores.json")),
     Case("score table wrong", SEARCH + BUDGET, ("scores.json", "scores.a.x", "expected a number"), write("scores.json", '{"scores": {"a": {"x": []}}}')),
     Case("score of a slot that is not there", SEARCH + BUDGET, ("scores.json", "aa", "did you mean 'a'"), write("scores.json", '{"scores": {"aa": {"x": 1}}}')),
     Case("evaluator not there", SEARCH.replace("{d}/scores.json", "'no-such-program {arch}'") + BUDGET, ("no-such-program", "cannot be run")),
@@ -216,7 +216,7 @@ CASES = [
     Case("job wrong type", "nas run {d}/job.yaml --out {d}/run", ("job.yaml:5", "seed", "expected int"), lambda d: (d / "job.yaml").write_text(JOB + "seed: soon\n")),
     Case("job format typo", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "formats", "did you mean 'coreml'"), lambda d: (d / "job.yaml").write_text(JOB + "formats: [coreeml]\n")),
     Case("job sample of no stage", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "samples.steps", "did you mean 'adversarial'"), replace("job.yaml", "adversarial", "adversary")),
-    Case("job record torn", "nas run {d}/job.yaml --out {d}/run", ("record.json", "not a run record"), lambda d: ((d / "run").mkdir(), (d / "run" / "record.json").write_text('{"na'))),
+    Case("job record torn", "nas run {d}/job.yaml --out {d}/run", ("record.json", "run record file is no JSON"), lambda d: ((d / "run").mkdir(), (d / "run" / "record.json").write_text('{"na'))),
     Case("no run to report", "nas report {d}/nothing", ("nothing", "no such run folder", "nas run")),
     Case("report of a file", "nas report {d}/job.yaml", ("job.yaml", "run folder")),
     Case("dashboard without its library", "nas dashboard {d}", ("optuna-dashboard", "pip install 'nas-video[dashboard]'"), missing=("optuna_dashboard",)),
@@ -237,7 +237,8 @@ CASES = [
     # -- generating
     Case("no checkpoint", GENERATE.replace("{d}/checkpoint", "{d}/none"), ("none", "no such checkpoint")),
     Case("checkpoint is a stage without one", GENERATE, ("checkpoint.json", "finetune"), gone("checkpoint/checkpoint.json")),
-    Case("checkpoint info torn", GENERATE, ("checkpoint.json", "not a checkpoint file"), torn("checkpoint/checkpoint.json")),
+    Case("checkpoint is the run's folder", GENERATE, ("this folder holds no checkpoint.json", "did you mean 'D/checkpoint/adversarial'"), all_of(lambda d: (d / "checkpoint").rename(d / "stage"), lambda d: (d / "checkpoint").mkdir(), lambda d: (d / "stage").rename(d / "checkpoint/adversarial"))),
+    Case("checkpoint info torn", GENERATE, ("checkpoint.json", "checkpoint file is no JSON"), torn("checkpoint/checkpoint.json")),
     Case("weights torn", GENERATE, ("denoiser.safetensors", "weights"), torn("checkpoint/denoiser.safetensors")),
     Case("weights of another model", GENERATE, ("denoiser.safetensors", "does not fit"), lambda d: shutil.copy(d / "checkpoint/decoder.safetensors", d / "checkpoint/denoiser.safetensors")),
     Case("prompt missing", GENERATE.replace("--prompt 'a cat runs'", ""), ("--prompt", "--help")),
@@ -246,6 +247,7 @@ CASES = [
     Case("height that no clip has", GENERATE + " --height 18", ("height", "multiple of 4", "try 16")),
     Case("guidance no number", GENERATE + " --guidance strong", ("--guidance", "strong")),
     Case("suffix unknown", GENERATE.replace("clip.gif", "clip.mp5"), (".mp5", "did you mean '.mp4'")),
+    Case("suffix of no clip", GENERATE.replace("clip.gif", "clip.webp"), (".webp", "write .mp4, .gif or, without a suffix, a folder of PNG")),
     Case("clip below a file", GENERATE.replace("clip.gif", "space.yaml/clip.gif"), ("space.yaml", "cannot be written")),
     Case("text encoder missing", GENERATE, ("transformers", "pip install 'nas-video[demo]'"), missing=("transformers",)),
     # -- exporting
@@ -258,7 +260,7 @@ CASES = [
     Case("export below a file", EXPORT.replace("{format}", "recipe").replace("/export", "/space.yaml/export"), ("space.yaml", "a file", "another path")),
     Case("export with a table of another space", EXPORT.replace("{format}", "recipe") + " --table {d}/table.csv", ("table.csv", "no row for")),
     Case("litert without its converter", EXPORT.replace("{format}", "litert"), ("litert-torch", "pip install 'nas-video[litert]'"), missing=("litert_torch",)),
-    Case("manifest torn", EXPORT.replace("{format}", "recipe"), ("export.json", "not a export manifest file"), all_of(lambda d: (d / "export").mkdir(), write("export/export.json", '{"rec'))),
+    Case("manifest torn", EXPORT.replace("{format}", "recipe"), ("export.json", "export manifest file is no JSON"), all_of(lambda d: (d / "export").mkdir(), write("export/export.json", '{"rec'))),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from nas.errors import ConfigError
 def _declare_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
     parser.add_argument("--format", required=True, metavar="F", help="coreml, litert or recipe")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets the models and export.json")
     parser.add_argument("--table", metavar="T.csv", help="a lookup table, for the predicted latency in the manifest")
     parser.add_argument("--target", help="coreml: iOS17 or iOS18 (default: iOS17)")
     parser.add_argument("--bits", type=int, choices=(6, 8), help="coreml: palettise the weights")

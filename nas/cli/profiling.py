@@ -81,5 +81,6 @@ def doctor(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([vars(check) for check in checks], indent=2))
         return
+    width = max(len(check.name) for check in checks)
     for check in checks:
-        print(f"{'ok     ' if check.works else 'missing'} {check.name:<22} {check.detail}")
+        print(f"{'ok     ' if check.works else 'missing'} {check.name:<{width}} {check.detail}")

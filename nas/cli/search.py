@@ -81,7 +81,7 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=at_least_one, default=1, help="evaluations at once (default: 1)")
     parser.add_argument("--address", metavar="R", help="of a running Ray cluster, such as auto or ray://head:10001")
     parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="per worker; fractions share one GPU")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of what the sampler draws (default: 0)")
 
 
 @command(

@@ -11,18 +11,26 @@ from nas.errors import ConfigError
 
 def _declare_table(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    show = actions.add_parser("show", help="what a table holds, and where its numbers come from")
+
+    def add(name: str, help: str, example: str) -> argparse.ArgumentParser:
+        return actions.add_parser(
+            name, help=help, description=help[0].upper() + help[1:] + ".", epilog=f"example: nas table {name} {example}"
+        )
+
+    show = add("show", "what a table holds, and where its numbers come from", "table.csv")
     show.add_argument("table", metavar="T.csv")
-    diff = actions.add_parser("diff", help="two tables row by row: ratios, ranks, what was measured otherwise")
+    diff = add("diff", "two tables row by row: ratios, ranks, what was measured otherwise", "before.csv after.csv")
     diff.add_argument("first", metavar="A.csv")
     diff.add_argument("second", metavar="B.csv")
     for action in (show, diff):
         as_json(action)
-    merge = actions.add_parser("merge", help="the rows of several tables that were measured alike, in one")
+    merge = add("merge", "the rows of several tables that were measured alike, in one", "a.csv b.csv --out both.csv")
     merge.add_argument("tables", metavar="T.csv", nargs="+")
-    merge.add_argument("--out", required=True, metavar="T.csv")
+    merge.add_argument("--out", required=True, metavar="T.csv", help="the joined table")
     merge.add_argument("--prefer-first", action="store_true", help="of rows that differ keep the earliest table's")
-    check = actions.add_parser("check", help="whether a table can be trusted for a space; exit status 1 or 2 if not")
+    check = add(
+        "check", "whether a table can be trusted for a space; exit status 1 or 2 if not", "table.csv --space demo"
+    )
     check.add_argument("table", metavar="T.csv")
     space(check)
 

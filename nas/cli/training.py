@@ -44,7 +44,7 @@ def _declare_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, help="length of the clip (default: as trained)")
     parser.add_argument("--height", type=int, help="in pixels (default: as trained)")
     parser.add_argument("--width", type=int, help="in pixels (default: as trained)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise that the clip grows from (default: 0)")
 
 
 @command(

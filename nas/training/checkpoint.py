@@ -123,9 +123,13 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     if folder.is_dir() and not (folder / "checkpoint.json").exists():
-        raise ConfigError(
-            f"{folder}: holds no checkpoint.json; give the folder of a finished finetune or adversarial stage"
+        inside = sorted(folder.glob("**/checkpoint.json"), key=lambda path: path.stat().st_mtime)
+        wanted = (
+            f"did you mean '{inside[-1].parent}'?"
+            if inside
+            else "give that of a finished finetune or adversarial stage"
         )
+        raise ConfigError(f"{folder}: this folder holds no checkpoint.json; {wanted}")
     info = build_config(
         CheckpointInfo, read_json(folder / "checkpoint.json", "checkpoint"), f"{folder}/checkpoint.json"
     )

@@ -42,4 +42,4 @@ def read(path: str | Path, what: str = "weights") -> tuple[dict[str, torch.Tenso
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such {what} file") from None
     except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as a {what} file ({error})") from None
+        raise ConfigError(f"{path}: this {what} file cannot be read ({error})") from None

@@ -55,9 +55,9 @@ def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
     """
     path = Path(path)
     if path.suffix not in WRITERS:
-        known = ", ".join(suffix or "none (a folder of PNG)" for suffix in WRITERS)
-        hint = suggestion(path.suffix, [s for s in WRITERS if s]) if path.suffix else ""
-        raise ConfigError(f"{path}: cannot write a clip as '{path.suffix}', only as {known}{hint}")
+        known = [suffix for suffix in WRITERS if suffix]
+        also = f"write {', '.join(known)} or, without a suffix, a folder of PNG"
+        raise ConfigError(f"{path}: cannot write a clip as '{path.suffix}'{suggestion(path.suffix, known)}; {also}")
     frames = enlarge(frames)
     frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
     try:
