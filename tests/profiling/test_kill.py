@@ -20,7 +20,7 @@ PROFILE = """
 import sys
 from nas.profiling import Protocol, profile
 from nas.spaces import SearchSpace
-profile(SearchSpace.load(sys.argv[1]), out=sys.argv[2], protocol=Protocol(cap_s=0.2, min_samples=6))
+profile(SearchSpace.load(sys.argv[1]), out=sys.argv[2], protocol=Protocol(processes=1, cap_s=0.2, min_samples=6))
 """
 COMPLETE = f"""
 from nas.profiling.children import Children

@@ -24,7 +24,7 @@ from nas.profiling.memory import peak_activation_bytes
 from nas.profiling.protocol import Block, Samples, half_interval
 from nas.spaces import Operator, SearchSpace, Workload
 
-QUICK = Protocol(cap_s=0.2, min_samples=6)
+QUICK = Protocol(processes=1, cap_s=0.2, min_samples=6)
 
 
 @pytest.fixture(scope="module")

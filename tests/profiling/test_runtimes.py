@@ -23,7 +23,7 @@ from nas.spaces import Operator, SearchSpace, Workload
 DEVICES = {"roofline": "snapdragon_8_elite"}
 """What a runtime needs to be given; `local` for the others."""
 
-QUICK = Protocol(cap_s=0.2, min_samples=6)
+QUICK = Protocol(processes=1, cap_s=0.2, min_samples=6)
 SPACE = """
 name: tiny
 latent: {channels: 4, frames: 4, height: 8, width: 8}

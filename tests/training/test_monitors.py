@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def test_tensorboard_has_every_step_once_after_a_resume(tmp_path):
     first, second = learner(), learner()
     with pytest.raises(KeyboardInterrupt):
         run("a", tmp_path, 40, {"x": first}, dies(step_that_stops_moving(first)), save_every=10)
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, and a name's time is in whole seconds
     run("a", tmp_path, 40, {"x": second}, step_that_stops_moving(second), save_every=10)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
