@@ -247,7 +247,7 @@ CASES = [
     Case("height that no clip has", GENERATE + " --height 18", ("height", "multiple of 4", "try 16")),
     Case("guidance no number", GENERATE + " --guidance strong", ("--guidance", "strong")),
     Case("suffix unknown", GENERATE.replace("clip.gif", "clip.mp5"), (".mp5", "did you mean '.mp4'")),
-    Case("suffix of no clip", GENERATE.replace("clip.gif", "clip.webp"), (".webp", "write .mp4, .gif or, without a suffix, a folder of PNG")),
+    Case("suffix of no clip", GENERATE.replace("clip.gif", "clip.webp"), (".webp", "without a suffix: a folder of PNG", "known: .mp4, .gif")),
     Case("clip below a file", GENERATE.replace("clip.gif", "space.yaml/clip.gif"), ("space.yaml", "cannot be written")),
     Case("text encoder missing", GENERATE, ("transformers", "pip install 'nas-video[demo]'"), missing=("transformers",)),
     # -- exporting

@@ -16,7 +16,7 @@ from typing import NoReturn
 from nas import __version__
 
 from nas.cli import job, profiling, phones, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
-from nas.cli.command import COMMANDS
+from nas.cli.command import COMMANDS, add
 from nas.errors import NasError, suggestion
 
 
@@ -57,13 +57,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"nas {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, this in COMMANDS.items():
-        sub = commands.add_parser(
-            name,
-            help=this.help,
-            description=this.help[0].upper() + this.help[1:] + ".",
-            epilog=f"example:\n  {this.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        sub = add(commands, name, this.help, this.example)
         this.declare(sub)
         for action in sub._actions:
             if action.metavar in PATHS or action.dest in PATHS:

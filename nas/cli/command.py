@@ -34,6 +34,17 @@ def command(name: str, help: str, example: str, declare: Callable[[argparse.Argu
     return register
 
 
+def add(subparsers: Any, name: str, help: str, example: str) -> argparse.ArgumentParser:
+    """A command's parser, or that of one of its actions; `--help` has an example of it."""
+    return subparsers.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def space(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", required=True, metavar="S", help="a shipped search space's name, or a .yaml path")
 

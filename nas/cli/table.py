@@ -5,31 +5,38 @@ from __future__ import annotations
 import argparse
 import json
 
-from nas.cli.command import as_json, command, print_json, space
+from nas.cli.command import add, as_json, command, print_json, space
 from nas.errors import ConfigError
 
 
 def _declare_table(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-
-    def add(name: str, help: str, example: str) -> argparse.ArgumentParser:
-        return actions.add_parser(
-            name, help=help, description=help[0].upper() + help[1:] + ".", epilog=f"example: nas table {name} {example}"
-        )
-
-    show = add("show", "what a table holds, and where its numbers come from", "table.csv")
+    show = add(actions, "show", "what a table holds, and where its numbers come from", "nas table show table.csv")
     show.add_argument("table", metavar="T.csv")
-    diff = add("diff", "two tables row by row: ratios, ranks, what was measured otherwise", "before.csv after.csv")
+    diff = add(
+        actions,
+        "diff",
+        "two tables row by row: ratios, ranks, what was measured otherwise",
+        "nas table diff before.csv after.csv",
+    )
     diff.add_argument("first", metavar="A.csv")
     diff.add_argument("second", metavar="B.csv")
     for action in (show, diff):
         as_json(action)
-    merge = add("merge", "the rows of several tables that were measured alike, in one", "a.csv b.csv --out both.csv")
+    merge = add(
+        actions,
+        "merge",
+        "the rows of several tables that were measured alike, in one",
+        "nas table merge a.csv b.csv --out both.csv",
+    )
     merge.add_argument("tables", metavar="T.csv", nargs="+")
     merge.add_argument("--out", required=True, metavar="T.csv", help="the joined table")
     merge.add_argument("--prefer-first", action="store_true", help="of rows that differ keep the earliest table's")
     check = add(
-        "check", "whether a table can be trusted for a space; exit status 1 or 2 if not", "table.csv --space demo"
+        actions,
+        "check",
+        "whether a table can be trusted for a space; exit status 1 or 2 if not",
+        "nas table check table.csv --space demo",
     )
     check.add_argument("table", metavar="T.csv")
     space(check)

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -24,8 +25,8 @@ class Protocol:
     """How long and how carefully to measure.
 
     Attributes:
-        processes: a workload is timed in so many processes at once, where `reload_s` allows it: six at least, since
-            their medians make the interval (see `Samples.medians`).
+        processes: a workload is timed in so many processes at once, where `reload_s` allows it: one, or six at least,
+            since their medians make the interval (see `Samples.medians`).
         reload_s: a workload that takes longer to load in all its processes is timed in one.
         interval: a workload is done when half the 95% interval of its median is below this share of the median...
         min_samples, min_blocks: ...and it has so many samples, in so many blocks (an order-statistic interval of 95%
@@ -61,7 +62,7 @@ class Block:
     latencies_ms: list[float]
     process: int = 0
 
-    @property
+    @cached_property
     def median_ms(self) -> float:
         return float(np.median(self.latencies_ms))
 

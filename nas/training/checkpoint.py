@@ -123,13 +123,13 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     if folder.is_dir() and not (folder / "checkpoint.json").exists():
-        inside = sorted(folder.glob("**/checkpoint.json"), key=lambda path: path.stat().st_mtime)
-        wanted = (
-            f"did you mean '{inside[-1].parent}'?"
-            if inside
-            else "give that of a finished finetune or adversarial stage"
+        patterns = ("*/checkpoint.json", "*/*/checkpoint.json")  # of a run's folder `checkpoints`, of a run
+        found = [path for pattern in patterns for path in folder.glob(pattern)]
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+        stage = (
+            f"did you mean '{newest.parent}'?" if newest else "give that of a finished finetune or adversarial stage"
         )
-        raise ConfigError(f"{folder}: this folder holds no checkpoint.json; {wanted}")
+        raise ConfigError(f"{folder}: this folder holds no checkpoint.json; {stage}")
     info = build_config(
         CheckpointInfo, read_json(folder / "checkpoint.json", "checkpoint"), f"{folder}/checkpoint.json"
     )

@@ -56,8 +56,8 @@ def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
     path = Path(path)
     if path.suffix not in WRITERS:
         known = [suffix for suffix in WRITERS if suffix]
-        also = f"write {', '.join(known)} or, without a suffix, a folder of PNG"
-        raise ConfigError(f"{path}: cannot write a clip as '{path.suffix}'{suggestion(path.suffix, known)}; {also}")
+        hint = suggestion(path.suffix, known)
+        raise ConfigError(f"{path}: cannot write a clip as '{path.suffix}' (without a suffix: a folder of PNG){hint}")
     frames = enlarge(frames)
     frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
     try:
