@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from nas.errors import ConfigError, MissingDependency, suggestion
@@ -20,6 +22,10 @@ DEVICES = ("local", "cpu")
 FRESH_PAGES = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
 """glibc takes every buffer from the system anew and gives it back at once, so that resident memory tells what is held.
 The interpreter takes its buffers once, before the first run: it costs the timed runs nothing."""
+TRIALS, TRIALS_S = 5, 10.0
+"""Each form of an operator is tried in so many processes, fewer once that has taken so many seconds..."""
+MARGIN = 0.05
+"""...and written otherwise than the reference where that is faster by more than this share."""
 
 
 class LitertRuntime(Runtime):
@@ -69,7 +75,7 @@ class LitertRuntime(Runtime):
             return self._child("Whole", self.converted(inner))
         from nas.models.forms import forms_of
 
-        alone = self._fastest(inner, forms_of(inner.kind))
+        alone = self._chained(inner, self._fastest(inner, forms_of(inner.kind)))
         if not isinstance(workload, InPlace):
             return alone
         alone.close()
@@ -81,12 +87,32 @@ class LitertRuntime(Runtime):
             bare = self.converted(workload.space.backbone_workload())
             return self._child("Placed", loaded, whole, bare, workload.copies)
         if isinstance(getattr(workload, "part", None), Operator):
-            return self._fastest(workload, [loaded.form])
+            return self._chained(workload, loaded.form)
         return self.open(workload)
 
-    def _fastest(self, workload: Workload, forms: Iterable[str]) -> ChildSession:
-        one = {form: self.converted(workload, form) for form in forms}
-        return self._child("Fastest", one, {form: self.converted(workload, form, COPIES) for form in one})
+    def _fastest(self, workload: Workload, forms: Sequence[str]) -> str:
+        """The form in which an operator is fastest, or the first if none is faster by more than `MARGIN`.
+
+        Times are medians of several processes, a process for each time: what one of them finds 5% faster another may
+        find slower (see `Processes`), and another form means other models to convert and export.
+        """
+        if len(forms) == 1:
+            return forms[0]
+        pairs = {form: (self.converted(workload, form), self.converted(workload, form, COPIES)) for form in forms}
+        start, times = time.perf_counter(), {form: [] for form in forms}
+        for trial in range(TRIALS):
+            if trial and time.perf_counter() - start > TRIALS_S:
+                break
+            for form, pair in pairs.items():
+                child = self._measuring().start()
+                times[form].append(child.ask("call", "nas.profiling.litert_child:difference_ms", *pair, self.threads))
+                child.close()
+        ms = {form: median(of) for form, of in times.items()}
+        best = min(ms, key=ms.__getitem__)
+        return best if ms[best] < (1 - MARGIN) * ms[forms[0]] else forms[0]
+
+    def _chained(self, workload: Workload, form: str) -> ChildSession:
+        return self._child("Chained", self.converted(workload, form), self.converted(workload, form, COPIES))
 
     def _packed(self, package: Package) -> ChildSession:
         """A session on files that are there already, such as a bundle's."""
@@ -95,7 +121,7 @@ class LitertRuntime(Runtime):
         if package.several is None:
             return self._child("Whole", one)
         several = {**about, "path": str(package.several), "copies": 1 + package.copies}
-        return self._child("Fastest", {package.form: one}, {package.form: several})
+        return self._child("Chained", one, several)
 
     def open_alone(self, workload: Runnable) -> ChildSession:
         """A session on the workload's own graph in its reference form, what it costs to call a graph included: what a
@@ -129,9 +155,12 @@ class LitertRuntime(Runtime):
         self.children = self.converters = self.converter = None
 
     def _child(self, kind: str, *arguments: Any) -> ChildSession:
+        return self._measuring().open(f"nas.profiling.litert_child:{kind}", *arguments, self.threads)
+
+    def _measuring(self) -> Children:
         if self.children is None:
             self.children = Children("nas.profiling.litert_child", FRESH_PAGES)
-        return self.children.open(f"nas.profiling.litert_child:{kind}", *arguments, self.threads)
+        return self.children
 
 
 def cache_folder() -> Path:

@@ -18,7 +18,6 @@ from nas.profiling.host import clock_of, limit_memory, process_bytes
 from nas.profiling.runtime import Infeasible, Loaded
 
 MB = 1e6
-MARGIN = 0.05
 
 
 class Whole:
@@ -36,33 +35,22 @@ class Whole:
         self.run, self.loaded = load(model, threads)
 
 
-class Fastest:
-    """An operator in the fastest of its forms: a graph of several copies as `run`, a graph of one as `base`.
-
-    Another form than the first must be faster by more than `MARGIN`, which noise alone is not.
+class Chained:
+    """An operator as the difference of two graphs: one of several copies as `run`, one of a single copy as `base`.
 
     What each further copy adds to the memory of a graph is kept for every layer of its kind, used or not at the moment:
     packed weights, and what the interpreter notes of each operation. It counts as weights do. The rest is shared by
     layers that run one after the other.
-
-    Args:
-        one, several: by form, the model with one operator and with more.
     """
 
-    def __init__(self, one: Mapping[str, Mapping], several: Mapping[str, Mapping], threads: int) -> None:
+    def __init__(self, one: Mapping[str, Any], several: Mapping[str, Any], threads: int) -> None:
         self.clock = clock_of(threads)[1]
-        best_ms, margin = float("inf"), 0.0
-        for form, model in one.items():
-            base, loaded = load(model, threads)
-            run, chained = load(several[form], threads)
-            ms = difference_ms(run, base, self.clock) if len(one) > 1 else 0.0
-            if ms < best_ms * (1 - margin):
-                best_ms, self.run, self.base = ms, run, base
-                self.copies = several[form]["copies"] - model["copies"]
-                kept_mb = max(0.0, min(loaded.memory_mb, (chained.memory_mb - loaded.memory_mb) / self.copies))
-                shared_mb = loaded.memory_mb - kept_mb
-                self.loaded = replace(loaded, memory_mb=shared_mb, weights_mb=loaded.weights_mb + kept_mb)
-            margin = MARGIN
+        self.copies = several["copies"] - one["copies"]
+        self.base, loaded = load(one, threads)
+        self.run, chained = load(several, threads)
+        kept_mb = max(0.0, min(loaded.memory_mb, (chained.memory_mb - loaded.memory_mb) / self.copies))
+        shared_mb = loaded.memory_mb - kept_mb
+        self.loaded = replace(loaded, memory_mb=shared_mb, weights_mb=loaded.weights_mb + kept_mb)
 
 
 class Placed:
@@ -126,8 +114,11 @@ def fill_inputs(interpreter: Interpreter) -> int:
     return size
 
 
-def difference_ms(run: Callable[[], None], base: Callable[[], None], clock: Callable[[], float]) -> float:
-    """How much longer `run` takes than `base`: the median of a few pairs, fewer where they are slow."""
+def difference_ms(one: Mapping[str, Any], several: Mapping[str, Any], threads: int) -> float:
+    """How much longer a graph of several operators takes than a graph of one: the median of a few pairs of runs, fewer
+    where they are slow."""
+    clock = clock_of(threads)[1]
+    (base, _), (run, _) = load(one, threads), load(several, threads)
     start, pairs = time.perf_counter(), []
     while len(pairs) < 2 or (len(pairs) < 15 and time.perf_counter() - start < 0.5):
         base_ms = milliseconds(base, clock)

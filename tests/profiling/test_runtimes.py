@@ -85,7 +85,7 @@ def test_a_session_knows_its_workload_and_runs_it_in_blocks(runtime):
     assert weights_mb <= session.loaded.weights_mb * (1 + 1e-9) <= (weights_mb + kept_mb) * (1 + 1e-6)
     assert np.isnan(session.loaded.memory_mb) or 0 < session.loaded.memory_mb < 10
     block = session.block(5)
-    assert len(block) == 5 and 0 < np.median(block) < 1000  # a difference of two runs may be anything once
+    assert len(block) == 5 and all(0 < ms < 1000 for ms in block)
     session.close()
     session.close()
 
