@@ -34,6 +34,7 @@ from nas.profiling import calibrate, measure_architectures, profile
 from nas.profiling.eager_child import build_module, make_inputs
 from nas.profiling.host import clock_of
 from nas.profiling.litert import LitertRuntime
+from nas.profiling.protocol import Protocol
 from nas.profiling.runtime import WholeModel
 from nas.spaces import Architecture, SearchSpace
 
@@ -43,6 +44,8 @@ from minute to minute (3%) fell on some models and not on others, and spoilt the
 PASSES = 6
 """One process takes up to 3% more or less for a whole model than another, for as long as it lives; half as much as the
 models differ from one another. What judges has to be better known than that."""
+ONE_PASS = Protocol(min_samples=8, cap_s=2.0)
+"""Short visits: more runs in one process would tell no more, for the processes differ by more than the runs."""
 
 
 def main() -> None:
@@ -66,7 +69,7 @@ def main() -> None:
         naive.save(naive_path)
     naive = LookupTable.load(naive_path)
     writers = [TableWriter(args.folder / f"models-{i + 1}.csv", table.meta) for i in range(PASSES)]
-    options = {"threads": args.threads, "progress": True, "table": table}
+    options = {"threads": args.threads, "progress": True, "table": table, "protocol": ONE_PASS}
     for number, writer in enumerate(writers, 1):
         missing = [arch for arch in archs if str(WholeModel(space, arch)) not in writer.done]
         for i in range(0, len(missing), AT_ONCE):

@@ -17,7 +17,7 @@ from nas.errors import ConfigError, NasError, SpaceError
 from nas.files import read_json, write_json
 from nas.profiling import runtimes
 from nas.profiling.host import available_mb, commit
-from nas.profiling.protocol import Protocol, infeasible, measure
+from nas.profiling.protocol import Protocol, Reference, infeasible, measure
 from nas.profiling.runtime import Infeasible, InPlace, OutOfMemory, Processes, Runnable, Runtime, Session, WholeModel
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
@@ -135,14 +135,12 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
         for workload in workloads:
             finished(_estimate(runtime, workload))
         return {}
-    found: list[dict[str, float]] = []
     sessions: dict[str, Session] = {}
     reference = _open_reference(runtime)
 
     def measure_open() -> None:
-        if sessions:
-            found.append(measure(sessions, reference, protocol, runtime.block_ms, finished, runtime.source))
-            sessions.clear()
+        measure(sessions, beside, protocol, runtime.block_ms, finished, runtime.source)
+        sessions.clear()
 
     def opened(workload: Runnable) -> Session:
         try:
@@ -154,6 +152,7 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
         return open_in_processes(runtime, workload, protocol)
 
     try:
+        beside = Reference(reference, runtime.block_ms / 4, protocol)
         free_mb = available_mb()
         for workload in workloads:
             try:
@@ -163,8 +162,7 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
             if free_mb is not None and available_mb() < free_mb / 2:
                 measure_open()
         measure_open()
-        names = found[0] if found else {}
-        return {name: round(sum(one[name] for one in found) / len(found), 5) for name in names}
+        return beside.quality
     finally:
         for session in [*sessions.values(), reference]:
             session.close()

@@ -32,10 +32,11 @@ class Protocol:
         min_samples, min_blocks: ...and it has so many samples, in so many blocks (an order-statistic interval of 95%
             exists from six on).
         cap_s: ...or when so many seconds went into it, and `min_blocks` blocks. They are seconds on the wall, whatever
-            clock times the runs, pauses and the reference included: the cap is there for whoever waits.
+            clock times the runs, the reference included: the cap is there for whoever waits.
         slow_cap_s: the cap where `min_samples` do not fit into `cap_s`. From `cap_s` on the interval alone decides.
         drift: a block is repeated when the reference beside it is slower than its median by more than this share.
-        cooldown_s: pause before measuring goes on after such a block.
+        cooldown_s: pause after such a block, and again, twice as long each time, while the reference is still slow...
+        patience: ...and the pauses have not taken more than this share of the time that all blocks took.
         in_place_below_ms: operators are timed inside the denoiser (see `InPlace`) where the backbone takes less than
             so many ms, and alone where it takes more: there the difference is lost in the backbone's own noise, and
             what surrounds an operator matters less to it.
@@ -51,6 +52,7 @@ class Protocol:
     slow_cap_s: float = 60.0
     drift: float = 0.10
     cooldown_s: float = 0.05
+    patience: float = 0.25
     in_place_below_ms: float = 100.0
     seed: int = 0
 
@@ -140,19 +142,14 @@ def half_interval(values: np.ndarray) -> float:
 
 def measure(
     sessions: Mapping[str, Session],
-    reference: Session,
+    beside: Reference,
     protocol: Protocol,
     block_ms: float,
     finished: Callable[[Row], None],
     source: str = "measured",
-) -> dict[str, float]:
-    """Time all sessions in shuffled rounds; each session's row goes to `finished` as soon as it is done.
-
-    Returns:
-        `reference_ms` (the median of the reference), and `repeated`, the share of blocks timed beside a slow reference.
-    """
+) -> None:
+    """Time all sessions in shuffled rounds; each session's row goes to `finished` as soon as it is done."""
     order = random.Random(protocol.seed)
-    beside = Reference(reference, block_ms / 4, protocol)
     samples = {name: Samples(min_blocks=protocol.min_blocks) for name in sessions}
     runs = {name: 1 for name in sessions}
     while samples:
@@ -171,7 +168,9 @@ def measure(
             elapsed_ms = (time.perf_counter() - start) * 1e3 / runs[name]
             runs[name] = _runs(block_ms, elapsed_ms)
             slow = beside.slow()
-            mine.spent_s += time.perf_counter() - start
+            visit_s = time.perf_counter() - start
+            mine.spent_s += visit_s
+            beside.rest(visit_s)
             if first and runs[name] > 1:  # one run told how long a block is; it is no sample
                 continue
             (mine.drifted if slow else mine.kept).append(block)
@@ -179,7 +178,6 @@ def measure(
                 finished(mine.row(name, sessions[name].loaded, source))
                 sessions[name].close()
                 del samples[name]
-    return {"reference_ms": _round(beside.median_ms), "repeated": round(beside.slow_share, 3)}
 
 
 def infeasible(workload: str, reason: str, loaded: Loaded | None = None) -> Row:
@@ -190,33 +188,56 @@ def infeasible(workload: str, reason: str, loaded: Loaded | None = None) -> Row:
 
 
 class Reference:
-    """The fixed workload between the others: has the machine become slower since the last look, or just now?"""
+    """The fixed workload between the others: has the machine become slower since the last look, or just now?
+
+    One for all that is measured, however many workloads are in memory at a time: what begins in a slow phase is then
+    seen to be slow.
+    """
 
     def __init__(self, session: Session, block_ms: float, protocol: Protocol) -> None:
         self.session, self.protocol = session, protocol
         self.runs = _runs(block_ms, float(np.median(session.block(3))))
-        self.history = [float(np.median(session.block(self.runs))) for _ in range(3)]
+        self.history = [self._look() for _ in range(3)]
         self.slow_before = False
         self.looks = self.slow_looks = 0
+        self.may_wait_s = protocol.cooldown_s
 
     @property
     def median_ms(self) -> float:
         return float(np.median(self.history))
 
     @property
-    def slow_share(self) -> float:
-        return self.slow_looks / max(1, self.looks)
+    def quality(self) -> dict[str, float]:
+        """For a table's metadata: `reference_ms`, the median; and `repeated`, the share of slow looks."""
+        return {"reference_ms": _round(self.median_ms), "repeated": round(self.slow_looks / max(1, self.looks), 3)}
 
     def slow(self) -> bool:
         """Time the reference; True if it runs slow now or did at the look before."""
-        now_ms = float(np.median(self.session.block(self.runs)))
-        slow_now = now_ms > (1 + self.protocol.drift) * self.median_ms
+        now_ms = self._look()
+        slow_now = self._is_slow(now_ms)
         self.history.append(now_ms)
         result = slow_now or self.slow_before
         self.looks, self.slow_looks, self.slow_before = self.looks + 1, self.slow_looks + result, slow_now
-        if slow_now:
-            time.sleep(self.protocol.cooldown_s)
         return result
+
+    def rest(self, spent_s: float) -> None:
+        """Wait, if the last look was slow, until one no longer is: a phase of it is better waited out than measured.
+
+        Args:
+            spent_s: what has been measured since; a share of it may be waited, now or later.
+        """
+        self.may_wait_s += self.protocol.patience * spent_s
+        slow, pause_s = self.slow_before, self.protocol.cooldown_s
+        while slow and pause_s <= self.may_wait_s:
+            time.sleep(pause_s)
+            self.may_wait_s -= pause_s
+            slow, pause_s = self._is_slow(self._look()), 2 * pause_s
+
+    def _look(self) -> float:
+        return float(np.median(self.session.block(self.runs)))
+
+    def _is_slow(self, now_ms: float) -> bool:
+        return now_ms > (1 + self.protocol.drift) * self.median_ms
 
 
 def _runs(block_ms: float, run_ms: float) -> int:

@@ -207,6 +207,23 @@ def test_a_workload_is_infeasible_only_if_it_is_so_alone():
     assert runtime.broken == 1, "tried again for the word in its reason"
 
 
+@pytest.mark.parametrize(("patience", "latency_ms"), [(1e9, 1.0), (0.0, 1.5)], ids=["waited out", "no patience"])
+def test_a_group_that_begins_in_a_slow_phase_is_measured_after_it(patience, latency_ms, monkeypatch):
+    """The machine is half as fast again from the second group on, until somebody has waited for ten seconds."""
+    slots, rows, waited = Slots(), [], []
+
+    def block(session, runs):
+        return [1.5 if len(rows) >= 3 and sum(waited) < 10 else 1.0] * runs
+
+    monkeypatch.setattr("nas.profiling.measure.available_mb", slots.available_mb)
+    monkeypatch.setattr("nas.profiling.protocol.time.sleep", waited.append)
+    monkeypatch.setattr(CountedSession, "block", block)
+    workloads = [Workload(Operator("Conv1D"), (1, 16 * i, 8, 4, 4)) for i in range(1, 5)]
+    quality = measure_all(Counted(slots), workloads, Protocol(patience=patience, cap_s=0.01), rows.append)
+    assert [row.latency_ms for row in rows] == [1.0, 1.0, 1.0, latency_ms]
+    assert quality["repeated"] > 0 and (sum(waited) >= 10) == (patience > 0)
+
+
 class Lucky(Runtime):
     """Stands in for a machine on which each new process is faster or slower than the one before, and stays so."""
 
