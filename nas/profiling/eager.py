@@ -7,7 +7,7 @@ from typing import Any
 from nas.errors import ConfigError, suggestion
 from nas.profiling.children import Children, ChildSession
 from nas.profiling.host import clock_of, describe_host
-from nas.profiling.runtime import Runnable, Runtime
+from nas.profiling.runtime import Loaded, Runnable, Runtime
 
 DEVICES = {"local": "cpu", "cpu": "cpu", "cuda": "cuda", "mps": "mps"}
 
@@ -61,13 +61,15 @@ class EagerRuntime(Runtime):
         }
 
     def open(self, workload: Runnable) -> ChildSession:
+        return self.reopen(workload, None)
+
+    def reopen(self, workload: Runnable, loaded: Loaded | None) -> ChildSession:
         if self.children is None:
             names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
             environment = {**dict.fromkeys(names, str(self.threads)), **SPIN[self.wait], **KEEP_MEMORY}
             self.children = Children("nas.profiling.eager_child", environment)
-        return self.children.open(
-            "nas.profiling.eager_child:Compiled", workload, DEVICES[self.device], self.threads, self.compile
-        )
+        arguments = (workload, DEVICES[self.device], self.threads, self.compile, loaded)
+        return self.children.open("nas.profiling.eager_child:Compiled", *arguments)
 
     def close(self) -> None:
         if self.children is not None:

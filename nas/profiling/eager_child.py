@@ -23,21 +23,29 @@ MB = 1e6
 class Compiled:
     """A workload as a torch module with inputs, ready to run.
 
+    Args:
+        known: what an earlier one found of the same workload, which is then not measured again.
+
     Attributes:
         loaded: memory, weights, parameters and load time.
         copies: for an operator in place, how many more of it `run` holds than `base`; else 0.
         clock: what times the runs.
     """
 
-    def __init__(self, workload: Runnable, device: str, threads: int, compile: bool) -> None:
+    def __init__(
+        self, workload: Runnable, device: str, threads: int, compile: bool, known: Loaded | None = None
+    ) -> None:
         torch.set_num_threads(threads)
         self.device, self.compile, self.copies = _device(device), compile, 0
         if self.device.type == "cpu":
             limit_memory()
         self.clock = clock_of(threads)[1] if self.device.type == "cpu" else time.perf_counter
-        self._use(workload.workload if isinstance(workload, InPlace) else workload)
+        alone = workload.workload if isinstance(workload, InPlace) else workload
+        self.loaded = known or self._measured(*self._use(alone))
         if isinstance(workload, InPlace):
             self._use_in_place(workload)
+        elif known:
+            self._use(workload)
 
     def run(self) -> None:
         """One forward pass, to its end."""
@@ -47,14 +55,21 @@ class Compiled:
         """One forward pass of the denoiser without the operator's copies, on the same weights and inputs."""
         self._forward(self.bare)
 
-    def _use(self, workload: Workload | WholeModel) -> None:
+    def _use(self, workload: Workload | WholeModel) -> tuple[nn.Module, float]:
+        """Build the module and run it once.
+
+        Returns:
+            the module as it is built, and the ms that this took.
+        """
         start = time.perf_counter()
         module = build_module(workload).eval().to(self.device, getattr(torch, workload.dtype))
         self.inputs = make_inputs(workload, self.device)
         self.module = torch.compile(module) if self.compile else module
         self.run()
-        load_ms = (time.perf_counter() - start) * 1e3
-        self.loaded = Loaded(
+        return module, (time.perf_counter() - start) * 1e3
+
+    def _measured(self, module: nn.Module, load_ms: float) -> Loaded:
+        return Loaded(
             memory_mb=peak_activation_bytes(self.run, self.device) / MB,
             weights_mb=sum(w.numel() * w.element_size() for w in [*module.parameters(), *module.buffers()]) / MB,
             params=sum(p.numel() for p in module.parameters()),
@@ -62,14 +77,13 @@ class Compiled:
         )
 
     def _use_in_place(self, workload: InPlace) -> None:
-        """Keep what is known of the operator alone; from here on time it inside the denoiser."""
-        alone = self.loaded
+        """Time the operator inside the denoiser from here on; what is known of it alone stays."""
         self._use(workload.whole)
         bare = AsDenoiser(self.module)
         self.bare, self.copies = torch.compile(bare) if self.compile else bare, workload.copies
         self.base()
         times = [_seconds(self.base) for _ in range(3)]
-        self.loaded = replace(alone, tolerance_ms=sorted(times)[1])  # seconds: a thousandth of the ms
+        self.loaded = replace(self.loaded, tolerance_ms=sorted(times)[1])  # seconds: a thousandth of the ms
 
     @torch.inference_mode()
     def _forward(self, module: nn.Module) -> None:

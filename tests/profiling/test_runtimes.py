@@ -17,6 +17,7 @@ from nas.errors import ConfigError, MissingDependency
 from nas.profiling import RUNTIMES, Infeasible, Protocol, measure_architectures, profile
 from nas.profiling.child import time_block
 from nas.profiling.host import clock_of
+from nas.profiling.runtime import InPlace
 from nas.profiling.runtimes import make
 from nas.spaces import Operator, SearchSpace, Workload
 
@@ -88,6 +89,18 @@ def test_a_session_knows_its_workload_and_runs_it_in_blocks(runtime):
     assert len(block) == 5 and all(0 < ms < 1000 for ms in block)
     session.close()
     session.close()
+
+
+def test_a_second_session_on_a_workload_runs_the_same(runtime, space):
+    in_place = [InPlace(space, space.workload("down.0.0/0", "SelfAttention1D"))] if runtime.in_place else []
+    for workload in [conv(8), *in_place]:
+        first = runtime.open(workload)
+        second = runtime.reopen(workload, first.loaded)
+        assert (second.loaded.params, second.loaded.form) == (first.loaded.params, first.loaded.form)
+        assert len(second.block(9)) == 9
+        if workload not in in_place:  # where it is a small difference of two times
+            assert 1 / 4 < np.median(second.block(9)) / np.median(first.block(9)) < 4  # a busy machine
+        first.close(), second.close()
 
 
 def test_64_times_the_work_takes_longer_and_more_memory(runtime):
