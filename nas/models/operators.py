@@ -29,13 +29,8 @@ from nas.models.layers import Attention, FeedForward, attend, merge_heads, sinus
 from nas.spaces import Operator
 
 
-class SelfAttention1D(nn.Module):
-    """`(B, C, T, H, W) -> (B, C, T, H, W)`; the context is ignored.
-
-    Every pixel looks along its own timeline: at how this very place looks in each of the T frames.
-    It sees when things happen but not where they go, since no pixel sees its neighbours.
-    Cheap at any resolution: T x T scores for each of the H*W places.
-    """
+class SelfAttention(nn.Module):
+    """The layers of both self-attentions."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -44,6 +39,15 @@ class SelfAttention1D(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
         _zero_outputs(self)
+
+
+class SelfAttention1D(SelfAttention):
+    """`(B, C, T, H, W) -> (B, C, T, H, W)`; the context is ignored.
+
+    Every pixel looks along its own timeline: at how this very place looks in each of the T frames.
+    It sees when things happen but not where they go, since no pixel sees its neighbours.
+    Cheap at any resolution: T x T scores for each of the H*W places.
+    """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         batch, channels, frames, height, width = x.shape
@@ -53,21 +57,13 @@ class SelfAttention1D(nn.Module):
         return tokens.reshape(batch, height * width, frames, channels).permute(0, 3, 2, 1).reshape(x.shape)
 
 
-class SelfAttention3D(nn.Module):
+class SelfAttention3D(SelfAttention):
     """`(B, C, T, H, W) -> (B, C, T, H, W)`; the context is ignored.
 
     Every pixel of every frame looks at every pixel of every frame, so it can follow what moves.
     The strongest operator and the dearest: (T*H*W)^2 scores, 16 times as many at twice the height and width.
     On runtimes without fused attention those scores lie in memory: see `activation_bytes_estimate`.
     """
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
-        self.attn = Attention(channels, heads)
-        self.norm2 = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels)
-        _zero_outputs(self)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = to_tokens(x)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import SPACE
 
 from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, MissingDependency, NasError
@@ -23,14 +24,6 @@ from nas.spaces import SearchSpace
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 QUICK = Protocol(cap_s=0.01, min_samples=6)
-SPACE = """
-name: tiny
-latent: {channels: 4, frames: 4, height: 8, width: 8}
-text: {tokens: 4, dim: 16, encoder: minilm}
-backbone: {channels: [32], layers_per_block: 1, attention_levels: [], mid: false, heads: 2, norm_groups: 8}
-only_sites: [down.0.0]
-operators: {none: , SelfAttention1D: {heads: 2}, Conv1D: {kernel: 3}}
-"""
 
 # Printed by the tool on an Android phone (its log, which has the lines of stdout with another prefix).
 ANDROID = """\

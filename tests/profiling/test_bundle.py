@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,14 +30,7 @@ from nas.spaces import SearchSpace
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 QUICK = Protocol(cap_s=0.01, min_samples=2, min_blocks=2)
-SPACE = """
-name: tiny
-latent: {channels: 4, frames: 4, height: 8, width: 8}
-text: {tokens: 4, dim: 16, encoder: minilm}
-backbone: {channels: [32], layers_per_block: 1, attention_levels: [], mid: false, heads: 2, norm_groups: 8}
-only_sites: [down.0.0]
-operators: {none: , SelfAttention1D: {heads: 2}, Conv1D: {kernel: 3}, Conv3D: {kernel: 3}}
-"""
+SPACE = tiny.SPACE.replace("Conv1D: {kernel: 3}", "Conv1D: {kernel: 3}, Conv3D: {kernel: 3}")
 
 
 class Compiler:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import SPACE
 
 from nas.costs import CostModel
 from nas.costs.work import work
@@ -25,14 +26,6 @@ DEVICES = {"roofline": "snapdragon_8_elite"}
 """What a runtime needs to be given; `local` for the others."""
 
 QUICK = Protocol(processes=1, cap_s=0.2, min_samples=6)
-SPACE = """
-name: tiny
-latent: {channels: 4, frames: 4, height: 8, width: 8}
-text: {tokens: 4, dim: 16, encoder: minilm}
-backbone: {channels: [32], layers_per_block: 1, attention_levels: [], mid: false, heads: 2, norm_groups: 8}
-only_sites: [down.0.0]
-operators: {none: , SelfAttention1D: {heads: 2}, Conv1D: {kernel: 3}}
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
