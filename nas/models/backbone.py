@@ -39,8 +39,10 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         hidden = self.conv1(F.silu(self.norm1(x)))
-        shift = self.time_emb_proj(F.silu(time)).repeat_interleave(x.shape[0] // time.shape[0], dim=0)
-        hidden = hidden + shift[:, :, None, None]
+        shift = self.time_emb_proj(F.silu(time))[:, :, None, None]
+        if len(shift) > 1:  # one clip's needs no copies for its frames: XNNPACK has no operation that makes them
+            shift = shift.repeat_interleave(len(x) // len(shift), dim=0)
+        hidden = hidden + shift
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.models.layers import Attention, FeedForward, attend, merge_heads, sinusoid, split_heads, zero_
+from nas.models.layers import Attention, FeedForward, attend, merge_heads, split_heads, zero_
+from nas.models.positions import add_frame, add_frame_and_place
 from nas.spaces import Operator
 
 
@@ -52,7 +53,7 @@ class SelfAttention1D(SelfAttention):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         batch, channels, frames, height, width = x.shape
         tokens = x.flatten(3).permute(0, 3, 2, 1).reshape(batch * height * width, frames, channels)
-        tokens = tokens + self.attn(self.norm1(tokens) + time_encoding(frames, tokens))
+        tokens = tokens + self.attn(add_frame(self.norm1(tokens), frames))
         tokens = tokens + self.ff(self.norm2(tokens))
         return tokens.reshape(batch, height * width, frames, channels).permute(0, 3, 2, 1).reshape(x.shape)
 
@@ -67,7 +68,7 @@ class SelfAttention3D(SelfAttention):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = to_tokens(x)
-        tokens = tokens + self.attn(self.norm1(tokens) + space_time_encoding(x.shape, tokens))
+        tokens = tokens + self.attn(add_frame_and_place(self.norm1(tokens), x.shape))
         tokens = tokens + self.ff(self.norm2(tokens))
         return from_tokens(tokens, x.shape)
 
@@ -90,10 +91,8 @@ class CrossAttention1D(nn.Module):
         _zero_outputs(self)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        _, _, frames, height, width = x.shape
-        tokens = to_tokens(x)
-        encoding = time_encoding(frames, tokens).repeat_interleave(height * width, dim=0)
-        tokens = tokens + self.attn.to_own_place(self.norm1(tokens) + encoding, context, frames)
+        tokens, frames = to_tokens(x), x.shape[2]
+        tokens = tokens + self.attn.to_own_place(add_frame(self.norm1(tokens), frames), context, frames)
         tokens = tokens + self.ff(self.norm2(tokens))
         return from_tokens(tokens, x.shape)
 
@@ -116,7 +115,7 @@ class CrossAttention3D(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = to_tokens(x)
-        normed = self.norm1(tokens) + space_time_encoding(x.shape, tokens)
+        normed = add_frame_and_place(self.norm1(tokens), x.shape)
         tokens = tokens + self.attn.to_all_places(normed, context, x.shape[2])
         tokens = tokens + self.ff(self.norm2(tokens))
         return from_tokens(tokens, x.shape)
@@ -261,28 +260,6 @@ def from_tokens(tokens: Tensor, shape: torch.Size) -> Tensor:
     """`(B, T*H*W, C) -> (B, C, T, H, W)`."""
     batch, channels, frames, height, width = shape
     return tokens.reshape(batch, frames, height * width, channels).permute(0, 3, 1, 2).reshape(shape)
-
-
-def time_encoding(frames: int, like: Tensor) -> Tensor:
-    """Encoding of the frame number `(T, C)`, in the dtype and on the device of tokens `like` `(..., C)`."""
-    return sinusoid(torch.arange(frames, device=like.device), like.shape[-1]).to(like.dtype)
-
-
-def space_time_encoding(shape: torch.Size, like: Tensor) -> Tensor:
-    """Encoding of frame, row and column `(T*H*W, C)`: C/2, C/4 and C/4 channels."""
-    _, channels, frames, height, width = shape
-    row_channels = (channels - channels // 2) // 2
-    sizes = (channels // 2, row_channels, channels - channels // 2 - row_channels)
-    time, row, column = (
-        sinusoid(torch.arange(length, device=like.device), size).to(like.dtype)
-        for length, size in zip((frames, height, width), sizes)
-    )
-    parts = (
-        time.repeat_interleave(height * width, dim=0),
-        row.repeat_interleave(width, dim=0).repeat(frames, 1),
-        column.repeat(frames * height, 1),
-    )
-    return torch.cat(parts, dim=-1)
 
 
 def _zero_outputs(layer: nn.Module) -> None:

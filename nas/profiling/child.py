@@ -25,6 +25,7 @@ from nas.profiling.runtime import NO_MEMORY, Infeasible, failed
 
 PR_SET_PDEATHSIG = 1
 WARM_UP_S = 3.0
+WARM_MS = 10.0
 
 
 def main() -> None:
@@ -67,22 +68,30 @@ def main() -> None:
 def time_block(ready: Any, runs: int) -> list[float]:
     """Latencies in ms of `runs` runs, by `ready.clock` where it has one.
 
-    One run before them, not counted, brings code and weights back into the caches that other children have used since;
-    long runs do that for themselves. Where `ready` has a `base`, each sample is the difference of a run and a run of
-    the base just before it, divided by `ready.copies`: what slows both cancels.
+    Where `ready` has a `base`, a sample is the difference of a run and a run of the base, divided by `ready.copies`. They
+    run in two blocks, each when it is warm: in turn, each finds the caches full of the other's data, and the difference
+    of small operators is a third too small.
     """
     clock = getattr(ready, "clock", time.perf_counter)
     gc.disable()
     try:
-        if runs > 1:
-            ready.run()
-        samples = []
-        for _ in range(runs):
-            base_ms = _milliseconds(ready.base, clock) if ready.copies else 0.0
-            samples.append((_milliseconds(ready.run, clock) - base_ms) / (ready.copies or 1))
-        return samples
+        if not ready.copies:
+            return _timed(ready.run, runs, clock)
+        without = _timed(ready.base, runs, clock)
+        return [(ms - base_ms) / ready.copies for ms, base_ms in zip(_timed(ready.run, runs, clock), without)]
     finally:
         gc.enable()
+
+
+def _timed(run: Callable[[], object], runs: int, clock: Callable[[], float]) -> list[float]:
+    """Each run's ms, after `WARM_MS` of runs that do not count: the first ones after other processes had the core are up
+    to 5% slower. A long run, of which a block has but one, warms itself."""
+    until = time.perf_counter() + WARM_MS / 1e3
+    while runs > 1:
+        run()
+        if time.perf_counter() >= until:
+            break
+    return [_milliseconds(run, clock) for _ in range(runs)]
 
 
 def warm_up(run: Callable[[], object]) -> None:

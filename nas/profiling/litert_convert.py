@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.errors import MissingDependency, NasError
 from nas.files import read_json, write_json
-from nas.models import autoencoder, backbone, denoiser, forms, layers, operators
+from nas.models import autoencoder, backbone, denoiser, forms, layers, operators, positions
 from nas.profiling import convert
 from nas.profiling.eager_child import Decode, Encode, build_module, make_inputs
 from nas.profiling.runtime import Runnable, WholeModel, failed
@@ -109,7 +109,7 @@ def redrawn(module: nn.Module) -> nn.Module:
 
 
 def _key(workload: Runnable, form: str, copies: int) -> str:
-    defined_by = [operators, layers, forms, convert, build_module, module_and_inputs, Chain, redrawn]
+    defined_by = [operators, layers, positions, forms, convert, build_module, module_and_inputs, Chain, redrawn]
     part = getattr(workload, "part", None)
     if isinstance(part, TextEncoder | Decoder):
         defined_by += [Encode, Decode, autoencoder]
