@@ -53,7 +53,7 @@ class Protocol:
     drift: float = 0.10
     cooldown_s: float = 0.05
     patience: float = 0.25
-    in_place_below_ms: float = 100.0
+    in_place_below_ms: float = 30.0
     seed: int = 0
 
 
