@@ -81,18 +81,19 @@ class Timer:
     def __init__(self, path: str, several: str | None, copies: int, unit: str, device: Any = None) -> None:
         self.one, self.copies = Model(path, unit, device), copies
         self.several = Model(several, unit, device) if several else None
-        self.run_ms()
-
-    def run_ms(self) -> float:
-        """Latency of one run, or of one more operator in a graph."""
-        if self.several is None:
-            return self.one.predict_ms()
-        return (self.several.predict_ms() - self.one.predict_ms()) / self.copies
 
     def block(self, runs: int) -> list[float]:
-        """Latencies in ms of `runs` runs; the one before them, which wakes the chip, does not count."""
-        self.run_ms()
-        return [self.run_ms() for _ in range(runs)]
+        """Latencies in ms of `runs` runs, or of one more operator in a graph: the difference of a block of each graph."""
+        one = self._timed(self.one, runs)
+        if self.several is None:
+            return one
+        return [(ms - base_ms) / self.copies for ms, base_ms in zip(self._timed(self.several, runs), one)]
+
+    def _timed(self, model: Model, runs: int) -> list[float]:
+        """Each run's ms; two before them, which wake the chip, do not count."""
+        for _ in range(2):
+            model.predict_ms()
+        return [model.predict_ms() for _ in range(runs)]
 
     def unload(self) -> None:
         for model in (self.one, self.several):

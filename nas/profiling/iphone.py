@@ -163,19 +163,21 @@ class PhoneSession(Session):
         )
 
     def block(self, runs: int) -> list[float]:
-        """Latencies in ms of `runs` runs, or of `MOST_RUNS`. For an operator a run of each graph in turn: half the
-        difference of three and one."""
-        models, samples = [], []
+        """Latencies in ms of `runs` runs, or of `MOST_RUNS`. For an operator a block of each graph: half the difference of
+        three and one."""
+        models, blocks = [], []
         try:
             models.extend(self._load(i) for i in range(len(self.compiled)))
-            for _ in range(min(runs, MOST_RUNS) + 1):  # the first, which wakes the chip, does not count
-                times = [self._predict_ms(model, i) for i, model in enumerate(models)]
-                samples.append(times[0] if len(times) == 1 else (times[1] - times[0]) / self.package.copies)
+            for i, model in enumerate(models):
+                times = [self._predict_ms(model, i) for _ in range(min(runs, MOST_RUNS) + 1)]
+                blocks.append(times[1:])  # the first, which wakes the chip, does not count
         finally:
             for model in models:
                 with contextlib.suppress(Infeasible):
                     self.phone.run(model.unload())
-        return samples[1:]
+        if len(blocks) == 1:
+            return blocks[0]
+        return [(ms - base_ms) / self.package.copies for base_ms, ms in zip(*blocks)]
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

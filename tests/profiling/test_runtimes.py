@@ -166,3 +166,24 @@ def test_another_programs_turn_on_the_core_does_not_count():
 
     assert max(time_block(Ready(), 3)) < 5
     assert clock_of(2)[0] == "wall"
+
+
+class Rivals:
+    """A run of 5 ms and a base of 3 ms, of which each is slower where the other has just used the caches, the base more."""
+
+    copies, now_s, last = 2, 0.0, ""
+
+    def clock(self):
+        return self.now_s
+
+    def run(self):
+        self.now_s += 0.005 + 0.001 * (self.last == "base")
+        self.last = "run"
+
+    def base(self):
+        self.now_s += 0.003 + 0.002 * (self.last == "run")
+        self.last = "base"
+
+
+def test_an_operator_in_place_is_the_difference_of_warm_runs():
+    assert time_block(Rivals(), 5) == pytest.approx([1.0] * 5)
