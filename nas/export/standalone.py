@@ -14,18 +14,18 @@ from dataclasses import asdict, dataclass
 from types import ModuleType
 
 from nas.errors import SpaceError
-from nas.models import OPERATORS, backbone, denoiser, layers, operators
+from nas.models import OPERATORS, backbone, denoiser, layers, operators, positions
 from nas.models.denoiser import layers_by_site, module_name
 from nas.spaces import NONE, Architecture, Operator, SearchSpace
 
-SOURCES: tuple[ModuleType, ...] = (layers, operators, backbone, denoiser)
+SOURCES: tuple[ModuleType, ...] = (layers, positions, operators, backbone, denoiser)
 """In the order in which their definitions build on each other."""
 
 TEMPLATE = '''"""A text-to-video denoiser: search space {space.name} ({space.hash}), architecture
 
 {layers}
 
-It needs torch, and safetensors to load weights: `model = load("denoiser.safetensors")`.
+It needs torch and numpy, and safetensors to load weights: `model = load("denoiser.safetensors")`.
 Written by nas {version}; the classes are those of nas.models.
 """
 
@@ -153,9 +153,11 @@ def _import_lines(imports: list[Import]) -> str:
     groups: dict[bool, list[str]] = {False: [], True: []}
     for module, part in itertools.groupby(sorted(imports), key=lambda pair: pair[0]):
         names = [name for _, name in part]
-        groups[module.startswith("torch")] += [f"import {module}"] * ("" in names)
+        groups[module.startswith(("numpy", "torch"))] += [f"import {module}"] * ("" in names)
         if any(names):
-            groups[module.startswith("torch")].append(f"from {module} import {', '.join(filter(None, names))}")
+            groups[module.startswith(("numpy", "torch"))].append(
+                f"from {module} import {', '.join(filter(None, names))}"
+            )
     return "from __future__ import annotations\n\n" + "\n\n".join(
         "\n".join(sorted(lines, key=lambda line: line.startswith("from"))) for lines in groups.values()
     )

@@ -35,7 +35,7 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
 
     It holds `space.yaml`, `architecture.json`, `recipe.yaml` (every stage's config: those of the checkpoint and of the
     stages beside it in its run, defaults for the rest), `train.sh`, and the model as it is: `model.py`, which needs
-    torch alone, and its weights `denoiser.safetensors`.
+    torch and numpy alone, and its weights `denoiser.safetensors`.
 
     Args:
         checkpoint: the folder of a finished stage.
