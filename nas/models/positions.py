@@ -53,4 +53,7 @@ def _place(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def _padded(table: np.ndarray, before: int, channels: int) -> np.ndarray:
-    return np.pad(table, ((0, 0), (before, channels - before - table.shape[1])))
+    """`(length, channels)`: the table's columns after so many of zeros, and zeros after them."""
+    length, width = table.shape  # not np.pad, which torch.compile cannot trace
+    parts = np.zeros((length, before)), table, np.zeros((length, channels - before - width))
+    return np.concatenate(parts, axis=1).astype(np.float32)

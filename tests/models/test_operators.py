@@ -184,3 +184,13 @@ def test_exports_with_tensors_of_rank_five_at_most(which, randomise):
     torch.testing.assert_close(program.module()(x, text), module(x, text))
     shapes = [n.meta["val"].shape for n in program.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)]
     assert max(map(len, shapes)) <= 5
+
+
+@pytest.mark.parametrize("which", ALL)
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")  # it traces what is behind it
+def test_torch_can_trace_it_as_a_whole(which, randomise):
+    """For `torch.compile`; what the compiler makes of the graph is its own affair."""
+    module, x, text = randomise(operator(*which)), torch.randn(2, C, 3, 2, 4), torch.randn(2, 4, D)
+    with torch.inference_mode():
+        traced = torch.compile(module, backend="eager", fullgraph=True)(x, text)
+        torch.testing.assert_close(traced, module(x, text))
