@@ -153,11 +153,10 @@ def _import_lines(imports: list[Import]) -> str:
     groups: dict[bool, list[str]] = {False: [], True: []}
     for module, part in itertools.groupby(sorted(imports), key=lambda pair: pair[0]):
         names = [name for _, name in part]
-        groups[module.startswith(("numpy", "torch"))] += [f"import {module}"] * ("" in names)
+        lines = groups[module.startswith(("numpy", "torch"))]
+        lines += [f"import {module}"] * ("" in names)
         if any(names):
-            groups[module.startswith(("numpy", "torch"))].append(
-                f"from {module} import {', '.join(filter(None, names))}"
-            )
+            lines.append(f"from {module} import {', '.join(filter(None, names))}")
     return "from __future__ import annotations\n\n" + "\n\n".join(
         "\n".join(sorted(lines, key=lambda line: line.startswith("from"))) for lines in groups.values()
     )

@@ -26,7 +26,7 @@ def add_frame_and_place(tokens: Tensor, shape: torch.Size) -> Tensor:
     channels), of their row and of their column (in a quarter each)."""
     batch, channels, frames, height, width = shape
     by_frame = tokens.reshape(batch, frames, height * width, channels)
-    time = _like(_padded(_frame(frames, channels // 2), 0, channels), tokens)
+    time = _like(_frame_beside_place(frames, channels), tokens)
     return (by_frame + time[:, None] + _like(_place(height, width, channels), tokens)).reshape(tokens.shape)
 
 
@@ -40,6 +40,12 @@ def _frame(length: int, channels: int) -> np.ndarray:
     half = (channels + 1) // 2
     angles = np.arange(length)[:, None] * np.exp(-math.log(10000.0) / max(half, 1) * np.arange(half))
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)[:, :channels].astype(np.float32)
+
+
+@functools.cache
+def _frame_beside_place(length: int, channels: int) -> np.ndarray:
+    """`(length, channels)`: the frame's encoding in the first half, then nothing."""
+    return _padded(_frame(length, channels // 2), 0, channels)
 
 
 @functools.cache

@@ -241,9 +241,8 @@ def test_real_models_run_through_adb_and_through_a_bundle_on_this_machine(phone,
     assert 1 / 3 < rows[backbone].latency_ms / bundled[backbone].latency_ms < 3  # a busy machine
     for name, row in rows.items():
         assert (row.params, row.form) == (bundled[name].params, bundled[name].form) and row.form == "reference"
-        kept_mb = (
-            bundled[name].weights_mb - row.weights_mb
-        )  # what each layer keeps besides, which only this machine tells
+        # what each layer keeps besides, which only this machine tells
+        kept_mb = bundled[name].weights_mb - row.weights_mb
         assert 0 <= kept_mb < 1
     written = (tmp_path / "adb.csv").read_text()
     profile(space, "litert", "adb", tmp_path / "adb.csv", quick, progress=False)
