@@ -114,20 +114,6 @@ def fill_inputs(interpreter: Interpreter) -> int:
     return size
 
 
-def difference_ms(one: Mapping[str, Any], several: Mapping[str, Any], threads: int) -> float:
-    """How much longer a graph of several operators takes than a graph of one: the median of a few pairs of runs, fewer
-    where they are slow."""
-    clock = clock_of(threads)[1]
-    (base, _), (run, _) = load(one, threads), load(several, threads)
-    start, pairs = time.perf_counter(), []
-    while len(pairs) < 2 or (len(pairs) < 15 and time.perf_counter() - start < 0.5):
-        base_ms = milliseconds(base, clock)
-        pairs.append(milliseconds(run, clock) - base_ms)
-        if time.perf_counter() - start > 5.0:
-            break
-    return float(np.median(pairs))
-
-
 def milliseconds(run: Callable[[], None], clock: Callable[[], float]) -> float:
     start = clock()
     run()
