@@ -25,14 +25,20 @@ def describe_host() -> dict[str, Any]:
 
 
 def chip() -> str:
-    """The processor's name, such as `Apple M3` or `AMD EPYC (x86_64)`."""
+    """The processor, such as `Apple M3 (arm64)` or `AMD EPYC, cpu family 26, model 2 (x86_64)`.
+
+    A name alone does not tell one generation from the next: a virtual machine's is often just `AMD EPYC`, of processors of
+    which one takes twice as long as the other.
+    """
     name = ""
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         name = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     elif Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().split("\n")
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.split("\n"))}
+        numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model", "CPU implementer", "CPU part") if key in facts]
+        name = ", ".join(filter(None, [facts.get("model name"), *numbers]))
     return f"{name or platform.processor() or 'unknown'} ({platform.machine()})"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +42,8 @@ def test_profile_measures_every_workload_and_predicts_memory_and_parameters(spac
     assert set(table.frame["workload"]) == set(map(str, space.workloads()))
     assert set(table.frame["status"]) == {"ok"} and set(table.frame["source"]) == {"measured"}
     assert (table.frame["count"] >= 6).all() and table.meta["threads"] == 1
+    if sys.platform == "linux":
+        assert re.search("cpu family|CPU part", table.meta["chip"]), "a name alone may be of two generations"
     cost, archs = nas.CostModel(space, table), [space.random(seed) for seed in range(3)]
     for arch, row in zip(archs, measure_architectures(space, archs, protocol=QUICK)):
         predicted = cost.predict(arch)
