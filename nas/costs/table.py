@@ -33,6 +33,7 @@ SAME = (
     "compute_unit",
     "target",
     "operators",
+    "buffers",
 )
 """What rows of one table must share, of its metadata; a profile that was begun otherwise is not resumed."""
 

@@ -8,16 +8,16 @@ import shlex
 import shutil
 import subprocess
 import time
-from math import isnan
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.files import short_hash
-from nas.profiling.android_benchmark import GET, Benchmark, check, parse
+from nas.profiling.android_benchmark import GET, Benchmark, check, loaded, parse, tool_mb
 from nas.profiling.bundle_compile import Compiler, Package
 from nas.profiling.bundle_runner import file_hash
-from nas.profiling.runtime import Infeasible, Loaded, Runnable, Runtime, Session
+from nas.profiling.runtime import Infeasible, Runnable, Runtime, Session
 
 FOLDER = "/data/local/tmp/nas"
 TOOL = "benchmark_model"
@@ -45,8 +45,9 @@ LATENCY = (
     "are over calls; an operator: half of what two more copies add to a graph of one"
 )
 MEMORY = (
-    "approximate: growth of the largest resident set from the model's being ready to the end, less two copies of the "
-    "inputs (benchmark_model holds its own)"
+    "approximate, to a megabyte: the largest resident set of benchmark_model, less what it takes itself, by a call on the "
+    "reference workload, and less two copies of the inputs and of the weights; what further copies of an operator add "
+    "counts with the weights"
 )
 
 
@@ -162,10 +163,21 @@ class AndroidRuntime(Runtime):
             "temperatures": temperatures,
             "latency": LATENCY,
             "memory": MEMORY,
+            "buffers": "kept",  # as by the interpreter on this machine: see `CostModel.resident_mb`
         }
 
     def open(self, workload: Runnable | Package) -> Session:
         return AndroidSession(self, self.compiler.package(workload, alone=workload is self.reference))
+
+    @cached_property
+    def tool_mb(self) -> float:
+        """What `benchmark_model` takes itself."""
+        reference = self.compiler.package(self.reference, alone=True)
+        return tool_mb(self.benchmark(self.push(reference.path), 1), reference)
+
+    def push(self, path: Path) -> str:
+        """A model on the phone, by its content's name."""
+        return self.adb.push(path, f"{file_hash(path)[:24]}.tflite")
 
     def close(self) -> None:
         self.compiler.close()
@@ -221,16 +233,8 @@ class AndroidSession(Session):
 
     def __init__(self, runtime: AndroidRuntime, package: Package) -> None:
         self.runtime, self.package = runtime, package
-        self.models = [runtime.adb.push(path, f"{file_hash(path)[:24]}.tflite") for path in package.files]
-        found = self._each(1)[0]
-        growth_mb = found.overall_mb - found.init_mb - 2 * package.inputs_mb
-        self.loaded = Loaded(
-            memory_mb=package.activations_mb if isnan(growth_mb) else max(0.0, growth_mb),
-            weights_mb=package.weights_mb,
-            params=package.params,
-            load_ms=found.init_ms,
-            form=package.form,
-        )
+        self.models = [runtime.push(path) for path in package.files]
+        self.loaded = loaded(package, self._each(1), runtime.tool_mb)
 
     def block(self, runs: int) -> list[float]:
         """One sample: the median of at least `runs` runs, and of as many as fit into 0.2 s."""

@@ -10,17 +10,20 @@ The tool prints to stdout, older builds without the `INFO: ` before each line:
 
 The first line of counts is the warm-up, the last the timed runs, in microseconds. When all runs took the same time it
 has no more than `count=1 curr=31` (with percentiles, in newer builds). The footprint is the growth of the largest
-resident set, in 2^20 bytes. There is no time of each run: a sample is the median of one call of the tool.
+resident set, in 2^20 bytes, pages of files included. There is no time of each run: a sample is the median of one call of the tool.
 """
 
 from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 
 from nas.errors import NasError
-from nas.profiling.runtime import NO_MEMORY, Infeasible, OutOfMemory
+from nas.profiling.bundle_compile import Package
+from nas.profiling.runtime import NO_MEMORY, Infeasible, Loaded, OutOfMemory
 
 MIB = 2**20 / 1e6
 GET = (
@@ -38,14 +41,12 @@ class Benchmark:
         runs: timed runs.
         median_ms: of those.
         init_ms: time to load and prepare the model.
-        init_mb, overall_mb: growth of the resident set until the model was ready, and until the end, in 10^6 bytes; NaN
-            if the tool does not know.
+        overall_mb: growth of the largest resident set until the end, in 10^6 bytes; NaN if the tool does not know.
     """
 
     runs: int
     median_ms: float
     init_ms: float
-    init_mb: float
     overall_mb: float
 
 
@@ -63,9 +64,33 @@ def parse(output: str) -> Benchmark:
     micros = rest.get("median") or (rest.get("curr") if "first" not in rest else None)
     if micros is None:
         raise NasError(f"benchmark_model prints no median: it is older than 2023; get a newer one from {GET}")
-    memory = re.search(r"[Mm]emory footprint[^\n]*\binit=([\d.e+-]+) overall=([\d.e+-]+)", output)
-    init_mb, overall_mb = (float(value) * MIB for value in memory.groups()) if memory else (float("nan"),) * 2
-    return Benchmark(runs, float(micros) / 1e3, float(started[1]), init_mb, overall_mb)
+    memory = re.search(r"[Mm]emory footprint[^\n]*\boverall=([\d.e+-]+)", output)
+    overall_mb = float(memory[1]) * MIB if memory else float("nan")
+    return Benchmark(runs, float(micros) / 1e3, float(started[1]), overall_mb)
+
+
+def tool_mb(found: Benchmark, reference: Package) -> float:
+    """What the tool takes whatever it runs, by a call on a workload whose activations are known from its shapes."""
+    return _without_data_mb(found, reference) - reference.activations_mb
+
+
+def loaded(package: Package, found: Sequence[Benchmark], tool_mb: float) -> Loaded:
+    """What is known of a workload by calls on its files. Memory is what is counted from its shapes if the tool knows none.
+
+    XNNPACK takes its workspace while the model is prepared, so that what is taken from then on is no measure of it.
+    """
+    memory_mb = _without_data_mb(found[0], package) - tool_mb
+    known_mb = package.activations_mb if isnan(memory_mb) else max(0.0, memory_mb)
+    one = Loaded(known_mb, package.weights_mb, package.params, found[0].init_ms, package.form)
+    if len(found) == 1 or isnan(memory_mb):
+        return one
+    return one.less_kept(_without_data_mb(found[1], package, 1 + package.copies) - tool_mb, package.copies)
+
+
+def _without_data_mb(found: Benchmark, package: Package, copies: int = 1) -> float:
+    """The resident set less two copies of the inputs, of which the tool holds its own, and of the weights: the pages of the
+    model's file, which the system can drop, and what XNNPACK packs them into."""
+    return found.overall_mb - 2 * (package.inputs_mb + copies * package.weights_mb)
 
 
 def check(code: int, output: str) -> None:

@@ -19,7 +19,7 @@ from nas.errors import ConfigError, NasError, TableError
 from nas.files import read_json, read_text
 from nas.profiling.android import LATENCY as ANDROID_LATENCY
 from nas.profiling.android import MEMORY as ANDROID_MEMORY
-from nas.profiling.android_benchmark import check, parse
+from nas.profiling.android_benchmark import check, loaded, parse, tool_mb
 from nas.profiling.bundle import RESULTS, VISITS, Bundle
 from nas.profiling.bundle_compile import Package
 from nas.profiling.bundle_measure import lines
@@ -37,7 +37,7 @@ class Visit:
         host: of which device, in what way; all visits of a table share it.
         samples_ms: latencies, or the median of a call of the tool.
         reference_ms: of the reference workload beside it.
-        memory_mb: measured peak activation memory; NaN if not.
+        memory_mb, weights_mb: measured peak activation memory, and weights with what is kept beside them; NaN if not.
         load_ms: time to load it.
         error: why it could not run; empty if it did.
     """
@@ -47,6 +47,7 @@ class Visit:
     samples_ms: tuple[float, ...] = ()
     reference_ms: float = math.nan
     memory_mb: float = math.nan
+    weights_mb: float = math.nan
     load_ms: float = math.nan
     error: str = ""
 
@@ -117,9 +118,10 @@ def _fold(bundle: Bundle, visits: list[Visit]) -> list[Row]:
 
 def _loaded(package: Package, visits: list[Visit]) -> Loaded:
     memory = [visit.memory_mb for visit in visits if not math.isnan(visit.memory_mb)]
+    weights = [visit.weights_mb for visit in visits if not math.isnan(visit.weights_mb)]
     return Loaded(
         memory_mb=float(np.median(memory)) if memory else package.activations_mb,
-        weights_mb=package.weights_mb,
+        weights_mb=float(np.median(weights)) if weights else package.weights_mb,
         params=package.params,
         load_ms=float(np.median([visit.load_ms for visit in visits])),
         form=package.form,
@@ -169,11 +171,13 @@ def _phone_visits(bundle: Bundle) -> list[Visit]:
         number = int(head["visit"].split()[1])
         if number >= len(bundle.packages):
             raise TableError(f"{path}: is of a workload that is not in the bundle; delete it")
-        found.append(_phone_visit(bundle.packages[number], head, _parts(body), path))
+        found.append(_phone_visit(bundle.packages[number], bundle.reference, head, _parts(body), path))
     return found
 
 
-def _phone_visit(package: Package, head: dict[str, str], parts: dict[str, tuple[int, str]], path: Path) -> Visit:
+def _phone_visit(
+    package: Package, reference: Package, head: dict[str, str], parts: dict[str, tuple[int, str]], path: Path
+) -> Visit:
     phone, maker, model, soc, abi, android, build, tool = head["phone"].split("|")[:8]
     host = {
         "runtime": "litert",
@@ -188,6 +192,7 @@ def _phone_visit(package: Package, head: dict[str, str], parts: dict[str, tuple[
         "governors": head.get("governors", ""),
         "latency": ANDROID_LATENCY,
         "memory": ANDROID_MEMORY,
+        "buffers": "kept",
     }
     try:
         for code, output in parts.values():
@@ -200,8 +205,17 @@ def _phone_visit(package: Package, head: dict[str, str], parts: dict[str, tuple[
     one = read["one"]
     several = read.get("several")
     ms = (several.median_ms - one.median_ms) / package.copies if several else one.median_ms
-    growth_mb = max(0.0, one.overall_mb - one.init_mb - 2 * package.inputs_mb)
-    return Visit(package.workload, host, (ms,), read["reference"].median_ms, growth_mb, one.init_ms)
+    calls = [one, several] if several else [one]
+    known = loaded(package, calls, tool_mb(read["reference"], reference))
+    return Visit(
+        workload=package.workload,
+        host=host,
+        samples_ms=(ms,),
+        reference_ms=read["reference"].median_ms,
+        memory_mb=known.memory_mb,
+        weights_mb=known.weights_mb,
+        load_ms=known.load_ms,
+    )
 
 
 def _parts(body: str) -> dict[str, tuple[int, str]]:

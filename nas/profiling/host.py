@@ -37,7 +37,9 @@ def chip() -> str:
     elif Path("/proc/cpuinfo").exists():
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
         facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.split("\n"))}
-        numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model", "CPU implementer", "CPU part") if key in facts]
+        numbers = [
+            f"{key} {facts[key]}" for key in ("cpu family", "model", "CPU implementer", "CPU part") if key in facts
+        ]
         name = ", ".join(filter(None, [facts.get("model name"), *numbers]))
     return f"{name or platform.processor() or 'unknown'} ({platform.machine()})"
 

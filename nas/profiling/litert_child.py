@@ -36,21 +36,14 @@ class Whole:
 
 
 class Chained:
-    """An operator as the difference of two graphs: one of several copies as `run`, one of a single copy as `base`.
-
-    What each further copy adds to the memory of a graph is kept for every layer of its kind, used or not at the moment:
-    packed weights, and what the interpreter notes of each operation. It counts as weights do. The rest is shared by
-    layers that run one after the other.
-    """
+    """An operator as the difference of two graphs: one of several copies as `run`, one of a single copy as `base`."""
 
     def __init__(self, one: Mapping[str, Any], several: Mapping[str, Any], threads: int) -> None:
         self.clock = clock_of(threads)[1]
         self.copies = several["copies"] - one["copies"]
         self.base, loaded = load(one, threads)
         self.run, chained = load(several, threads)
-        kept_mb = max(0.0, min(loaded.memory_mb, (chained.memory_mb - loaded.memory_mb) / self.copies))
-        shared_mb = loaded.memory_mb - kept_mb
-        self.loaded = replace(loaded, memory_mb=shared_mb, weights_mb=loaded.weights_mb + kept_mb)
+        self.loaded = loaded.less_kept(chained.memory_mb, self.copies)
 
 
 class Placed:
