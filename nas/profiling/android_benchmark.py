@@ -79,12 +79,12 @@ def loaded(package: Package, found: Sequence[Benchmark], tool_mb: float) -> Load
 
     XNNPACK takes its workspace while the model is prepared, so that what is taken from then on is no measure of it.
     """
-    memory_mb = _without_data_mb(found[0], package) - tool_mb
-    known_mb = package.activations_mb if isnan(memory_mb) else max(0.0, memory_mb)
-    one = Loaded(known_mb, package.weights_mb, package.params, found[0].init_ms, package.form)
-    if len(found) == 1 or isnan(memory_mb):
+    one_mb = _without_data_mb(found[0], package)
+    memory_mb = package.activations_mb if isnan(one_mb - tool_mb) else max(0.0, one_mb - tool_mb)
+    one = Loaded(memory_mb, package.weights_mb, package.params, found[0].init_ms, package.form)
+    if len(found) == 1 or isnan(one_mb):
         return one
-    return one.less_kept(_without_data_mb(found[1], package, 1 + package.copies) - tool_mb, package.copies)
+    return one.less_kept((_without_data_mb(found[1], package, 1 + package.copies) - one_mb) / package.copies)
 
 
 def _without_data_mb(found: Benchmark, package: Package, copies: int = 1) -> float:

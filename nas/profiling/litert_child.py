@@ -43,7 +43,7 @@ class Chained:
         self.copies = several["copies"] - one["copies"]
         self.base, loaded = load(one, threads)
         self.run, chained = load(several, threads)
-        self.loaded = loaded.less_kept(chained.memory_mb, self.copies)
+        self.loaded = loaded.less_kept((chained.memory_mb - loaded.memory_mb) / self.copies)
 
 
 class Placed:

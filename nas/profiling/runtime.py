@@ -117,15 +117,14 @@ class Loaded:
     form: str = "reference"
     tolerance_ms: float = 0.0
 
-    def less_kept(self, several_mb: float, copies: int) -> Loaded:
-        """The same of an operator of which a graph with `copies` more takes `several_mb`, weights apart.
+    def less_kept(self, kept_mb: float) -> Loaded:
+        """The same of an operator of which each further one in a graph takes `kept_mb` more, weights apart.
 
-        What each further one adds is kept for every layer of its kind, used or not at the moment: packed weights, and
-        what the interpreter notes of each operation. It counts as weights do. The rest is shared by layers that run one
-        after the other.
+        That is kept for every layer of its kind, used or not at the moment: packed weights, and what the interpreter
+        notes of each operation. It counts as weights do. The rest is shared by layers that run one after the other.
         """
-        kept_mb = max(0.0, min(self.memory_mb, (several_mb - self.memory_mb) / copies))
-        return replace(self, memory_mb=self.memory_mb - kept_mb, weights_mb=self.weights_mb + kept_mb)
+        kept_mb = max(0.0, kept_mb)
+        return replace(self, memory_mb=max(0.0, self.memory_mb - kept_mb), weights_mb=self.weights_mb + kept_mb)
 
 
 class Session(ABC):
