@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +68,38 @@ class Model:
         model = ct.models.MLModel(path, compute_units=ct.ComputeUnit[UNITS[unit]], skip_model_load=True)
         self.benchmarker = MLModelBenchmarker(model, device)
         self.inputs = random_inputs(self.benchmarker.model_spec)
-        self.load_ms = LOOP.run_until_complete(self.benchmarker.benchmark_load()).samples[0]
+        self.folder = tempfile.TemporaryDirectory()
+        with temporary_files_in(self.folder.name):
+            self.load_ms = LOOP.run_until_complete(self.benchmarker.benchmark_load()).samples[0]
 
     def predict_ms(self) -> float:
-        return LOOP.run_until_complete(self.benchmarker.benchmark_predict(dict(self.inputs))).samples[0]
+        with temporary_files_in(self.folder.name):
+            return LOOP.run_until_complete(self.benchmarker.benchmark_predict(dict(self.inputs))).samples[0]
 
     def unload(self) -> None:
         """Free it: an iPhone's app has little memory, and the benchmarker keeps what it loaded."""
-        LOOP.run_until_complete(self.benchmarker._loaded_model.unload())
+        model = self.benchmarker._loaded_model
+        remote = getattr(model, "_remote_service", None)
+        LOOP.run_until_complete(model.unload())
+        if remote is not None:
+            forget(remote)
+        self.folder.cleanup()
+
+
+@contextlib.contextmanager
+def temporary_files_in(folder: str) -> Iterator[None]:
+    """coremltools copies a model that goes to a phone, and the inputs of every prediction, to files that nobody deletes. In a
+    folder that is known they can be."""
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def forget(remote: Any) -> None:
+    """Delete the outputs of a model on a phone, which coremltools keeps in a folder of its connection."""
+    shutil.rmtree(remote._service.socket.working_directory, ignore_errors=True)
 
 
 class Timer:

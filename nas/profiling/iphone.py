@@ -19,7 +19,7 @@ from typing import Any
 
 from nas.errors import MissingDependency, NasError
 from nas.profiling.bundle_compile import Package
-from nas.profiling.bundle_runner import UNITS, random_inputs
+from nas.profiling.bundle_runner import UNITS, forget, random_inputs, temporary_files_in
 from nas.profiling.convert import coremltools, quiet
 from nas.profiling.runtime import Infeasible, Loaded, Session
 
@@ -77,7 +77,7 @@ class Phone:
         from coremltools.models.ml_program.experimental.remote_device import _DeviceCtlError
 
         try:
-            with quiet():
+            with quiet(), tempfile.TemporaryDirectory() as folder, temporary_files_in(folder):
                 return self.loop.run_until_complete(call)
         except (_DeviceCtlError, ValueError, OSError, AttributeError) as error:
             if not self.connected:
@@ -153,7 +153,7 @@ class PhoneSession(Session):
         model = self._load(0)
         load_ms = model.load_duration_in_nano_seconds / 1e6
         self._predict_ms(model, 0)
-        phone.run(model.unload())
+        self._unload(model)
         self.loaded = Loaded(
             memory_mb=package.activations_mb,
             weights_mb=package.weights_mb,
@@ -174,7 +174,7 @@ class PhoneSession(Session):
         finally:
             for model in models:
                 with contextlib.suppress(Infeasible):
-                    self.phone.run(model.unload())
+                    self._unload(model)
         if len(blocks) == 1:
             return blocks[0]
         return [(ms - base_ms) / self.package.copies for base_ms, ms in zip(*blocks)]
@@ -186,6 +186,12 @@ class PhoneSession(Session):
         model = self.phone.service(self.compiled[index], self.unit)
         self.phone.run(model.load())
         return model
+
+    def _unload(self, model: Any) -> None:
+        try:
+            self.phone.run(model.unload())
+        finally:
+            forget(model)
 
     def _predict_ms(self, model: Any, index: int) -> float:
         self.phone.run(model.predict(self.inputs[index]))

@@ -5,11 +5,13 @@ Everything up to Apple's tools and framework is the real code: conversion, corem
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -72,6 +74,8 @@ def phone(tmp_path, monkeypatch, packages):
     monkeypatch.setenv("PYTHON", sys.executable)
     monkeypatch.setenv("DEVELOPMENT_TEAM", "TEAM123456")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(iphone, "POLL_S", 0.01)
     monkeypatch.setattr(iphone, "MOST_RUNS", 1)
     monkeypatch.setattr(
@@ -79,6 +83,12 @@ def phone(tmp_path, monkeypatch, packages):
     )
     yield folder
     shutil.rmtree(folder)  # the stand-in app runs for as long as its phone is there
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """What coremltools keeps of models and predictions on a phone: tens of megabytes each."""
+    gc.collect()  # of a visit that crashed
+    return [*(folder / "temporary").rglob("*.bin"), *(folder / "cache").rglob("data.bin")]
 
 
 def open_runtime(packages, monkeypatch):
@@ -111,6 +121,7 @@ def test_an_iphone_is_listed_prepared_and_measured(phone, packages, monkeypatch,
         assert row.latency_ms == pytest.approx((sizes[1] - sizes[0]) / 2 / 1e4)
         assert row.memory_mb == package.activations_mb and row.params == package.params
     assert int((phone / "loaded").read_text()) <= 4, "models stay on the phone only while they are timed"
+    assert left_behind(tmp_path) == []
 
 
 def test_a_workload_that_ends_the_app_is_infeasible_and_the_next_one_is_measured(phone, packages, monkeypatch):
@@ -245,6 +256,7 @@ def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bu
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
     assert table.meta["chip"] == "iPhone 16 Pro Max, iPhone17,2" and "idles" in table.meta["remote"]
+    assert left_behind(tmp_path) == []
     (phone / "gone").touch()
     with pytest.raises(LookupError, match="connected iPhones: none"):
         bundle_runner.IPhone("")
