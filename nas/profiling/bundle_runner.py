@@ -35,6 +35,9 @@ TIMEOUT_S = 1800
 REMOTE_RUNS = 5
 """Of a block on an iPhone, where each run is a call over the cable."""
 
+PATIENCE_S, POLL_S = 600.0, 0.2
+"""How long an iPhone may take for one call, such as to compile a model, and how often it is asked."""
+
 LOOP = asyncio.new_event_loop()
 """A remote model belongs to the loop that it was loaded in."""
 
@@ -234,6 +237,7 @@ class IPhone:
             raise LookupError(f"connected iPhones: {names}; connect and unlock it, name it as --device iphone:NAME")
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / "modelrunner"
         folder.mkdir(parents=True, exist_ok=True)
+        be_patient()
         signing = AppSigningCredentials(development_team=os.environ["DEVELOPMENT_TEAM"])
         self.device = LOOP.run_until_complete(wanted[0].prepare_for_model_debugging(signing, folder))
 
@@ -260,6 +264,15 @@ class IPhone:
             "chip": ", ".join(kind),
             "os": f"iOS {self.device.os_version} ({self.device.os_build_number})",
         }
+
+
+def be_patient() -> None:
+    """coremltools 9.0 gives a phone ten seconds to compile a model, and does not see that its app ended: it asks
+    `session.is_alive` without calling it, which is always true."""
+    from coremltools.models.ml_program.experimental import remote_device as remote
+
+    remote._DeviceCtlRemoteService.__init__.__defaults__ = (POLL_S, int(PATIENCE_S / POLL_S))
+    remote._DeviceCtlSocket.is_alive = property(lambda socket: socket.device.session.is_alive())
 
 
 def describe() -> dict[str, Any]:

@@ -251,6 +251,7 @@ def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bu
     (phone / "crash").write_text("1000")
     assert "error" in found.visit(bundle.folder, bundle.manifest, 0, "cpu+ne")
     (phone / "crash").unlink()
+    (phone / "slow").write_text("11")  # coremltools by itself gives up after ten
     assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", 1, found) == 0
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]

@@ -2,7 +2,7 @@
 
 A prediction of a model takes a time that grows with its weights, 1 ms per 10 kB, so that tests know what to expect.
 `$PHONE/crash` holds a byte count: loading a model with so many bytes of weights ends the app, as a lack of memory does;
-`refuse` the same, but Core ML says no.
+`refuse` the same, but Core ML says no. The first load waits for as many seconds as `slow` says.
 """
 
 import json
@@ -31,6 +31,10 @@ def answer(method: str, params: dict, resource: Path | None) -> tuple[dict, byte
     model = params["modelID"]
     if method == "MLModelService.Load":
         size = weight_bytes(resource)
+        if (phone / "slow").exists():
+            seconds = float((phone / "slow").read_text())
+            (phone / "slow").unlink()
+            time.sleep(seconds)
         if size >= threshold("crash"):
             os._exit(1)
         if size >= threshold("refuse"):
