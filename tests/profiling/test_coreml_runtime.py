@@ -74,14 +74,16 @@ def phone(tmp_path, monkeypatch, packages):
     monkeypatch.setenv("PYTHON", sys.executable)
     monkeypatch.setenv("DEVELOPMENT_TEAM", "TEAM123456")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    temporary = tempfile.TemporaryDirectory()  # a short path: the address of a socket has room for a hundred letters
+    (tmp_path / "temporary").symlink_to(temporary.name)
+    monkeypatch.setattr(tempfile, "tempdir", temporary.name)
     monkeypatch.setattr(iphone, "POLL_S", 0.01)
     monkeypatch.setattr(iphone, "MOST_RUNS", 1)
     monkeypatch.setattr(
         iphone, "compile_model", lambda path, out: Path(shutil.copytree(path, out / f"{path.stem}.mlmodelc"))
     )
     yield folder
+    temporary.cleanup()
     shutil.rmtree(folder)  # the stand-in app runs for as long as its phone is there
 
 
