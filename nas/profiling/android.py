@@ -40,15 +40,18 @@ FACTS = {
 }
 """What is asked of the phone for a table's provenance."""
 
-LATENCY = (
+_LATENCY = (
     "a sample is the median that benchmark_model reports of one call, 0.2 s of runs after 0.2 s of warm-up; percentiles "
     "are over calls; an operator: half of what two more copies add to a graph of one"
 )
-MEMORY = (
+_MEMORY = (
     "approximate, to a megabyte: the largest resident set of benchmark_model, less what it takes itself, by a call on the "
     "reference workload, and less two copies of the inputs and of the weights; what further copies of an operator add "
     "counts with the weights"
 )
+HOW = {"delegate": "XNNPACK", "latency": _LATENCY, "memory": _MEMORY, "buffers": "kept"}
+"""What tables say of how a phone is measured; buffers are as the interpreter on this machine has them (see
+`CostModel.resident_mb`)."""
 
 
 class Adb:
@@ -157,13 +160,10 @@ class AndroidRuntime(Runtime):
             "chip": f"{facts['manufacturer']} {facts['model']} ({chip}, {facts['abi']})",
             "os": f"Android {facts['android']}",
             "threads": self.threads,
-            "delegate": "XNNPACK",
             **{name: facts[name] for name in ("build", "governors", "max_frequencies_khz", "battery")},
             "thermal_status": status,
             "temperatures": temperatures,
-            "latency": LATENCY,
-            "memory": MEMORY,
-            "buffers": "kept",  # as by the interpreter on this machine: see `CostModel.resident_mb`
+            **HOW,
         }
 
     def open(self, workload: Runnable | Package) -> Session:

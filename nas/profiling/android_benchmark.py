@@ -10,7 +10,8 @@ The tool prints to stdout, older builds without the `INFO: ` before each line:
 
 The first line of counts is the warm-up, the last the timed runs, in microseconds. When all runs took the same time it
 has no more than `count=1 curr=31` (with percentiles, in newer builds). The footprint is the growth of the largest
-resident set, in 2^20 bytes, pages of files included. There is no time of each run: a sample is the median of one call of the tool.
+resident set, in 2^20 bytes, pages of files included. There is no time of each run: a sample is the median of one call of
+the tool.
 """
 
 from __future__ import annotations

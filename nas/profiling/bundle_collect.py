@@ -17,8 +17,7 @@ from nas.costs import LookupTable, Row
 from nas.costs.table import SAME, meta_path
 from nas.errors import ConfigError, NasError, TableError
 from nas.files import read_json, read_text
-from nas.profiling.android import LATENCY as ANDROID_LATENCY
-from nas.profiling.android import MEMORY as ANDROID_MEMORY
+from nas.profiling.android import HOW
 from nas.profiling.android_benchmark import check, loaded, parse, tool_mb
 from nas.profiling.bundle import RESULTS, VISITS, Bundle
 from nas.profiling.bundle_compile import Package
@@ -117,15 +116,19 @@ def _fold(bundle: Bundle, visits: list[Visit]) -> list[Row]:
 
 
 def _loaded(package: Package, visits: list[Visit]) -> Loaded:
-    memory = [visit.memory_mb for visit in visits if not math.isnan(visit.memory_mb)]
-    weights = [visit.weights_mb for visit in visits if not math.isnan(visit.weights_mb)]
     return Loaded(
-        memory_mb=float(np.median(memory)) if memory else package.activations_mb,
-        weights_mb=float(np.median(weights)) if weights else package.weights_mb,
+        memory_mb=_median([visit.memory_mb for visit in visits], package.activations_mb),
+        weights_mb=_median([visit.weights_mb for visit in visits], package.weights_mb),
         params=package.params,
         load_ms=float(np.median([visit.load_ms for visit in visits])),
         form=package.form,
     )
+
+
+def _median(values: list[float], otherwise: float) -> float:
+    """Of the values that are known."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.median(known)) if known else otherwise
 
 
 def _mac_visit(bundle: Bundle, line: dict[str, Any]) -> Visit:
@@ -187,12 +190,9 @@ def _phone_visit(
         "chip": f"{maker} {model} ({soc or 'unknown chip'}, {abi})",
         "os": f"Android {android}",
         "threads": int(head["threads"]),
-        "delegate": "XNNPACK",
         "build": build,
         "governors": head.get("governors", ""),
-        "latency": ANDROID_LATENCY,
-        "memory": ANDROID_MEMORY,
-        "buffers": "kept",
+        **HOW,
     }
     try:
         for code, output in parts.values():

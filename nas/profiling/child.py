@@ -91,23 +91,23 @@ def _timed(run: Callable[[], object], runs: int, clock: Callable[[], float]) -> 
         run()
         if time.perf_counter() >= until:
             break
-    return [_milliseconds(run, clock) for _ in range(runs)]
+    return [milliseconds(run, clock) for _ in range(runs)]
 
 
 def warm_up(run: Callable[[], object]) -> None:
     """Run until two consecutive medians agree to 5%, or for three seconds: once where one run takes as long."""
     start, before = time.perf_counter(), 0.0
     while time.perf_counter() - start < WARM_UP_S:
-        first = _milliseconds(run)
+        first = milliseconds(run)
         if first > WARM_UP_S * 1e3:
             return
-        median = sorted([first, _milliseconds(run), _milliseconds(run)])[1]
+        median = sorted([first, milliseconds(run), milliseconds(run)])[1]
         if abs(median - before) <= 0.05 * median:
             return
         before = median
 
 
-def _milliseconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+def milliseconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     start = clock()
     run()
     return (clock() - start) * 1e3

@@ -19,11 +19,10 @@ from typing import Any
 
 from nas.errors import MissingDependency, NasError
 from nas.profiling.bundle_compile import Package
-from nas.profiling.bundle_runner import UNITS, forget, random_inputs, temporary_files_in
+from nas.profiling.bundle_runner import UNITS, be_patient, forget, random_inputs, temporary_files_in
 from nas.profiling.convert import coremltools, quiet
 from nas.profiling.runtime import Infeasible, Loaded, Session
 
-PATIENCE_S, POLL_S = 600.0, 0.2
 MOST_RUNS = 5
 """Of a block: each is a call over the cable that takes a second or so, however short the prediction."""
 GUIDE = "see docs/jobs/profile_a_phone.md"
@@ -95,21 +94,13 @@ class Phone:
         import coremltools as ct
         from coremltools.models.ml_program.experimental import remote_device as remote
 
-        class Socket(remote._DeviceCtlSocket):
-            """coremltools 9.0 asks `session.is_alive` without calling it, which is always true."""
-
-            @property
-            def is_alive(self) -> bool:
-                return self.device.session.is_alive()
-
         class Model(remote._RemoteMLModelService):
             def __del__(self) -> None:
                 """The inherited one calls the phone, which may be gone, with a coroutine that nobody awaits."""
 
         async def make() -> Any:
-            socket = Socket(device=self.device, source="Documents/modelrunnerd")
-            channel = remote._DeviceCtlRemoteService(socket, poll_time=POLL_S, max_attempts=int(PATIENCE_S / POLL_S))
-            return Model(channel, compiled, ct.ComputeUnit[UNITS[unit]])
+            socket = remote._DeviceCtlSocket(device=self.device, source="Documents/modelrunnerd")
+            return Model(remote._DeviceCtlRemoteService(socket), compiled, ct.ComputeUnit[UNITS[unit]])
 
         return self.loop.run_until_complete(make())
 
@@ -125,6 +116,7 @@ class Phone:
 
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / "modelrunner"
         folder.mkdir(parents=True, exist_ok=True)
+        be_patient()
         signing = remote.AppSigningCredentials(development_team=self.team)
         try:
             with quiet():

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from nas.profiling.child import milliseconds
 from nas.profiling.host import clock_of, limit_memory, process_bytes
 from nas.profiling.runtime import Infeasible, Loaded
 
@@ -105,12 +106,6 @@ def fill_inputs(interpreter: Interpreter) -> int:
         interpreter.set_tensor(given["index"], values)
         size += values.nbytes
     return size
-
-
-def milliseconds(run: Callable[[], None], clock: Callable[[], float]) -> float:
-    start = clock()
-    run()
-    return (clock() - start) * 1e3
 
 
 def give_back_free_memory() -> None:
