@@ -16,6 +16,16 @@ from nas.training.checkpoint import Checkpoint
 from nas.training.objective import generator
 from nas.training.text import TextEncoder
 
+PROMPTS = (
+    "a cat runs",
+    "the digit three moves left",
+    "a red balloon rises over a quiet lake at dawn, seen from a slowly turning camera, with hills in the mist behind it",
+    "five",
+    "",
+)
+"""What exported text encoders are compared with torch on: captions of several lengths, among them one that is cut off
+and the empty one."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -64,7 +74,11 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
     text = checkpoint.space.text
     _, model = TextEncoder(text).load()
     return Part(
-        "text_encoder", EncodeText(model), _token_inputs(text), "context", "Tokens of a caption to the context."
+        "text_encoder",
+        EncodeText(model),
+        token_inputs(text, PROMPTS[0]),
+        "context",
+        "Tokens of a caption to the context.",
     )
 
 
@@ -120,6 +134,8 @@ class EncodeText(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=hidden * -1e4).last_hidden_state
 
 
-def _token_inputs(text: Text) -> dict[str, Tensor]:
-    ones = torch.ones(1, text.tokens, dtype=torch.int32)
-    return {"input_ids": ones, "attention_mask": ones}
+def token_inputs(text: Text, prompt: str) -> dict[str, Tensor]:
+    """A prompt through the tokenizer: `input_ids` and `attention_mask`, int32 `(1, tokens)` each, padded to the end."""
+    tokenizer, _ = TextEncoder(text).load()
+    found = tokenizer([prompt], padding="max_length", truncation=True, max_length=text.tokens, return_tensors="pt")
+    return {name: found[name].int() for name in ("input_ids", "attention_mask")}

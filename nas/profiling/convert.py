@@ -88,7 +88,7 @@ def to_coreml(
 
 def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
     """The module's graph at these shapes in basic operations, without those that do nothing."""
-    program = torch.export.export(module.eval(), tuple(inputs.values())).run_decompositions({})
+    program = torch.export.export(module.eval(), tuple(distinct(inputs).values())).run_decompositions({})
     graph = program.graph
     for node in list(graph.nodes):
         if node.target in _NO_OPS:
@@ -97,6 +97,14 @@ def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.e
         elif node.target in _CHECKS:
             graph.erase_node(node)
     return program
+
+
+def distinct(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the inputs, none of which shares memory with another.
+
+    torch.export takes one tensor given as two arguments for one argument: the program would ignore the other.
+    """
+    return {name: x.detach().clone() for name, x in inputs.items()}
 
 
 def _is_angle(op: Any) -> bool:
@@ -135,7 +143,7 @@ def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Pa
     temporary = path.with_name(f".writing-{path.name}")
     try:
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
-            litert_torch.convert(module.eval(), sample_kwargs=dict(inputs)).export(str(temporary))
+            litert_torch.convert(module.eval(), sample_kwargs=distinct(inputs)).export(str(temporary))
     except (NotImplementedError, ValueError, RuntimeError) as error:
         raise NasError(f"{type(module).__name__} cannot be converted to LiteRT: {_first_line(error)}") from error
     os.replace(temporary, path)

@@ -1,0 +1,78 @@
+"""Exported text encoders read their prompt and their mask."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from nas.export import parts
+from nas.profiling.convert import exported_program, to_coreml, to_litert
+from nas.training import checkpoint
+from nas.training.text import TextEncoder
+
+needs_converter = pytest.mark.skipif(
+    importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"
+)
+
+
+@pytest.fixture(scope="module")
+def text(tiny_checkpoint):
+    return checkpoint.load(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def part(text):
+    return parts.text_encoder(text)
+
+
+def test_the_graph_reads_real_tokens_with_a_padded_mask(text, part):
+    graph = exported_program(part.module, part.inputs).module()
+    encode = TextEncoder(text.space.text)
+    for prompt in parts.PROMPTS:
+        tokens = parts.token_inputs(text.space.text, prompt)
+        wanted = encode([prompt])
+        assert torch.allclose(graph(*tokens.values()), wanted, atol=1e-5), prompt
+    assert not tokens["attention_mask"].all()  # the empty prompt is mostly padding
+
+
+def test_one_tensor_for_two_inputs_stays_two_inputs(part):
+    """torch.export merges arguments that are one object; the graph then ignores one of them."""
+    ones = torch.ones(1, 8, dtype=torch.int32)
+    graph = exported_program(part.module, {"input_ids": ones, "attention_mask": ones}).module()
+    ids = torch.tensor([[2, 5, 6, 10, 12, 13, 3, 0]], dtype=torch.int32)
+    mask = (ids != 0).int()
+    assert torch.allclose(graph(ids, mask), part.module(ids, mask), atol=1e-5)
+
+
+def test_the_core_ml_program_looks_its_embeddings_up_from_the_tokens(part):
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    for inputs in (part.inputs, dict.fromkeys(part.inputs, torch.ones(1, 8, dtype=torch.int32))):
+        model = to_coreml(part.module, inputs, part.output)
+        spec = model.get_spec()
+        program = load(spec, spec.specificationVersion, model.weights_dir).functions["main"]
+        table = next(op for op in program.operations if op.op_type == "gather" and op.x.shape == (15, 32))
+        assert sources(table.indices) == {"input_ids"}
+
+
+def sources(value) -> set[str]:
+    """The program's inputs that a value is computed from."""
+    if value.op is None:
+        return {value.name}
+    inputs = [x for x in value.op.inputs.values() if hasattr(x, "op")]
+    return set().union(*(sources(x) for x in inputs)) if inputs else set()
+
+
+@needs_converter
+@pytest.mark.slow
+def test_the_litert_model_reads_real_tokens_with_a_padded_mask(text, part, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    ones = torch.ones(1, 8, dtype=torch.int32)
+    for inputs in (part.inputs, {"input_ids": ones, "attention_mask": ones}):
+        run = Interpreter(str(to_litert(part.module, inputs, tmp_path / "text.tflite"))).get_signature_runner()
+        for prompt in parts.PROMPTS:
+            tokens = parts.token_inputs(text.space.text, prompt)
+            found = run(**{name: x.numpy() for name, x in tokens.items()})
+            wanted = TextEncoder(text.space.text)([prompt])
+            assert torch.allclose(torch.from_numpy(next(iter(found.values()))), wanted, atol=1e-4), prompt
