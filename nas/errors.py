@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class NasError(Exception):
@@ -35,3 +37,23 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     known = [str(k) for k in known]
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+
+
+FIXES = {
+    errno.EACCES: "ask for the right to, or give another path",
+    errno.EDQUOT: "free some space and run again",
+    errno.EEXIST: "a file is where a folder is needed; give another path",
+    errno.EMFILE: "allow more open files (ulimit -n), or use fewer workers",
+    errno.ENFILE: "allow more open files, or close other programs",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOMEM: "free some memory, or make the work smaller",
+    errno.ENOSPC: "free some space and run again",
+    errno.ENOTDIR: "something above it is a file, not a folder; give another path",
+    errno.EROFS: "the disk is read-only; give another path",
+}
+"""What to do when the system refuses something, by its error number."""
+
+
+def unwritable(path: str | Path, error: OSError) -> NasError:
+    """The error of an output that the system refuses."""
+    return NasError(f"{path}: cannot be written: {error.strerror}; {FIXES.get(error.errno, 'give another path')}")

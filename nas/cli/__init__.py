@@ -7,7 +7,6 @@ loads nothing heavy.
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import re
 import sys
@@ -17,7 +16,7 @@ from nas import __version__
 
 from nas.cli import job, profiling, phones, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
 from nas.cli.command import COMMANDS, add
-from nas.errors import NasError, suggestion
+from nas.errors import FIXES, NasError, suggestion
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,17 +86,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"nas {args.command}: stopped; run the same command again and it goes on", file=sys.stderr)
         return 130
     return status or 0
-
-
-FIXES = {
-    errno.EACCES: "ask for the right to, or give another path",
-    errno.EDQUOT: "free some space and run again",
-    errno.EEXIST: "is a file where a folder is needed; give another path",
-    errno.ENOSPC: "free some space and run again",
-    errno.ENOTDIR: "something above it is a file, not a folder; give another path",
-    errno.EROFS: "the disk is read-only; give another path",
-}
-"""What to do when the system refuses a path."""
 
 
 def _failed(args: argparse.Namespace, message: str) -> int:

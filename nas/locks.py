@@ -1,0 +1,180 @@
+"""One process per output: a lock that the kernel drops when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.errors import NasError, unwritable
+
+HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
+"""What the system says when another process holds a lock; anything else means that it cannot lock here."""
+
+
+class LockedError(NasError):
+    """Another process is writing to the same output."""
+
+
+@dataclass
+class _Held:
+    handle: int
+    count: int = 1
+
+
+_held: dict[str, _Held] = {}
+_registry = threading.RLock()
+_warned: set[str] = set()
+
+
+@contextlib.contextmanager
+def output_lock(path: str | Path, folder: bool = False) -> Iterator[None]:
+    """Keep every other process from writing to `path` inside the `with` block.
+
+    The lock file is `.NAME.lock` beside a file, and `.nas.lock` inside a folder; it is removed at the end. It is an
+    flock, which also holds between machines on NFS; where the filesystem refuses locks, a warning says so and the block
+    runs unprotected. The same process may take a lock again (a job that profiles into its own folder); its child
+    processes may not, so take it in the process that starts them.
+
+    Args:
+        path: the output: a file, or a folder.
+        folder: `path` is a folder; it is created, and removed again if nothing was put into it.
+
+    Raises:
+        LockedError: another process holds it.
+        NasError: the place cannot be written: read-only, full, or below a file.
+    """
+    path = Path(path)
+    if not folder and path.is_dir():
+        raise NasError(f"{path}: is a folder; give the output a file name")
+    parent = path if folder else path.parent
+    created = _create(parent, path)
+    file = os.path.join(os.path.realpath(parent), ".nas.lock" if folder else f".{path.name}.lock")
+    try:
+        with _registry:
+            if file in _held:
+                _held[file].count += 1
+            else:
+                _held[file] = _Held(_acquire(file, path))
+        try:
+            yield
+        finally:
+            _release(file)
+    finally:
+        for empty in created:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file without waiting; False if another process holds it.
+
+    Raises:
+        OSError: the filesystem does not lock.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in HELD:
+            return False
+        raise
+    return True
+
+
+def _create(folder: Path, path: Path) -> list[Path]:
+    """Create a folder; returns those that were not there, the innermost first."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    return missing
+
+
+def _acquire(file: str, path: Path) -> int:
+    while True:
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise unwritable(path, error) from None
+        try:
+            if not try_lock(handle):
+                raise LockedError(f"{path}: {_holder(handle)} is writing to it; wait for it, or give another path")
+        except OSError as error:
+            _warn(file, path, error)
+        except BaseException:
+            os.close(handle)
+            raise
+        if _is(file, handle):  # else its last holder has just removed it
+            break
+        os.close(handle)
+    words = " ".join([os.path.basename(sys.argv[0]).replace("__main__.py", "nas"), *sys.argv[1:2]])
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "command": words, "since": time.strftime("%F %T")}
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(about).encode(), 0)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(file)
+        os.close(handle)
+        raise unwritable(path, error) from None
+    return handle
+
+
+def _release(file: str) -> None:
+    with _registry:
+        held = _held.get(file)
+        if held is None:  # in a forked child
+            return
+        held.count -= 1
+        if not held.count:
+            del _held[file]
+            with contextlib.suppress(OSError):  # before it is unlocked, or the next holder's would be removed
+                os.unlink(file)
+            os.close(held.handle)
+
+
+def _is(file: str, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(file), os.fstat(handle))
+    except OSError:
+        return False
+
+
+def _holder(handle: int) -> str:
+    try:
+        about = json.loads(os.pread(handle, 4096, 0))
+        return f"process {about['pid']} on {about['host']} ('{about['command']}', since {about['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _warn(file: str, path: Path, error: OSError) -> None:
+    if file not in _warned:
+        _warned.add(file)
+        print(
+            f"warning: {path}: this filesystem does not lock files ({error.strerror}); let no other process write to it",
+            file=sys.stderr,
+        )
+
+
+def _forget_after_fork() -> None:
+    """A forked child holds none of its parent's locks, or they would outlive the parent."""
+    global _registry
+    _registry = threading.RLock()
+    for held in _held.values():
+        with contextlib.suppress(OSError):
+            os.close(held.handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
