@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.report.folder import RunFolder, stage_order
+from nas.report.folder import RunFolder, inside, stage_order
 from nas.report.markup import Markup, tag
 from nas.report.numbers import plural
 from nas.report.record import Sample
@@ -76,26 +76,21 @@ def _clip(run: Path, sample: Sample, room: int) -> Clip:
     """The sample as an embedded GIF, or as an MP4 if only that is small enough; else where it lies."""
     reasons = []
     for name, kind in ((sample.gif, "image/gif"), (sample.mp4, "video/mp4")):
-        data = _inside(run, name)
-        if data is None:
-            reasons.append(f"{name} is missing")
+        path = inside(run, name)
+        size = path.stat().st_size if path else 0
+        if not size:
+            reasons.append(f"{name} is missing" if name else "")
             continue
+        if size * 4 / 3 > min(CLIP_BYTES, room):
+            reasons.append(f"{name} is too large to embed ({size / 1e6:.1f} MB)")
+            continue
+        data = path.read_bytes()
         uri = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        if len(uri) > min(CLIP_BYTES, room):
-            reasons.append(f"{name} is too large to embed ({len(data) / 1e6:.1f} MB)")
-        elif kind == "image/gif":
+        if kind == "image/gif":
             width, height = (int.from_bytes(data[i : i + 2], "little") for i in (6, 8))  # of the GIF's header
             alt = f"Clips of {sample.model} at {sample.steps} steps: {'; '.join(sample.captions)}"
             return Clip(tag("img", src=uri, alt=alt, class_="clip"), len(uri), width / max(height, 1))
         else:
             video = tag("video", src=uri, autoplay=True, loop=True, muted=True, playsinline=True, class_="clip")
             return Clip(video, len(uri))
-    return Clip(tag("p", "; ".join(reasons) or "no file named", ".", class_="absent"))
-
-
-def _inside(run: Path, name: str) -> bytes | None:
-    """The bytes of a file of the run folder; None if it is missing, empty, or outside."""
-    path = (run / name).resolve()
-    if not name or not path.is_relative_to(run.resolve()) or not path.is_file():
-        return None
-    return path.read_bytes() or None
+    return Clip(tag("p", "; ".join(filter(None, reasons)) or "no file named", ".", class_="absent"))

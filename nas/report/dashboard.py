@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import optuna
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, ArtifactMeta
+from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.report.folder import RunFolder
+from nas.report import facts
+from nas.report.folder import RunFolder, inside
 from nas.report.record import RunRecord, Sample
 from nas.search import open_storage
 
 PICTURE, CLIP = "a-", "c-"
 """How the artifacts' names begin, before a number in hexadecimal: the dashboard lets no other characters through."""
+
+THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.I)
+"""The hosts that a browser on this machine may ask for; any port, since one may be forwarded."""
 
 
 def application(run: str | Path) -> Any:
@@ -39,7 +46,24 @@ def application(run: str | Path) -> Any:
     except ImportError:
         raise MissingDependency("optuna-dashboard is not installed; run: pip install 'nas-video[dashboard]'") from None
     storage = IllustratedStorage(RunFolder.read(run))
-    return optuna_dashboard.wsgi(storage, artifact_store=Illustrations(storage))
+    return local_only(optuna_dashboard.wsgi(storage, artifact_store=Illustrations(storage)))
+
+
+def local_only(app: Callable) -> Callable:
+    """A WSGI application that answers requests for this machine alone.
+
+    A web page elsewhere can point a name of its own at 127.0.0.1 and read whatever answers there (DNS rebinding), or
+    send requests to it. The browser then says the foreign name in `Host` or `Origin`.
+    """
+
+    def guarded(environ: dict[str, Any], start_response: Callable) -> Iterable[bytes]:
+        host, origin = environ.get("HTTP_HOST", "localhost"), environ.get("HTTP_ORIGIN", "")
+        if THIS_MACHINE.fullmatch(host) and (not origin or THIS_MACHINE.fullmatch(origin.partition("://")[2])):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"The dashboard answers requests for localhost only.\n"]
+
+    return guarded
 
 
 class IllustratedStorage(optuna.storages.JournalStorage):
@@ -67,11 +91,28 @@ class IllustratedStorage(optuna.storages.JournalStorage):
     def get_all_studies(self) -> list[FrozenStudy]:
         studies = super().get_all_studies()
         for study in studies:
-            study.system_attrs |= self._clips()
+            study.system_attrs = self._illustrated(study.system_attrs, study._study_id)
         return studies
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return super().get_study_system_attrs(study_id) | self._clips()
+        return self._illustrated(super().get_study_system_attrs(study_id), study_id)
+
+    def _illustrated(self, attributes: dict[str, Any], study_id: int) -> dict[str, Any]:
+        """A study's attributes with its samples, the name of its objective, and a note of each trial's costs."""
+        added = {"study:metric_names": ["score"], **_note(None, STUDY_NOTE)}
+        for trial in super().get_all_trials(study_id, deepcopy=False):
+            added |= _note(trial._trial_id, self._costs(trial.user_attrs))
+        return added | attributes | self._clips()
+
+    def _costs(self, attributes: dict[str, Any]) -> str:
+        """The predicted costs of a trial's architecture as a list in Markdown, with the budget where it is known."""
+        lines = []
+        for name, (words, unit) in facts.QUANTITIES.items():
+            value, bound = attributes.get(name), self.run.record.budget.get(name)
+            if isinstance(value, int | float):
+                limit = f" (budget: at most {unit(bound)})" if bound is not None else ""
+                lines.append(f"- {words}: {unit(value)}{limit}")
+        return "\n".join(["Predicted from the lookup table:", "", *lines]) if lines else ""
 
     def samples(self) -> tuple[Sample, ...]:
         """Those that the run has by now."""
@@ -81,14 +122,26 @@ class IllustratedStorage(optuna.storages.JournalStorage):
             return ()
 
     def _with_artifacts(self, trial: FrozenTrial) -> FrozenTrial:
-        if self.run.space is not None and self.run.space.backbone is not None and "choices" in trial.user_attrs:
+        if self.run.space is not None and self.run.space.backbone is not None and self._fits(trial.user_attrs):
             trial.system_attrs |= _artifact(f"{PICTURE}{trial._trial_id:x}", "architecture.png", "image/png")
             if trial.user_attrs["choices"] == self.run.choices:
                 trial.system_attrs |= self._clips()
         return trial
 
+    def _fits(self, attributes: dict[str, Any]) -> bool:
+        """Whether a trial has an architecture of the run's space."""
+        try:
+            self.run.space.architecture(attributes["choices"])
+        except (KeyError, TypeError, ValueError, AttributeError, NasError):
+            return False
+        return True
+
     def _clips(self) -> dict[str, str]:
-        named = [(f"{CLIP}{i:x}", f"{s.model}, {s.steps} steps.gif") for i, s in enumerate(self.samples())]
+        named = [
+            (f"{CLIP}{i:x}", f"{s.model}, {s.steps} steps.gif")
+            for i, s in enumerate(self.samples())
+            if inside(self.run.path, s.gif)
+        ]
         return {key: value for name, file in named for key, value in _artifact(name, file, "image/gif").items()}
 
 
@@ -99,10 +152,26 @@ class Illustrations:
         self.storage = storage
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        kind, number = artifact_id[: len(PICTURE)], int(artifact_id[len(PICTURE) :], 16)
+        kind, digits = artifact_id[: len(PICTURE)], artifact_id[len(PICTURE) :]
+        if not re.fullmatch("[0-9a-f]{1,8}", digits):
+            raise ArtifactNotFound(f"{artifact_id}: no artifact of this run")
+        number = int(digits, 16)
         if kind == CLIP:
-            return (self.storage.run.path / self.storage.samples()[number].gif).open("rb")
-        return io.BytesIO(self._picture(self.storage.get_trial(number).user_attrs["choices"]))
+            samples = self.storage.samples()
+            path = inside(self.storage.run.path, samples[number].gif) if number < len(samples) else None
+            if path is None:
+                raise ArtifactNotFound(f"{artifact_id}: no such clip in the run folder")
+            return path.open("rb")
+        try:
+            return io.BytesIO(self._picture(self.storage.get_trial(number).user_attrs["choices"]))
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            NasError,
+        ) as error:  # no such trial, or of another space
+            raise ArtifactNotFound(f"{artifact_id}: {error}") from None
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         raise PermissionError("a run's artifacts are made by the run")
@@ -120,6 +189,18 @@ class Illustrations:
         plot_architecture(run.space, run.space.architecture(choices), run.predict(choices), axes)
         axes.figure.savefig(file, dpi=150, bbox_inches="tight", format="png")
         return file.getvalue()
+
+
+STUDY_NOTE = (
+    "The score is what the search's evaluator returned, higher is better. In `nas run` it is minus the supernet's"
+    " validation loss, so it is below 0. Each trial's note has its predicted costs."
+)
+
+
+def _note(trial_id: int | None, words: str) -> dict[str, Any]:
+    """Attributes that show `words` (Markdown, at most 2045 characters) as the note of a trial, or of the study."""
+    prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+    return {f"{prefix}note_ver": 1, f"{prefix}note_str:0": words} if words else {}
 
 
 def _artifact(name: str, file: str, mimetype: str) -> dict[str, str]:

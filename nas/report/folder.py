@@ -177,6 +177,18 @@ class RunFolder:
         return histories
 
 
+def inside(run: Path, name: str) -> Path | None:
+    """A regular file of the run folder that a record or a person names; None if it is missing or lies outside.
+
+    Links are followed first, so that one inside the folder cannot name a file outside of it.
+    """
+    try:
+        path = (run / name).resolve()
+        return path if name and path.is_relative_to(run.resolve()) and path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have; links in a circle
+        return None
+
+
 def _read_table(path: Path) -> LookupTable:
     table = LookupTable.load(path)
     if not isinstance(table.meta, dict):

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from nas.report import svg
-from nas.report.folder import RunFolder, stage_order
+from nas.report.folder import RunFolder, inside, stage_order
 from nas.report.markup import Markup, bar, join, table, tag
 from nas.report.numbers import MISSING, duration, figures, megabytes, percent
 from nas.report.search_sections import absent
@@ -89,12 +89,12 @@ def exported(run: RunFolder) -> Markup:
 
 def provenance(run: RunFolder) -> Markup:
     """Versions, machine, the table's own provenance, hashes of what the page was made from, times of the steps."""
-    record, config = run.record, run.path / "config.yaml"
+    record, config = run.record, inside(run.path, "config.yaml")
     identity = {"run": record.name, "search space": f"{record.space} {record.space_hash}".strip()}
     if run.space is not None and record.space_hash and run.space.hash != record.space_hash:
         identity["space.yaml now"] = f"{run.space.hash}: not what the run recorded"
     # the whole configuration is shown as the file that it was read from
-    provenance = {key: value for key, value in record.provenance.items() if key != "config" or not config.is_file()}
+    provenance = {key: value for key, value in record.provenance.items() if key != "config" or config is None}
     names = ("config.yaml", "space.yaml", "table.csv", "front.csv", "architecture.json")
     files = {name: _hash(run.path / name) for name in names if (run.path / name).is_file()}
     parts = [
@@ -107,8 +107,9 @@ def provenance(run: RunFolder) -> Markup:
         c = run.table.calibration
         law = f"{figures(c.scale, 4)} \N{MULTIPLICATION SIGN} sum + {figures(c.offset_ms)} ms"
         parts.append(_facts("Calibration", {"latency": law}))
-    if config.is_file():
-        words = config.read_text(encoding="utf-8", errors="replace")[:20_000]
+    if config is not None:
+        with open(config, encoding="utf-8", errors="replace") as file:
+            words = file.read(20_000)
         parts.append(tag("details", tag("summary", "config.yaml"), tag("pre", words)))
     return tag("div", [part for part in parts if part], class_="sources")
 
@@ -150,4 +151,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
