@@ -7,31 +7,121 @@ import difflib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError
+from nas.locks import try_lock
+
+TEMPORARY = ".nas-tmp"
+"""How the names end of files that are still being written."""
+
+_cleaned: set[str] = set()
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
-    """Write `content` to `path` in one step: a reader sees the old file or the new one, never a part."""
+    """Write `content` to `path` in one step: a reader sees the old file or the new one, never a part.
+
+    When it returns, the file and its name are on the disk. What processes that were killed left half-written in the same
+    folder is removed.
+
+    Raises:
+        OSError: the system refused it; its `filename` is the path, and what was there is as it was.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
+        handle, temporary = _create_temporary(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                with contextlib.suppress(OSError):
+                    os.fchmod(handle, stat.S_IMODE(os.stat(path).st_mode))  # a file that was there keeps its mode
+                os.fsync(handle)
+                os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
     return path
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give an OSError of the block that names no file the name of the one that was written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(TEMPORARY):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on the disk; without it a power loss may take back a file that was reported as written."""
+    with contextlib.suppress(OSError):  # some filesystems cannot
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Give a file's content a second name, without a moment in which either is missing or half-written.
+
+    A hard link, or a copy where the filesystem has no links.
+    """
+    temporary = _temporary_name(target)
+    try:
+        with naming(target):
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+            os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # replacing one link by another to the same file does nothing
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what processes that are dead were writing to a folder; once per folder and process.
+
+    A living process holds a lock on its temporary file.
+    """
+    if str(folder) in _cleaned:
+        return
+    _cleaned.add(str(folder))
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if name.startswith(".") and name.endswith(TEMPORARY):
+                with contextlib.suppress(OSError), open(folder / name, "r+b") as file:
+                    if try_lock(file.fileno()):
+                        os.unlink(folder / name)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def _create_temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, with the mode that the umask asks for, locked so that nobody takes it for stale."""
+    while True:
+        temporary = _temporary_name(path)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):  # no locks here: then nobody else can lock it either, and it stays
+            try_lock(handle)
+        if temporary.exists():
+            return handle, temporary
+        os.close(handle)  # another process took it for stale before it was locked
 
 
 def write_json(path: str | Path, value: Any) -> Path:

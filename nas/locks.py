@@ -21,6 +21,10 @@ HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
 """What the system says when another process holds a lock; anything else means that it cannot lock here."""
 
 
+ENDING_S = 1.0
+"""How long a process that was killed may take to end."""
+
+
 class LockedError(NasError):
     """Another process is writing to the same output."""
 
@@ -101,23 +105,27 @@ def _create(folder: Path, path: Path) -> list[Path]:
 
 
 def _acquire(file: str, path: Path) -> int:
+    until = time.monotonic() + ENDING_S
     while True:
         try:
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise unwritable(path, error) from None
         try:
-            if not try_lock(handle):
-                raise LockedError(f"{path}: {_holder(handle)} is writing to it; wait for it, or give another path")
+            locked = try_lock(handle)
         except OSError as error:
+            locked = True
             _warn(file, path, error)
-        except BaseException:
-            os.close(handle)
-            raise
-        if _is(file, handle):  # else its last holder has just removed it
+        if locked and _is(file, handle):
             break
+        holder = _holder(handle)
         os.close(handle)
-    words = " ".join([os.path.basename(sys.argv[0]).replace("__main__.py", "nas"), *sys.argv[1:2]])
+        if not locked:  # else its last holder has just removed the file
+            if time.monotonic() > until:
+                raise LockedError(f"{path}: {holder} is writing to it; wait for it, or give another path")
+            time.sleep(0.05)
+    program = os.path.basename(sys.argv[0])
+    words = " ".join(["nas", *sys.argv[1:2]]) if program in ("nas", "__main__.py") else program
     about = {"pid": os.getpid(), "host": socket.gethostname(), "command": words, "since": time.strftime("%F %T")}
     try:
         os.ftruncate(handle, 0)

@@ -14,7 +14,6 @@ its optimisers' moments, its EMA and the number of steps done; no random state i
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nas.errors import ConfigError
+from nas.files import duplicate
 from nas.progress import progress
 from nas.training import distributed, monitors, tensors
 from nas.training.history import History, read_history
@@ -103,8 +103,7 @@ def _keep(folder: Path, older: int) -> None:
     """Give the state that is about to be replaced a name of its own, and remove all but the `older` newest of those."""
     if (folder / STATE).exists():
         step = int(tensors.metadata(folder / STATE)["step"])
-        os.link(folder / STATE, aside := folder / f".{STATE}.aside")
-        os.replace(aside, folder / f"state-{step:08d}.safetensors")
+        duplicate(folder / STATE, folder / f"state-{step:08d}.safetensors")
     for path in older_states(folder)[:-older]:
         path.unlink()
 
