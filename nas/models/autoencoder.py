@@ -73,7 +73,9 @@ class Autoencoder(nn.Module):
         wrong = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
         if missing or wrong:
             raise ConfigError(f"these weights are of another autoencoder: '{(missing + wrong)[0]}' does not fit")
-        self.load_state_dict(state, strict=False)
+        zeros = {key: torch.zeros(value.shape) for key, value in own.items() if value.is_meta and key not in state}
+        converted = {key: value.to(own[key].dtype) for key, value in state.items()}
+        self.load_state_dict({**converted, **zeros}, strict=False, assign=any(v.is_meta for v in own.values()))
 
     def temporal_parameters(self) -> list[nn.Parameter]:
         """The decoder's temporal factors."""

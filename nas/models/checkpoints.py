@@ -1,7 +1,8 @@
 """Weights from and to a diffusers checkpoint folder: Stable Diffusion's UNet and VAE.
 
-A folder as `save_pretrained` writes it or the Hub holds it: `unet/config.json`, `unet/diffusion_pytorch_model.safetensors`,
-and the same under `vae/`. Only safetensors are read: no pickle that could run code.
+A folder as `save_pretrained` writes it or the Hub holds it: `unet/config.json`, `unet/diffusion_pytorch_model.safetensors`
+(or a variant of it, or shards: see `weight_files`), and the same under `vae/`. Only safetensors are read: no pickle
+that could run code.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
+from nas.config import build
 from nas.errors import ConfigError, MissingDependency
 from nas.files import read_json, write_atomic, write_json
+from nas.models import weight_files
 from nas.models.autoencoder import Autoencoder, VAEConfig
 from nas.models.backbone import UNet
+from nas.models.weight_files import WeightFiles
+from nas.models.weights import fit
 from nas.spaces import Backbone
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
 HUB_FILES = [f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", WEIGHTS)]
 HUB_TEXT = ["tokenizer/*", "text_encoder/config.json", "text_encoder/model.safetensors"]
 HUB_FILES += ["scheduler/*", *HUB_TEXT]
@@ -36,11 +42,12 @@ def load_unet(folder: str | Path) -> UNet:
         ConfigError: no such file, weights that do not fit, or a config that is not of the Stable Diffusion v1 kind.
     """
     folder = _part(folder, "unet")
-    config = read_json(folder / "config.json", "diffusers config")
+    config = _config(folder)
     backbone = unet_backbone(config, folder)
+    inputs = {name: _number(config, name, folder, None) for name in ("in_channels", "cross_attention_dim")}
     with torch.device("meta"):
-        unet = UNet(backbone, config["in_channels"], config["cross_attention_dim"])
-    _assign(unet, {name: value.float() for name, value in read_weights(folder).items()}, folder)
+        unet = UNet(backbone, *inputs.values())
+    _assign(unet, folder)
     return unet
 
 
@@ -103,7 +110,11 @@ def checkpoint_folder(name: str | Path, files: Sequence[str] = HUB_FILES) -> Pat
     except ImportError:
         raise MissingDependency("huggingface_hub is not installed; run: pip install 'nas-video[diffusers]'") from None
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
+        folder = Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
+        lacking = _lacking(folder, files)
+        if lacking:  # no plain weights there: their variants, or shards, or the names of what is not read
+            snapshot_download(name, allow_patterns=lacking, etag_timeout=5)
+        return folder
     except Exception as error:  # the Hub's client raises its own and its HTTP library's classes
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         wanted = " ".join(f'--include "{part}/*"' for part in dict.fromkeys(file.split("/")[0] for file in files))
@@ -112,6 +123,12 @@ def checkpoint_folder(name: str | Path, files: Sequence[str] = HUB_FILES) -> Pat
             f"'hf download {name} {wanted}' and bring what it puts into ~/.cache/huggingface/hub here, or add "
             "--local-dir DIR and give DIR instead"
         ) from None
+
+
+def _lacking(folder: Path, files: Sequence[str]) -> list[str]:
+    """Patterns of the other forms of the weights that a download did not bring."""
+    weights = [Path(file) for file in files if file.endswith(".safetensors") and not (folder / file).exists()]
+    return [f"{path.parent}/{path.stem}*.{end}" for path in weights for end in ("safetensors", "json")]
 
 
 def load_spatial_weights(model: UNet, folder: str | Path) -> None:
@@ -123,7 +140,7 @@ def load_spatial_weights(model: UNet, folder: str | Path) -> None:
         ConfigError: as `load_unet`; also when the checkpoint is of another size (prune it first).
     """
     folder = _part(folder, "unet")
-    _assign(model, read_weights(folder), folder)
+    _assign(model, folder)
 
 
 def load_autoencoder(folder: str | Path) -> Autoencoder:
@@ -136,22 +153,24 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
         ConfigError: no such file, or weights that do not fit.
     """
     folder = _part(folder, "vae")
-    config = read_json(folder / "config.json", "diffusers config")
-    autoencoder = Autoencoder(
-        VAEConfig(
-            channels=tuple(config["block_out_channels"]),
-            layers_per_block=config["layers_per_block"],
-            latent_channels=config["latent_channels"],
-            image_channels=config["in_channels"],
-            norm_groups=config.get("norm_num_groups", 32),
-            mid_attention=config.get("mid_block_add_attention", True),
-            scaling_factor=config.get("scaling_factor", 0.18215),
-        )
-    )
+    config, file = _config(folder), folder / "config.json"
+    fields = {
+        "channels": config.get("block_out_channels"),
+        "layers_per_block": config.get("layers_per_block", 1),
+        "latent_channels": config.get("latent_channels", 4),
+        "image_channels": config.get("in_channels", 3),
+        "norm_groups": config.get("norm_num_groups", 32),
+        "mid_attention": config.get("mid_block_add_attention", True),
+        "scaling_factor": config.get("scaling_factor", 0.18215),
+    }
+    described = build(VAEConfig, fields, str(file))
+    with torch.device("meta"):
+        autoencoder = Autoencoder(described)
+    found = weights_of(folder)
     try:
-        autoencoder.load_image_weights(_modern_names(read_weights(folder)))
+        autoencoder.load_image_weights(_modern_names(found.read()))
     except ConfigError as error:
-        raise ConfigError(f"{folder / WEIGHTS}: {error}") from None
+        raise ConfigError(f"{found.named}: {error}") from None
     return autoencoder
 
 
@@ -161,8 +180,8 @@ def unet_backbone(config: dict[str, Any], folder: Path) -> Backbone:
     Raises:
         ConfigError: it uses what this library's backbone does not have.
     """
-    levels = len(config["block_out_channels"])
-    down, up = config["down_block_types"], config["up_block_types"]
+    down, up = (_list(config, f"{name}_block_types", str, folder) for name in ("down", "up"))
+    levels = len(_list(config, "block_out_channels", int, folder))
     cross = tuple(i for i, kind in enumerate(down) if kind == "CrossAttnDownBlock2D")
     expected_up = ["CrossAttnUpBlock2D" if i in cross else "UpBlock2D" for i in reversed(range(levels))]
     plain = {
@@ -182,38 +201,40 @@ def unet_backbone(config: dict[str, Any], folder: Path) -> Backbone:
                 f"{folder / 'config.json'}: {field}: {config.get(field)!r} is not of the Stable Diffusion v1 kind; "
                 "use an SD v1.x checkpoint or one pruned from it"
             )
-    return Backbone(
-        channels=tuple(config["block_out_channels"]),
-        layers_per_block=config.get("layers_per_block", 2),
-        attention_levels=cross,
-        mid=config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is not None,
-        heads=config.get("attention_head_dim", 8),
-        norm_groups=config.get("norm_num_groups", 32),
-        text_tokens=config.get("text_tokens", 0),
-    )
+    try:
+        return Backbone(
+            channels=tuple(config["block_out_channels"]),
+            layers_per_block=_number(config, "layers_per_block", folder, 2),
+            attention_levels=cross,
+            mid=config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is not None,
+            heads=_number(config, "attention_head_dim", folder, 8),
+            norm_groups=_number(config, "norm_num_groups", folder, 32),
+            text_tokens=_number(config, "text_tokens", folder, 0) if config.get("text_tokens") else 0,
+        )
+    except ConfigError as error:
+        where = folder / "config.json"
+        raise ConfigError(str(error) if str(error).startswith(str(where)) else f"{where}: {error}") from None
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of `diffusion_pytorch_model.safetensors`.
+def weights_of(folder: Path) -> WeightFiles:
+    """The files with the weights of a `unet` or `vae` folder.
 
     Raises:
-        ConfigError: it is missing or damaged.
+        ConfigError: there are none that are read.
     """
-    path = folder / WEIGHTS
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file; download the checkpoint's safetensors (pickled weights are not read)")
+    found = weight_files.find(folder, STEM)
+    if found is None:
+        raise ConfigError(weight_files.missing(folder, STEM))
+    return found
+
+
+def _assign(model: UNet, folder: Path) -> None:
+    found = weights_of(folder)
+    state = {name: value for name, value in found.read().items() if not name.startswith("temporal.")}
     try:
-        return load_file(path)
-    except Exception as error:  # safetensors raises its own class for each kind of damage
-        raise ConfigError(f"{path}: not a safetensors file: {error}") from None
-
-
-def _assign(model: UNet, state: dict[str, Tensor], folder: Path) -> None:
-    own = {key: value for key, value in model.state_dict().items() if not key.startswith("temporal.")}
-    for key in [*own, *state]:
-        if key not in own or key not in state or own[key].shape != state[key].shape:
-            raise ConfigError(f"{folder / WEIGHTS}: '{key}' does not fit the backbone; is the checkpoint of this size?")
-    model.load_state_dict(state, strict=False, assign=next(model.parameters()).is_meta)
+        fit(model, state, found.named, optional=["temporal."])
+    except ConfigError as error:
+        raise ConfigError(f"{error}; is the checkpoint of this size?") from None
 
 
 def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -228,6 +249,34 @@ def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             value = value[:, :, 0, 0] if value.dim() == 4 else value
         modern[key] = value
     return modern
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json of a part.
+
+    Raises:
+        ConfigError: it is missing, or holds no mapping.
+    """
+    config = read_json(folder / "config.json", "diffusers config")
+    if not isinstance(config, dict):
+        raise ConfigError(f"{folder / 'config.json'}: expected a mapping, found {type(config).__name__}")
+    return config
+
+
+def _number(config: dict[str, Any], name: str, folder: Path, default: int | None) -> int:
+    """A whole number from 1 up out of a config."""
+    value = config.get(name, default)
+    if type(value) is not int or not 1 <= value <= 1 << 20:
+        raise ConfigError(f"{folder / 'config.json'}: {name}: expected a whole number above 0, found {value!r:.60}")
+    return value
+
+
+def _list(config: dict[str, Any], name: str, kind: type, folder: Path) -> list[Any]:
+    """A list out of a config, not empty."""
+    value = config.get(name)
+    if not isinstance(value, list) or not value or not all(type(entry) is kind for entry in value):
+        raise ConfigError(f"{folder / 'config.json'}: {name}: expected a list of {kind.__name__}, found {value!r:.60}")
+    return value
 
 
 def _part(folder: str | Path, name: str) -> Path:

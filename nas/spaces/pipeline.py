@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 
 from nas.errors import ConfigError, SpaceError, suggestion
 from nas.files import short_hash
+from nas.ranges import check_range
 
 TEXT_ENCODERS = ("bert", "clip")
+MAX_WIDTH, MAX_LEVELS = 1 << 20, 16
+"""Of networks: channels of a level, and levels or layers of a block, that a file may ask for."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class VAEConfig:
         scaling_factor: latents are multiplied by this, so that their standard deviation is near 1.
 
     Raises:
-        ConfigError: a width that the groups do not divide.
+        ConfigError: a width that the groups do not divide, or a number out of range.
     """
 
     channels: tuple[int, ...] = (32, 64, 64)
@@ -69,6 +72,11 @@ class VAEConfig:
     scaling_factor: float = 1.0
 
     def __post_init__(self) -> None:
+        check_range(self, ("channels", "latent_channels", "image_channels", "norm_groups"), 1, MAX_WIDTH)
+        check_range(self, ("layers_per_block",), 1, MAX_LEVELS)
+        check_range(self, ("scaling_factor",), 0, above=True)
+        if not 1 <= len(self.channels) <= MAX_LEVELS:
+            raise ConfigError(f"channels: expected one width a level, up to {MAX_LEVELS}, found {len(self.channels)}")
         for width in self.channels:
             if width % self.norm_groups:
                 raise ConfigError(f"channels: {width} is not a multiple of norm_groups={self.norm_groups}")

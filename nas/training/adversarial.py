@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.models import Discriminator
+from nas.ranges import check_range
 from nas.training import checkpoint, distributed, objective
 from nas.training.batches import Batch, Batches
 from nas.training.compute import Compute
@@ -34,7 +35,7 @@ from nas.training.generate import examine
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.monitors import health
-from nas.training.objective import add_noise, bind, clean, generator, logit_normal
+from nas.training.objective import MAX_SAMPLING_STEPS, add_noise, bind, clean, generator, logit_normal
 from nas.training.stage import Inputs, finished
 
 
@@ -73,6 +74,13 @@ class AdversarialConfig:
     judged_clips: int = 160
     save_every: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps", "batch", "images", "taught", "judged_clips", "save_every"), 1)
+        check_range(self, ("sampled_steps",), 2, MAX_SAMPLING_STEPS)
+        check_range(self, ("image_share", "first"), 0, 1)
+        check_range(self, ("adversarial", "penalty", "penalty_noise", "control_steps"), 0)
+        check_range(self, ("judged_steps", "control_judged_steps"), 1, MAX_SAMPLING_STEPS)
 
 
 STEP_COST = 2.8

@@ -28,10 +28,13 @@ from torch import Tensor
 
 import nas
 from nas.config import build as build_config
-from nas.errors import ConfigError
+from nas.errors import ConfigError, suggestion
 from nas.files import read_json, short_hash, write_json
-from nas.models import Autoencoder, Denoiser, VAEConfig, build
+from nas.models import Autoencoder, Denoiser, VAEConfig, build, weight_files
 from nas.models import checkpoints as diffusers
+from nas.models.weight_files import WeightFiles
+from nas.models.weights import fit
+from nas.ranges import check_range
 from nas.spaces import Architecture, SearchSpace
 from nas.training import distributed, objective, tensors
 
@@ -50,6 +53,9 @@ class CheckpointInfo:
             `nas.training.objective.Objective` that it was trained under and is sampled by.
         provenance: `space_hash`, `architecture` and `architecture_hash`, `table_hash` of the lookup table it was chosen
             by, `library` version, training `steps` and `seconds`, and so on.
+
+    Raises:
+        ConfigError: a number out of range, or an unknown sampler or objective.
     """
 
     stage: str
@@ -64,6 +70,19 @@ class CheckpointInfo:
     shift_base: int | None = None
     min_snr: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps",), 1, objective.MAX_SAMPLING_STEPS)
+        check_range(self, ("guidance",), 0)
+        if self.sampler not in objective.SAMPLERS:
+            raise ConfigError(f"sampler: there is no '{self.sampler}'{suggestion(self.sampler, objective.SAMPLERS)}")
+        self.trained_under()
+
+    def trained_under(self) -> objective.Objective:
+        """The objective of the denoiser."""
+        return objective.Objective(
+            self.objective, self.time_mean, self.time_std, self.shift, self.shift_base, self.min_snr
+        )
 
 
 @dataclass(frozen=True)
@@ -138,9 +157,7 @@ def load(folder: str | Path) -> Checkpoint:
     with torch.device("meta"):
         denoiser = build(space, architecture)
     load_into(denoiser, folder / "denoiser.safetensors")
-    denoiser.objective = objective.Objective(
-        info.objective, info.time_mean, info.time_std, info.shift, info.shift_base, info.min_snr
-    )
+    denoiser.objective = info.trained_under()
     return Checkpoint(
         folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
     )
@@ -164,18 +181,33 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
         ConfigError: a file is missing, or does not fit the others.
     """
     path = Path(folder) / "decoder.json"
-    if autoencoder_weights(folder).name == diffusers.WEIGHTS:
+    if not (Path(folder) / "decoder.safetensors").exists() and _diffusers_weights(folder):
         return diffusers.load_autoencoder(folder).eval().requires_grad_(False)
-    autoencoder = Autoencoder(build_config(VAEConfig, read_json(path, "decoder"), str(path)))
+    config = build_config(VAEConfig, read_json(path, "decoder"), str(path))
+    with torch.device("meta"):
+        autoencoder = Autoencoder(config)
     load_into(autoencoder, Path(folder) / "decoder.safetensors")
     return autoencoder.eval().requires_grad_(False)
 
 
-def autoencoder_weights(folder: str | Path) -> Path:
-    """The file with an autoencoder's weights: `decoder.safetensors`, or diffusers' in the folder or its `vae`."""
-    folder = Path(folder)
-    own, theirs = folder / "decoder.safetensors", (folder / "vae" / diffusers.WEIGHTS, folder / diffusers.WEIGHTS)
-    return own if own.exists() else next((path for path in theirs if path.exists()), own)
+def autoencoder_weights(folder: str | Path) -> tuple[Path, ...]:
+    """The files with an autoencoder's weights: `decoder.safetensors`, or diffusers' in the folder or its `vae`."""
+    own = Path(folder) / "decoder.safetensors"
+    found = None if own.exists() else _diffusers_weights(folder)
+    return found.files if found else (own,)
+
+
+def _diffusers_weights(folder: str | Path) -> WeightFiles | None:
+    """The weights of a diffusers autoencoder in the folder or its `vae`.
+
+    Raises:
+        ConfigError: there are only weights of a kind that is not read.
+    """
+    parts = [part for part in (Path(folder) / "vae", Path(folder)) if (part / "config.json").exists()]
+    found = [weight_files.find(part, diffusers.STEM) for part in parts]
+    if parts and not any(found):
+        raise ConfigError(weight_files.missing(parts[0], diffusers.STEM))
+    return next((files for files in found if files), None)
 
 
 def load_into(module: torch.nn.Module, path: Path) -> None:
@@ -184,8 +216,4 @@ def load_into(module: torch.nn.Module, path: Path) -> None:
     Raises:
         ConfigError: it is missing, or is another module's.
     """
-    try:
-        module.load_state_dict(tensors.load(path), assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"{path}: does not fit the files beside it: {reason}") from None
+    fit(module, tensors.load(path), path)

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from nas.errors import ConfigError, suggestion
 from nas.models import OPERATORS
 from nas.models.backbone import ResnetBlock, SpatialTransformer
+from nas.ranges import check_range
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,9 +46,7 @@ class Compute:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: there is no '{self.precision}'{suggestion(self.precision, PRECISIONS)}")
-        for name in ("accumulate", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        check_range(self, ("accumulate", "keep"), 1)
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
         """The context for forward passes on a device.

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from nas.errors import ConfigError
 from nas.files import write_json
 from nas.models import Autoencoder, VAEConfig
+from nas.ranges import check_range
 from nas.training import cache, checkpoint, distributed, skipped, sources
 from nas.training.cache import encode_clips
 from nas.training.data import Source, batch_indices
@@ -64,6 +65,11 @@ class DecoderConfig:
     classifier_steps: int = 250
     save_every: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps", "batch", "save_every", "videos", "held_out", "classifier_steps"), 1)
+        check_range(self, ("images", "kl"), 0)
+        check_range(self, ("fps",), 0, 1000, above=True)
 
 
 def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nas.models import build
 from nas.models.checkpoints import load_spatial_weights
+from nas.ranges import check_range
 from nas.training import distributed, objective, tensors
 from nas.training.batches import Batch, Batches, held_out
 from nas.training.cache import Cache
@@ -47,6 +48,11 @@ class DistillConfig:
     pruned: str | None = None
     output_weight: float = 1.0
     feature_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps", "batch", "validation", "save_every"), 1)
+        check_range(self, ("drop",), 0, 1)
+        check_range(self, ("output_weight", "feature_weight"), 0)
 
 
 def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nas.errors import ConfigError
+from nas.ranges import check_range
 from nas.spaces import Architecture
 from nas.training import checkpoint, distributed, objective, supernet
 from nas.training.batches import Batches, held_out
@@ -22,7 +23,7 @@ from nas.training.generate import examine
 from nas.training.grids import Grids, Watch
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
-from nas.training.objective import validation_loss
+from nas.training.objective import MAX_SAMPLING_STEPS, validation_loss
 from nas.training.stage import Inputs, finished
 
 
@@ -50,6 +51,12 @@ class FinetuneConfig:
     validation: int = 128
     save_every: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps", "batch", "images", "validation", "judged_clips", "save_every"), 1)
+        check_range(self, ("image_share", "drop"), 0, 1)
+        check_range(self, ("guidance",), 0)
+        check_range(self, ("judged_steps",), 1, MAX_SAMPLING_STEPS)
 
 
 def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:

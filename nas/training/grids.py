@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nas.ranges import check_range
 from nas.training import checkpoint, distributed, video
 from nas.training.batches import held_out
 from nas.training.cache import Cache
 from nas.training.generate import generate
 from nas.training.monitors import health
+from nas.training.objective import MAX_SAMPLING_STEPS
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Watch:
     every: int = 0
     clips: int = 4
     steps: int = 8
+
+    def __post_init__(self) -> None:
+        check_range(self, ("every",), 0)
+        check_range(self, ("clips",), 1)
+        check_range(self, ("steps",), 1, MAX_SAMPLING_STEPS)
 
 
 class Grids:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.errors import NasError
+from nas.errors import ConfigError, NasError
 from nas.models import UNet
+from nas.ranges import check_range
 from nas.training import distributed
 from nas.training.compute import Compute, blocks, checkpoint_blocks
 
@@ -29,6 +30,9 @@ class Optimization:
         lr: peak learning rate of AdamW; it rises over `warmup` steps and falls on a cosine to a twentieth at the end.
         clip: largest norm of the gradient.
         ema: decay of the running mean of the weights, lower in the first steps.
+
+    Raises:
+        ConfigError: a number is not finite or out of range.
     """
 
     lr: float
@@ -37,6 +41,13 @@ class Optimization:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     ema: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_range(self, ("lr", "warmup", "weight_decay"), 0)
+        check_range(self, ("clip",), 0, above=True)
+        check_range(self, ("betas", "ema"), 0, 1)
+        if 1 in self.betas:
+            raise ConfigError("betas: must be below 1, or the moments never move")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0, 1, ... of `steps`."""

@@ -20,9 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.errors import ConfigError, suggestion
+from nas.ranges import check_range
 from nas.training import ddpm
 
 PREDICTIONS = ("flow", "epsilon", "v")
+SAMPLERS = ("euler", "renoise")
+MAX_SAMPLING_STEPS = 1000
+"""Denoising steps at most: as many as Stable Diffusion has timesteps."""
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, C, T, H, W), t (B,)) -> v, of the shape of x_t. A denoiser with its context bound."""
@@ -43,7 +47,7 @@ class Objective:
         min_snr: gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556, section 3.4), for `epsilon` and `v`.
 
     Raises:
-        ConfigError: an unknown prediction, or what does not go with it.
+        ConfigError: an unknown prediction, what does not go with it, or a number out of range.
     """
 
     prediction: str = "flow"
@@ -56,8 +60,9 @@ class Objective:
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise ConfigError(f"prediction: there is no '{self.prediction}'{suggestion(self.prediction, PREDICTIONS)}")
-        if self.shift <= 0 or (self.shift_base is not None and self.shift_base <= 0):
-            raise ConfigError("shift, shift_base: must be above 0")
+        check_range(self, ("shift", "shift_base", "min_snr"), 0, above=True)
+        check_range(self, ("time_mean",), -20, 20)
+        check_range(self, ("time_std",), 0, 20, above=True)
         flow = self.prediction == "flow"
         if flow and self.min_snr is not None:
             raise ConfigError("min_snr: weighs 'epsilon' and 'v'; flow matching weighs by where its timesteps lie")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError
-from nas.files import write_json
+from nas.files import short_hash, write_json
 from nas.spaces import SearchSpace
 from nas.training import cache, checkpoint, skipped, sources
 from nas.training.clips import Clips
@@ -99,5 +99,8 @@ def _hash(source: Source) -> str:
 
 
 def _file_hash(decoder: str) -> str:
-    with checkpoint.autoencoder_weights(decoder).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    digests = []
+    for path in checkpoint.autoencoder_weights(decoder):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest()[:12])
+    return digests[0] if len(digests) == 1 else short_hash(digests)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import NasError
+from nas.models.weights import fit
 from nas.progress import progress
 from nas.training import tensors
 from nas.training.data import batch_indices
@@ -115,7 +116,7 @@ def judge(folder: Path, frames: int, steps: int = 250, seed: int = 0) -> Judge:
     if not path.exists():
         _train(classifier, MovingDigits("train", frames), steps, seed)
         tensors.save(path, classifier.state_dict())
-    classifier.load_state_dict(tensors.load(path))
+    fit(classifier, tensors.load(path), path)
     return Judge(classifier, frames)
 
 

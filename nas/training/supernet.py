@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from nas.models import Denoiser, Supernet, build, fair_round
+from nas.models.weights import fit
+from nas.ranges import check_range
 from nas.spaces import Architecture
 from nas.training import distributed, objective, tensors
 from nas.training.batches import Batches, held_out
@@ -50,12 +52,17 @@ class SupernetConfig:
     save_every: int = 100
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_range(self, ("steps", "batch", "images", "validation", "paths", "save_every"), 1)
+        check_range(self, ("image_share", "drop"), 0, 1)
+        check_range(self, ("spatial_rate",), 0)
+
 
 def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     source, start = finished(inputs.decoder, "decoder"), finished(inputs.start, "distill")
     torch.manual_seed(config.seed)
     model = Supernet(inputs.space)
-    model.load_state_dict(tensors.load(start / "denoiser.safetensors"), strict=False)
+    fit(model, tensors.load(file := start / "denoiser.safetensors"), file, optional=["temporal."])
     model.objective = inputs.objective
 
     def spatial(name: str) -> bool:
@@ -103,7 +110,7 @@ def fair_paths(inputs: Inputs, seed: int):
 def load(folder: Path, inputs: Inputs) -> Supernet:
     """The trained supernet of a finished stage, in evaluation mode."""
     model = Supernet(inputs.space)
-    model.load_state_dict(tensors.load(finished(folder, "supernet") / WEIGHTS))
+    fit(model, tensors.load(file := finished(folder, "supernet") / WEIGHTS), file)
     model.objective = inputs.objective
     return model.eval().requires_grad_(False)
 
@@ -119,6 +126,6 @@ def denoiser_from(folder: Path | None, inputs: Inputs) -> Denoiser:
         denoiser = load(folder, inputs).extract(inputs.architecture)
     else:
         denoiser = build(inputs.space, inputs.architecture)
-        denoiser.load_state_dict(tensors.load(folder / "denoiser.safetensors"), strict=False)
+        fit(denoiser, tensors.load(file := folder / "denoiser.safetensors"), file, optional=["temporal."])
     denoiser.objective = inputs.objective
     return denoiser.train()

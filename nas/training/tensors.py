@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 
-from nas.errors import ConfigError
+from nas.errors import NasError
 from nas.files import write_atomic
+from nas.models.weights import not_finite, read
 
 
 def save(path: str | Path, values: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Path:
-    """Write tensors, and `metadata` into the file's header."""
+    """Write tensors, and `metadata` into the file's header.
+
+    Raises:
+        NasError: a tensor holds NaN or infinity, which would be of no use to anybody; nothing is written.
+    """
+    broken = not_finite(values)
+    if broken:
+        raise NasError(
+            f"{path}: not written, since '{broken}' holds NaN or infinity: the training diverged; "
+            "lower the learning rate and train in another folder"
+        )
     plain = {name: value.detach().contiguous().cpu() for name, value in values.items()}
     return write_atomic(path, to_bytes(plain, dict(metadata or {}) or None))
 
@@ -23,7 +34,7 @@ def load(path: str | Path, what: str = "weights") -> dict[str, torch.Tensor]:
     """Read every tensor of a file.
 
     Raises:
-        ConfigError: it is missing or is not a safetensors file.
+        ConfigError: it is missing, is not a safetensors file, or holds NaN or infinity.
     """
     return read(path, what)[0]
 
@@ -34,12 +45,4 @@ def metadata(path: str | Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def read(path: str | Path, what: str = "weights") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a file. Raises as `load`."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such {what} file") from None
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path}: this {what} file cannot be read ({error})") from None
+__all__ = ["load", "metadata", "read", "save"]

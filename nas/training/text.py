@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.errors import ConfigError, MissingDependency
+from nas.errors import ConfigError, MissingDependency, NasError
+from nas.models import weight_files
 from nas.models.checkpoints import HUB_TEXT, checkpoint_folder
+from nas.models.weights import not_finite
 from nas.spaces import Text
 
 EMPTY = ""
@@ -84,12 +86,26 @@ class TextEncoder:
         try:
             config = AutoConfig.from_pretrained(model_folder)
             kind = CLIPTextModel if _is_clip(config) else AutoModel  # of CLIP's two towers the one that reads
-            self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-            model = kind.from_pretrained(model_folder).eval().requires_grad_(False)
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:150]
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+            tokenizer(["a"], padding="max_length", truncation=True, max_length=self.text.tokens)
+            model, loaded = kind.from_pretrained(
+                model_folder,
+                variant=_variant(model_folder),
+                use_safetensors=True,  # no pickle that could run code
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+            width, longest = model.config.hidden_size, model.config.max_position_embeddings
+        except NasError:
+            raise
+        except Exception as error:  # transformers and tokenizers raise their own classes, and plain Exception
+            reason = " ".join(str(error).split())[:150] or type(error).__name__
             raise ConfigError(f"text encoder '{self.text.encoder}': cannot be read: {reason}") from None
-        width, longest = model.config.hidden_size, model.config.max_position_embeddings
+        lacking = [name for name in loaded["missing_keys"] if "pooler" not in name and "position_ids" not in name]
+        broken = not_finite(model.state_dict())
+        if lacking or broken:
+            fault = f"its weights lack '{sorted(lacking)[0]}'" if lacking else f"'{broken}' holds NaN or infinity"
+            raise ConfigError(f"text encoder '{self.text.encoder}': cannot be used: {fault}; save or download it again")
         if width != self.text.dim:
             raise ConfigError(
                 f"text encoder '{self.text.encoder}' is {width} wide, the search space says {self.text.dim}"
@@ -98,7 +114,19 @@ class TextEncoder:
             raise ConfigError(
                 f"text encoder '{self.text.encoder}' reads {longest} tokens, the search space says {self.text.tokens}"
             )
-        self._model = model
+        self._tokenizer, self._model = tokenizer, model.eval().requires_grad_(False)
+
+
+def _variant(folder: Path) -> str | None:
+    """Which variant of an encoder's weights a folder holds: None for the plain ones.
+
+    Raises:
+        ConfigError: it holds none that are read.
+    """
+    found = weight_files.find(folder, "model")
+    if found is None:
+        raise ConfigError(f"text encoder: {weight_files.missing(folder, 'model', 'pytorch_model')}")
+    return found.variant
 
 
 def _is_clip(config: Any) -> bool:

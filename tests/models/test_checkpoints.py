@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_autoencoder import diffusers_autoencoder
 from test_backbone import diffusers_unet
 
@@ -12,6 +14,7 @@ from nas.errors import ConfigError
 from nas.files import write_json
 from nas.models import UNet, VAEConfig, build
 from nas.models.checkpoints import (
+    STEM,
     WEIGHTS,
     checkpoint_folder,
     load_autoencoder,
@@ -50,8 +53,6 @@ def test_a_denoiser_takes_the_spatial_weights_and_keeps_its_temporal_ones(checkp
 
 
 def test_an_autoencoder_loads_under_its_old_names_too(checkpoint):
-    from safetensors.torch import load_file, save_file
-
     folder, _, reference = checkpoint
     images = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
@@ -75,10 +76,10 @@ def test_what_cannot_be_loaded_is_one_line_that_names_the_file(checkpoint, space
     with pytest.raises(ConfigError, match=r"config.json: use_linear_projection: True"):
         load_unet(folder)
     config_path.write_text(json.dumps({**config, "layers_per_block": 2}))
-    with pytest.raises(ConfigError, match="does not fit the backbone"):
+    with pytest.raises(ConfigError, match="is the checkpoint of this size"):
         load_unet(folder)
     (folder / "unet" / WEIGHTS).write_bytes(b"\0" * 40)
-    with pytest.raises(ConfigError, match="not a safetensors file"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         load_unet(folder)
     (folder / "unet" / WEIGHTS).unlink()
     with pytest.raises(ConfigError, match="no such file"):
@@ -128,3 +129,91 @@ def test_a_name_that_is_no_folder_says_how_to_get_the_files(tmp_path, monkeypatc
         checkpoint_folder("someone/model")
     with pytest.raises(ConfigError, match="no such checkpoint folder"):
         checkpoint_folder(tmp_path / "nowhere")
+
+
+def sharded(folder: Path, name: str, index: str) -> None:
+    """The plain weights of a folder in two files and an index."""
+    state = load_file(folder / WEIGHTS)
+    halves = {f"{name}-0000{i + 1}-of-00002.safetensors": dict(list(state.items())[i::2]) for i in range(2)}
+    for file, part in halves.items():
+        save_file(part, folder / file)
+    shards = {key: file for file, part in halves.items() for key in part}
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    (folder / WEIGHTS).unlink()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+@pytest.mark.parametrize(
+    "name, index",
+    [
+        (STEM, f"{WEIGHTS}.index.json"),
+        (f"{STEM}.fp16", f"{WEIGHTS}.index.fp16.json"),
+        (None, f"{STEM}.fp16.safetensors"),
+        (None, f"{STEM}.non_ema.safetensors"),
+    ],
+)
+def test_shards_and_variants_are_read_as_the_hub_has_them(checkpoint, part, name, index):
+    folder = checkpoint[0] / part
+    load = load_unet if part == "unet" else load_autoencoder
+    expected = load(folder).state_dict()
+    if name is None:
+        state = load_file(folder / WEIGHTS)
+        save_file({key: value.half() for key, value in state.items()}, folder / index)
+        (folder / WEIGHTS).unlink()
+    else:
+        sharded(folder, name, index)
+    for key, value in load(folder).state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-3 if name is None else 0)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_what_the_hub_has_and_is_not_read_is_one_line(checkpoint, part):
+    folder = checkpoint[0] / part
+    load = load_unet if part == "unet" else load_autoencoder
+    sharded(folder, STEM, index := f"{WEIGHTS}.index.json")
+    gone = folder / f"{STEM}-00002-of-00002.safetensors"
+    gone.rename(folder / f"{STEM}.fp16.bin")
+    with pytest.raises(ConfigError, match=r"00002-of-00002\.safetensors: no such weights file"):
+        load(folder)
+    for value, words in (([], "weight_map"), ({"weight_map": {"a": "../a"}}, "no file beside")):
+        (folder / index).write_text(json.dumps(value))
+        with pytest.raises(ConfigError, match=words):
+            load(folder)
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"variant 'fp16'.*fp16\.bin.*safe_serialization"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "part, field, value",
+    [
+        ("unet", "block_out_channels", None),
+        ("unet", "block_out_channels", [-4, 8]),
+        ("unet", "in_channels", 0),
+        ("unet", "cross_attention_dim", "wide"),
+        ("unet", "down_block_types", 3),
+        ("unet", "norm_num_groups", 0),
+        ("vae", "block_out_channels", [10**12, 10**12]),
+        ("vae", "layers_per_block", 10**9),
+        ("vae", "scaling_factor", 0),
+        ("vae", "norm_num_groups", "x"),
+    ],
+)
+def test_a_damaged_config_is_one_line_that_names_file_and_field(checkpoint, part, field, value):
+    path = checkpoint[0] / part / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(ConfigError, match=r"config\.json") as error:
+        (load_unet if part == "unet" else load_autoencoder)(checkpoint[0])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_weights_with_nan_are_refused(checkpoint, part):
+    folder = checkpoint[0] / part
+    state = load_file(folder / WEIGHTS)
+    state["conv_out.bias" if part == "unet" else "decoder.conv_out.bias"][0] = float("nan")
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(ConfigError, match=r"conv_out\.bias' holds NaN"):
+        (load_unet if part == "unet" else load_autoencoder)(folder)

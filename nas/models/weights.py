@@ -1,0 +1,77 @@
+"""Weights out of safetensors files: read without running code, checked to be finite and to fit, each fault one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from nas.errors import ConfigError
+
+
+def read(path: str | Path, what: str = "weights") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        ConfigError: it is missing, is not a safetensors file, or holds NaN or infinity.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"{path}: no such {what} file")
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ConfigError(f"{path}: is no regular file, and so no {what} file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            values, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{path}: this {what} file cannot be read ({reason})") from None
+    broken = not_finite(values)
+    if broken:
+        raise ConfigError(
+            f"{path}: '{broken}' holds NaN or infinity; this {what} file is damaged, or training diverged"
+        )
+    return values, metadata
+
+
+def not_finite(values: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity."""
+    for name, value in values.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            return name
+    return None
+
+
+def fit(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, optional: Iterable[str] = ()) -> None:
+    """Load a state dict into a module, which may be on the meta device. Half precision becomes the module's own.
+
+    Args:
+        path: the file it comes from, for errors.
+        optional: beginnings of names that the state may lack.
+
+    Raises:
+        ConfigError: a tensor is missing, is none of the module's, or is of another shape or kind.
+    """
+    own = module.state_dict()
+    for name, value in own.items():
+        if name not in state and not any(name.startswith(prefix) for prefix in optional):
+            raise ConfigError(f"{path}: does not fit the files beside it: it lacks '{name}' {_shape(value)}")
+    converted = {}
+    for name, value in state.items():
+        if name not in own:
+            raise ConfigError(f"{path}: does not fit the files beside it: '{name}' is no part of the model")
+        if own[name].shape != value.shape:
+            raise ConfigError(
+                f"{path}: does not fit the files beside it: '{name}' is {_shape(value)}, expected {_shape(own[name])}"
+            )
+        if own[name].is_floating_point() != value.is_floating_point():
+            raise ConfigError(f"{path}: '{name}' is {value.dtype}, expected {own[name].dtype}".replace("torch.", ""))
+        converted[name] = value.to(own[name].dtype)
+    module.load_state_dict(converted, strict=False, assign=any(value.is_meta for value in own.values()))
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "one number"
