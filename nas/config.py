@@ -1,69 +1,45 @@
-"""YAML to data classes: every key checked, every error with its file and line.
+"""YAML and JSON to data classes: every key and every number checked, every error with its file and line.
 
-A configuration is a tree of frozen data classes. `load` reads a YAML file into one; an unknown key, a missing one or
-a value of the wrong type is one line that names the file, the line, the field and what was expected.
+A configuration is a tree of frozen data classes. `load` reads a YAML file into one, `load_json` a JSON file, `build` a
+mapping that is already there. An unknown key, a missing one, a value of the wrong type or a number out of range is one
+line that names the file, the line (of YAML), the field and what was expected.
+
+What a number may be stands beside the field::
+
+    steps: AtLeast1 = 1000
+    dropout: Annotated[float, Range(0, 1)] = 0.1
+    memory_mb: Annotated[float, Range(0, unknown=True)]     # NaN allowed
+
+Without a range, a number must be finite and an integer must fit 64 bits. `nas.ranges.check_range` in `__post_init__`
+holds objects to a range that are made in Python, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-
-from nas.errors import ConfigError, suggestion
-from nas.files import read_text
+from nas.errors import ConfigError, shown, suggestion
+from nas.files import read_json
+from nas.ranges import Range
+from nas.yaml_files import Marked, read_yaml
 
 T = TypeVar("T")
 
 
-class Marked(dict):
-    """A mapping out of YAML that remembers which line each key stands on (`lines`) and its own (`line`)."""
-
-    lines: dict[str, int]
-    line: int
-
-
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> Marked:
-    mapping = Marked()
-    mapping.line = node.start_mark.line + 1
-    mapping.lines = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if key in mapping:
-            raise yaml.MarkedYAMLError(problem=f"'{key}' is given twice", problem_mark=key_node.start_mark)
-        mapping[key] = loader.construct_object(value_node, deep=True)
-        mapping.lines[key] = line
-    return mapping
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
-
-
-def read_yaml(path: str | Path, what: str) -> Marked:
-    """The top-level mapping of a YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or holds something else than a mapping.
-    """
-    try:
-        value = yaml.load(read_text(path, what), _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(value, Marked):
-        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(value).__name__}")
-    return value
+AtLeast0 = Annotated[int, Range(0)]
+AtLeast1 = Annotated[int, Range(1)]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+AnyNumber = Annotated[float, Range(unknown=True, infinite=True)]
+"""For results, which may be NaN or infinite, rather than for what a person asks for."""
 
 
 def load(cls: type[T], path: str | Path, what: str) -> T:
@@ -71,70 +47,26 @@ def load(cls: type[T], path: str | Path, what: str) -> T:
     return build(cls, read_yaml(path, what), str(path))
 
 
-def build(cls: type[T], mapping: Any, where: str, field: str = "") -> T:
+def load_json(cls: type[T], path: str | Path, what: str, others: bool = False) -> T:
+    """Read the JSON file at `path` into the data class `cls`; `others` as in `build`."""
+    return build(cls, read_json(path, what, dict), str(path), others=others)
+
+
+def build(cls: type[T], mapping: Any, where: str, field: str = "", others: bool = False) -> T:
     """Build the data class `cls` from a mapping, recursively.
 
     Args:
-        cls: a data class whose annotations are plain types, `X | None`, tuples, dicts or data classes.
-        mapping: what YAML gave for it.
+        cls: a data class whose annotations are plain types, `Any`, `Literal`, `X | None`, tuples, lists, dicts or data
+            classes; a number's may be `Annotated` with a `Range`.
+        mapping: what YAML or JSON gave for it.
         where: the file's name, for errors.
         field: the dotted path to this mapping inside the file, for errors.
+        others: leave out keys that `cls` does not know, of files that other programs write.
 
     Raises:
-        ConfigError: an unknown or missing key or a value of the wrong type.
+        ConfigError: an unknown or missing key, a value of the wrong type, or a number out of range.
     """
-    if not isinstance(mapping, dict):
-        raise ConfigError(f"{where}: {field}: expected a mapping, found {mapping!r}")
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    for key in mapping:
-        if key not in known:
-            raise ConfigError(f"{at(where, mapping, key)}: unknown key '{_join(field, key)}'{suggestion(key, known)}")
-    missing = [n for n, f in known.items() if n not in mapping and _required(f)]
-    if missing:
-        raise ConfigError(f"{at(where, mapping)}: missing key '{_join(field, missing[0])}'")
-    values = {
-        key: convert(hints[key], value, at(where, mapping, key), _join(field, key)) for key, value in mapping.items()
-    }
-    try:
-        return cls(**values)
-    except ConfigError as error:  # a data class's own check: say where it was written
-        raise type(error)(f"{at(where, mapping)}: {error}") from None
-
-
-def convert(kind: Any, value: Any, where: str, field: str) -> Any:
-    """`value` as the annotated type `kind`, or a ConfigError that names `where` and `field`."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return convert(next(a for a in args if a is not type(None)), value, where, field)
-    if dataclasses.is_dataclass(kind):
-        return build(kind, value, where.rsplit(":", 1)[0], field)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: {field}: expected a list, found {value!r}")
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(convert(args[0], v, where, f"{field}[{i}]") for i, v in enumerate(value))
-        if len(args) != len(value):
-            raise ConfigError(f"{where}: {field}: expected {len(args)} values, found {len(value)}")
-        return tuple(convert(a, v, where, f"{field}[{i}]") for i, (a, v) in enumerate(zip(args, value)))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: {field}: expected a mapping, found {value!r}")
-        return {k: convert(args[1], v, where, f"{field}.{k}") for k, v in value.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is float and isinstance(value, str):  # YAML reads 1e-4 as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if type(value) is not kind:
-        raise ConfigError(f"{where}: {field}: expected {kind.__name__}, found {value!r}")
-    return value
+    return _build(cls, mapping, _Place(where, None, field), others)
 
 
 def at(where: str, mapping: Any, key: Any = None) -> str:
@@ -144,8 +76,140 @@ def at(where: str, mapping: Any, key: Any = None) -> str:
     return f"{where}:{mapping.lines.get(key, mapping.line)}"
 
 
-def _join(field: str, key: Any) -> str:
-    return f"{field}.{key}" if field else str(key)
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a value stands: a file, a line of it if that is known, and the dotted path to the field."""
+
+    file: str
+    line: int | None
+    field: str
+
+    def inside(self, outer: Any, key: Any) -> _Place:
+        """The place of a key of the mapping `outer`, or of an index of the list `outer`."""
+        lines = outer.lines if isinstance(outer, Marked) else {}
+        name = f"[{key}]" if isinstance(outer, list | tuple) else f".{key_text(key)}"
+        return _Place(self.file, lines.get(key, self.line), (self.field + name).removeprefix("."))
+
+    def error(self, problem: str, mapping: Any = None) -> ConfigError:
+        line = mapping.line if isinstance(mapping, Marked) else self.line
+        file = f"{self.file}:{line}" if line is not None else self.file
+        return ConfigError(": ".join(part for part in (file, self.field, problem) if part))
+
+    def error_of_key(self, problem: str, mapping: Any) -> ConfigError:
+        """An error that names the field by itself."""
+        return _Place(self.file, self.line, "").error(problem, mapping)
+
+
+def _build(cls: type[T], mapping: Any, place: _Place, others: bool) -> T:
+    if isinstance(mapping, cls):
+        return mapping
+    if not isinstance(mapping, dict):
+        raise place.error(f"expected a mapping, found {shown(mapping)}")
+    hints = _hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    values = {}
+    for key, value in mapping.items():
+        inside = place.inside(mapping, key)
+        if key in known:
+            values[key] = _convert(hints[key], value, inside, others)
+        elif not others:
+            raise inside.error_of_key(f"unknown key '{inside.field}'{suggestion(key_text(key), known)}", None)
+    missing = [n for n, f in known.items() if n not in mapping and _required(f)]
+    if missing:
+        raise place.error_of_key(f"missing key '{place.inside({}, missing[0]).field}'", mapping)
+    try:
+        return cls(**values)
+    except ConfigError as error:  # a data class's own check: say where it was written
+        raise type(error)(str(place.error_of_key(str(error), mapping))) from None
+
+
+def _convert(kind: Any, value: Any, place: _Place, others: bool, limits: Range | None = None) -> Any:
+    """`value` as the annotated type `kind`, or a ConfigError that names its place."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Annotated:
+        ranges = [mark for mark in args[1:] if isinstance(mark, Range)]
+        return _convert(args[0], value, place, others, ranges[0] if ranges else limits)
+    if origin is Literal:
+        if not any(value is arg or (type(value) is type(arg) and value == arg) for arg in args):
+            if isinstance(value, str):
+                raise place.error(f"there is no {shown(value)}{suggestion(value, map(str, args))}")
+            raise place.error(f"expected one of {', '.join(map(str, args))}, found {shown(value)}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _one_of(args, value, place, others, limits)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, place, others)
+    if origin in (tuple, list, Sequence):
+        return _list(origin, args, value, place, others, limits)
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise place.error(f"expected a mapping, found {shown(value)}")
+        return {
+            _key(args[0], k, place.inside(value, k)): _convert(args[1], v, place.inside(value, k), others, limits)
+            for k, v in value.items()
+        }
+    return _plain(kind, value, place, limits)
+
+
+def _list(origin: Any, args: tuple, value: Any, place: _Place, others: bool, limits: Range | None) -> Any:
+    if not isinstance(value, list | tuple):
+        raise place.error(f"expected a list, found {shown(value)}")
+    kinds = [args[0]] * len(value)
+    if origin is tuple and args[-1] is not Ellipsis:
+        if len(args) != len(value):
+            raise place.error(f"expected {len(args)} values, found {len(value)}")
+        kinds = args
+    found = [_convert(k, v, place.inside(value, i), others, limits) for i, (k, v) in enumerate(zip(kinds, value))]
+    return found if origin is list else tuple(found)
+
+
+def _one_of(kinds: tuple, value: Any, place: _Place, others: bool, limits: Range | None) -> Any:
+    """The value as the first of several types that takes it; what the first says if none does."""
+    if value is None and type(None) in kinds:
+        return None
+    refused = None
+    for kind in kinds:
+        if kind is not type(None):
+            try:
+                return _convert(kind, value, place, others, limits)
+            except ConfigError as error:
+                refused = refused or error
+    raise refused
+
+
+def _key(kind: Any, key: Any, place: _Place) -> Any:
+    """A mapping's key: YAML reads some names as numbers or as `True`."""
+    if kind is str and type(key) is int:
+        return str(key)
+    if kind is str and not isinstance(key, str):
+        raise place.error(f"the key {shown(key)} is no text; put it in quotes")
+    return _convert(kind, key, place, False)
+
+
+def _plain(kind: Any, value: Any, place: _Place, limits: Range | None) -> Any:
+    if kind is float and isinstance(value, str) and len(value) < 40:  # YAML reads 1e-4 as text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if kind is float and type(value) is int and abs(value) < 2**64:
+        value = float(value)
+    if not (type(value) is kind if kind in (bool, int, float, str) else isinstance(value, kind)):
+        hint = "; put it in quotes" if kind is str and type(value) in (bool, int, float) else ""
+        raise place.error(f"expected {kind.__name__}, found {shown(value)}{hint}")
+    if kind in (int, float) and (refusal := (limits or Range()).refusal(value)):
+        raise place.error(refusal)
+    return value
+
+
+def key_text(key: Any) -> str:
+    """A key as an error message may print it."""
+    return key[:80] if isinstance(key, str) else shown(key)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 def _required(field: dataclasses.Field) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class NasError(Exception):
@@ -35,7 +37,7 @@ class MissingDependency(NasError, ImportError):
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'latency'?"` for the nearest known word, else the list of known words."""
     known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(word), known, n=1)
+    near = difflib.get_close_matches(str(word)[:100], known, n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
 
 
@@ -57,3 +59,21 @@ FIXES = {
 def unwritable(path: str | Path, error: OSError) -> NasError:
     """The error of an output that the system refuses."""
     return NasError(f"{path}: cannot be written: {error.strerror}; {FIXES.get(error.errno, 'give another path')}")
+
+
+def shown(value: Any) -> str:
+    """A value out of a file as an error message may print it: on one line, short, whatever the value is.
+
+    A list or a mapping is told by its size, since it may refer to itself or multiply a thousandfold when it is printed.
+    """
+    if isinstance(value, dict):
+        return f"a mapping of {len(value)} keys" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)} values" if value else "an empty list"
+    if type(value) is int and abs(value) >= 10**20:
+        return f"an integer of about {int(value.bit_length() * 0.30103) + 1} digits"
+    return _short.repr(value)
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60

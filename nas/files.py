@@ -1,20 +1,23 @@
-"""Writing files so that a killed process or a full disk never leaves a half-written one behind."""
+"""Writing files so that a killed process or a full disk never leaves a half-written one behind, and reading those of
+other people."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.errors import ConfigError
+from nas.errors import ConfigError, shown
 from nas.locks import try_lock
 
 TEMPORARY = ".nas-tmp"
@@ -129,44 +132,147 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The text of a file a person named.
+    """The text of a file a person named: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+    Line ends are those of Python, however the file has them.
 
     Raises:
-        ConfigError: the file is missing, is a folder, or is not text.
+        ConfigError: the file is missing, is a folder or a device, or is not text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        data = _read_regular(Path(path), what)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such {what} file{_neighbour(Path(path))}") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give the {what} file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not text, and so no {what} file (byte {error.start})") from None
     except OSError as error:
         raise ConfigError(f"{path}: this {what} file cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a zero byte in the path
+        raise ConfigError(f"{shown(str(path))}: no such {what} file: {error}") from None
+    return _decoded(data, str(path), what).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_regular(path: Path, what: str) -> bytes:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"{path}: is a folder; give the {what} file")
+    if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
+        raise ConfigError(f"{path}: is a pipe or a device; give a {what} file")
+    return path.read_bytes()
+
+
+def _decoded(data: bytes, path: str, what: str) -> str:
+    marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+    encoding = next((name for mark, name in marks if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not text, and so no {what} file (byte {error.start} is not {encoding.removesuffix('-sig').upper()}); "
+            "if it is text, save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ConfigError(f"{path}: not text, and so no {what} file (zero bytes); if it is text, save it as UTF-8")
+    return text
 
 
 def _neighbour(path: Path) -> str:
     """What a person may have meant by a path that is not there."""
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if there != path.absolute().parent:
-        return f"; there is no folder {path.parent}"
-    near = difflib.get_close_matches(
-        path.name, [other.name for other in there.iterdir()] if there.is_dir() else [], n=1
-    )
-    return f"; did you mean '{near[0]}'?" if near else ""
+    with contextlib.suppress(OSError):  # a folder that may not be listed
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        if there != path.absolute().parent:
+            return f"; there is no folder {path.parent}"
+        names = [other.name for other in there.iterdir()] if there.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=1)
+        return f"; did you mean '{near[0]}'?" if near else ""
+    return ""
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_json(path: str | Path, what: str, kind: type | None = None) -> Any:
     """The parsed JSON of a file a person named.
 
+    Args:
+        what: the file's kind, for errors.
+        kind: `dict` or `list`, if the whole must be one.
+
     Raises:
-        ConfigError: the file is missing or is not JSON; the text names the line.
+        ConfigError: the file is missing or is not JSON; the text names the line. As `parse_json` besides.
+    """
+    return parse_json(read_text(path, what), str(path), f"{what} file", kind, lines=True)
+
+
+def parse_json(text: str, where: str, what: str, kind: type | None = None, lines: bool = False) -> Any:
+    """The value of a JSON text that another program, or a person, may have written.
+
+    Args:
+        where: the file's name, with its line if the text is one line of it, for errors.
+        what: what the text is, for errors.
+        kind: `dict` or `list`, if the whole must be one.
+        lines: add the line within the text to `where`.
+
+    Raises:
+        ConfigError: not JSON, a key given twice, brackets nested more than `MAX_DEPTH` deep, an integer of more than 40
+            digits, or half of a surrogate pair, which cannot be written to a file.
     """
     try:
-        return json.loads(read_text(path, what))
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole_number)
+        if _depth(value, text) > MAX_DEPTH:
+            raise RecursionError
+        if _HALF_PAIR.search(text) and has_half_pair(json.dumps(value, ensure_ascii=False)):
+            raise _Refused("it holds half of a surrogate pair (\\ud800 to \\udfff)")
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: this {what} file is no JSON: {error.msg}") from None
+        line = f":{error.lineno}" if lines else ""
+        raise ConfigError(f"{where}{line}: this {what} is no JSON: {error.msg}") from None
+    except _Refused as error:
+        raise ConfigError(f"{where}: this {what} cannot be used: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: this {what} cannot be used: nested more than {MAX_DEPTH} deep") from None
+    if kind is not None and not isinstance(value, kind):
+        names = {dict: "an object {...}", list: "a list [...]"}
+        raise ConfigError(f"{where}: expected {names[kind]}, found {shown(value)}")
+    return value
+
+
+def has_half_pair(text: str) -> bool:
+    """Whether a text holds a lone surrogate, so that it cannot be written as UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+MAX_DEPTH = 64
+"""Brackets within brackets; no file of this library comes near."""
+
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+
+class _Refused(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _Refused(f"{shown(twice)} is given twice; keep one")
+    return found
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 40:
+        raise _Refused(f"it holds an integer of {len(digits)} digits ({digits[:12]}...)")
+    return int(digits)
+
+
+def _depth(value: Any, text: str) -> int:
+    """How deep lists and objects are nested; 0 where there are too few brackets to matter."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return 0
+    depth, level = 0, [value]
+    while level := [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]:
+        depth += 1
+    return depth
+
+
+def _inside(outer: dict | list) -> Iterable[Any]:
+    return outer.values() if isinstance(outer, dict) else outer
 
 
 def short_hash(value: Any) -> str:

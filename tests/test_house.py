@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nas"
-GROUND = {"errors", "files", "locks", "config", "progress", "ranges"}  # utilities below floor 0, and the version
+GROUND = {
+    "errors",
+    "files",
+    "locks",
+    "config",
+    "progress",
+    "ranges",
+    "yaml_files",
+}  # utilities below floor 0, and the version
 FLOORS = {
     **dict.fromkeys(["spaces"], 0),
     **dict.fromkeys(["costs", "models"], 1),

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.config import build
-from nas.files import read_json, write_json
+from nas.config import AnyNumber, load_json
+from nas.files import write_json
 
 RECORD = "record.json"
 
@@ -31,8 +31,8 @@ RECORD = "record.json"
 class Costs:
     """Latency, peak memory and parameters of a denoiser, predicted or measured whole."""
 
-    latency_ms: float
-    memory_mb: float
+    latency_ms: AnyNumber
+    memory_mb: AnyNumber
     params: int
 
 
@@ -47,9 +47,9 @@ class Candidate:
     """
 
     choices: dict[str, str]
-    score: float
+    score: AnyNumber
     predicted: Costs
-    retrained_loss: float | None = None
+    retrained_loss: AnyNumber | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Quality:
 
     model: str
     steps: int
-    frechet: float
-    digit_accuracy: float
-    direction_accuracy: float
+    frechet: AnyNumber
+    digit_accuracy: AnyNumber
+    direction_accuracy: AnyNumber
 
 
 @dataclass(frozen=True)
@@ -121,5 +121,4 @@ class RunRecord:
         Raises:
             ConfigError: no record there, or one that another version wrote.
         """
-        path = Path(run) / RECORD
-        return build(cls, read_json(path, "run record"), str(path))
+        return load_json(cls, Path(run) / RECORD, "run record")

@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
-from nas.config import at, build, read_yaml
+from nas.config import at, build
 from nas.errors import ConfigError, SpaceError, suggestion
 from nas.files import write_atomic
 from nas.spaces.backbone import Backbone, Latent, Text
 from nas.spaces.operators import NONE, Operator
 from nas.spaces.pipeline import Decoder, TextEncoder
 from nas.spaces.space import SearchSpace
+from nas.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)

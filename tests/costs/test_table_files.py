@@ -17,7 +17,7 @@ import pytest
 import nas
 from nas.cli import main
 from nas.costs import CostModel, LookupTable, Row, TableWriter
-from nas.errors import BudgetError, TableError
+from nas.errors import BudgetError, NasError, TableError
 
 MID = Path(__file__).parent / "tables" / "mid.csv"
 META = {"device": "here", "runtime": "eager", "dtype": "float32", "threads": 2}
@@ -74,7 +74,7 @@ def test_a_cell_edited_by_hand_is_named_by_line_and_column(column, value, messag
 def test_a_file_of_another_kind_is_one_line(change, message, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(change(MID.read_text()))
-    with pytest.raises(TableError, match=message) as caught:
+    with pytest.raises(NasError, match=message) as caught:
         LookupTable.load(path)
     assert "\n" not in str(caught.value)
 
