@@ -11,16 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.errors import ConfigError
+from nas.errors import ConfigError, NasError
 from nas.models import Autoencoder
+from nas.ranges import in_range
 from nas.training import checkpoint, video
 from nas.training.checkpoint import Checkpoint
+from nas.training.compute import lacks_memory
 from nas.training.generate import generate
+from nas.training.objective import MAX_GUIDANCE, MAX_SAMPLING_STEPS
 from nas.training.text import EMPTY, TextEncoder
 
 CHUNK = 8
 """Latent frames that are decoded at once where the space's `decoder.frames` does not say: what bounds the decoder's
 memory, however long a clip is."""
+MAX_SCALE = 64
+MAX_PIXELS = 1 << 31
+"""Of a clip, all frames together: more is taken for a typing error."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,32 @@ class Clips:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def save(self, path: str | Path) -> Path:
-        """Write `.mp4`, `.gif`, or, without a suffix, a folder of PNG; several clips stand side by side in one picture.
+    def save(self, path: str | Path, tiled: bool = False, scale: int = 1) -> list[Path]:
+        """Write each clip at its own size as `.mp4`, `.gif`, or, without a suffix, a folder of PNG.
 
-        Clips of few pixels are enlarged so that a person can see them; `frames` stay as they are.
+        One clip goes to `path`, several to `NAME-1.SUFFIX`, `NAME-2.SUFFIX`, ... beside it.
+
+        Args:
+            tiled: put several clips side by side into one instead.
+            scale: repeat every pixel so often in height and width, for looking at small clips.
+
+        Returns:
+            What was written.
 
         Raises:
             ConfigError: another suffix, or a place that cannot be written.
         """
-        return video.save(path, video.tile(self.frames) if len(self) > 1 else self.frames[0], self.fps)
+        in_range(scale, "scale", 1, MAX_SCALE)
+        frames = video.tile(self.frames)[None] if tiled and len(self) > 1 else self.frames
+        frames = frames.repeat(scale, axis=2).repeat(scale, axis=3)
+        paths = numbered(path, len(frames))
+        return [video.save(path, clip, self.fps) for path, clip in zip(paths, frames)]
+
+
+def numbered(path: str | Path, count: int) -> list[Path]:
+    """The path itself for one clip, `NAME-1.SUFFIX`, `NAME-2.SUFFIX`, ... for several."""
+    path = Path(path)
+    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
 
 
 class Pipeline:
@@ -94,26 +117,47 @@ class Pipeline:
             height, width: in pixels; by default as trained.
 
         Raises:
-            ConfigError: no prompt, or a number that makes no clip.
+            ConfigError: no prompt, a number that makes no clip, or a clip that memory does not suffice for.
+            NasError: the model gives NaN or infinity for these prompts.
             MissingDependency: the text encoder is not installed.
         """
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         if not prompts:
             raise ConfigError("prompts: there are none; give at least one")
         info = self.checkpoint.info
-        steps = info.steps if steps is None else _at_least_one(steps, "steps")
-        guidance = info.guidance if guidance is None else float(guidance)
+        for prompt in prompts:
+            _check_text(prompt)
+        steps = int(in_range(info.steps if steps is None else steps, "steps", 1, MAX_SAMPLING_STEPS))
+        guidance = in_range(info.guidance if guidance is None else float(guidance), "guidance", 0, MAX_GUIDANCE)
         shape = self._latent_shape(frames, height, width)
         context, empty = self._text(prompts), self._text([EMPTY])
-        made = []
-        for i in range(len(prompts)):
-            latents = generate(
-                self.checkpoint.denoiser, context[i : i + 1], empty, shape, steps, guidance, info.sampler, seed + i
-            )
-            decoded = decode(self.checkpoint.autoencoder, latents, self._chunk)
-            parts = [video.to_uint8(part.numpy()) for part in decoded]
-            made.append(np.concatenate(parts, axis=1))
+        try:
+            made = [
+                self._clip(context[i : i + 1], empty, shape, steps, guidance, seed + i) for i in range(len(prompts))
+            ]
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            raise ConfigError(
+                "frames, height, width: the memory does not suffice for this clip; ask for less"
+            ) from None
         return Clips(np.concatenate(made), prompts)
+
+    def _clip(
+        self, context: Tensor, empty: Tensor, shape: tuple[int, int, int, int], steps: int, guidance: float, seed: int
+    ) -> np.ndarray:
+        """uint8 `(1, T, H, W, C)` for one prompt."""
+        denoiser, sampler = self.checkpoint.denoiser, self.checkpoint.info.sampler
+        latents = generate(denoiser, context, empty, shape, steps, guidance, sampler, seed)
+        parts = []
+        for part in decode(self.checkpoint.autoencoder, latents, self._chunk):
+            if not torch.isfinite(part).all():
+                raise NasError(
+                    f"{self.checkpoint.folder}: the model gives NaN or infinity at {steps} steps and guidance "
+                    f"{guidance:g}, and so no clip; give less guidance, or another checkpoint"
+                )
+            parts.append(video.to_uint8(part.numpy()))
+        return np.concatenate(parts, axis=1)
 
     @property
     def _chunk(self) -> int:
@@ -139,6 +183,9 @@ class Pipeline:
                 raise ConfigError(f"{name}: {pixels} is not a multiple of {self._multiple}; try {nearest}")
             in_latents.append(pixels // factor)
         length = latent.frames if frames is None else _at_least_one(frames, "frames")
+        pixels = length * in_latents[0] * in_latents[1] * factor**2
+        if pixels > MAX_PIXELS:
+            raise ConfigError(f"frames, height, width: {pixels:.3g} pixels are too many for one clip; ask for less")
         return latent.channels, length, in_latents[0], in_latents[1]
 
 
@@ -158,6 +205,16 @@ def decode(autoencoder: Autoencoder, latents: Tensor, chunk: int = CHUNK) -> Ite
 
 
 def _at_least_one(value: int, name: str) -> int:
-    if value < 1:
-        raise ConfigError(f"{name}: must be at least 1, not {value}")
-    return value
+    return int(in_range(value, name, 1))
+
+
+def _check_text(prompt: str) -> None:
+    """A terminal in another encoding gives characters that no encoder knows (lone surrogates).
+
+    Raises:
+        ConfigError: it did.
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"prompts: character {error.start + 1} of {prompt!a} is no text; type it again") from None

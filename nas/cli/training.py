@@ -36,9 +36,11 @@ def train(args: argparse.Namespace) -> None:
 def _declare_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
     parser.add_argument(
-        "--prompt", required=True, nargs="+", metavar="P", help="one, or several for clips side by side"
+        "--prompt", required=True, nargs="+", metavar="P", help="one, or several for a file each: V-1.mp4, V-2.mp4, ..."
     )
     parser.add_argument("--out", required=True, metavar="V.mp4", help="a .mp4 or .gif file, or a folder for PNG frames")
+    parser.add_argument("--tile", action="store_true", help="several clips side by side in one file")
+    parser.add_argument("--scale", type=int, default=1, metavar="N", help="repeat each pixel N times, for small clips")
     parser.add_argument("--steps", type=int, help="denoising steps (default: what the checkpoint was trained for)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance scale")
     parser.add_argument("--frames", type=int, help="length of the clip (default: as trained)")
@@ -54,8 +56,17 @@ def _declare_generate(parser: argparse.ArgumentParser) -> None:
     _declare_generate,
 )
 def generate(args: argparse.Namespace) -> None:
-    from nas.pipeline import Pipeline
+    import contextlib
+
+    from nas.locks import output_lock
+    from nas.pipeline import Pipeline, numbered
+    from nas.training.video import check_suffix
 
     options = {name: getattr(args, name) for name in ("steps", "guidance", "frames", "height", "width", "seed")}
-    clips = Pipeline.from_pretrained(args.checkpoint)(args.prompt, **options)
-    print(clips.save(args.out))
+    with contextlib.ExitStack() as locks:  # first of all: what cannot be written costs no time
+        for path in numbered(args.out, 1 if args.tile else len(args.prompt)):
+            check_suffix(path)
+            locks.enter_context(output_lock(path, folder=not path.suffix))
+        clips = Pipeline.from_pretrained(args.checkpoint)(args.prompt, **options)
+        for path in clips.save(args.out, args.tile, args.scale):
+            print(path)

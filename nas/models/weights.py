@@ -45,12 +45,19 @@ def not_finite(values: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def fit(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, optional: Iterable[str] = ()) -> None:
+def fit(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    optional: Iterable[str] = (),
+    described: str = "the files beside it",
+) -> None:
     """Load a state dict into a module, which may be on the meta device. Half precision becomes the module's own.
 
     Args:
         path: the file it comes from, for errors.
         optional: beginnings of names that the state may lack.
+        described: what says how the module looks, for errors.
 
     Raises:
         ConfigError: a tensor is missing, is none of the module's, or is of another shape or kind.
@@ -58,14 +65,14 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, option
     own = module.state_dict()
     for name, value in own.items():
         if name not in state and not any(name.startswith(prefix) for prefix in optional):
-            raise ConfigError(f"{path}: does not fit the files beside it: it lacks '{name}' {_shape(value)}")
+            raise ConfigError(f"{path}: does not fit {described}: it lacks '{name}' {_shape(value)}")
     converted = {}
     for name, value in state.items():
         if name not in own:
-            raise ConfigError(f"{path}: does not fit the files beside it: '{name}' is no part of the model")
+            raise ConfigError(f"{path}: does not fit {described}: '{name}' is no part of the model")
         if own[name].shape != value.shape:
             raise ConfigError(
-                f"{path}: does not fit the files beside it: '{name}' is {_shape(value)}, expected {_shape(own[name])}"
+                f"{path}: does not fit {described}: '{name}' is {_shape(value)}, expected {_shape(own[name])}"
             )
         if own[name].is_floating_point() != value.is_floating_point():
             raise ConfigError(f"{path}: '{name}' is {value.dtype}, expected {own[name].dtype}".replace("torch.", ""))

@@ -73,7 +73,7 @@ class CheckpointInfo:
 
     def __post_init__(self) -> None:
         check_range(self, ("steps",), 1, objective.MAX_SAMPLING_STEPS)
-        check_range(self, ("guidance",), 0)
+        check_range(self, ("guidance",), 0, objective.MAX_GUIDANCE)
         if self.sampler not in objective.SAMPLERS:
             raise ConfigError(f"sampler: there is no '{self.sampler}'{suggestion(self.sampler, objective.SAMPLERS)}")
         self.trained_under()
@@ -156,7 +156,7 @@ def load(folder: str | Path) -> Checkpoint:
     architecture = space.check(Architecture.load(folder / "architecture.json"))
     with torch.device("meta"):
         denoiser = build(space, architecture)
-    load_into(denoiser, folder / "denoiser.safetensors")
+    load_into(denoiser, folder / "denoiser.safetensors", "space.yaml and architecture.json")
     denoiser.objective = info.trained_under()
     return Checkpoint(
         folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
@@ -186,7 +186,7 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
     config = build_config(VAEConfig, read_json(path, "decoder"), str(path))
     with torch.device("meta"):
         autoencoder = Autoencoder(config)
-    load_into(autoencoder, Path(folder) / "decoder.safetensors")
+    load_into(autoencoder, Path(folder) / "decoder.safetensors", "decoder.json")
     return autoencoder.eval().requires_grad_(False)
 
 
@@ -210,10 +210,10 @@ def _diffusers_weights(folder: str | Path) -> WeightFiles | None:
     return next((files for files in found if files), None)
 
 
-def load_into(module: torch.nn.Module, path: Path) -> None:
+def load_into(module: torch.nn.Module, path: Path, described: str = "the files beside it") -> None:
     """Load a weights file into a module, which may be on the meta device.
 
     Raises:
-        ConfigError: it is missing, or is another module's.
+        ConfigError: it is missing, damaged, or another module's than the one `described`.
     """
-    fit(module, tensors.load(path), path)
+    fit(module, tensors.load(path), path, described=described)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.errors import ConfigError
+from nas.errors import ConfigError, NasError
 from nas.files import write_json
 from nas.models import Autoencoder, VAEConfig
 from nas.ranges import check_range
@@ -29,7 +29,7 @@ from nas.training.loop import run
 from nas.training.objective import generator
 from nas.training.quality import Judge, judge
 from nas.training.skipped import Usable
-from nas.training.stage import Inputs
+from nas.training.stage import Inputs, must_be_finite
 from nas.training.text import TextEncoder
 
 
@@ -188,7 +188,10 @@ def _scaled(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Autoen
     """The same autoencoder with a scaling factor that gives latents a standard deviation of 1."""
     chosen = batch_indices(0, 0, clips, source.videos)
     means = [encode_clips(lambda part: autoencoder.encode_moments(part)[0], pixels(source, [i])) for i in chosen]
-    scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / torch.cat(means).std().item()))
+    spread = must_be_finite(torch.cat(means).std().item(), "decoder: the standard deviation of latents")
+    if not spread:
+        raise NasError("decoder: all latents are the same: the training diverged; lower the learning rate")
+    scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / spread))
     scaled.load_state_dict(autoencoder.state_dict())
     return scaled.eval().requires_grad_(False)
 

@@ -22,7 +22,7 @@ from nas.training.cache import Cache
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.objective import validation_loss
-from nas.training.stage import Inputs, finished
+from nas.training.stage import Inputs, finished, must_be_finite
 from nas.training.teacher import Student, distance, load_teacher, losses
 
 
@@ -88,9 +88,10 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     backbone = trained if teacher is None else trained.denoiser
     if not distributed.is_main():
         return {}, seconds
-    tensors.save(folder / "denoiser.safetensors", backbone.state_dict())
     latents, contexts = held_out(source, config.validation)
-    metrics = {"validation_loss": validation_loss(backbone, latents[:, :, :1], contexts)}
+    loss = validation_loss(backbone, latents[:, :, :1], contexts)
+    metrics = {"validation_loss": must_be_finite(loss, "distill: validation_loss")}
     if teacher is not None:
         metrics["teacher_loss"] = distance(backbone, teacher, latents[:, :, :1], contexts)
+    tensors.save(folder / "denoiser.safetensors", backbone.state_dict())
     return metrics, seconds

@@ -23,8 +23,8 @@ from nas.training.generate import examine
 from nas.training.grids import Grids, Watch
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
-from nas.training.objective import MAX_SAMPLING_STEPS, validation_loss
-from nas.training.stage import Inputs, finished
+from nas.training.objective import MAX_GUIDANCE, MAX_SAMPLING_STEPS, validation_loss
+from nas.training.stage import Inputs, finished, must_be_finite
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         check_range(self, ("steps", "batch", "images", "validation", "judged_clips", "save_every"), 1)
         check_range(self, ("image_share", "drop"), 0, 1)
-        check_range(self, ("guidance",), 0)
+        check_range(self, ("guidance",), 0, MAX_GUIDANCE)
         check_range(self, ("judged_steps",), 1, MAX_SAMPLING_STEPS)
 
 
@@ -72,11 +72,12 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     denoiser = learner.result()
     if not distributed.is_main():
         return {}, seconds
+    after = must_be_finite(validation_loss(denoiser, latents, contexts), "finetune: validation_loss")
     write(folder, denoiser, source, config, inputs, arch, seconds)
     shape = inputs.space.input_shape()[1:]
     return {
         "validation_loss_before": before,
-        "validation_loss": validation_loss(denoiser, latents, contexts),
+        "validation_loss": after,
         "quality": examine(
             "finetune", folder, source, denoiser, shape, config.judged_steps, config.guidance, config.judged_clips
         ),

@@ -74,5 +74,6 @@ class Grids:
     @torch.no_grad()
     def write(self, latents: torch.Tensor, steps_done: int) -> None:
         grid = video.tile(video.to_uint8(self.autoencoder.decode(latents).numpy()), columns=len(latents))
+        grid = video.enlarge(grid)  # to look at
         for suffix in (".gif", ".mp4"):
             video.save(self.folder / f"step-{steps_done:07d}{suffix}", grid)

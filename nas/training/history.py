@@ -7,7 +7,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from nas.files import write_atomic
+from nas.errors import ConfigError
+from nas.files import naming, read_text, write_atomic
 
 HISTORY = "history.csv"
 
@@ -36,22 +37,32 @@ class History:
             self._columns = ["step", *losses]
             self._file.write(",".join(self._columns) + "\n")
         values = {"step": step, **losses}
-        self._file.write(",".join(_cell(values[name]) for name in self._columns) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(",".join(_cell(values[name]) for name in self._columns) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
 
 def read_history(folder: str | Path) -> list[dict[str, float]]:
-    """The rows of a stage's history; a torn last line is left out."""
+    """The rows of a stage's history; a torn last line is left out.
+
+    Raises:
+        ConfigError: it is damaged; the text names the line.
+    """
     path = Path(folder) / HISTORY
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
-    columns = lines[0].split(",") if lines else []
-    rows = [dict(zip(columns, map(float, line.split(",")))) for line in lines[1:]]
-    return [{**row, "step": int(row["step"])} for row in rows]
+    lines = read_text(path, "history").split("\n")[:-1]
+    columns, rows = lines[0].split(",") if lines else [], []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            row = dict(zip(columns, map(float, line.split(",")), strict=True))
+            rows.append({**row, "step": int(row["step"])})
+        except (ValueError, KeyError, OverflowError):
+            raise ConfigError(f"{path}:{number}: no row of a history; remove this line and those below it") from None
+    return rows
 
 
 def _cell(value: float) -> str:

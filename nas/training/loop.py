@@ -14,6 +14,7 @@ its optimisers' moments, its EMA and the number of steps done; no random state i
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nas.errors import ConfigError
+from nas.errors import ConfigError, NasError
 from nas.files import duplicate
 from nas.progress import progress
 from nas.training import distributed, monitors, tensors
@@ -51,13 +52,15 @@ def run(
         Seconds spent, those of runs that were interrupted included (up to their last saved state).
 
     Raises:
-        ConfigError: the folder's state is of another model.
+        ConfigError: the folder's state is of another model, or damaged.
+        NasError: the training diverged: its loss or its weights are not finite when the state is saved at the end, or the
+            weights at a save before that. That state is not saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done, before = _restore(folder, learners)
     history = History(folder, done) if distributed.is_main() else None
     alarm = Alarm(read_history(folder)) if history else None
-    board = monitors.board(folder, done) if history else None
+    board = monitors.Board(folder, done) if history else None
     started = time.monotonic()
 
     def seconds() -> float:
@@ -71,8 +74,9 @@ def run(
             for line in alarm.see({"step": number + 1, **row}):
                 _warn(folder, f"{title}: {line}")
         if board:
-            for name, value in row.items():
-                board.add_scalar(name, value, number + 1)
+            board.add(number + 1, row)
+        if number + 1 == steps:
+            _check_end(title, row, learners)
         if (number + 1) % save_every == 0 or number + 1 == steps:
             _save(folder, learners, number + 1, seconds())
     if history:
@@ -81,6 +85,20 @@ def run(
         board.close()
     distributed.barrier()  # what the first worker wrote is there for all
     return seconds()
+
+
+def _check_end(title: str, last: Mapping[str, float], learners: Mapping[str, Learner]) -> None:
+    """Refuse to end on a step that shows that the training has diverged, or without having taken any step.
+
+    `learner.bad` counts skipped steps: in a row, and in all.
+    """
+    losses = [name for name, value in last.items() if "loss" in name and not math.isfinite(value)]
+    idle = [name for name, learner in learners.items() if learner.bad[1] >= learner.steps > 0]
+    if losses or idle:
+        what = (
+            f"'{losses[0]}' is {last[losses[0]]} at the last step" if losses else f"no step of '{idle[0]}' was finite"
+        )
+        raise NasError(f"{title}: {what}: the training diverged; lower the learning rate and train in another folder")
 
 
 def _warn(folder: Path, line: str) -> None:
@@ -120,7 +138,7 @@ def _restore(folder: Path, learners: Mapping[str, Learner]) -> tuple[int, float]
     try:
         for name, learner in learners.items():
             learner.load({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})
-    except (KeyError, RuntimeError) as error:
+        return max(0, int(metadata["step"])), float(metadata["seconds"])
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{path}: is of another model ({reason}); give another folder, or remove this one") from None
-    return int(metadata["step"]), float(metadata["seconds"])

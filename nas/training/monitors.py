@@ -5,14 +5,17 @@ that drift, a discriminator that has won.
 from __future__ import annotations
 
 import math
+import sys
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,40 @@ class Alarm:
         return found
 
 
-def board(folder: Path, steps_done: int) -> Any:
-    """A TensorBoard writer of `folder/tensorboard`, which forgets steps that are taken again; None if not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
+class Board:
+    """`folder/tensorboard`, where tensorboard is installed; it forgets steps that are taken again.
+
+    Training goes on without it when it cannot be written.
+    """
+
+    def __init__(self, folder: Path, steps_done: int) -> None:
+        self._writer, self._folder = None, folder / "tensorboard"
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        threading.excepthook = _without_tensorboard  # its thread would print a traceback over a full disk
+        self._try(lambda: SummaryWriter(str(self._folder), purge_step=steps_done + 1), opens=True)
+
+    def add(self, step: int, row: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            self._try(lambda: [self._writer.add_scalar(name, value, step) for name, value in row.items()])
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._try(self._writer.close)
+
+    def _try(self, write: Callable[[], Any], opens: bool = False) -> None:
+        try:
+            done = write()
+            self._writer = done if opens else self._writer
+        except OSError as error:
+            self._writer = None
+            tqdm.write(f"warning: {self._folder}: is written no longer: {error.strerror or error}", file=sys.stderr)
+
+
+def _without_tensorboard(failed: threading.ExceptHookArgs) -> None:
+    """Threads' tracebacks as ever, but for tensorboard's over a disk: it raises the error again where it is used."""
+    module = type(failed.thread).__module__
+    if not (module.startswith("tensorboard") and issubclass(failed.exc_type, OSError)):
+        threading.__excepthook__(failed)

@@ -25,8 +25,8 @@ from nas.training import ddpm
 
 PREDICTIONS = ("flow", "epsilon", "v")
 SAMPLERS = ("euler", "renoise")
-MAX_SAMPLING_STEPS = 1000
-"""Denoising steps at most: as many as Stable Diffusion has timesteps."""
+MAX_SAMPLING_STEPS, MAX_GUIDANCE = 1000, 1000.0
+"""Denoising steps at most (as many as Stable Diffusion has timesteps), and the largest guidance scale."""
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, C, T, H, W), t (B,)) -> v, of the shape of x_t. A denoiser with its context bound."""

@@ -33,7 +33,7 @@ def write_samples(
     shape = inputs.space.input_shape()[1:]
     latents = generate(denoiser, context[1:], context[:1], shape, steps, guidance, sampler, seed)
     clips = video.to_uint8(checkpoint.load_autoencoder(inputs.decoder).decode(latents).numpy())
-    grid = video.tile(clips, columns=len(captions))
+    grid = video.enlarge(video.tile(clips, columns=len(captions)))
     return tuple(video.save(folder / f"{steps}-steps{suffix}", grid) for suffix in (".gif", ".mp4"))
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nas.config import build
-from nas.errors import ConfigError
+from nas.errors import FIXES, ConfigError, NasError
 from nas.files import read_json, read_text, short_hash, write_json
+from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
 from nas.training import distributed
-from nas.training.compute import Compute
+from nas.training.compute import Compute, lacks_memory
 from nas.training.grids import Watch
 from nas.training.loop import STATE, older_states
 from nas.training.objective import Objective
@@ -70,18 +74,79 @@ def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: In
 
     Raises:
         ConfigError: the folder belongs to another stage, configuration, space, architecture or number of workers.
+        LockedError: another process is at it.
+        NasError: the training diverged, or memory or disk do not suffice; what was saved before that is kept.
     """
     done = folder / "result.json"
-    same_or_new(name, folder, config, inputs, distributed.world_size())
     if not done.exists():
-        metrics, seconds = stage(folder, config, inputs)
-        if distributed.is_main():
-            write_json(done, {"metrics": metrics, "seconds": seconds})
-            for state in (folder / STATE, *older_states(folder)):
-                state.unlink(missing_ok=True)  # the checkpoint holds the weights; moments are of no more use
-        distributed.barrier()
-    result = read_json(done, "stage result")
-    return StageResult(folder, result["metrics"], result["seconds"])
+        # Of several workers none takes the lock: the process that started them has it.
+        alone = distributed.world_size() == 1
+        with output_lock(folder, folder=True) if alone else contextlib.nullcontext():
+            same_or_new(name, folder, config, inputs, distributed.world_size())
+            if not done.exists():
+                with _one_line(folder):
+                    _finish(name, stage, folder, config, inputs)
+    same_or_new(name, folder, config, inputs, distributed.world_size())
+    result = build(StageEnd, read_json(done, "stage result"), str(done))
+    return StageResult(folder, result.metrics, result.seconds)
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """The contents of `result.json`. See `StageResult`."""
+
+    metrics: dict[str, Any]
+    seconds: float
+
+
+def _finish(name: str, stage: Stage, folder: Path, config: Any, inputs: Inputs) -> None:
+    metrics, seconds = stage(folder, config, inputs)
+    if distributed.is_main():
+        for metric, value in metrics.items():
+            if isinstance(value, float):
+                must_be_finite(value, f"{name}: {metric}")
+        write_json(folder / "result.json", asdict(StageEnd(metrics, seconds)))
+        for state in (folder / STATE, *older_states(folder)):
+            state.unlink(missing_ok=True)  # the checkpoint holds the weights; moments are of no more use
+    distributed.barrier()
+
+
+def must_be_finite(value: float, what: str) -> float:
+    """The value itself.
+
+    Raises:
+        NasError: it is NaN or infinite, which shows that the training diverged.
+    """
+    if not math.isfinite(value):
+        raise NasError(f"{what} is {value}: the training diverged; lower the learning rate and train in another folder")
+    return value
+
+
+@contextlib.contextmanager
+def _one_line(folder: Path) -> Iterator[None]:
+    """Lack of disk or memory in the block as an error that says what is kept."""
+    kept = "what was saved is kept, and the same command goes on from there"
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EMFILE,
+            errno.ENFILE,
+            errno.EFBIG,
+            errno.EIO,
+        ):
+            raise
+        fix = FIXES.get(error.errno, "see to the disk and run again")
+        raise NasError(f"{error.filename or folder}: cannot be written: {error.strerror}; {fix}: {kept}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise NasError(
+            f"{folder}: the memory does not suffice; {kept}; raise compute.accumulate or set compute.checkpointing"
+        ) from None
 
 
 def hash_of(file: str | Path) -> str:
@@ -103,7 +168,7 @@ def finished(folder: Path | None, what: str) -> Path:
 
 
 def same_or_new(name: str, folder: Path, config: Any, inputs: Inputs, workers: int) -> None:
-    """Note in the folder what is begun in it, or check that it is what was begun there.
+    """Note in the folder what is begun in it, or check that it is what was begun there. The caller holds its lock.
 
     A run that is not finished goes on with as many workers as it was begun with.
 
@@ -124,7 +189,10 @@ def same_or_new(name: str, folder: Path, config: Any, inputs: Inputs, workers: i
     if not path.exists():
         write_json(path, asked)
         return
-    there = _completed(read_json(path, "stage"), path, config)
+    there = read_json(path, "stage")
+    if not isinstance(there, dict):
+        raise ConfigError(f"{path}: expected a mapping, found {type(there).__name__}; remove it if the folder is yours")
+    there = _completed(there, path, config)
     if (folder / "result.json").exists():
         asked["workers"] = there["workers"]
     if there != asked:
@@ -136,7 +204,7 @@ def _completed(there: dict[str, Any], path: Path, config: Any) -> dict[str, Any]
     """What a stage was begun with, options that did not exist then at the defaults they have now."""
     there = {"objective": asdict(Objective()), "precision": Compute().precision, "workers": 1, **there}
     try:
-        there["config"] = asdict(build(type(config), there["config"], str(path), "config"))
+        there["config"] = asdict(build(type(config), there.get("config"), str(path), "config"))
     except ConfigError:  # another stage's config: the comparison will say so
         return there
     return json.loads(json.dumps(there))

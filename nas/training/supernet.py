@@ -23,7 +23,7 @@ from nas.training.batches import Batches, held_out
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.objective import validation_loss
-from nas.training.stage import Inputs, finished
+from nas.training.stage import Inputs, finished, must_be_finite
 
 WEIGHTS = "supernet.safetensors"
 
@@ -90,10 +90,11 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
     model = learner.result()
     if not distributed.is_main():
         return {}, seconds
-    tensors.save(folder / WEIGHTS, model.state_dict())
     latents, contexts = held_out(source, config.validation)
     losses = [validation_loss(model, latents, contexts, inputs.space.random(path)) for path in range(config.paths)]
-    return {"validation_loss": float(np.mean(losses))}, seconds
+    metrics = {"validation_loss": must_be_finite(float(np.mean(losses)), "supernet: validation_loss")}
+    tensors.save(folder / WEIGHTS, model.state_dict())
+    return metrics, seconds
 
 
 def fair_paths(inputs: Inputs, seed: int):

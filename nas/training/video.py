@@ -14,7 +14,7 @@ from nas.files import write_atomic
 
 FPS = 8
 SHORT_SIDE = 256
-"""Pixels that a saved clip's shorter side has at least."""
+"""Pixels that the shorter side of an enlarged clip has at least."""
 
 
 def to_uint8(clips: np.ndarray) -> np.ndarray:
@@ -45,25 +45,34 @@ def enlarge(frames: np.ndarray) -> np.ndarray:
 
 
 def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
-    """Write one clip, small ones enlarged: `.mp4`, `.gif`, or, without a suffix, a folder of `0000.png`, ...
+    """Write one clip at its own size: `.mp4`, `.gif`, or, without a suffix, a folder of `0000.png`, ...
 
     Args:
-        frames: uint8 `(T, H, W, C)`.
+        frames: uint8 `(T, H, W, C)`. An MP4 has even sides: an odd one gets a row or column more.
 
     Raises:
         ConfigError: another suffix, a place that cannot be written, or, for PNG, a folder that holds something already.
+    """
+    path = check_suffix(path)
+    frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
+    try:
+        return WRITERS[path.suffix](path, frames, fps)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_suffix(path: str | Path) -> Path:
+    """The path itself.
+
+    Raises:
+        ConfigError: no clip can be written under this suffix.
     """
     path = Path(path)
     if path.suffix not in WRITERS:
         known = [suffix for suffix in WRITERS if suffix]
         hint = suggestion(path.suffix, known)
         raise ConfigError(f"{path}: cannot write a clip as '{path.suffix}' (without a suffix: a folder of PNG){hint}")
-    frames = enlarge(frames)
-    frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
-    try:
-        return WRITERS[path.suffix](path, frames, fps)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path
 
 
 def _mp4(path: Path, frames: np.ndarray, fps: float) -> Path:
@@ -95,7 +104,9 @@ def _gif(path: Path, frames: np.ndarray, fps: float) -> Path:
 def _png(path: Path, frames: np.ndarray, fps: float) -> Path:
     from PIL import Image
 
-    if path.is_dir() and any(path.iterdir()):  # frames of a longer clip would stay among the new ones
+    if path.is_dir() and any(
+        not entry.name.startswith(".") for entry in path.iterdir()
+    ):  # frames of a longer clip would stay among the new ones
         raise ConfigError(f"{path}: the folder is not empty; give a new one for the frames")
     for i, frame in enumerate(frames):
         file = io.BytesIO()

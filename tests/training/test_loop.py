@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nas.errors import ConfigError, NasError
+from nas.training import tensors
 from nas.training.compute import Compute
 from nas.training.history import read_history
 from nas.training.learner import Learner, Optimization
@@ -125,3 +126,85 @@ def test_accumulated_parts_take_the_steps_of_the_whole_batch(parts):
         assert torch.allclose(value, trained[parts].state()[key], atol=1e-6), key
     rates = [t.optimizer.param_groups[0]["lr"] for t in trained.values()]
     assert rates == [trained[1].config.rate(19, 40)] * 2
+
+
+@pytest.mark.parametrize("lr, steps", [(1e30, 1), (1e30, 6), (1e30, 19)])
+def test_a_training_that_diverged_is_an_error_and_nothing_of_it_is_saved(tmp_path, lr, steps):
+    """Shorter than the row of bad steps that ends a long one."""
+    torch.manual_seed(0)
+    trained = Learner(nn.Linear(3, 1), Optimization(lr=lr, warmup=0), steps)
+
+    def step(number: int) -> dict[str, float]:
+        row = step_of(trained)(number)
+        return row if number + 1 < steps else {**row, "loss": math.nan}
+
+    with pytest.raises(NasError, match=r"'loss' is nan at the last step.*lower the learning rate"):
+        run("a", tmp_path, steps, {"x": trained}, step, save_every=100)
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    trained = learner()
+
+    def step(number: int) -> dict[str, float]:
+        row = step_of(trained)(number)
+        if number == 7:
+            trained.module.weight.data[0, 0] = math.inf
+        return {**row, "loss": 0.0}
+
+    with pytest.raises(NasError, match="NaN or infinity"):
+        run("a", tmp_path, 40, {"x": trained}, step, save_every=5)
+    assert tensors.metadata(tmp_path / "state.safetensors")["step"] == "5"
+
+
+def test_a_run_of_which_no_step_was_finite_is_an_error(tmp_path):
+    trained = learner(steps=4)
+
+    def step(number: int) -> dict[str, float]:
+        return {"loss": 1.0, "grad_norm": trained.update(trained.module(torch.full((1, 3), math.nan)).sum(), number)}
+
+    with pytest.raises(NasError, match="no step of 'x' was finite"):
+        run("a", tmp_path, 4, {"x": trained}, step, save_every=100)
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("history.csv", "step,loss\n1,0.5\n2,x\n", r"history\.csv:3"),
+        ("history.csv", "step,loss\n1,0.5\n2\n", r"history\.csv:3"),
+        ("history.csv", "loss\n1\n", r"history\.csv:2"),
+        ("state.safetensors", "torn", "training state"),
+    ],
+)
+def test_a_damaged_file_of_the_folder_is_one_line(tmp_path, name, text, words):
+    trained = learner()
+    run("a", tmp_path, 5, {"x": trained}, step_of(trained), save_every=5)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        run("a", tmp_path, 10, {"x": trained}, step_of(trained), save_every=5)
+
+
+def test_a_state_without_its_step_is_one_line(tmp_path):
+    trained = learner()
+    tensors.save(tmp_path / "state.safetensors", {f"x/{k}": v for k, v in trained.state().items()}, {"step": "many"})
+    with pytest.raises(ConfigError, match="state"):
+        run("a", tmp_path, 10, {"x": trained}, step_of(trained), save_every=5)
+
+
+OPTIMIZATIONS = [
+    {"lr": math.nan},
+    {"lr": math.inf},
+    {"lr": -1.0},
+    {"clip": 0.0},
+    {"ema": 1.5},
+    {"betas": (0.5, 1.0)},
+    {"betas": (-0.1, 0.9)},
+    {"warmup": -1},
+    {"weight_decay": math.nan},
+]
+
+
+@pytest.mark.parametrize("fields", OPTIMIZATIONS, ids=str)
+def test_an_optimization_out_of_range_is_refused(fields):
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        Optimization(**{"lr": 1e-3, **fields})

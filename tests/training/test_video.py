@@ -23,9 +23,9 @@ def read_mp4(path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mp4_gif_and_png_hold_the_frames_enlarged(tmp_path, channels):
+def test_mp4_gif_and_png_hold_the_frames_at_their_own_size(tmp_path, channels):
     clip = moving_square(channels=channels)
-    wanted = np.broadcast_to(clip.repeat(8, 1).repeat(8, 2), (6, 256, 384, 3)).astype(int)
+    wanted = np.broadcast_to(clip, (6, 32, 48, 3)).astype(int)
 
     frames, fps = read_mp4(video.save(tmp_path / "a.mp4", clip, fps=12))
     assert fps == 12 and frames.shape == wanted.shape
@@ -38,6 +38,12 @@ def test_mp4_gif_and_png_hold_the_frames_enlarged(tmp_path, channels):
     folder = video.save(tmp_path / "a", clip)
     frames = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.iterdir())])
     np.testing.assert_array_equal(frames, wanted)
+
+
+def test_a_small_clip_is_enlarged_for_looking_at_when_asked():
+    clip = moving_square()
+    np.testing.assert_array_equal(video.enlarge(clip), clip.repeat(8, 1).repeat(8, 2))
+    assert video.enlarge(moving_square(height=257, width=301)).shape[1:3] == (257, 301)
 
 
 def test_odd_sizes_and_large_clips_keep_their_pixels(tmp_path):
