@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -16,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import nas
 from nas.config import build, load
 from nas.costs import Budget, CostModel, LookupTable
@@ -23,6 +26,9 @@ from nas.errors import BudgetError, ConfigError, suggestion
 from nas.files import read_text, write_atomic
 from nas.report.record import RECORD, Candidate, Costs, Exported, Quality, RunRecord, Sample
 from nas.spaces import Architecture, SearchSpace
+
+NOISE_DRAWS = 4
+"""Draws of noise under which each candidate is scored, to tell how exact a score is."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,14 @@ class SearchConfig:
         trials: architectures the supernet scores.
         clips: held-out clips of each score.
         shortlist: how many of the best are retrained briefly before the choice.
+        random: random architectures within the budget that are scored too, for the report to compare with.
     """
 
     trials: int = 60
     sampler: str = "budget"
     clips: int = 64
     shortlist: int = 3
+    random: int = 8
 
 
 @dataclass(frozen=True)
@@ -159,9 +167,11 @@ class Job:
 
     def decoder(self) -> None:
         """Train the autoencoder with its separable video decoder, and encode the data"""
+        from nas.training.decoder import JUDGED_REAL
+
         metrics = self._train("decoder").metrics
         judged = metrics.get("judge", {})
-        self._add_quality("real", [{"steps": 0, **judged["real"]}] if judged else [])
+        self._add_quality("real", [{"steps": 0, **judged["real"]}] if judged else [], JUDGED_REAL)
 
     def distill(self) -> None:
         """Train the spatial backbone on images"""
@@ -176,11 +186,11 @@ class Job:
         from nas.search import run as run_search
         from nas.training import SupernetEvaluator
 
-        config = self.config.search
+        config, evaluator = self.config.search, SupernetEvaluator(self._inputs("supernet"), self.config.search.clips)
         result = run_search(
             self.space,
             self.cost,
-            SupernetEvaluator(self._inputs("supernet"), config.clips),
+            evaluator,
             self.budget,
             trials=config.trials,
             sampler=config.sampler,
@@ -196,9 +206,24 @@ class Job:
         self.record.infeasible_trials = int((~frame["feasible"]).sum())
         self.record.budget = self.budget.bounds()
         self.record.candidates = tuple(
-            Candidate(arch.choices, float(scores[tuple(arch.choices.values())]), self._predicted(arch))
+            Candidate(
+                arch.choices,
+                float(scores[tuple(arch.choices.values())]),
+                self._predicted(arch),
+                score_std=statistics.stdev(evaluator.score(arch, seed) for seed in range(NOISE_DRAWS)),
+            )
             for arch in result.top(config.shortlist)
         )
+        self.record.random_scores = tuple(evaluator(arch) for arch in self._random(config.random))
+
+    def _random(self, count: int) -> list[Architecture]:
+        """Random architectures within the budget."""
+        from nas.search.problem import Problem
+        from nas.search.repair import repair
+
+        problem, rng = Problem.build(self.space, self.cost, self.budget), np.random.default_rng(self.config.seed)
+        drawn = (self.space.encode(self.space.random(rng)) for _ in range(count))
+        return [self.space.decode(repair(problem, codes, rng)) for codes in drawn]
 
     def choose(self) -> None:
         """Retrain the best few briefly, measure each whole, and choose"""
@@ -222,12 +247,12 @@ class Job:
     def finetune(self) -> None:
         """Fine-tune the chosen architecture, all weights, on images and clips"""
         metrics = self._train("finetune", architecture=self.chosen).metrics
-        self._add_quality("finetune", metrics["quality"])
+        self._add_quality("finetune", metrics["quality"], self.stages["finetune"].judged_clips)
 
     def adversarial(self) -> None:
         """Adversarial fine-tuning to a few steps, and the control: as much training as before"""
         for model, rows in self._train("adversarial").metrics["quality"].items():
-            self._add_quality(model, rows)
+            self._add_quality(model, rows, self.stages["adversarial"].judged_clips)
 
     def samples(self) -> None:
         """Generate samples after each stage"""
@@ -289,9 +314,9 @@ class Job:
         cost = self.cost.predict(arch)
         return Costs(cost.latency_ms, cost.memory_mb, cost.params)
 
-    def _add_quality(self, model: str, rows: list[dict[str, Any]]) -> None:
+    def _add_quality(self, model: str, rows: list[dict[str, Any]], clips: int) -> None:
         kept = tuple(quality for quality in self.record.quality if quality.model != model)
-        self.record.quality = kept + tuple(Quality(model, **row) for row in rows)
+        self.record.quality = kept + tuple(Quality(model, **row, clips=clips) for row in rows)
 
 
 STEPS: dict[str, Callable[[Job], None]] = {

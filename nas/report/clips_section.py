@@ -23,12 +23,14 @@ class Clip:
 
     Attributes:
         size: bytes that it takes there.
-        ratio: width by height, for a GIF.
+        ratio: width by height, for a GIF; 0 for a video, whose size is not known here.
+        uri: the whole file, as a picture's `src`.
     """
 
     picture: Markup
     size: int = 0
-    ratio: float = 1.0
+    ratio: float = 0.0
+    uri: str = ""
 
 
 def samples(run: RunFolder) -> Markup:
@@ -57,9 +59,40 @@ def samples(run: RunFolder) -> Markup:
     return tag("div", tag("p", words, class_="caption"), parts, below)
 
 
+def hero(run: RunFolder) -> Markup:
+    """The clips that the run is about, large and playing, first on the page; nothing before there are any.
+
+    They are of the last stage, at the most denoising steps that it was shown at. Clips side by side in one file become
+    one tile each, so that they are large on a phone as well, where a row of six would be the height of a line.
+    """
+    made = [s for s in run.record.samples if s.model not in ("real", "control")]
+    made.sort(key=lambda s: (-stage_order(s.model), -s.steps))
+    for sample in made:
+        clip = _clip(run.path, sample, PAGE_BYTES // 3)
+        if not clip.size:
+            continue
+        says = f"After the {sample.model} stage, {plural(sample.steps, 'denoising step')}"
+        count = len(sample.captions)
+        if not _is_row(clip.ratio, count):
+            return tag("figure", tag("div", clip.picture, class_="whole"), _captions(sample.captions),
+                       tag("figcaption", says), class_="hero")  # fmt: skip
+        width = (clip.ratio - (count - 1) / 16) / count  # of one clip, by its height
+        tiles = []
+        for i, caption in enumerate(sample.captions):
+            style = (
+                f"aspect-ratio:{width:.4f};background-size:{100 * clip.ratio / width:.3f}% 100%;"
+                f"background-position:{100 * i / (count - 1):.3f}% 0"
+            )
+            picture = tag("div", class_="clip", style=style, role="img", aria_label=f"Generated clip: {caption}")
+            tiles.append(tag("figure", picture, tag("figcaption", caption)))
+        return tag("figure", tag("style", Markup(f'.hero{{--strip:url("{clip.uri}")}}')),
+                   tag("div", tiles, class_="tiles", style=f"--columns:{3 if count > 4 else count}"), tag("figcaption", says), class_="hero")  # fmt: skip
+    return Markup()
+
+
 def _is_row(ratio: float, clips: int) -> bool:
-    """Whether a picture of this shape is that many square clips side by side, so that captions can stand above them."""
-    return clips >= 3 and abs(ratio - clips * 17 / 16) < 0.5
+    """Whether a picture of this shape can be that many clips side by side, a sixteenth of their height apart."""
+    return clips >= 3 and 0.5 <= (ratio - (clips - 1) / 16) / clips <= 2.4
 
 
 def _captions(captions: tuple[str, ...]) -> Markup:
@@ -89,7 +122,7 @@ def _clip(run: Path, sample: Sample, room: int) -> Clip:
         if kind == "image/gif":
             width, height = (int.from_bytes(data[i : i + 2], "little") for i in (6, 8))  # of the GIF's header
             alt = f"Clips of {sample.model} at {sample.steps} steps: {'; '.join(sample.captions)}"
-            return Clip(tag("img", src=uri, alt=alt, class_="clip"), len(uri), width / max(height, 1))
+            return Clip(tag("img", src=uri, alt=alt, class_="clip"), len(uri), width / max(height, 1), uri)
         else:
             video = tag("video", src=uri, autoplay=True, loop=True, muted=True, playsinline=True, class_="clip")
             return Clip(video, len(uri))

@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 
 from nas.costs import Cost
+from nas.report import facts
 from nas.report.colours import BACKBONE, short
 from nas.report.folder import RunFolder
 from nas.report.markup import Markup, bar, table, tag
 from nas.report.numbers import MISSING, count, megabytes, milliseconds, percent
-from nas.report.search_sections import absent
+from nas.report.search_sections import absent, key_figures
 from nas.spaces import NONE
+
+
+def costs(run: RunFolder) -> Markup:
+    """Measured, predicted and allowed, in a table and in words; then slot by slot."""
+    said = " ".join(facts.costs(run) + facts.clip(run))
+    return tag(
+        "div",
+        key_figures(run),
+        tag("p", said, class_="caption") if said else "",
+        tag("h3", "Slot by slot"),
+        breakdown(run),
+    )
 
 
 def breakdown(run: RunFolder) -> Markup:
@@ -39,7 +52,7 @@ def _caption(cost: Cost, longest_ms: float) -> str:
         f" once ({megabytes(float(frame['memory_mb'].max()))}). Thin marks are the other choices of the slot."
     )
     if (frame["latency_ms"] > longest_ms).any():
-        words += " A bar that would be longer than the others' scale is cut."
+        words += " A bar with a double line at its end goes beyond the scale; its number is beside it."
     return words
 
 

@@ -6,7 +6,18 @@ import math
 
 from nas.costs.sentence import clip_sentence
 from nas.report.folder import RunFolder, layers
-from nas.report.numbers import count, figures, listed, megabytes, milliseconds, percent, plural
+from nas.report.numbers import (
+    MISSING,
+    count,
+    counted_percent,
+    figures,
+    listed,
+    megabytes,
+    milliseconds,
+    percent,
+    plural,
+    plus_minus,
+)
 from nas.report.record import Quality
 from nas.spaces import NONE
 
@@ -16,6 +27,62 @@ QUANTITIES = {
     "params": ("parameters", count),
 }
 """What a budget may bound in a run's record, in words, and how its numbers are written."""
+
+
+SCORE = "The score is minus the supernet's validation loss on held-out clips, so it is below 0 and higher is better."
+
+
+def in_one_sentence(run: RunFolder) -> str:
+    """The run's result with its numbers, for the top of the page; empty before anything is known."""
+    record, parts = run.record, []
+    predicted = record.predicted or run.cost
+    costs = record.measured or predicted
+    if costs is not None:
+        bound = record.budget.get("latency_ms")
+        limit = f", budget {milliseconds(bound)}" if bound is not None else ""
+        how = "measured on the whole model" if record.measured else "predicted"
+        parts.append(f"a denoising step takes {milliseconds(costs.latency_ms)} ({how}{limit})")
+        parts.append(f"the denoiser has {count(costs.params)} parameters")
+    last = _last_stage(record.quality)
+    if last:
+        row = last[0]
+        of = f" of {row.clips} clips" if row.clips else ""
+        parts.append(
+            f"at {plural(row.steps, 'step')} {counted_percent(row.direction_accuracy, row.clips)}{of} move as their"
+            f" caption says and {counted_percent(row.digit_accuracy, row.clips)} show its digit"
+        )
+    if record.trials and run.choices:
+        score = f", score {_score(run)}" if _score(run) != MISSING else ""
+        against = (
+            f" against {_range(record.random_scores)} of random architectures"
+            if score and len(finite_scores(run)) > 1
+            else ""
+        )
+        parts.append(
+            f"it was chosen from {plural(record.trials, 'architecture')} that the search tried{score}{against}"
+        )
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def finite_scores(run: RunFolder) -> list[float]:
+    """The scores of the random architectures, those that are numbers."""
+    return [score for score in run.record.random_scores if math.isfinite(score)]
+
+
+def _score(run: RunFolder) -> str:
+    return plus_minus(run.chosen.score, run.chosen.score_std) if run.chosen else MISSING
+
+
+def _range(values) -> str:
+    finite = [value for value in values if math.isfinite(value)]
+    return f"{figures(min(finite), 4)} to {figures(max(finite), 4)}"
+
+
+def _last_stage(rows: tuple[Quality, ...]) -> list[Quality]:
+    """The rows of the last stage that was judged, most steps first."""
+    generated = [row for row in rows if row.model not in ("real", "control")]
+    return sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
 
 
 def found(run: RunFolder) -> list[str]:
@@ -45,6 +112,14 @@ def found(run: RunFolder) -> list[str]:
                 f"It had the lowest validation loss of the {len(ranked)} best after brief retraining"
                 f" ({figures(best.retrained_loss)}), and was number {place} in the search's own ranking."
             )
+    if finite_scores(run) and run.chosen:
+        number = len(finite_scores(run))
+        sentences.append(
+            f"{SCORE} The chosen architecture scores {_score(run)}; {plural(number, 'random architecture')} within the"
+            f" budget {'scores' if number == 1 else 'score'} {_range(run.record.random_scores)}."
+        )
+        if run.chosen.score_std is not None:
+            sentences.append("\N{PLUS-MINUS SIGN} is the standard deviation over draws of the validation's noise.")
     return sentences
 
 
@@ -74,25 +149,48 @@ def clip(run: RunFolder) -> list[str]:
 def quality(run: RunFolder) -> list[str]:
     """How good generated clips are: the last stage at its fewest and most steps, beside its control and real clips."""
     rows = run.record.quality
-    generated = [row for row in rows if row.model not in ("real", "control")]
-    if not generated:
+    last = _last_stage(rows)
+    if not last:
         return []
-    last = sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
     sentences = []
     for row in last[:1] + last[1:][-1:]:
         text = (
             f"After the {row.model} stage, at {plural(row.steps, 'step')}, the Fréchet distance to held-out clips"
-            f" is {figures(row.frechet)}{_beside(rows, row)}; {percent(row.direction_accuracy)} of the clips move as"
-            f" their caption says and {percent(row.digit_accuracy)} show its digit"
+            f" is {figures(row.frechet)}{_beside(rows, row)}; {counted_percent(row.direction_accuracy, row.clips)} of the clips"
+            f" move as their caption says and {counted_percent(row.digit_accuracy, row.clips)} show its digit"
         )
         sentences.append(text + ".")
     real = next((row for row in rows if row.model == "real"), None)
     if real:
         sentences.append(
-            f"Held-out real clips reach {figures(real.frechet)}, {percent(real.direction_accuracy)} and"
-            f" {percent(real.digit_accuracy)} under the same classifier: the best that can be expected."
+            f"Held-out real clips reach {figures(real.frechet)}, {counted_percent(real.direction_accuracy, real.clips)}"
+            f" and {counted_percent(real.digit_accuracy, real.clips)} under the same classifier: the best that can be expected."
         )
+    judged = {row.clips for row in last if row.clips}
+    if judged:
+        numbers = listed([f"{n:,}" for n in sorted(judged)])
+        sentences.append(f"Of {numbers} clips a number; in brackets the 95% confidence interval of each share.")
     return sentences
+
+
+MEASURED = {
+    "ssim": "SSIM of reconstructed held-out clips",
+    "psnr_db": "PSNR of reconstructed held-out clips / dB",
+    "fvd": "FVD of generated clips",
+    "validation_loss_before": "held-out loss before",
+    "validation_loss": "held-out loss",
+}
+"""Metrics of a stage that say how good it is on any data, in words."""
+
+
+def held_out(run: RunFolder) -> list[str]:
+    """What the stages measured on data that no classifier can judge, as `decoder: SSIM of ... 0.81`."""
+    return [
+        f"{stage}: {name} {figures(values[key])}"
+        for stage, values in run.results.items()
+        for key, name in MEASURED.items()
+        if key in values and not stage.startswith("retrain")
+    ]
 
 
 def warnings(run: RunFolder) -> list[str]:

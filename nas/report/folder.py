@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ import pandas as pd
 
 from nas.costs import Cost, CostModel, LookupTable
 from nas.errors import ConfigError, NasError
-from nas.files import read_text
+from nas.files import read_json, read_text
 from nas.report import colours
 from nas.report.record import RECORD, Candidate, RunRecord
 from nas.spaces import NONE, Architecture, SearchSpace
@@ -36,6 +37,7 @@ class RunFolder:
         front: columns latency_ms, memory_mb, params, score, and one per slot.
         choices: the winner's choice by slot; empty before there is one.
         histories: training history by stage, in order of the stages; columns step and any other numeric ones.
+        results: what each finished stage measured, by stage: numbers by name.
         missing: part -> why it is not shown, one line each.
     """
 
@@ -47,6 +49,7 @@ class RunFolder:
     front: pd.DataFrame | None = None
     choices: dict[str, str] = field(default_factory=dict)
     histories: dict[str, pd.DataFrame] = field(default_factory=dict)
+    results: dict[str, dict[str, float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -67,6 +70,7 @@ class RunFolder:
         run.front = run._part("front", "front.csv", run._read_front)
         run.choices = run._winner()
         run.histories = run._histories()
+        run.results = run._results()
         return run
 
     @property
@@ -82,6 +86,11 @@ class RunFolder:
         mentioned = list(self.choices.values())
         mentioned += [choice for candidate in self.record.candidates for choice in candidate.choices.values()]
         return colours.of_space(self.space, mentioned)
+
+    @property
+    def no_classifier(self) -> bool:
+        """Whether no classifier can judge this run's clips, which exists for moving digits only."""
+        return "decoder" in self.results and not self.record.quality and "judge" not in self.results["decoder"]
 
     @property
     def chosen(self) -> Candidate | None:
@@ -176,6 +185,15 @@ class RunFolder:
             self.missing["training"] = "no stage has written a checkpoints/STAGE/history.csv yet"
         return histories
 
+    def _results(self) -> dict[str, dict[str, float]]:
+        found = {}
+        for path in sorted(self.path.glob("checkpoints/**/result.json")):
+            stage, file = path.parent.name, str(path.relative_to(self.path))
+            value = self._part(f"result {stage}", file, _read_result)
+            if value is not None:
+                found[stage] = value
+        return {stage: found[stage] for stage in sorted(found, key=lambda stage: (stage_order(stage), stage))}
+
 
 def inside(run: Path, name: str) -> Path | None:
     """A regular file of the run folder that a record or a person names; None if it is missing or lies outside.
@@ -194,6 +212,16 @@ def _read_table(path: Path) -> LookupTable:
     if not isinstance(table.meta, dict):
         raise ConfigError(f"{path.stem}.meta.json beside it does not hold names and values")
     return table
+
+
+def _read_result(path: Path) -> dict[str, float]:
+    """The numbers among a finished stage's metrics; `judge` is there, as 1, where a classifier was trained."""
+    value = read_json(path, "stage result")
+    metrics = value.get("metrics") if isinstance(value, dict) else None
+    if not isinstance(metrics, dict):
+        raise ConfigError("it holds no 'metrics' by name")
+    numbers = {n: float(v) for n, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return numbers | ({"judge": 1.0} if "judge" in metrics else {})
 
 
 def _read_history(path: Path) -> pd.DataFrame:

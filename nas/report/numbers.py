@@ -60,6 +60,30 @@ def percent(share: float | None, digits: int = 0) -> str:
     return MISSING if share is None or not math.isfinite(share) else f"{share * 100:.{digits}f}%"
 
 
+def interval(share: float, number: int) -> tuple[float, float]:
+    """The 95% confidence interval of a share that was counted on `number` things (Wilson 1927)."""
+    z = 1.959964
+    middle = (share + z * z / (2 * number)) / (1 + z * z / number)
+    half = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number)) / (1 + z * z / number)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def counted_percent(share: float | None, number: int, digits: int = 0) -> str:
+    """`93% (85-97%)`: a share with its 95% confidence interval, where it is known on how many things it was counted."""
+    text = percent(share, digits)
+    if text == MISSING or not number or not 0 <= share <= 1:
+        return text
+    low, high = interval(share, number)
+    return f"{text} ({low * 100:.0f}\N{EN DASH}{high * 100:.0f}%)"
+
+
+def plus_minus(value: float | None, deviation: float | None, digits: int = 4) -> str:
+    """`-0.2358 \N{PLUS-MINUS SIGN} 0.0011`, or the value alone."""
+    text = figures(value, digits)
+    known = text != MISSING and deviation is not None and math.isfinite(deviation)
+    return f"{text} \N{PLUS-MINUS SIGN} {figures(deviation, 2)}" if known else text
+
+
 def plural(number: int, one: str, many: str | None = None) -> str:
     """`1 slot`, `2 slots`, `1,234 trials`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -63,11 +63,11 @@ def _body(run: RunFolder, shown: list[Shown]) -> Markup:
         ("front", "Front", "The Pareto front", search_sections.front(run, shown)),
         ("architecture", "Architecture", "The architecture", search_sections.architecture(run, shown)),
         ("candidates", "Candidates", "The best candidates", search_sections.candidates(run, shown)),
-        ("costs", "Costs", "What each slot costs", cost_section.breakdown(run)),
-        ("table", "Table", "The lookup table", table_section.lookup_table(run)),
+        ("costs", "Costs", "What it costs", cost_section.costs(run)),
         ("samples", "Clips", "Clips, stage by stage", clips_section.samples(run)),
         ("quality", "Quality", "How good the clips are", result_sections.quality(run)),
         ("training", "Training", "Training, stage by stage", result_sections.training(run)),
+        ("table", "Table", "The lookup table", table_section.lookup_table(run)),
         ("export", "Export", "Exported", result_sections.exported(run)),
         ("provenance", "Provenance", "Provenance", result_sections.provenance(run)),
     ]
@@ -77,28 +77,21 @@ def _body(run: RunFolder, shown: list[Shown]) -> Markup:
 
 
 def _head(run: RunFolder) -> Markup:
+    """What people came for: the clips, and one sentence with the numbers."""
     table = run.table.meta if run.table else {}
     where = [str(table[key]) for key in ("device", "runtime") if table.get(key)]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts_line = " \N{MIDDLE DOT} ".join(
         [run.space.name if run.space else run.record.space or "no space yet", *where, made]
     )
-    summary = []
-    for title, sentences in (
-        ("Found", facts.found(run)),
-        ("Costs", facts.costs(run) + facts.clip(run)),
-        ("Quality", facts.quality(run)),
-    ):
-        text = " ".join(sentences) or "Not in this run yet."
-        summary.append(tag("div", tag("dt", title), tag("dd", text, class_=None if sentences else "absent")))
+    sentence = facts.in_one_sentence(run)
     return tag(
         "header",
         tag("p", facts_line, class_="where"),
         tag("h1", run.record.name),
-        _unfinished(run),
+        tag("div", clips_section.hero(run), tag("p", sentence, class_="lead") if sentence else "", class_="top"),
         search_sections.cautions(run),
-        tag("dl", summary, class_="summary"),
-        search_sections.key_figures(run),
+        _unfinished(run),
     )
 
 
@@ -109,7 +102,7 @@ def _unfinished(run: RunFolder) -> Markup:
     for there, words in (
         (record.measured, "the whole model's measured cost"),
         (record.samples, "sample clips"),
-        (record.quality, "quality of the clips"),
+        (record.quality or run.no_classifier, "quality of the clips"),
         (record.exported, "exported packages"),
     ):
         if not there:

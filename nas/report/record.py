@@ -44,12 +44,14 @@ class Candidate:
         choices: choice by slot.
         score: what the search's evaluator said (higher is better).
         retrained_loss: validation loss after brief stand-alone training (lower is better).
+        score_std: standard deviation of the score over draws of the evaluator's noise, on the same clips.
     """
 
     choices: dict[str, str]
     score: AnyNumber
     predicted: Costs
     retrained_loss: AnyNumber | None = None
+    score_std: AnyNumber | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Quality:
         steps: denoising steps; 0 for real clips.
         frechet: Frechet distance to held-out clips in the classifier's features (lower is better).
         digit_accuracy, direction_accuracy: share of clips that show the digit / direction of their caption.
+        clips: how many clips were judged, which decides how exact the shares are; 0 if that was not recorded.
     """
 
     model: str
@@ -69,6 +72,7 @@ class Quality:
     frechet: AnyNumber
     digit_accuracy: AnyNumber
     direction_accuracy: AnyNumber
+    clips: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,11 @@ class Exported:
 
 @dataclass
 class RunRecord:
-    """Everything the report says that is not in another file of the run folder."""
+    """Everything the report says that is not in another file of the run folder.
+
+    Attributes:
+        random_scores: scores of random architectures within the budget, to compare the search's result with.
+    """
 
     name: str
     space: str
@@ -104,6 +112,7 @@ class RunRecord:
     trials: int = 0
     infeasible_trials: int = 0
     candidates: tuple[Candidate, ...] = ()
+    random_scores: tuple[AnyNumber, ...] = ()
     choices: dict[str, str] = field(default_factory=dict)
     predicted: Costs | None = None
     measured: Costs | None = None

@@ -10,17 +10,25 @@ from typing import Any
 
 import pandas as pd
 
-from nas.report import svg
-from nas.report.folder import RunFolder, inside, stage_order
+from nas.report import facts, svg
+from nas.report.colours import short
+from nas.report.folder import RunFolder, inside, layer_key, layers, stage_order
 from nas.report.markup import Markup, bar, join, table, tag
-from nas.report.numbers import MISSING, duration, figures, megabytes, percent
+from nas.report.numbers import MISSING, counted_percent, duration, figures, megabytes
 from nas.report.search_sections import absent
+
+LINES = ("#1257c4", "#e0a03a", "#9c2488", "#009e73", "#d55e00", "#8b9097")
+"""Colours of curves in one chart."""
 
 
 def training(run: RunFolder) -> Markup:
     """Per stage: the loss, and every other number that was logged as a small curve."""
-    parts = []
+    parts, retrained = [], {n: h for n, h in run.histories.items() if n.startswith("retrain-") and "loss" in h}
     for stage, history in run.histories.items():
+        if stage in retrained:
+            if stage == next(iter(retrained)):
+                parts.append(_retrained(run, retrained))
+            continue
         columns = [c for c in history.columns if c != "step" and _tells(history[c])]
         main = [c for c in columns if c == "loss"] or columns[:1]
         told = [f"{int(history['step'].iloc[-1]):,} steps"]
@@ -37,6 +45,36 @@ def training(run: RunFolder) -> Markup:
     return join(parts) if parts else absent(run, "training")
 
 
+def _retrained(run: RunFolder, histories: Mapping[str, pd.DataFrame]) -> Markup:
+    """The candidates' brief retrainings in one chart, so that they can be compared, with a line of words for each."""
+    lines, items = {}, []
+    for i, (stage, history) in enumerate(histories.items()):
+        number = stage.removeprefix("retrain-")
+        rank = int(number) if number.isdecimal() else -1
+        candidate = run.record.candidates[rank] if 0 <= rank < len(run.record.candidates) else None
+        colour = LINES[i % len(LINES)]
+        lines[stage] = colour, history
+        name = f"Candidate {rank + 1}" if rank >= 0 else stage
+        told = []
+        if candidate is not None:
+            told.append(
+                ", ".join(f"{short(c)} \N{MULTIPLICATION SIGN}{n}" for c, n in layers(candidate.choices).items())
+            )
+            if candidate.retrained_loss is not None:
+                told.append(f"validation loss {figures(candidate.retrained_loss, 4)}")
+            if layer_key(candidate.choices) == layer_key(run.choices):
+                told.append("chosen")
+        swatch = tag("i", class_="swatch", style=f"background:{colour}")
+        items.append(tag("li", swatch, tag("span", name), tag("small", "; ".join(filter(None, told)))))
+    steps = max(int(history["step"].iloc[-1]) for history in histories.values())
+    seconds = run.record.step_seconds.get("choose")
+    words = ", ".join(filter(None, [f"{steps:,} steps each", duration(seconds) if seconds else ""]))
+    chart = tag("figure", tag("figcaption", "training loss, running median"), svg.curves(lines, "loss"))
+    title = tag("h3", "retraining of the candidates ", tag("small", words))
+    legend = tag("ul", items, class_="legend")
+    return tag("div", title, tag("div", chart, legend, class_="curves retrained"), class_="stage many")
+
+
 def _tells(values: pd.Series) -> bool:
     """Whether a column is worth a curve: not one that only ever takes one of two values, such as frames of a batch."""
     return values.nunique() > 2 or 0 < values.notna().sum() < 10
@@ -50,7 +88,9 @@ def _curve(history: pd.DataFrame, column: str, width: float, height: float) -> M
 
 
 def quality(run: RunFolder) -> Markup:
-    """Every model at every number of steps, with the control and the real clips."""
+    """Every model at every number of steps, with the control and the real clips; without a classifier, what there is."""
+    if run.no_classifier:
+        return _without_classifier(run)
     if not run.record.quality:
         return tag("p", "Not in this run yet: no stage has been evaluated.", class_="absent")
     finite = [row.frechet for row in run.record.quality if math.isfinite(row.frechet)]
@@ -65,14 +105,34 @@ def quality(run: RunFolder) -> Markup:
                 tag("td", row.steps or MISSING, data_name="steps"),
                 tag("td", figures(row.frechet), data_name="Fréchet distance"),
                 tag("td", bar(row.frechet / top), class_="barcell"),
-                tag("td", percent(row.digit_accuracy, 1), data_name="digit"),
-                tag("td", percent(row.direction_accuracy, 1), data_name="direction"),
+                tag("td", counted_percent(row.digit_accuracy, row.clips), data_name="digit"),
+                tag("td", counted_percent(row.direction_accuracy, row.clips), data_name="direction"),
                 tag("td", bar(row.direction_accuracy), class_="barcell"),
                 class_=" ".join(classes) or None,
             )
         )
         before = row.steps
-    return table(("Model", "Steps", "Fréchet distance ↓", "", "Digit ↑", "Direction ↑", ""), rows, "figures cards")
+    heads = ("Model", "Steps", "Fréchet distance ↓", "", "Digit ↑", "Direction ↑", "")
+    words = [tag("p", text, class_="caption") for text in [" ".join(facts.quality(run))] if text]
+    return tag("div", words, table(heads, rows, "figures cards"))
+
+
+def _without_classifier(run: RunFolder) -> Markup:
+    """What was measured on data that no classifier here can judge."""
+    words = (
+        "No classifier for this data: whether clips show what their caption says is judged on moving digits only."
+        " Measured on held-out clips instead: how well the decoder reconstructs them, and the denoiser's loss. The"
+        " Fréchet video distance (FVD) needs a feature network that no package carries; with the file"
+        " i3d_torchscript.pt, nas.training.fvd.FVD computes it."
+    )
+    rows = [
+        tag("tr", tag("th", stage, scope="row"), tag("td", name, class_="name"), tag("td", figures(values[key], 4)))
+        for stage, values in run.results.items()
+        for key, name in facts.MEASURED.items()
+        if key in values
+    ]
+    measured = table(("Stage", "Measure", ""), rows, "figures", words=("Measure",)) if rows else ""
+    return tag("div", tag("p", words, class_="caption"), measured)
 
 
 def exported(run: RunFolder) -> Markup:

@@ -7,7 +7,7 @@ import math
 from nas.report import facts, svg
 from nas.report.folder import RunFolder, layer_key
 from nas.report.markup import Markup, bar, table, tag
-from nas.report.numbers import MISSING, count, figures, megabytes, milliseconds, percent, plural
+from nas.report.numbers import MISSING, count, figures, megabytes, milliseconds, percent, plural, plus_minus
 from nas.report.shown import Shown
 from nas.report.unet import draw, longest_latency_ms
 from nas.spaces import NONE
@@ -76,12 +76,9 @@ def architecture(run: RunFolder, shown: list[Shown]) -> Markup:
         words = "This space has no backbone: its slots, in order."
     scale = f" A bar that fills its slot takes {milliseconds(full)}." if full else ""
     panel = tag("div", _totals(run, first), legend(run), class_="panel")
-    return tag(
-        "div",
-        tag("div", svg.tip(), pictures, tag("p", words, scale, class_="caption"), class_="drawing"),
-        panel,
-        class_="arch",
-    )
+    drawing = tag("div", svg.tip(), pictures, tag("p", words, scale, class_="caption"), class_="drawing")
+    said = " ".join(facts.found(run))
+    return tag("div", tag("div", drawing, panel, class_="arch"), tag("p", said, class_="caption") if said else "")
 
 
 def legend(run: RunFolder) -> Markup:
@@ -114,7 +111,7 @@ def _totals(run: RunFolder, first: Shown | None) -> Markup:
         rows.append(
             tag("div", tag("dt", NAMES[name]), tag("dd", tag("b", unit(value), class_=over, data_total=name), " ", tag("small", limit)))
         )  # fmt: skip
-    score = figures(first.score, 4) if first and first.score is not None else MISSING
+    score = plus_minus(first.score, first.score_std) if first else MISSING
     rows.append(tag("div", tag("dt", "Score"), tag("dd", tag("b", score, data_total="score"))))
     label = first.label if first else "The chosen architecture"
     back = tag("button", "Back to the chosen one", type="button", id="back", hidden=True)
@@ -133,17 +130,28 @@ def front(run: RunFolder, shown: list[Shown]) -> Markup:
         ("memory_mb", "MB", 1.0),
         ("params", "millions" if millions else "thousands", 1e-6 if millions else 1e-3),
     )
+    random = facts.finite_scores(run)
+    band = (min(random), max(random)) if random else None
+    deviations = {i: a.score_std for i, a in scored if a.score_std is not None and math.isfinite(a.score_std)}
     charts = []
     for name, unit, factor in axes:
         points = [(i, getattr(a, name), a.score) for i, a in scored]
-        charts.append(svg.scatter(points, chosen, run.record.budget.get(name), NAMES[name], unit, factor))
+        bound = run.record.budget.get(name)
+        charts.append(svg.scatter(points, chosen, bound, NAMES[name], unit, factor, band=band, deviations=deviations))
     words = (
         f"{plural(sum(a.on_front for a in shown), 'architecture')} that no other beats in score, latency, memory and"
-        " parameters at once. Up is better, left is cheaper; the line joins the best score at each cost, the shaded part"
-        " is beyond the budget. The ringed point is the chosen one. Point at a dot to see its layers, choose it to draw"
-        " it on the UNet below."
+        " parameters at once. Up is better, left is cheaper; the line joins the best score at each cost, the red part"
+        f" is over the budget, the ringed point is the chosen one. {facts.SCORE}"
     )
-    return tag("div", tag("p", words, class_="caption"), tag("div", charts, class_="charts"))
+    if band:
+        words += (
+            f" The grey band holds {plural(len(random), 'random architecture')} within the budget: what lies above it is"
+            " what searching gained."
+        )
+    if deviations:
+        words += " Bars through dots are the standard deviation of a score over draws of its noise."
+    words += " Select a dot to draw its layers on the UNet below."
+    return tag("div", tag("div", charts, class_="charts"), tag("p", words, class_="caption"))
 
 
 def candidates(run: RunFolder, shown: list[Shown]) -> Markup:
@@ -160,7 +168,7 @@ def candidates(run: RunFolder, shown: list[Shown]) -> Markup:
                 "tr",
                 tag("th", rank, scope="row", data_name="Candidate"),
                 tag("td", _chips(run, candidate.choices), class_="name"),
-                tag("td", figures(candidate.score, 4), data_name="score"),
+                tag("td", plus_minus(candidate.score, candidate.score_std), data_name="score"),
                 tag("td", figures(candidate.retrained_loss, 4), data_name="loss retrained"),
                 tag("td", milliseconds(candidate.predicted.latency_ms), data_name="latency"),
                 tag("td", megabytes(candidate.predicted.memory_mb), data_name="memory"),
@@ -170,7 +178,11 @@ def candidates(run: RunFolder, shown: list[Shown]) -> Markup:
             )
         )
     heads = ("", "Layers in order", "Score", "Loss retrained", "Latency", "Memory", "Parameters", "")
-    words = "Rank by the search's score; the score comes from shared weights, so each was briefly trained by itself."
+    words = (
+        "Ranked by the search's score (minus the supernet's validation loss). That comes from shared weights, so each"
+        " was then trained briefly with weights of its own: the lowest loss after this retraining within the budget"
+        " is chosen."
+    )
     return tag("div", tag("p", words, class_="caption"), table(heads, rows, "figures cards", words=heads[1:2]))
 
 

@@ -21,6 +21,7 @@ class Shown:
     params: int
     score: float | None
     label: str
+    score_std: float | None = None
     on_front: bool = False
     chosen: bool = False
 
@@ -51,16 +52,8 @@ def architectures(run: RunFolder) -> list[Shown]:
             add(Shown(choices, *numbers, f"Front {i} of {len(rows)}", on_front=True))
     for i, candidate in enumerate(run.record.candidates, start=1):
         costs = candidate.predicted
-        add(
-            Shown(
-                dict(candidate.choices),
-                costs.latency_ms,
-                costs.memory_mb,
-                costs.params,
-                candidate.score,
-                f"Candidate {i}",
-            )
-        )
+        numbers = costs.latency_ms, costs.memory_mb, costs.params, candidate.score
+        add(Shown(dict(candidate.choices), *numbers, f"Candidate {i}")).score_std = candidate.score_std
     costs = run.record.predicted or run.cost
     if run.choices and costs:
         winner = Shown(run.choices, costs.latency_ms, costs.memory_mb, costs.params, None, "")

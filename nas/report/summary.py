@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas.report import facts
 from nas.report.folder import RunFolder, layers
-from nas.report.numbers import count, duration, figures, megabytes, milliseconds, percent
+from nas.report.numbers import count, counted_percent, duration, figures, megabytes, milliseconds, percent
 from nas.report.record import Quality
 from nas.spaces import NONE
 
@@ -62,6 +62,8 @@ def _costs(run: RunFolder) -> list[str]:
 def _quality(run: RunFolder) -> list[str]:
     rows = run.record.quality
     generated = [row for row in rows if row.model not in ("real", "control")]
+    if run.no_classifier:
+        return _labelled("Quality", "; ".join(["no classifier for this data", *facts.held_out(run)]))
     if not generated:
         return _labelled("Quality", "not evaluated yet")
     last = sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
@@ -75,7 +77,8 @@ def _quality(run: RunFolder) -> list[str]:
 
 
 def _numbers(row: Quality) -> str:
-    accuracies = f"direction {percent(row.direction_accuracy)}, digit {percent(row.digit_accuracy)}"
+    direction, digit = (counted_percent(share, row.clips) for share in (row.direction_accuracy, row.digit_accuracy))
+    accuracies = f"direction {direction}, digit {digit}"
     return f"Frechet {figures(row.frechet)}, {accuracies}"
 
 

@@ -152,6 +152,8 @@ def scatter(
     unit: str,
     factor: float = 1.0,
     score_name: str = "score",
+    band: tuple[float, float] | None = None,
+    deviations: Mapping[int, float] | None = None,
 ) -> Markup:
     """One cost against the score: a dot per architecture, the budget as a line, the upper hull of what is best.
 
@@ -160,12 +162,19 @@ def scatter(
         chosen: the id of the winner.
         bound: the budget for this cost.
         factor: of the cost's numbers on the axis, such as 1e-6 for millions.
+        band: the lowest and the highest score of random architectures, drawn behind the dots.
+        deviations: the score's standard deviation by id, drawn as a bar through the dot.
     """
     width, height, left, right, top, bottom = 340.0, 250.0, 50.0, 10.0, 16.0, 40.0
     costs = [cost * factor for _, cost, _ in points] + ([bound * factor] if bound is not None else [])
     x = Scale(*spread(costs), left, width - right)
-    y = Scale(*spread([score for *_, score in points]), height - bottom, top)
+    y = Scale(*spread([*(score for *_, score in points), *(band or ())]), height - bottom, top)
     parts = _axes(x, y, f"{name} / {unit}" if unit else name, width, height)
+    parts.append(text(4, top - 5, score_name, class_="tick"))
+    if band:
+        thick = max(y(band[0]) - y(band[1]), 2.0)
+        parts.append(rect(left, y(band[1]), width - right - left, thick, class_="random"))
+        parts.append(text(width - right - 4, y(band[0]) - 4, "random", class_="tick", text_anchor="end"))
     if bound is not None:
         at = x(bound * factor)
         parts.append(rect(at, top, width - right - at, height - bottom - top, class_="beyond"))
@@ -181,6 +190,10 @@ def scatter(
         label = f"{name} {figures(cost * factor)} {unit}, {score_name} {figures(score, 4)}"
         dot = tag("circle", cx=at_x, cy=at_y, r="6" if i == chosen else "4.5", class_="dot")
         reach = tag("circle", cx=at_x, cy=at_y, r="11", class_="reach")
+        deviation = (deviations or {}).get(i)
+        if deviation:
+            ends = [(x(cost * factor), min(max(y(score + d), top), height - bottom)) for d in (-deviation, deviation)]
+            parts.append(path(ends, class_="noise"))
         parts.append(tag("g", reach, dot, class_=kind, data_point=i, tabindex="0", role="button", aria_label=label))
     return svg(width, height, *parts, label=f"{score_name} against {name}", class_="chart scatter")
 
@@ -221,6 +234,28 @@ def curve(history: pd.DataFrame, column: str, width: float = 340.0, height: floa
             path([(x(s), y(v)) for s, v in zip(*_thinned(steps, smooth.clip(low, high).to_numpy()))], class_="line")
         )
     return svg(width, height, *parts, label=f"{column} over steps", class_="chart curve")
+
+
+def curves(
+    histories: Mapping[str, tuple[str, pd.DataFrame]], column: str, width: float = 460.0, height: float = 200.0
+) -> Markup:
+    """One column of several histories in one chart, smoothed: `{name: (colour, history)}`."""
+    lines = {}
+    for name, (colour, history) in histories.items():
+        data = history[["step", column]].dropna()
+        window = max(len(data) // 20, 5)
+        smooth = data[column].rolling(window, center=True, min_periods=1).median()
+        lines[name] = colour, data["step"].to_numpy(float), smooth.to_numpy(float)
+    steps, values = (np.concatenate([line[i] for line in lines.values()]) for i in (1, 2))
+    low, high = spread(np.clip(values, *_without_outliers(values, False)) if len(values) >= 20 else values)
+    left, right, top, bottom = 48.0, 8.0, 8.0, 36.0
+    x = Scale(*(steps.min(), max(steps.max(), steps.min() + 1)), left, width - right)
+    y = Scale(low, high, height - bottom, top)
+    parts = _axes(x, y, "step", width, height)
+    for name, (colour, at, value) in lines.items():
+        points = [(x(s), y(v)) for s, v in zip(*_thinned(at, value.clip(low, high)))]
+        parts.append(path(points, class_="line", style=f"stroke:{colour}", data_line=name))
+    return svg(width, height, *parts, label=f"{column} over steps of {', '.join(lines)}", class_="chart curve")
 
 
 def _without_outliers(values: np.ndarray, log: bool) -> tuple[float, float]:

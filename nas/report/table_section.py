@@ -27,7 +27,11 @@ def lookup_table(run: RunFolder) -> Markup:
     told = ", ".join(f"{n} {source}" for source, n in counts.items()) if len(counts) > 1 else f"all {''.join(counts)}"
     infeasible = sum(row.status != "ok" for row in rows.values())
     told += f"; {infeasible} cannot run on the device" if infeasible else ""
-    words = f"{plural(len(rows), 'workload')}: {told}. Cells hold the median, and the 10th to 90th percentile below it."
+    words = (
+        f"{plural(len(rows), 'workload')}: {told}. Cells hold the median, and below it the 10th to 90th percentile of"
+        " the samples, or \N{PLUS-MINUS SIGN} the 95% interval of the median where a sample is a difference of two"
+        " timings that is lost in their noise."
+    )
     detail = tag("details", tag("summary", f"All {plural(len(rows), 'row')}"), _rows(list(rows.values())))
     return tag("div", tag("p", words, class_="caption"), tag("div", maps, class_="maps"), detail)
 
@@ -74,6 +78,22 @@ def _shape(shape: tuple) -> str:
     return f"{channels} \N{MULTIPLICATION SIGN} {height}\N{MULTIPLICATION SIGN}{width}"
 
 
+def _spread(row: Row) -> str:
+    """How exact a latency is: the 10th to 90th percentile of its samples, or the 95% interval of a difference.
+
+    An operator's latency is the difference of two timings, and samples of a difference may fall below zero. Those are
+    noise and no latency.
+    """
+    if row.latency_p10_ms >= 0:
+        return f"{figures(row.latency_p10_ms)}\N{EN DASH}{figures(row.latency_p90_ms)}"
+    return f"\N{PLUS-MINUS SIGN}{figures(row.latency_ci_ms)}"
+
+
+def _percentile(value: float) -> float:
+    """NaN for a percentile below zero: see `_spread`."""
+    return value if value >= 0 else math.nan
+
+
 def _heat_cell(row: Row | None, column: str, low: float, high: float) -> Markup:
     if row is None:
         return tag("td", MISSING, class_="gap")
@@ -84,15 +104,15 @@ def _heat_cell(row: Row | None, column: str, low: float, high: float) -> Markup:
     share = math.log(value / low) / span if span and value > 0 else 0.0
     below = ""
     if column == "latency_ms" and not math.isnan(row.latency_p10_ms):
-        below = tag("small", f"{figures(row.latency_p10_ms)}\N{EN DASH}{figures(row.latency_p90_ms)}")
+        below = tag("small", _spread(row))
     mark = tag("em", row.source[:3] + ".", title=row.source) if row.source != "measured" else ""
     return tag("td", figures(value), mark, below, style=f"--heat:{share:.3f}", title=row.workload)
 
 
 COLUMNS = {
     "Median / ms": (lambda row: row.latency_ms, figures),
-    "p10 / ms": (lambda row: row.latency_p10_ms, figures),
-    "p90 / ms": (lambda row: row.latency_p90_ms, figures),
+    "p10 / ms": (lambda row: _percentile(row.latency_p10_ms), figures),
+    "p90 / ms": (lambda row: _percentile(row.latency_p90_ms), figures),
     "\N{PLUS-MINUS SIGN}95% / ms": (lambda row: row.latency_ci_ms, figures),
     "n": (lambda row: row.count, count),
     "Memory / MB": (lambda row: row.memory_mb, figures),

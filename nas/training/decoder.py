@@ -32,6 +32,9 @@ from nas.training.skipped import Usable
 from nas.training.stage import Inputs, must_be_finite
 from nas.training.text import TextEncoder
 
+JUDGED_REAL = 256
+"""Held-out real clips that the classifier judges, for the best that generated ones can reach."""
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -198,7 +201,7 @@ def _scaled(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Autoen
 
 @torch.no_grad()
 def _check(referee: Judge, autoencoder: Autoencoder) -> dict[str, Any]:
-    clips, labels = referee.held_out(256)
+    clips, labels = referee.held_out(JUDGED_REAL)
     rebuilt = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in clips.split(32)])
     return {
         "real_digit_accuracy": referee.accuracy[0],

@@ -30,13 +30,17 @@ class SupernetEvaluator:
         self._loaded = None
 
     def __call__(self, arch: Architecture) -> float:
+        return self.score(arch)
+
+    def score(self, arch: Architecture, seed: int = 0) -> float:
+        """The score under the noise and the timesteps that `seed` draws. The search uses seed 0 throughout."""
         if self._loaded is None:  # on first use, so that a worker process gets the evaluator and not the weights
             if self.threads:
                 torch.set_num_threads(self.threads)
             model = supernet.load(self.inputs.start, self.inputs)
             self._loaded = model, *held_out(finished(self.inputs.decoder, "decoder"), self.clips)
         model, latents, contexts = self._loaded
-        return -validation_loss(model, latents, contexts, arch)
+        return -validation_loss(model, latents, contexts, arch, seed=seed)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_loaded": None}

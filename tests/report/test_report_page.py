@@ -107,6 +107,63 @@ def test_a_broken_budget_and_a_bad_prediction_are_said_first(run):
     assert words.index("Over budget") < words.index("The search tried")
 
 
+def test_the_clips_come_first_then_one_sentence_with_the_numbers(finished_run):
+    html = write(finished_run).read_text(encoding="utf-8")
+    page = Page(html)
+    for first, then in (
+        (report_folders.CAPTIONS[0], "A denoising step takes"),
+        ("A denoising step takes", "The Pareto front"),
+        ("The Pareto front", "The architecture"),
+        ("The architecture", "The search tried"),
+    ):
+        assert page.words.index(first) < page.words.rindex(then)
+    tiles = [a for _, a in page.elements if a.get("role") == "img" and a["aria-label"].startswith("Generated clip")]
+    assert [a["aria-label"].split(": ")[1] for a in tiles] == list(report_folders.CAPTIONS)
+    clip = base64.b64encode((finished_run / "samples/adversarial/4.gif").read_bytes()).decode()
+    assert f'--strip:url("data:image/gif;base64,{clip}")' in html
+    lead = re.search(r'<p class="lead">(.*?)</p>', html)[1]
+    assert "93% (85\N{EN DASH}97%) of 80 clips move" in lead and "\N{PLUS-MINUS SIGN} 0.0011 against" in lead
+    assert lead.count(". ") == 0  # one sentence
+
+
+def test_random_architectures_and_the_scores_noise_are_drawn(run):
+    page = page_of(run)
+    kinds = page.all("class")
+    assert kinds.count("random") == 3 and kinds.count("noise") >= 3
+    assert "8 random architectures within the budget" in page.words
+    assert "minus the supernet's validation loss" in page.words
+    change(run, random_scores=(), candidates=())
+    page = page_of(run)
+    assert "random" not in page.all("class") and "random architecture" not in page.words
+
+
+def test_retrainings_are_told_apart(finished_run):
+    page, record = page_of(finished_run), RunRecord.load(finished_run)
+    lines = [attrs for _, attrs in page.elements if "data-line" in attrs]
+    assert [attrs["data-line"] for attrs in lines] == ["retrain-0", "retrain-1"]
+    assert len({attrs["style"] for attrs in lines}) == 2
+    for i, candidate in enumerate(record.candidates[:2], start=1):
+        assert f"Candidate {i}" in page.words and f"validation loss {candidate.retrained_loss:.4f}" in page.words
+
+
+def test_data_that_no_classifier_judges_is_no_unfinished_run(run):
+    report_folders.without_classifier(run)
+    page = page_of(run)
+    assert "not finished" not in page.words and "that step has not run" not in page.words
+    assert "No classifier for this data" in page.words and "FVD" in page.words
+    for number in ("0.8100", "24.30", "0.2118"):
+        assert number in page.words
+
+
+def test_a_latency_is_never_shown_below_zero(run):
+    table = LookupTable.load(run / "table.csv")
+    frame = table.frame.copy()
+    frame["latency_p10_ms"], frame["latency_ci_ms"] = -0.119, 0.042
+    dataclasses.replace(table, frame=frame).save(run / "table.csv")
+    words = page_of(run).words
+    assert "-0.119" not in words and "\N{PLUS-MINUS SIGN}0.0420" in words
+
+
 def test_the_page_fetches_nothing(finished_run):
     html = write(finished_run).read_text(encoding="utf-8")
     page = Page(html)
@@ -114,7 +171,7 @@ def test_the_page_fetches_nothing(finished_run):
         assert all(value.startswith(("#", "data:")) for value in page.all(attribute))
     assert not [tag for tag, _ in page.elements if tag in ("link", "iframe", "object", "base", "form")]
     assert "default-src 'none'" in page.all("content")[0]
-    assert "@import" not in html and not re.findall(r"url\((?!#)", html)
+    assert "@import" not in html and not re.findall(r"""url\((?!#|"data:)""", html)
 
 
 def test_every_architecture_is_given_to_the_script_with_its_costs(finished_run):
@@ -251,11 +308,11 @@ def test_clips_outside_the_run_folder_are_not_embedded(run, tmp_path):
 
 def test_clips_of_any_arrangement_have_their_captions(run):
     words = page_of(run).words
-    assert words.count(report_folders.CAPTIONS[0]) == 3  # above each number of steps
+    assert words.count(report_folders.CAPTIONS[0]) == 4  # at the top, and above each number of steps
     report_folders.gif(run / "samples" / "grid.gif", seed=0, rows=2, columns=3)
     sample = Sample("finetune", 4, report_folders.CAPTIONS, "samples/grid.gif", "")
     change(run, samples=(sample,))
-    assert page_of(run).words.count(report_folders.CAPTIONS[0]) == 1
+    assert page_of(run).words.count(report_folders.CAPTIONS[0]) == 2
     change(run, samples=(sample, dataclasses.replace(sample, model="adversarial", captions=("another",))))
     words = page_of(run).words
     assert report_folders.CAPTIONS[0] in words and "another" in words

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import report_folders
 
 from nas.errors import ConfigError
 from nas.report import RunRecord, write
@@ -18,7 +19,9 @@ def test_a_finished_run_fits_on_a_screen(finished_run):
     for choice in set(record.choices.values()) - {"none"}:
         assert f"{choice} x{list(record.choices.values()).count(choice)}" in text
     assert f"{record.measured.latency_ms:.2f} ms measured whole" in text and "within (90%)" in text
-    assert "adversarial: Frechet 10.6" in text and "control 38.0" in text and "finetune 41.2" in text
+    words = " ".join(text.split())
+    assert "adversarial: Frechet 10.6" in words and "control 38.0" in words and "finetune 41.2" in words
+    assert "direction 93% (85\N{EN DASH}97%)" in words  # of 80 clips: Wilson's interval
     assert str(finished_run) in text and "report.html" in text
     clip = " ".join(text[text.index("Clip ") : text.index("Real clips")].split())
     assert "A 1 s clip (8 frames) in" in clip and "text encoder 0.003 s (measured), 4 x denoiser" in clip
@@ -30,6 +33,13 @@ def test_it_says_what_is_over_budget(run):
     dataclasses.replace(record, measured=over).save(run)
     text = summary(run)
     assert "OVER (120%)" in text and "Over budget: the latency of a step, measured whole" in text
+
+
+def test_data_that_no_classifier_judges_is_said_with_what_was_measured(run):
+    report_folders.without_classifier(run)
+    words = " ".join(summary(run).split())
+    assert "no classifier for this data" in words and "not evaluated yet" not in words
+    assert "decoder: SSIM of reconstructed held-out clips 0.810" in words and "finetune: held-out loss 0.212" in words
 
 
 def test_half_a_run_says_what_is_not_there(run, tmp_path):
