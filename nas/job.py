@@ -160,7 +160,7 @@ class Job:
     # -- the steps -------------------------------------------------------------------------------------------------
 
     def profile(self) -> None:
-        """Profile the search space's operators on this machine"""
+        """Profile the search space's operators"""
         pipeline = bool(self.space.pipeline_workloads())
         out = self.folder / "table.csv"
         nas.profile(self.space, self.config.runtime, self.config.device, out=out, pipeline=pipeline)
@@ -226,7 +226,7 @@ class Job:
         return [self.space.decode(repair(problem, codes, rng)) for codes in drawn]
 
     def choose(self) -> None:
-        """Retrain the best few briefly, measure each whole, and choose"""
+        """Retrain the best few briefly, profile each whole, and choose"""
         from nas.profiling import measure_architectures
         from nas.training import retrain
 
@@ -237,7 +237,7 @@ class Job:
             loss = retrain(self.folder / "checkpoints" / f"retrain-{i}", inputs, self.stages["retrain"])
             candidates[i] = replace(candidates[i], retrained_loss=loss)
         rows = measure_architectures(self.space, archs, self.config.runtime, self.config.device, progress=True)
-        measured = [Costs(row.latency_ms, row.memory_mb + row.weights_mb, row.params) for row in rows]
+        measured = [Costs(row.latency_ms, row.memory_mb + row.weights_mb, row.params, row.source) for row in rows]
         best = min(range(len(archs)), key=lambda i: (not self.budget.holds(measured[i]), candidates[i].retrained_loss))
         self.record.candidates = tuple(candidates)
         self.record.choices = archs[best].choices

@@ -24,7 +24,7 @@ def _declare_profile(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "profile",
-    "measure a search space's workloads into a lookup table",
+    "measure a search space's workloads into a lookup table, or estimate them (--runtime roofline)",
     "nas profile --space demo --runtime eager --out table.csv",
     _declare_profile,
 )

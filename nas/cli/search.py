@@ -26,6 +26,8 @@ def _declare_cost(parser: argparse.ArgumentParser) -> None:
 def cost(args: argparse.Namespace) -> None:
     import pandas as pd
 
+    from nas.costs.sources import listed
+
     arch = architecture(args)
     model = cost_model(args)
     found = model.predict(arch)
@@ -33,7 +35,7 @@ def cost(args: argparse.Namespace) -> None:
         generation, unknown = model.generation(), ""
     except TableError as error:
         generation, unknown = None, str(error)
-    source = " and ".join(model.sources)
+    source = listed(model.sources)
     parts = generation.parts(found.latency_ms, source) if generation else pd.DataFrame()
     if args.json:
         numbers = {name: getattr(found, name) for name in ("latency_ms", "memory_mb", "params", "generation_s")}

@@ -16,7 +16,7 @@ def _declare_table(parser: argparse.ArgumentParser) -> None:
     diff = add(
         actions,
         "diff",
-        "two tables row by row: ratios, ranks, what was measured otherwise",
+        "two tables row by row: ratios, ranks, what was profiled otherwise",
         "nas table diff before.csv after.csv",
     )
     diff.add_argument("first", metavar="A.csv")
@@ -26,7 +26,7 @@ def _declare_table(parser: argparse.ArgumentParser) -> None:
     merge = add(
         actions,
         "merge",
-        "the rows of several tables that were measured alike, in one",
+        "the rows of several tables that were profiled alike, in one",
         "nas table merge a.csv b.csv --out both.csv",
     )
     merge.add_argument("tables", metavar="T.csv", nargs="+")
@@ -85,7 +85,7 @@ def _diff(args: argparse.Namespace) -> None:
         print_json({**vars(found), "rows": found.rows.to_dict("records")})
         return
     for key, (first, second) in found.provenance.items():
-        print(f"measured otherwise: {key}: {first} | {second}")
+        print(f"profiled otherwise: {key}: {first} | {second}")
     print(f"{len(found.rows)} workloads in both, sorted by how much they differ (second / first):\n")
     print(found.rows.head(20).to_string(index=False, float_format="{:.4g}".format))
     if len(found.rows) > 20:

@@ -12,6 +12,7 @@ from nas.costs.budget import Budget
 from nas.costs.generation import Generation
 from nas.costs.interpolate import interpolated
 from nas.costs.row import Row
+from nas.costs.sources import listed, to_add
 from nas.costs.table import Calibration, LookupTable, command_to_measure
 from nas.costs.terms import CostTerms, Fused
 from nas.errors import SpaceError, TableError
@@ -207,7 +208,7 @@ class CostModel:
             sources = sources - {"interpolated"}
         if "measured" in sources and len(sources) > 1 and not self.estimates:
             raise TableError(
-                f"{self.table.path or 'table'}: mixes {' and '.join(sorted(sources))} rows; "
+                f"{self.table.path or 'table'}: mixes {listed(sources)} rows; "
                 "measure the rest, or allow estimates (estimates=True, --estimates)"
             )
 
@@ -268,7 +269,7 @@ def _rows_needed(space: SearchSpace, table: LookupTable) -> dict[str, Row]:
         shown = "; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise TableError(
             f"{name}: has no row for {len(missing)} of {len(needed)} workloads of '{space.name}': {shown}. "
-            f"Measure them: {command_to_measure(space, table)}; or have operators interpolated (interpolate=True, "
+            f"{to_add(table)} them: {command_to_measure(space, table)}; or have operators interpolated (interpolate=True, "
             "--interpolate)"
         )
     return {key: _without_nan(rows[key]) for key in needed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas.costs.model import CostModel
+from nas.costs.sources import listed
 from nas.errors import TableError
 from nas.spaces import Architecture
 
@@ -21,7 +22,7 @@ def clip_sentence(cost: CostModel, arch: Architecture) -> str:
         meta.get("chip") or meta.get("device") or "an unnamed device",
         meta.get("runtime", "unknown runtime"),
     )
-    source, where = " and ".join(cost.sources), f"on {chip} ({runtime})"
+    source, where = listed(cost.sources), f"on {chip} ({runtime})"
     try:
         generation = cost.generation()
     except TableError as error:

@@ -137,7 +137,7 @@ class TableWriter:
         done: the workloads that have a row.
 
     Raises:
-        TableError: the file is no table, or was measured on another device or in another way.
+        TableError: the file is no table, or was profiled on another device or in another way.
     """
 
     def __init__(self, path: str | Path, meta: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ class TableWriter:
         for key in SAME:
             if table.meta.get(key) != meta.get(key):
                 raise TableError(
-                    f"{self.path}: was measured with {key}={table.meta.get(key)!r}, now it is {meta.get(key)!r}; "
+                    f"{self.path}: was profiled with {key}={table.meta.get(key)!r}, now it is {meta.get(key)!r}; "
                     "give another --out"
                 )
         self.done = set(table.frame["workload"])

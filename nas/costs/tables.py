@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.costs.sources import listed
 from nas.costs.table import SAME, LookupTable
 from nas.errors import TableError
 from nas.files import read_text
@@ -69,7 +70,7 @@ class Difference:
             from 1 first.
         only_first, only_second: workloads of one table alone.
         feasibility: workloads that run in one table and not in the other.
-        provenance: what was measured otherwise: `{key: (first, second)}`.
+        provenance: what was profiled otherwise: `{key: (first, second)}`.
         geometric_mean: of the ratios.
         rank_correlation: Spearman's, of the latencies; NaN below three rows.
     """
@@ -124,7 +125,7 @@ def merged(tables: Sequence[LookupTable], prefer_first: bool = False) -> LookupT
         for key in SAME:
             if first.meta.get(key) != other.meta.get(key):
                 raise TableError(
-                    f"{_name(other)}: was measured with {key}={other.meta.get(key)!r}, {_name(first)} with "
+                    f"{_name(other)}: was profiled with {key}={other.meta.get(key)!r}, {_name(first)} with "
                     f"{first.meta.get(key)!r}; such rows do not belong in one table"
                 )
     every = pd.concat([table.frame for table in tables], ignore_index=True)
@@ -211,7 +212,12 @@ def _values(table: LookupTable) -> list[Finding]:
     wide = ok & ~zero & (half > WIDE * frame["latency_ms"]) & (half > NEGLIGIBLE * longest)
     found = []
     if zero.any():
-        found.append(Finding(True, f"{_rows(frame[zero])} latency 0: lost in noise; measure again on a quiet machine"))
+        fix = (
+            "lost in noise; measure again on a quiet machine"
+            if (frame["source"][zero] == "measured").all()
+            else "too low"
+        )
+        found.append(Finding(True, f"{_rows(frame[zero])} latency 0: {fix}"))
     if unknown.any():
         found.append(Finding(False, f"{_rows(frame[unknown])} no memory: it can be neither predicted nor bounded"))
     if wide.any():
@@ -233,9 +239,9 @@ def _provenance(table: LookupTable, space: SearchSpace) -> list[Finding]:
         counts = ", ".join(f"{count} {source}" for source, count in sources.items())
         found.append(Finding(True, f"mixes sources: {counts}; costs are refused unless estimates are allowed"))
     elif len(sources) and "measured" not in sources:
-        found.append(Finding(False, f"nothing in it is measured: every row is {' or '.join(sources.index)}"))
+        found.append(Finding(False, f"nothing in it is measured: every row is {listed(sources.index)}"))
     if space.backbone is not None and meta.get("dtype") not in (None, space.dtype):
-        found.append(Finding(True, f"was measured in {meta['dtype']}, the space is in {space.dtype}"))
+        found.append(Finding(True, f"was profiled in {meta['dtype']}, the space is in {space.dtype}"))
     repeated = max(part.get("repeated", 0) for part in (meta, *meta.get("continued", [])))
     if repeated > DRIFTED:
         found.append(Finding(False, f"{repeated:.0%} of its blocks were timed beside a slow reference: a busy machine"))

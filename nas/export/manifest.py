@@ -9,6 +9,7 @@ from typing import Any
 import nas
 from nas.costs import CostModel, LookupTable
 from nas.costs.sentence import clip_sentence
+from nas.costs.sources import listed
 from nas.files import read_json, write_json
 from nas.training.checkpoint import Checkpoint
 
@@ -39,7 +40,7 @@ def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
         "generation_s": found.generation_s,
     }
     if found.generation_s is not None:
-        parts = cost.generation().parts(found.latency_ms, " and ".join(cost.sources))
+        parts = cost.generation().parts(found.latency_ms, listed(cost.sources))
         told["parts"] = parts.to_dict("records")
     return told
 

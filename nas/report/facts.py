@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from nas.costs.sentence import clip_sentence
+from nas.costs.sources import of_memory, of_whole
 from nas.report.folder import RunFolder, layers
 from nas.report.numbers import (
     MISSING,
@@ -124,7 +125,7 @@ def found(run: RunFolder) -> list[str]:
 
 
 def costs(run: RunFolder) -> list[str]:
-    """What the winner costs: measured whole, predicted, and the budget, a sentence for each quantity."""
+    """What the winner costs: the whole model, the prediction, and the budget, a sentence for each quantity."""
     record, sentences = run.record, []
     predicted = record.predicted or run.cost
     for name, (words, unit) in QUANTITIES.items():
@@ -137,6 +138,13 @@ def costs(run: RunFolder) -> list[str]:
         if text:
             sentences.append(text + ".")
     return sentences
+
+
+def whole_source(run: RunFolder, name: str) -> str:
+    """How the whole model's `latency_ms`, `memory_mb` or `params` came about: a `source` of table rows."""
+    sources = run.costs.sources if run.costs else ()
+    source = (run.record.measured and run.record.measured.source) or (sources[0] if len(sources) == 1 else "measured")
+    return of_memory(source, run.table.meta) if name == "memory_mb" and run.table else source
 
 
 def clip(run: RunFolder) -> list[str]:
@@ -196,19 +204,22 @@ def held_out(run: RunFolder) -> list[str]:
 def warnings(run: RunFolder) -> list[str]:
     """What a reader must not overlook: a broken budget, a prediction that is far off, estimates among the numbers."""
     record, found = run.record, []
-    for label, costs in (("measured whole", record.measured), ("predicted", record.predicted)):
+    for costs in (record.measured, record.predicted):
         for name, (words, unit) in QUANTITIES.items():
+            label = "predicted" if costs is record.predicted else f"{whole_source(run, name)} whole"
             bound, value = record.budget.get(name), getattr(costs, name, None)
             if bound is not None and value is not None and value > bound:
                 found.append(f"Over budget: the {words}, {label}, is {unit(value)} against at most {unit(bound)}.")
     if record.measured and record.predicted and record.measured.latency_ms > 0:
         error = record.predicted.latency_ms / record.measured.latency_ms - 1
         if abs(error) > 0.1:
-            side = "below" if error < 0 else "above"
-            found.append(f"The predicted latency is {percent(abs(error))} {side} the measured one, more than 10% off.")
+            side, told = "below" if error < 0 else "above", of_whole(whole_source(run, "latency_ms"))
+            found.append(f"The predicted latency is {percent(abs(error))} {side} the one {told}, more than 10% off.")
     sources = [source for source in (run.costs.sources if run.costs else ()) if source != "measured"]
     if sources:
-        found.append(f"The lookup table holds {listed(sources)} rows: not everything in it was measured.")
+        found.append(
+            f"The lookup table holds {listed(sources)} rows: {'nothing' if 'measured' not in run.costs.sources else 'not everything'} in it was measured."
+        )
     return found
 
 
@@ -216,7 +227,7 @@ def _measured_and_predicted(run, name, words, unit, predicted, against) -> str:
     measured, guess = getattr(run.record.measured, name, None), getattr(predicted, name, None)
     if measured is None:
         return f"The {words} is predicted to be {unit(guess)}{against}" if guess is not None else ""
-    text = f"The {words}, measured on the whole model, is {unit(measured)}{against}"
+    text = f"The {words}, {of_whole(whole_source(run, name))}, is {unit(measured)}{against}"
     if guess is None or not measured > 0:
         return text
     error = guess / measured - 1

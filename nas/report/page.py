@@ -100,7 +100,7 @@ def _unfinished(run: RunFolder) -> Markup:
     missing = [f"{PARTS[part]}: {why}" for part, why in run.missing.items() if part in PARTS]
     record = run.record
     for there, words in (
-        (record.measured, "the whole model's measured cost"),
+        (record.measured, "the whole model's cost"),
         (record.samples, "sample clips"),
         (record.quality or run.no_classifier, "quality of the clips"),
         (record.exported, "exported packages"),

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nas.config import AnyNumber, load_json
+from nas.costs.sources import Source
 from nas.files import write_json
 
 RECORD = "record.json"
@@ -29,11 +30,15 @@ RECORD = "record.json"
 
 @dataclass(frozen=True)
 class Costs:
-    """Latency, peak memory and parameters of a denoiser, predicted or measured whole."""
+    """Latency, peak memory and parameters of a denoiser, predicted from the table or of the whole model.
+
+    `source` is that of the whole model's row; empty in a prediction, and in records of versions before it was kept.
+    """
 
     latency_ms: AnyNumber
     memory_mb: AnyNumber
     params: int
+    source: Source | Literal[""] = ""
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ def absent(run: RunFolder, *parts: str) -> Markup:
 
 
 def key_figures(run: RunFolder) -> Markup:
-    """Predicted, measured whole, and budget, side by side; a bar for the measured one and a line for the budget."""
+    """Whole model, predicted, and budget, side by side; a bar for the whole model and a line for the budget."""
     predicted, measured = run.record.predicted or run.cost, run.record.measured
     if predicted is None and measured is None:
         return Markup()
+    whole = f"{facts.whole_source(run, 'latency_ms').capitalize()} whole"
     rows = []
     for name, unit in UNITS.items():
         guess, value, bound = getattr(predicted, name, None), getattr(measured, name, None), run.record.budget.get(name)
@@ -38,7 +39,7 @@ def key_figures(run: RunFolder) -> Markup:
             tag(
                 "tr",
                 tag("th", NAMES[name], scope="row"),
-                tag("td", unit(value), data_name="measured"),
+                tag("td", unit(value), data_name=facts.whole_source(run, name)),
                 tag("td", unit(guess), data_name="predicted"),
                 tag("td", unit(bound), data_name="budget"),
                 tag(
@@ -50,7 +51,7 @@ def key_figures(run: RunFolder) -> Markup:
                 tag("td", bar(best / top, marks, over=over), class_="wide", aria_hidden="true"),
             )
         )
-    return table(("", "Measured whole", "Predicted", "Budget", "Of budget", ""), rows, "figures keys")
+    return table(("", whole, "Predicted", "Budget", "Of budget", ""), rows, "figures keys")
 
 
 def _mark(class_: str, value: float | None, top: float) -> Markup:

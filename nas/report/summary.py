@@ -49,7 +49,9 @@ def _costs(run: RunFolder) -> list[str]:
         guess, value, bound = getattr(predicted, name, None), getattr(measured, name, None), run.record.budget.get(name)
         if guess is None and value is None:
             continue
-        told = [f"{unit(value)} measured whole"] if value is not None and name != "params" else []
+        told = (
+            [f"{unit(value)} {facts.whole_source(run, name)} whole"] if value is not None and name != "params" else []
+        )
         told += [f"{unit(guess)} predicted"] if guess is not None and name != "params" else []
         told += [unit(value if value is not None else guess)] if name == "params" else []
         if bound is not None:

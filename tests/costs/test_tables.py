@@ -43,7 +43,7 @@ def test_a_union_holds_every_row_once(shares):
 
 @pytest.mark.parametrize("key", ["runtime", "device", "chip", "dtype", "threads"])
 def test_what_was_measured_otherwise_is_not_merged(mid, key):
-    with pytest.raises(TableError, match=f"was measured with {key}='other'"):
+    with pytest.raises(TableError, match=f"was profiled with {key}='other'"):
         tables.merged([part(mid, slice(0, 5)), part(mid, slice(5, 9), **{key: "other"})])
 
 
@@ -123,7 +123,7 @@ def spoil(table: LookupTable, how: str) -> None:
         ("infeasible", 1, "out of memory"),
         ("sources", 2, "mixes sources: 18 measured, 1 estimated"),
         ("estimates", 1, "nothing in it is measured"),
-        ("dtype", 2, "was measured in float16, the space is in float32"),
+        ("dtype", 2, "was profiled in float16, the space is in float32"),
         ("busy", 1, "60% of its blocks"),
         ("nobody", 1, "no metadata"),
     ],
@@ -163,7 +163,7 @@ def test_show_and_diff_for_people_and_for_scripts(mid, tmp_path, capsys):
     infeasible.loc[0, ["latency_ms", "memory_mb", "status"]] = [np.inf, np.nan, "infeasible"]
     other = replace(mid, frame=infeasible, meta={**mid.meta, "chip": "another"}).save(tmp_path / "other.csv")
     assert main(["table", "diff", str(MID), str(other)]) == 0
-    assert "measured otherwise: chip" in capsys.readouterr().out
+    assert "profiled otherwise: chip" in capsys.readouterr().out
     assert main(["table", "diff", str(MID), str(other), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rank_correlation"] == pytest.approx(1)
 

@@ -103,7 +103,7 @@ def test_a_broken_budget_and_a_bad_prediction_are_said_first(run):
     change(run, predicted=Costs(8.0, 1.0, 10), measured=Costs(10.0, 1.0, 10), budget={"latency_ms": 9.0})
     words = page_of(run).words
     assert "Over budget: the latency of a step, measured whole, is 10.0 ms against at most 9.00 ms." in words
-    assert "20% below the measured one, more than 10% off" in words
+    assert "20% below the one measured on the whole model, more than 10% off" in words
     assert words.index("Over budget") < words.index("The search tried")
 
 

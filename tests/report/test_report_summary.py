@@ -1,6 +1,8 @@
 """The final screen: a dozen lines that say what the run found, what it costs, how good it is and where it lies."""
 
 import dataclasses
+import json
+import re
 
 import pytest
 import report_folders
@@ -50,3 +52,28 @@ def test_half_a_run_says_what_is_not_there(run, tmp_path):
     assert "nothing yet" in summary(tmp_path / "empty")
     with pytest.raises(ConfigError, match="no such run folder"):
         summary(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["source in the record", "record without one"])
+def test_nothing_is_called_measured_that_was_estimated(kept, run):
+    table = run / "table.csv"
+    table.write_text(table.read_text().replace(",measured,", ",estimated,"))
+    record = RunRecord.load(run)
+    whole = dataclasses.replace(record.measured, latency_ms=1e6, source="estimated" if kept else "")
+    dataclasses.replace(record, measured=whole).save(run)
+    text = " ".join(summary(run).split())
+    page = re.sub(r"<(style|script).*?</\1>|<details.*?</details>", " ", write(run).read_text(), flags=re.DOTALL)
+    page = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "ms estimated whole" in text and "s (estimated), 4 x denoiser" in text
+    assert "latency of a step, estimated for the whole model, is" in page and "Estimated whole" in page
+    assert "latency of a step, estimated whole, is" in page and "below the one estimated for the whole model" in page
+    for said in (text, page):
+        assert "nothing in it was measured" in said
+        assert "measured" not in said.replace("nothing in it was measured", "").lower()
+
+
+def test_memory_that_a_device_does_not_tell_is_not_called_measured(run):
+    meta = run / "table.meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "memory": "estimated from the shapes"}))
+    text = summary(run)
+    assert "ms measured whole" in text and "MB estimated whole" in text
