@@ -58,6 +58,27 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
 
 
 @contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path` for a library to write to; it takes the place of `path` if the block ends well.
+
+    Raises:
+        OSError: the system refused it; what was there is as it was.
+    """
+    path = Path(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
+        handle, temporary = _create_temporary(path)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Give an OSError of the block that names no file the name of the one that was written."""
     try:

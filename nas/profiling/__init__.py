@@ -3,7 +3,7 @@
 from nas.profiling.calibrate import CalibrationReport, calibrate
 from nas.profiling.measure import measure_architecture, measure_architectures, profile
 from nas.profiling.protocol import Protocol
-from nas.profiling.runtime import Infeasible, Loaded, OutOfMemory, Runtime, Session, WholeModel
+from nas.profiling.runtime import Infeasible, Loaded, OutOfMemory, Runtime, Session, ToolError, WholeModel
 from nas.profiling.runtimes import RUNTIMES
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Protocol",
     "Runtime",
     "Session",
+    "ToolError",
     "WholeModel",
     "calibrate",
     "measure_architecture",

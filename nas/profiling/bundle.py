@@ -11,30 +11,35 @@ results/          what measure.sh found, a file for each visit
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import nas
-from nas.errors import ConfigError, SpaceError
+from nas.errors import ConfigError, NasError, SpaceError
 from nas.files import read_json, write_atomic, write_json
+from nas.locks import output_lock
 from nas.profiling import bundle_runner
 from nas.profiling.android import TOOL, find_tool
 from nas.profiling.bundle_compile import Compiler, Package
 from nas.profiling.bundle_runner import file_hash
 from nas.profiling.host import commit
 from nas.profiling.measure import Progress
-from nas.profiling.runtime import Infeasible, Runtime
+from nas.profiling.runtime import Infeasible, Runtime, ToolError
 from nas.spaces import SearchSpace, Workload
 
 MANIFEST, RESULTS, VISITS = "manifest.json", "results.jsonl", "results"
+LOCK = ".nas.lock"
+"""What `output_lock` puts into a folder."""
 ROUNDS = 8
 """How often measure.sh visits each workload."""
 
@@ -114,49 +119,98 @@ def pack(
 
     Raises:
         ConfigError: an unknown runtime or target, or `out` is in use.
-        MissingDependency: the converter is not installed.
+        NasError: the converter is not installed, or failed for a reason that is not a workload's; or the disk is full.
+            Nothing is left in `out` then.
     """
     out = Path(out)
     if (out / MANIFEST).exists():
         raise ConfigError(f"{out}: is a bundle already; measure or collect it, or give another --out")
-    if out.exists() and (not out.is_dir() or [p for p in out.iterdir() if p.name != "packages"]):
-        raise ConfigError(f"{out}: holds something else; give --out a new folder")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file; give --out a new folder")
     workloads = [w for w in space.workloads() + pipeline * space.pipeline_workloads() if isinstance(w, Workload)]
     if not workloads:
         raise SpaceError(f"search space '{space.name}' is cost-only: there is nothing to compile")
-    shutil.rmtree(out / "packages", ignore_errors=True)
-    packages, infeasible = [], {}
-    bar = Progress(len(workloads), 0, progress, f"pack {space.name}")
-    with Compiler(runtime, target if runtime == "coreml" else "") as compiler:
-        reference = _put(compiler.package(Runtime.reference, alone=True), out, "reference")
-        for number, workload in enumerate(workloads):
-            try:
-                packages.append(_put(compiler.package(workload), out, f"{number:04d}"))
-            except Infeasible as error:
-                infeasible[str(workload)] = str(error)
-            bar.bar.update()
-    bar.close()
-    files = _write_runner(out, runtime, packages, reference, find_tool(tool) if runtime == "litert" else None)
-    manifest = {
-        "space": space.name,
-        "space_hash": space.hash,
-        "dtype": space.dtype,
-        "runtime": runtime,
-        "target": target if runtime == "coreml" else "",
-        "versions": {"nas": nas.__version__, **{name: _version(name) for name in CONVERTERS[runtime]}},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "packages": packages,
-        "reference": reference,
-        "infeasible": infeasible,
-        "files": {name: file_hash(out / name) for name in files},
-    }
-    manifest["bundle"] = identity(manifest)
-    if runtime == "litert":
-        sums = "".join(f"{digest}  {name}\n" for name, digest in manifest["files"].items())
-        write_atomic(out / "files.sha256", f"# {manifest['bundle']}\n{sums}")
-    write_json(out / MANIFEST, manifest)
+    tool = find_tool(tool) if runtime == "litert" else None
+    with output_lock(out, folder=True), _half_packed(out):
+        with (
+            Compiler(runtime, target if runtime == "coreml" else "") as compiler,
+            closing(Progress(len(workloads), 0, progress, f"pack {space.name}")) as bar,
+        ):
+            packages, reference, infeasible = _compile(compiler, workloads, out, bar)
+        files = _write_runner(out, runtime, packages, reference, tool)
+        manifest = {
+            "space": space.name,
+            "space_hash": space.hash,
+            "dtype": space.dtype,
+            "runtime": runtime,
+            "target": target if runtime == "coreml" else "",
+            "versions": {"nas": nas.__version__, **{name: _version(name) for name in CONVERTERS[runtime]}},
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "commit": commit(),
+            "packages": packages,
+            "reference": reference,
+            "infeasible": infeasible,
+            "files": {name: file_hash(out / name) for name in files},
+        }
+        manifest["bundle"] = identity(manifest)
+        if runtime == "litert":
+            sums = "".join(f"{digest}  {name}\n" for name, digest in manifest["files"].items())
+            write_atomic(out / "files.sha256", f"# {manifest['bundle']}\n{sums}")
+        write_json(out / MANIFEST, manifest)
     return Bundle.load(out)
+
+
+def _compile(
+    compiler: Compiler, workloads: list[Workload], out: Path, bar: Progress
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
+    """Entries for the manifest: the packages, the reference, and the reasons of what cannot be compiled.
+
+    Raises:
+        NasError: a tool failed, be it on the reference workload, which every runtime can run.
+    """
+    packages, infeasible = [], {}
+    try:
+        reference = _put(compiler.package(Runtime.reference, alone=True), out, "reference")
+    except Infeasible as error:
+        raise NasError(f"not even the reference workload can be compiled: {error}") from None
+    for number, workload in enumerate(workloads):
+        try:
+            packages.append(_put(compiler.package(workload), out, f"{number:04d}"))
+        except Infeasible as error:
+            infeasible[str(workload)] = str(error)
+        except ToolError as error:
+            raise ToolError(f"{workload}: cannot be compiled here: {error}") from None
+        bar.bar.update()
+    return packages, reference, infeasible
+
+
+@contextlib.contextmanager
+def _half_packed(out: Path) -> Iterator[None]:
+    """Nothing is left of a bundle that was not finished, be it the one of a process that was killed.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    marker = out / ".packing"
+    if marker.exists():
+        _empty(out)
+    if [path for path in out.iterdir() if path.name != LOCK]:
+        raise ConfigError(f"{out}: holds something else; give --out a new folder")
+    marker.touch()
+    try:
+        yield
+    except BaseException:
+        _empty(out)
+        raise
+    marker.unlink()
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
 
 
 def identity(manifest: dict[str, Any]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError, NasError, suggestion
 from nas.profiling.children import Child, Children
+from nas.profiling.host import usable, user_cache
 from nas.profiling.runtime import Infeasible, Runnable
+from nas.profiling.scratch import Scratch
 from nas.spaces import Operator
 
 RUNTIMES = ("coreml", "litert")
@@ -66,7 +67,9 @@ class Compiler:
         if runtime not in RUNTIMES:
             raise ConfigError(f"runtime '{runtime}' compiles no files for a phone{suggestion(runtime, RUNTIMES)}")
         self.runtime, self.target = runtime, target
-        self.folder = tempfile.TemporaryDirectory(prefix="nas-packages-")
+        if runtime == "litert":
+            usable(user_cache("litert"))
+        self.folder = Scratch("nas-packages-")
         self.children = Children("nas.profiling.bundle_compile_child", {}, timeout_s=3600.0, fork=False)
         self.child: Child | None = None
 
@@ -78,14 +81,14 @@ class Compiler:
 
         Raises:
             Infeasible: it cannot be converted, or the converter ran out of memory or crashed.
-            MissingDependency: the converter is not installed.
+            NasError: the converter is not installed, or fails for a reason that is not the workload's.
         """
         if isinstance(workload, Package):
             return workload
         if self.child is None:
             self.child = self.children.start()
         copies = COPIES if isinstance(getattr(workload, "part", None), Operator) and not alone else 1
-        arguments = (workload, copies, self.runtime, self.target, Path(self.folder.name))
+        arguments = (workload, copies, self.runtime, self.target, self.folder.path)
         try:
             return self.child.ask("call", "nas.profiling.bundle_compile_child:compile_workload", *arguments)
         except (Infeasible, NasError):
@@ -97,7 +100,7 @@ class Compiler:
             self.child.close()
             self.child = None
         self.children.close()
-        self.folder.cleanup()
+        self.folder.close()
 
     def __enter__(self) -> Compiler:
         return self

@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 
 from nas.costs.work import work
-from nas.errors import MissingDependency, NasError
 from nas.files import short_hash
 from nas.profiling.bundle_compile import Package
-from nas.profiling.convert import to_coreml
+from nas.profiling.convert import Unconvertible, to_coreml
 from nas.profiling.litert import cache_folder
 from nas.profiling.litert_convert import converted, module_and_inputs
 from nas.profiling.runtime import Infeasible, Runnable
@@ -51,9 +50,7 @@ def _coreml(workload: Runnable, copies: int, target: str, folder: Path) -> Path:
     path = folder / f"{short_hash([str(workload), copies, target])}.mlpackage"
     try:
         model = to_coreml(module, inputs, "output", target, float32={"timestep"} & set(inputs))
-    except MissingDependency:
-        raise
-    except NasError as error:
+    except Unconvertible as error:
         raise Infeasible(str(error)) from None
     model.save(str(path))
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from nas.costs import Row
 from nas.costs.table import SAME
 from nas.errors import ConfigError, TableError
+from nas.locks import output_lock
 from nas.profiling import runtimes
 from nas.profiling.bundle import RESULTS, Bundle
 from nas.profiling.bundle_runner import append, read, seal
@@ -47,6 +49,18 @@ def measure_bundle(
         NasError: the device is missing, or the results so far are of another device.
     """
     bundle = Bundle.load(folder)
+    with output_lock(folder, folder=True):
+        return _measure(bundle, device, protocol or Protocol(), progress, runtime, options)
+
+
+def _measure(
+    bundle: Bundle,
+    device: str | None,
+    protocol: Protocol,
+    progress: bool,
+    runtime: str | Runtime | None,
+    options: dict[str, Any],
+) -> int:
     name, results = bundle.manifest["runtime"], bundle.folder / RESULTS
     before = [line for line in lines(bundle, results) if "row" in line]
     done = {line["row"]["workload"] for line in before}
@@ -79,9 +93,9 @@ def measure_bundle(
             done.add(row.workload)
             bar.finished(row)
 
-        if missing:
-            measure_all(chosen, missing, protocol or Protocol(), finished)
-        bar.close()
+        with closing(bar):
+            if missing:
+                measure_all(chosen, missing, protocol, finished)
     return len(done)
 
 

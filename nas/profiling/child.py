@@ -1,9 +1,9 @@
 """The child's side of a measurement: a process that loads one workload and times it when told to.
 
-    python -m nas.profiling.child ADDRESS LOG       (the connection's key comes in NAS_CHILD_KEY)
+    python -m nas.profiling.child CONNECTION LOG       (the number of a file that is open already)
 
 It obeys its parent until the connection ends. `import` a module; `fork` a copy of itself, so that many children share
-one import of a heavy library; `load` a workload; run a `block`; `call` a function; `reap` a copy that died.
+one import of a heavy library; `load` a workload; run a `block`; `call` a function; `reap` a copy that is to end.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Client, Connection
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
 from typing import Any
 
-from nas.errors import NasError
-from nas.profiling.runtime import NO_MEMORY, Infeasible, failed
+from nas.errors import FIXES, MissingDependency, NasError
+from nas.profiling.runtime import CRASHED, NO_MEMORY, Infeasible, OutOfMemory, ToolError, is_unsupported
 
 PR_SET_PDEATHSIG = 1
 WARM_UP_S = 3.0
@@ -29,8 +30,8 @@ WARM_MS = 10.0
 
 
 def main() -> None:
-    address, log = sys.argv[1:]
-    connection, ready = _connect(address), None
+    connection, log, ready = Connection(int(sys.argv[1])), sys.argv[2], None
+    _end_with_parent()
     while True:
         try:
             command, *arguments = connection.recv()
@@ -38,12 +39,14 @@ def main() -> None:
             return
         try:
             if command == "fork":
+                own = Connection(reduction.recv_handle(connection))
                 answer = os.fork()
                 if answer == 0:
-                    _become_child(f"{log}.{os.getpid()}")
                     connection.close()
-                    connection = _connect(address)
+                    connection = own
+                    _become_child(f"{log}.{os.getpid()}")
                     continue
+                own.close()  # or nobody would see that the copy has ended
             elif command == "load":
                 function, *rest = arguments
                 ready = _find(function)(*rest)
@@ -56,7 +59,7 @@ def main() -> None:
                 function, *rest = arguments
                 answer = _find(function)(*rest)
             elif command == "reap":
-                answer = os.waitstatus_to_exitcode(os.waitpid(*arguments, 0)[1])
+                answer = _reap(*arguments)
             else:
                 answer = importlib.import_module(*arguments).__name__
             reply = ("ok", answer)
@@ -114,30 +117,56 @@ def milliseconds(run: Callable[[], object], clock: Callable[[], float] = time.pe
 
 
 def failure(error: BaseException) -> tuple[type[Exception], str]:
-    """What the parent raises for an error of the child: its type, and one line, a table's `reason` if it is infeasible."""
+    """What the parent raises for an error of the child: its type, and one line, a table's `reason` if it is infeasible.
+
+    Only what the workload asks for and does not get makes it infeasible: memory, or an operation that is not there.
+    Anything else is a fault of a library or of this machine, which says nothing about the workload.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, NasError | Infeasible):
         return type(error), text
-    memory = isinstance(error, MemoryError) or NO_MEMORY.search(text)
-    found = failed(f"{'out of memory' if memory else type(error).__name__}: {text}")
-    return type(found), str(found)
+    said = f"{type(error).__name__}: {text}"[:300]
+    if isinstance(error, MemoryError) or NO_MEMORY.search(text):
+        return OutOfMemory, f"out of memory: {text}"[:300]
+    if is_unsupported(error) or (isinstance(error, RuntimeError) and CRASHED.search(text)):
+        return Infeasible, said
+    if isinstance(error, ImportError):
+        return MissingDependency, said
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return ToolError, f"{where}{error.strerror}; {FIXES.get(error.errno, 'give another path')}"
+    return ToolError, said
 
 
-def _connect(address: str) -> Connection:
-    connection = Client(address, authkey=os.environ["NAS_CHILD_KEY"].encode())
-    connection.send(os.getpid())
-    return connection
+def _reap(pid: int, patience_s: float) -> int:
+    """The exit code of a copy whose connection was closed; it is killed if it does not end by itself."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _become_child(log: str) -> None:
     """Own log file; die with the parent; be the first that the kernel kills when memory runs out."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    with open(log, "wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    _end_with_parent()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError:  # such as a full disk, which a measurement can do without
+        handle = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
 
 
 def _find(function: str) -> Callable[..., Any]:

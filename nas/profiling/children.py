@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import subprocess
 import sys
-import tempfile
-from multiprocessing.connection import Connection, Listener
+from multiprocessing import Pipe, reduction
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nas.errors import MissingDependency
-from nas.profiling.runtime import Infeasible, Loaded, OutOfMemory, Session, failed
+from nas.profiling.runtime import Infeasible, Loaded, OutOfMemory, Session, ToolError, failed
+from nas.profiling.scratch import Scratch
 
 CAN_FORK = sys.platform == "linux"
+END_S = 5.0
+"""How long a child may take to end by itself once its connection is closed."""
+ENDED_BY_SOMEONE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class Children:
     """Starts child processes that load and time workloads.
 
     Where the system can fork, one template process imports the runtime's libraries once and every child is a copy of
-    it; elsewhere each child is a process of its own from the start.
+    it; elsewhere each child is a process of its own from the start. All temporary files of the children are in one
+    folder, which is deleted at the end.
 
     Args:
         module: imported before the copies are made; must start no threads.
@@ -36,23 +39,25 @@ class Children:
         self, module: str, environment: dict[str, str], timeout_s: float = 900.0, fork: bool = CAN_FORK
     ) -> None:
         self.module, self.timeout_s, self.fork = module, timeout_s, fork
-        self.folder = tempfile.TemporaryDirectory(prefix="nas-profile-")
-        self.log = Path(self.folder.name) / "log"
-        key = secrets.token_hex(16)
-        self.environment = {**os.environ, **environment, "NAS_CHILD_KEY": key}
-        self.listener = Listener(str(Path(self.folder.name) / "socket") if CAN_FORK else None, authkey=key.encode())
+        self.scratch = Scratch("nas-profile-")
+        self.log = self.scratch.path / "log"
+        self.environment = {**os.environ, "TMPDIR": str(self.scratch.path), **environment}
         self.template: Child | None = None
 
     def start(self) -> Child:
-        """A child that has imported the module."""
+        """A child that has imported the module.
+
+        Raises:
+            NasError: it cannot be started, or cannot import the module.
+        """
         if not self.fork:
             return self._start_process()
         if self.template is None:
             self.template = self._start_process()
-        pid = self.template.ask("fork")
-        connection = self.listener.accept()
-        connection.recv()
-        return Child(connection, pid, Path(f"{self.log}.{pid}"), self.timeout_s, template=self.template)
+        ours, its = Pipe()
+        with its:
+            pid = self.template.fork(its)
+        return Child(ours, pid, Path(f"{self.log}.{pid}"), self.timeout_s, template=self.template)
 
     def open(self, function: str, *arguments: Any) -> ChildSession:
         """A session on what `function(*arguments)` makes in a new child; see `ChildSession`."""
@@ -61,25 +66,25 @@ class Children:
     def close(self) -> None:
         if self.template is not None:
             self.template.close()
-        self.listener.close()
-        self.folder.cleanup()
+        self.scratch.close()
 
     def _start_process(self) -> Child:
-        with open(self.log, "ab") as log:
+        ours, its = Pipe()
+        with its, open(self.log, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nas.profiling.child", self.listener.address, str(self.log)],
+                [sys.executable, "-m", "nas.profiling.child", str(its.fileno()), str(self.log)],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=[its.fileno()],
+                process_group=0,  # Ctrl-C is for the parent, which ends its children
             )
-        connection = self.listener.accept()
-        connection.recv()
-        child = Child(connection, process.pid, self.log, self.timeout_s, process=process)
+        child = Child(ours, process.pid, self.log, self.timeout_s, process=process)
         try:
             child.ask("import", self.module)
-        except Infeasible as error:
-            raise MissingDependency(f"the measuring process cannot load {self.module}: {error}") from None
+        except (Infeasible, ToolError) as error:
+            raise ToolError(f"the measuring process cannot load {self.module}: {error}") from None
         return child
 
 
@@ -105,42 +110,77 @@ class Child:
             Infeasible: the child failed, died or hangs; it is gone then.
             NasError: what the child raised.
         """
-        try:
-            self.connection.send((command, *arguments))
-            if not self.connection.poll(self.timeout_s):
+        return self._answer(lambda: self.connection.send((command, *arguments)))
+
+    def fork(self, connection: Connection) -> int:
+        """Make a copy of this process that answers on `connection`.
+
+        Returns:
+            its process id.
+        """
+
+        def send() -> None:
+            self.connection.send(("fork",))
+            reduction.send_handle(self.connection, connection.fileno(), self.pid)
+
+        return self._answer(send)
+
+    def close(self) -> None:
+        """End the process, and wait until it has ended."""
+        if not self.connection.closed:
+            self._exit_code()
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        if not self.connection.closed:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-                self._exit_code()
+            self._exit_code()
+
+    def _answer(self, send) -> Any:
+        if self.connection.closed:
+            raise ToolError("the measuring process has ended")
+        try:
+            send()
+            if not self.connection.poll(self.timeout_s):
+                self.kill()
                 raise Infeasible(f"no answer within {self.timeout_s:.0f} s")
             status, *answer = self.connection.recv()
         except (EOFError, ConnectionError):
             raise self._death() from None
+        except BaseException:  # such as Ctrl-C: an answer may come later, to a question that was another
+            self.kill()
+            raise
         if status == "error":
             self.close()
             kind, text = answer
             raise kind(text)
         return answer[0]
 
-    def close(self) -> None:
-        if not self.connection.closed:
-            self.connection.close()
-            self._exit_code()
-
-    def _death(self) -> Infeasible:
+    def _death(self) -> Infeasible | ToolError:
         code = self._exit_code()
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
         said = next((line.strip() for line in reversed(lines) if line.strip()), "")
         if code == -signal.SIGKILL:
             return OutOfMemory("killed (signal SIGKILL): the system ran out of memory, or someone ended it")
+        if -code in ENDED_BY_SOMEONE:
+            return ToolError(f"someone ended the measuring process (signal {signal.Signals(-code).name})")
         what = f"crashed (signal {signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
         return failed(f"{what}: {said}" if said else what)
 
     def _exit_code(self) -> int:
+        """Close the connection, upon which the process ends, and wait for that."""
         with contextlib.suppress(OSError):
             self.connection.close()
         if self.process is not None:
-            return self.process.wait()
-        with contextlib.suppress(Infeasible):
-            return self.template.ask("reap", self.pid)
+            try:
+                return self.process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                return self.process.wait()
+        if not self.template.connection.closed:
+            with contextlib.suppress(Infeasible, ToolError):
+                return self.template.ask("reap", self.pid, END_S)
         return -signal.SIGKILL
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,12 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import ConfigError, MissingDependency, NasError, suggestion
+from nas.files import replacing
+from nas.profiling.runtime import NO_MEMORY, ToolError, is_unsupported
 
 COREML_TARGETS = ("iOS17", "iOS18")
 """From iOS 18 on, attention stays one op; for iOS 17 it becomes two products and a softmax."""
 
 _NO_OPS = {torch.ops.aten.alias.default, torch.ops.aten.detach.default}
 _CHECKS = {torch.ops.aten._assert_tensor_metadata.default}
+
+
+class Unconvertible(NasError):
+    """A format has no way to say what a module computes."""
 
 
 def coremltools() -> ModuleType:
@@ -32,8 +37,8 @@ def coremltools() -> ModuleType:
     try:
         with quiet():
             import coremltools
-    except ImportError:
-        raise MissingDependency("coremltools is not installed; run: pip install coremltools") from None
+    except ImportError as error:
+        raise _missing("coremltools", "coremltools", error) from None
     return coremltools
 
 
@@ -60,7 +65,8 @@ def to_coreml(
     Raises:
         ConfigError: an unknown target.
         MissingDependency: coremltools is not installed.
-        NasError: Core ML has no way to say what the module computes.
+        Unconvertible: Core ML has no way to say what the module computes.
+        ToolError: the converter failed for another reason.
     """
     if target not in COREML_TARGETS:
         raise ConfigError(f"target: unknown '{target}'{suggestion(target, COREML_TARGETS)}")
@@ -82,8 +88,8 @@ def to_coreml(
                 convert_to="mlprogram",
                 skip_model_load=True,
             )
-    except (NotImplementedError, ValueError, RuntimeError) as error:
-        raise NasError(f"{type(module).__name__} cannot be converted to Core ML: {_first_line(error)}") from error
+    except Exception as error:
+        raise _refused(module, "Core ML", error) from error
 
 
 def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
@@ -132,19 +138,37 @@ def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Pa
 
     Raises:
         MissingDependency: litert-torch is not installed.
-        NasError: LiteRT has no way to say what the module computes.
+        Unconvertible: LiteRT has no way to say what the module computes.
+        ToolError: the converter failed for another reason.
     """
     try:
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
             import litert_torch
-    except ImportError:
-        raise MissingDependency("litert-torch is not installed; run: pip install 'nas-video[litert]'") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{path.name}")
+    except ImportError as error:
+        raise _missing("litert-torch", "'nas-video[litert]'", error) from None
+    except Exception as error:
+        raise _refused(module, "LiteRT", error) from error
     try:
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
-            litert_torch.convert(module.eval(), sample_kwargs=distinct(inputs)).export(str(temporary))
-    except (NotImplementedError, ValueError, RuntimeError) as error:
-        raise NasError(f"{type(module).__name__} cannot be converted to LiteRT: {_first_line(error)}") from error
-    os.replace(temporary, path)
+            model = litert_torch.convert(module.eval(), sample_kwargs=distinct(inputs))
+            with replacing(path) as temporary:
+                model.export(str(temporary))
+    except Exception as error:
+        raise _refused(module, "LiteRT", error) from error
     return path
+
+
+def _missing(library: str, target: str, error: ImportError) -> MissingDependency:
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name == library.replace("-", "_"):
+        return MissingDependency(f"{library} is not installed; run: pip install {target}")
+    return MissingDependency(f"{library} cannot be imported ({_first_line(error)}); run: pip install {target}")
+
+
+def _refused(module: nn.Module, format: str, error: Exception) -> Exception:
+    """What to raise for an error of a converter: the workload's fault, the converter's, or this machine's."""
+    if isinstance(error, MemoryError | OSError | NasError) or NO_MEMORY.search(str(error)):
+        return error
+    name = type(module).__name__
+    if is_unsupported(error):
+        return Unconvertible(f"{name} cannot be converted to {format}: {_first_line(error)}")
+    return ToolError(f"{name}: the converter to {format} failed: {type(error).__name__}: {_first_line(error)}")

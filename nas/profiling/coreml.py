@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError, MissingDependency, suggestion
@@ -92,7 +91,7 @@ class CoreMLRuntime(Runtime):
     def open(self, workload: Runnable | Package) -> Session:
         package = self.compiler.package(workload, alone=workload is self.reference)
         if self.phone is not None:
-            return PhoneSession(self.phone, package, self.compute_unit, Path(self.compiler.folder.name))
+            return PhoneSession(self.phone, package, self.compute_unit, self.compiler.folder.path)
         return MacSession(self.children.start(), package, self.compute_unit)
 
     def close(self) -> None:

@@ -7,10 +7,14 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from nas.errors import ConfigError
+from nas.profiling import cgroups
 
 
 def describe_host() -> dict[str, Any]:
@@ -64,11 +68,47 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def user_cache(name: str) -> Path:
+    """A folder of this library in the user's cache folder.
+
+    Raises:
+        ConfigError: nobody says where that is.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(named):  # any other is to be ignored, says the standard
+        return Path(named) / "nas" / name
+    try:
+        return Path.home() / ".cache" / "nas" / name
+    except RuntimeError:
+        raise ConfigError("HOME is not set; set it, or XDG_CACHE_HOME, to a folder for converted models") from None
+
+
+def usable(cache: Path) -> Path:
+    """The folder itself, made if it is not there; known to be writable before any work is done for it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        fix = "free some space, or set XDG_CACHE_HOME to a folder that can be written"
+        raise ConfigError(f"{cache}: the cache cannot be written: {error.strerror}; {fix}") from None
+    return cache
+
+
 def available_mb() -> float | None:
-    """Memory that a new process could take, in 10^6 bytes; None where the system does not tell."""
+    """Memory that a new process could take, in 10^6 bytes; None where the system does not tell.
+
+    It is what the machine has free, or what the limits of the control groups leave that this process is in: a
+    container's, of version 1 or 2, a batch system's.
+    """
     path = Path("/proc/meminfo")
-    size = _bytes(path, "MemAvailable") if path.exists() else None
-    return size and size / 1e6
+    free = [_bytes(path, "MemAvailable") if path.exists() else None, cgroups.free_bytes()]
+    known = [size for size in free if size is not None]
+    return min(known) / 1e6 if known else None
 
 
 def limit_memory() -> float:
@@ -82,10 +122,16 @@ def limit_memory() -> float:
         return math.inf
     import resource
 
-    free_mb = 0.9 * available
-    limit = int(process_bytes("VmData") + free_mb * 1e6)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    return free_mb
+    used = process_bytes("VmData")
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = used + 0.9 * available * 1e6
+    if most != resource.RLIM_INFINITY:
+        limit = min(limit, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(limit), most))
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY:  # as 'ulimit -v' sets it
+        limit = min(limit, used + space - process_bytes("VmSize"))
+    return max(0.0, limit - used) / 1e6
 
 
 def process_bytes(name: str) -> float:

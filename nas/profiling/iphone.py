@@ -21,6 +21,7 @@ from nas.errors import MissingDependency, NasError
 from nas.profiling.bundle_compile import Package
 from nas.profiling.bundle_runner import UNITS, be_patient, forget, random_inputs, temporary_files_in
 from nas.profiling.convert import coremltools, quiet
+from nas.profiling.host import usable, user_cache
 from nas.profiling.runtime import Infeasible, Loaded, Session
 
 MOST_RUNS = 5
@@ -114,8 +115,7 @@ class Phone:
         """Build (once), install and start the app."""
         from coremltools.models.ml_program.experimental import remote_device as remote
 
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / "modelrunner"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = usable(user_cache("modelrunner"))
         be_patient()
         signing = remote.AppSigningCredentials(development_team=self.team)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,10 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from nas.errors import ConfigError, MissingDependency, suggestion
+from nas.errors import ConfigError, MissingDependency, NasError, suggestion
 from nas.profiling.bundle_compile import COPIES, Package
 from nas.profiling.children import Child, Children, ChildSession
-from nas.profiling.host import clock_of, describe_host
+from nas.profiling.host import clock_of, describe_host, usable, user_cache
 from nas.profiling.runtime import Infeasible, InPlace, Loaded, Runnable, Runtime
 from nas.spaces import Operator, Workload
 
@@ -42,6 +41,10 @@ class LitertRuntime(Runtime):
         device: `local`, this machine's CPU.
         threads: of the interpreter.
         cache: where converted models are kept, so that a workload is converted once.
+
+    Raises:
+        ConfigError: an unknown device, or a cache that cannot be written.
+        MissingDependency: the interpreter is not installed.
     """
 
     name = "litert"
@@ -52,7 +55,8 @@ class LitertRuntime(Runtime):
             raise ConfigError(f"runtime 'litert' has no device '{device}'{suggestion(device, DEVICES)}")
         if importlib.util.find_spec("ai_edge_litert") is None:
             raise MissingDependency("ai-edge-litert is not installed; run: pip install 'nas-video[litert]'")
-        self.device, self.threads, self.cache = device, threads, Path(cache) if cache else cache_folder()
+        self.device, self.threads = device, threads
+        self.cache = usable(Path(cache) if cache else cache_folder())
         self.children: Children | None = None
         self.converters: Children | None = None
         self.converter: Child | None = None
@@ -136,7 +140,7 @@ class LitertRuntime(Runtime):
 
         Raises:
             Infeasible: it cannot be converted.
-            MissingDependency: the converter is not installed.
+            NasError: the converter is not installed, or fails for a reason that is not the workload's.
         """
         if self.converters is None:
             self.converters = Children("nas.profiling.litert_convert", {}, timeout_s=3600.0, fork=False)
@@ -145,7 +149,7 @@ class LitertRuntime(Runtime):
         arguments = (workload, form, copies, self.cache)
         try:
             return self.converter.ask("call", "nas.profiling.litert_convert:converted", *arguments)
-        except (Infeasible, MissingDependency):
+        except (Infeasible, NasError):
             self.converter = None  # what raised in a child has ended it
             raise
 
@@ -168,4 +172,4 @@ class LitertRuntime(Runtime):
 
 def cache_folder() -> Path:
     """Where converted models are kept: `nas/litert` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / "litert"
+    return user_cache("litert")

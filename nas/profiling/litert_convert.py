@@ -14,16 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.errors import MissingDependency, NasError
+from nas.errors import NasError
 from nas.files import read_json, write_json
 from nas.models import autoencoder, backbone, denoiser, forms, layers, operators, positions
 from nas.profiling import convert
 from nas.profiling.eager_child import Decode, Encode, build_module, make_inputs
-from nas.profiling.runtime import Runnable, WholeModel, failed
+from nas.profiling.runtime import Infeasible, Runnable, WholeModel
 from nas.spaces import Backbone, Decoder, Operator, TextEncoder
 
 KEPT_BYTES = 20e9
 """The cache holds no more than this; what was used longest ago goes first."""
+
+
+ABOUT = {"params": int, "weights_mb": float, "form": str, "copies": int}
+"""What is kept of a model beside it."""
 
 
 def converted(workload: Runnable, form: str, copies: int, cache: Path) -> dict[str, Any]:
@@ -41,21 +45,20 @@ def converted(workload: Runnable, form: str, copies: int, cache: Path) -> dict[s
 
     Raises:
         Infeasible: LiteRT has no way to say it.
-        MissingDependency: litert-torch is not installed.
+        NasError: litert-torch is not installed, or fails for another reason.
     """
     path = cache / f"{_key(workload, form, copies)}.tflite"
     about = path.with_suffix(".json")
-    if about.exists() and path.exists():
+    known = _known(about) if path.is_file() else None
+    if known is not None:
         with contextlib.suppress(OSError):
             os.utime(path)
-        return {**read_json(about, "cached model"), "path": str(path)}
+        return {**known, "path": str(path)}
     module, inputs = module_and_inputs(workload, form, copies)
     try:
         convert.to_litert(module, inputs, path)
-    except MissingDependency:
-        raise
-    except NasError as error:
-        raise failed(str(error)) from None
+    except convert.Unconvertible as error:
+        raise Infeasible(str(error)) from None
     one = module.operators[0] if isinstance(module, Chain) else module
     weights = [*one.parameters(), *one.buffers()]
     found = {
@@ -67,6 +70,15 @@ def converted(workload: Runnable, form: str, copies: int, cache: Path) -> dict[s
     write_json(about, found)
     _forget(cache, keep=path)
     return {**found, "path": str(path)}
+
+
+def _known(about: Path) -> dict[str, Any] | None:
+    """What is written beside a model in the cache; None if that is damaged, so that it is converted anew."""
+    try:
+        known = read_json(about, "cached model")
+        return {name: kind(known[name]) for name, kind in ABOUT.items()}
+    except (NasError, KeyError, TypeError, ValueError):
+        return None
 
 
 def module_and_inputs(workload: Runnable, form: str, copies: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -130,12 +142,15 @@ def _version(name: str) -> str:
 
 def _forget(cache: Path, keep: Path) -> None:
     """Delete what was used longest ago until the cache is small enough."""
-    files = sorted(cache.glob("*.tflite"), key=lambda path: path.stat().st_mtime)
-    total = sum(path.stat().st_size for path in files)
-    for path in files:
+    found = []
+    for path in cache.glob("*.tflite"):
+        with contextlib.suppress(OSError):  # another process deletes, too
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
         if total <= KEPT_BYTES:
             return
         if path != keep:
-            total -= path.stat().st_size
+            total -= size
             path.with_suffix(".json").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

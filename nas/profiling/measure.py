@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,23 @@ from tqdm import tqdm
 
 from nas.costs import LookupTable, Row, TableWriter
 from nas.costs.table import meta_path
-from nas.errors import ConfigError, NasError, SpaceError
+from nas.errors import ConfigError, NasError, SpaceError, TableError
 from nas.files import read_json, write_json
+from nas.locks import output_lock
 from nas.profiling import runtimes
 from nas.profiling.host import available_mb, commit
 from nas.profiling.protocol import Protocol, Reference, infeasible, measure
-from nas.profiling.runtime import Infeasible, InPlace, OutOfMemory, Processes, Runnable, Runtime, Session, WholeModel
+from nas.profiling.runtime import (
+    Infeasible,
+    InPlace,
+    OutOfMemory,
+    Processes,
+    Runnable,
+    Runtime,
+    Session,
+    ToolError,
+    WholeModel,
+)
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
 IN_PLACE, ALONE = "in place", "alone"
@@ -50,7 +62,8 @@ def profile(
         options: for the runtime, such as `threads`.
 
     Raises:
-        NasError: the runtime or the device is missing, or `out` was measured otherwise.
+        NasError: the runtime or the device is missing, a tool failed, `out` was measured otherwise, or another process
+            writes to it. Finished rows are kept.
 
     Example:
         >>> table = nas.profile(nas.SearchSpace.load("demo"), out="table.csv")  # doctest: +SKIP
@@ -58,8 +71,8 @@ def profile(
     workloads, protocol = _workloads(space, pipeline), protocol or Protocol()
     if Path(out).is_dir():
         raise ConfigError(f"{out}: is a folder; give the table a file name, such as {Path(out) / 'table.csv'}")
-    Path(out).parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is known before any measuring
-    with runtimes.make(runtime, device, **options) as chosen:
+    # the lock is taken first: a place that cannot be written is known before anything is measured
+    with output_lock(out), runtimes.make(runtime, device, **options) as chosen:
         place = _place(chosen, space, protocol, Path(out))
         meta = {
             **chosen.describe(),
@@ -73,18 +86,17 @@ def profile(
         }
         writer = TableWriter(out, meta)
         missing = [workload for workload in workloads if str(workload) not in writer.done]
-        bar = Progress(len(workloads), len(workloads) - len(missing), progress, f"profile {space.name}")
         if missing:
             runnable = [InPlace(space, w) if place == IN_PLACE and isinstance(w.part, Operator) else w for w in missing]
-            kept = here = read_json(meta_path(out), "table metadata")
+            kept = here = _provenance(Path(out))
             if writer.done:
                 here = {"workloads": len(missing), **{k: v for k, v in meta.items() if kept.get(k) != v}}
                 kept["continued"] = [*kept.get("continued", []), here]
-                write_json(meta_path(out), kept)
-            here |= measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
-            write_json(meta_path(out), kept)
-        bar.close()
-    return LookupTable.load(out)
+                _write_provenance(Path(out), kept, len(writer.done))
+            with closing(Progress(len(workloads), len(writer.done), progress, f"profile {space.name}")) as bar:
+                here |= measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
+            _write_provenance(Path(out), kept, len(writer.done))
+        return LookupTable.load(out)
 
 
 def measure_architectures(
@@ -107,15 +119,17 @@ def measure_architectures(
     """
     wholes = [WholeModel(space, space.check(arch), _forms(space, arch, table)) for arch in architectures]
     rows: dict[str, Row] = {}
-    with runtimes.make(runtime, device, **options) as chosen:
-        bar = Progress(len(set(map(str, wholes))), 0, progress, "whole models")
+    total = len(set(map(str, wholes)))
+    with (
+        runtimes.make(runtime, device, **options) as chosen,
+        closing(Progress(total, 0, progress, "whole models")) as bar,
+    ):
 
         def finished(row: Row) -> None:
             rows[row.workload] = row
             bar.finished(row)
 
         measure_all(chosen, dict.fromkeys(wholes), protocol or Protocol(), finished)
-        bar.close()
     return [rows[str(whole)] for whole in wholes]
 
 
@@ -159,6 +173,11 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
                 sessions[str(workload)] = opened(workload)
             except Infeasible as error:
                 finished(infeasible(str(workload), str(error)))
+            except ToolError as error:
+                measure_open()
+                raise ToolError(
+                    f"{workload}: cannot be measured here: {error}; then run the same command again: finished rows are kept"
+                ) from None
             if free_mb is not None and available_mb() < free_mb / 2:
                 measure_open()
         measure_open()
@@ -237,7 +256,7 @@ def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) 
     if not runtime.in_place:
         return ALONE
     if out.exists() and meta_path(out).exists():
-        return read_json(meta_path(out), "table metadata").get("operators", ALONE)
+        return _provenance(out).get("operators", ALONE)
     try:
         session = runtime.open(space.backbone_workload())
     except Infeasible:
@@ -250,6 +269,28 @@ def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) 
         return ALONE
     finally:
         session.close()
+
+
+def _provenance(out: Path) -> dict[str, Any]:
+    """A table's metadata.
+
+    Raises:
+        TableError: they are not what this library writes.
+    """
+    meta = read_json(meta_path(out), "table metadata")
+    if not isinstance(meta, dict) or not isinstance(meta.get("continued", []), list):
+        raise TableError(f"{meta_path(out)}: expected a JSON object of provenance, with a list 'continued' if any")
+    return meta
+
+
+def _write_provenance(out: Path, meta: dict[str, Any], rows: int) -> None:
+    try:
+        write_json(meta_path(out), meta)
+    except OSError as error:
+        raise TableError(
+            f"{meta_path(out)}: cannot be written: {error.strerror}; free some space and run again, "
+            f"the {rows} finished rows are kept"
+        ) from None
 
 
 def _workloads(space: SearchSpace, pipeline: bool) -> list[Workload]:

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil
+from math import ceil, isfinite
 
 import numpy as np
 
 from nas.costs import Row
-from nas.profiling.runtime import Infeasible, Loaded, Session
+from nas.profiling.runtime import Infeasible, Loaded, Session, ToolError
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,12 @@ class Samples:
 
         A cheap operator timed in place is a difference of two noisy times, whose median may fall below zero on a busy
         machine. It is written as 0 then; its interval, which spans more than that, tells how little is known.
+
+        Raises:
+            ToolError: there is no sample, or one is no number.
         """
+        for block in self.blocks or [Block([])]:
+            _finite(workload, block.latencies_ms)
         medians, samples = self.medians(), np.concatenate([block.latencies_ms for block in self.blocks])
         p10, p90 = np.percentile(samples, [10, 90])
         return Row(
@@ -158,7 +163,7 @@ def measure(
         for name in names:
             try:
                 start = time.perf_counter()
-                block = Block(sessions[name].block(runs[name]), sessions[name].process)
+                block = Block(_finite(name, sessions[name].block(runs[name])), sessions[name].process)
             except Infeasible as error:
                 del samples[name]
                 finished(infeasible(name, str(error), sessions[name].loaded))
@@ -196,7 +201,7 @@ class Reference:
 
     def __init__(self, session: Session, block_ms: float, protocol: Protocol) -> None:
         self.session, self.protocol = session, protocol
-        self.runs = _runs(block_ms, float(np.median(session.block(3))))
+        self.runs = _runs(block_ms, float(np.median(_finite("the reference workload", session.block(3)))))
         self.history = [self._look() for _ in range(3)]
         self.slow_before = False
         self.looks = self.slow_looks = 0
@@ -238,6 +243,18 @@ class Reference:
 
     def _is_slow(self, now_ms: float) -> bool:
         return now_ms > (1 + self.protocol.drift) * self.median_ms
+
+
+def _finite(name: str, latencies_ms: list[float]) -> list[float]:
+    """The latencies of a block, all of which are numbers.
+
+    Raises:
+        ToolError: one is not.
+    """
+    odd = [ms for ms in latencies_ms if not isfinite(ms)]
+    if odd or not latencies_ms:
+        raise ToolError(f"{name}: the runtime gave {odd[0] if odd else 'nothing'} as a latency, which is no number")
+    return latencies_ms
 
 
 def _runs(block_ms: float, run_ms: float) -> int:

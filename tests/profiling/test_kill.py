@@ -93,3 +93,43 @@ def test_no_row_is_lost_and_none_is_measured_twice(space, tmp_path):
     lines = out.read_text().splitlines()
     subprocess.run([sys.executable, "-c", COMPLETE, space, out], check=True)
     assert out.read_text().splitlines() == lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [0, 1])
+def test_ctrl_c_is_one_line_and_leaves_no_child(rows, space, tmp_path):
+    """Of the whole group of processes, as a terminal sends it: before the first row, and between two."""
+    command = [sys.executable, "-m", "nas.cli", "profile", "--space", space, "--out", tmp_path / "t.csv"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    deadline = time.monotonic() + 120
+    while len(descendants(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for line in process.stderr if rows else ():
+        if FINISHED.match(line):
+            break
+    family = descendants(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 130
+    assert [line for line in said if not FINISHED.match(line)] == [
+        "nas profile: stopped; run the same command again and it goes on"
+    ]
+    deadline = time.monotonic() + 20
+    while alive(family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(family) and not list(tmp_path.glob("nas-profile-*"))
+
+
+@pytest.mark.slow
+def test_a_second_process_on_a_table_is_refused_in_one_line(space, tmp_path):
+    command = [sys.executable, "-m", "nas.cli", "profile", "--space", space, "--out", tmp_path / "t.csv"]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / ".t.csv.lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = subprocess.run(command, capture_output=True, text=True)
+    first.send_signal(signal.SIGINT)
+    first.wait()
+    assert second.returncode == 2 and second.stderr.count("\n") == 1 and "is writing to it" in second.stderr
