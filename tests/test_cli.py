@@ -1,10 +1,7 @@
 """The command line as a whole: help, examples, and how it ends."""
 
-import argparse
 import json
 import shlex
-import subprocess
-import sys
 
 import pytest
 
@@ -55,22 +52,3 @@ def test_generating_several_clips_of_another_shape(tiny_checkpoint, tmp_path, ca
     with Image.open(out) as clip:
         assert clip.n_frames == 3 and clip.width == 33 * clip.height // 8  # side by side, with a gap of one pixel
     assert capsys.readouterr().out == f"{out}\n"
-
-
-def test_a_reader_that_has_seen_enough_is_no_error():
-    program = "import sys; from nas.cli import main; sys.stdin.read(); sys.exit(main(['completion', 'bash']))"
-    command = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    command.stdout.close()  # before anything is written
-    command.stdin.close()
-    assert command.stderr.read() == b"" and command.wait() == 1
-
-
-def test_stopping_says_that_it_goes_on(monkeypatch, capsys):
-    def stopped(args: argparse.Namespace) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(COMMANDS, "doctor", argparse.Namespace(**{**vars(COMMANDS["doctor"]), "run": stopped}))
-    assert main(["doctor"]) == 130
-    assert capsys.readouterr().err == "nas doctor: stopped; run the same command again and it goes on\n"

@@ -7,20 +7,47 @@ loads nothing heavy.
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import io
 import re
+import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from nas import __version__
+from nas.cli.interrupts import Interrupts
 
-from nas.cli import job, profiling, phones, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
-from nas.cli.command import COMMANDS, add
-from nas.errors import FIXES, NasError, suggestion
+with Interrupts() as _loading:
+    from nas import __version__
+    from nas.cli import job, profiling, phones, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
+    from nas.cli.command import COMMANDS, add
+    from nas.cli.ending import STOPPED, close_output, discard_output, explained
+    from nas.errors import suggestion
+
+RESUMABLE = ("run", "profile", "measure", "search", "train", "prepare")
+"""Commands that keep what they have done when they are stopped."""
+
+
+class _Once(argparse._StoreAction):
+    """Refuses an option that is given twice; argparse would forget the first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if option is not None:
+            given = vars(namespace).setdefault("_given", set())
+            if self.dest in given:
+                parser.error(f"{option}: given twice; give it once")
+            given.add(self.dest)
+        super().__call__(parser, namespace, values, option)
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a call in one line, as every other error here does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in (None, "store"):
+            self.register("action", name, _Once)
 
     def error(self, message: str) -> NoReturn:
         choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
@@ -67,27 +94,47 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors that a person causes are one line on stderr and exit status 2."""
-    args, unknown = parser().parse_known_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    words = sys.argv[1:] if argv is None else argv
+    name, out = "nas", None
+    with Interrupts() as interrupts:
+        try:
+            if _loading.seen:
+                raise KeyboardInterrupt
+            args = _parse(words)
+            name, out = f"nas {args.command}", getattr(args, "out", None)
+            status = args.run_command(args)
+            close_output()
+            return status or 0
+        except SystemExit as stop:  # argparse has said all
+            with contextlib.suppress(OSError):
+                close_output()
+                raise
+            discard_output()
+            return stop.code or 1
+        except BaseException as error:
+            if interrupts.seen or _loading.seen or isinstance(error, KeyboardInterrupt):
+                kept = "; run the same command again and it goes on" if name.removeprefix("nas ") in RESUMABLE else ""
+                status, line = STOPPED, f"stopped{kept}"
+            else:
+                status, line = explained(error, out)
+            with contextlib.suppress(OSError):
+                close_output()
+            if isinstance(error, OSError):
+                discard_output()
+    if argv is None and status == STOPPED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever presses it again while Python ends
+    if line:
+        with contextlib.suppress(OSError):
+            print(f"{name}: {' '.join(line.split())}", file=sys.stderr)
+    return status
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    args, unknown = parser().parse_known_args(words)
     if unknown:
         options = [option for action in args.parser._actions for option in action.option_strings]
         args.parser.error(f"no argument '{unknown[0]}'{suggestion(unknown[0], options)}")
-    try:
-        status = args.run_command(args)
-    except NasError as error:
-        return _failed(args, str(error))
-    except BrokenPipeError:  # what reads our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.filename is None:
-            raise
-        return _failed(args, f"{error.filename}: {error.strerror}; {FIXES.get(error.errno, 'give another path')}")
-    except KeyboardInterrupt:
-        print(f"nas {args.command}: stopped; run the same command again and it goes on", file=sys.stderr)
-        return 130
-    return status or 0
-
-
-def _failed(args: argparse.Namespace, message: str) -> int:
-    print(f"nas {args.command}: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return args

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nas.cli.command import architecture, as_json, at_least_one, command, cost_model, print_json, space_and_table
+from nas.cli.command import (
+    Joined,
+    architecture,
+    as_json,
+    at_least_one,
+    command,
+    cost_model,
+    print_json,
+    space_and_table,
+)
 from nas.errors import TableError
 
 
@@ -68,6 +77,7 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget",
         required=True,
+        action=Joined,
         metavar="B",
         help="such as 'latency<=80ms, memory<=1.2GB, params<=600M, generation<=5s'",
     )

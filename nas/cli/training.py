@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from nas.cli.command import command
+from nas.cli.command import command, text
 
 
 def _declare_train(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,13 @@ def train(args: argparse.Namespace) -> None:
 def _declare_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
     parser.add_argument(
-        "--prompt", required=True, nargs="+", metavar="P", help="one, or several for a file each: V-1.mp4, V-2.mp4, ..."
+        "--prompt",
+        required=True,
+        nargs="+",
+        action="extend",
+        type=text,
+        metavar="P",
+        help="one, or several for a file each: V-1.mp4, V-2.mp4, ...",
     )
     parser.add_argument("--out", required=True, metavar="V.mp4", help="a .mp4 or .gif file, or a folder for PNG frames")
     parser.add_argument("--tile", action="store_true", help="several clips side by side in one file")
