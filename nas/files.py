@@ -15,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nas.errors import ConfigError, shown
 from nas.locks import try_lock
@@ -35,15 +35,27 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
     Raises:
         OSError: the system refused it; its `filename` is the path, and what was there is as it was.
     """
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    with _replacing(Path(path)) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+def copy_atomic(source: str | Path, path: str | Path) -> Path:
+    """Copy a file's content to `path`, as `write_atomic` writes it."""
+    with open(source, "rb") as content, _replacing(Path(path)) as file:
+        shutil.copyfileobj(content, file)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent)
         handle, temporary = _create_temporary(path)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 with contextlib.suppress(OSError):
                     os.fchmod(handle, stat.S_IMODE(os.stat(path).st_mode))  # a file that was there keeps its mode
@@ -54,7 +66,6 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
                 os.unlink(temporary)
             raise
         sync_folder(path.parent)
-    return path
 
 
 @contextlib.contextmanager

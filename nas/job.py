@@ -24,6 +24,7 @@ from nas.config import build, load
 from nas.costs import Budget, CostModel, LookupTable
 from nas.errors import BudgetError, ConfigError, suggestion
 from nas.files import read_text, write_atomic
+from nas.locks import output_lock
 from nas.report.record import RECORD, Candidate, Costs, Exported, Quality, RunRecord, Sample
 from nas.spaces import Architecture, SearchSpace
 
@@ -94,10 +95,11 @@ def run_job(config: str | Path, out: str | Path | None = None) -> Path:
     asked = load(JobConfig, config, "job")
     run = Path(out) if out else Path("runs") / asked.name
     text, kept = read_text(config, "job"), run / "config.yaml"
-    if kept.exists() and kept.read_text() != text:
-        raise ConfigError(f"{kept}: this run was begun with another config than {config}; give another --out")
-    write_atomic(kept, text)
-    Job(asked, run, str(config)).run()
+    with output_lock(run, folder=True):
+        if kept.exists() and read_text(kept, "job") != text:
+            raise ConfigError(f"{kept}: this run was begun with another config than {config}; give another --out")
+        write_atomic(kept, text)
+        Job(asked, run, str(config)).run()
     return run
 
 

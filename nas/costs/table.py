@@ -17,8 +17,9 @@ from typing import Any
 import pandas as pd
 
 from nas.costs.row import COLUMNS, HEADER, Row, checked, read_cells, whole_lines
-from nas.errors import TableError
+from nas.errors import NasError, TableError
 from nas.files import read_json, read_text, write_atomic, write_json
+from nas.locks import output_lock
 from nas.spaces import SearchSpace
 
 SAME = (
@@ -101,16 +102,19 @@ class LookupTable:
         """Write the rows and the metadata; the calibration too, if there is one.
 
         Raises:
-            TableError: the disk refused it; what was there is as it was.
+            TableError: the disk refused it, or another process writes to it; what was there is as it was.
         """
         path = Path(path)
         try:
-            write_json(meta_path(path), self.meta)
-            if self.calibration:
-                write_json(calibration_path(path), asdict(self.calibration))
-            return write_atomic(path, self.frame.to_csv(index=False, columns=list(COLUMNS)))
+            with output_lock(path):
+                write_json(meta_path(path), self.meta)
+                if self.calibration:
+                    write_json(calibration_path(path), asdict(self.calibration))
+                return write_atomic(path, self.frame.to_csv(index=False, columns=list(COLUMNS)))
         except OSError as error:
             raise _cannot_write(path, error) from None
+        except NasError as error:
+            raise TableError(str(error)) from None
 
     def rows(self) -> dict[str, Row]:
         """Every row by its workload."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import nas
 from nas.config import build
 from nas.costs import LookupTable
 from nas.export import manifest, standalone
-from nas.files import read_json, write_atomic
+from nas.files import copy_atomic, read_json, write_atomic
 from nas.training import STAGES, objective
 from nas.training import checkpoint as checkpoints
 from nas.training.recipe import BEFORE
@@ -57,7 +56,7 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
     contents |= {"objective": asdict(objective.of(loaded.denoiser)), "stages": stages}
     write_atomic(folder / "recipe.yaml", yaml.safe_dump(contents, sort_keys=False))
     write_atomic(folder / "model.py", standalone.source(loaded.space, loaded.architecture, nas.__version__))
-    shutil.copyfile(loaded.folder / "denoiser.safetensors", folder / "denoiser.safetensors")
+    copy_atomic(loaded.folder / "denoiser.safetensors", folder / "denoiser.safetensors")
     commands = COMMANDS.format(what=loaded.architecture, steps=loaded.info.steps, stages=" ".join(BEFORE))
     write_atomic(folder / "train.sh", commands).chmod(0o755)
     return [folder, manifest.record(out, "recipe", [folder], loaded, table)]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from nas.costs import LookupTable
 from nas.errors import ConfigError, suggestion
 from nas.files import write_atomic, write_json
+from nas.locks import output_lock
 from nas.models import UNet
 from nas.models.checkpoints import checkpoint_folder, load_unet, prediction, save_unet
 from nas.models.pruning import prune
@@ -60,6 +61,18 @@ def prune_checkpoint(
         raise ConfigError(f"importance: there is no '{importance}'{suggestion(importance, IMPORTANCE)}")
     if space.backbone is None:
         raise ConfigError(f"search space '{space.name}' is cost-only: it has no backbone to prune to")
+    with output_lock(out, folder=True):
+        return _prune(checkpoint, space, Path(out), importance, calibration, table)
+
+
+def _prune(
+    checkpoint: str | Path,
+    space: SearchSpace,
+    out: Path,
+    importance: str,
+    calibration: Calibration | None,
+    table: LookupTable | None,
+) -> PruningReport:
     folder = checkpoint_folder(checkpoint)
     unet, loss = load_unet(folder).eval(), None
     if importance == "taylor":
@@ -73,9 +86,9 @@ def prune_checkpoint(
     if table is not None:
         before, after = (_latency_ms(table, space, model) for model in (unet, pruned))
         found = replace(found, latency_before_ms=before, latency_after_ms=after)
-    save_unet(pruned, Path(out) / "unet")
-    write_json(Path(out) / "report.json", found.as_dict())
-    write_atomic(Path(out) / "report.txt", found.text() + "\n")
+    save_unet(pruned, out / "unet")
+    write_json(out / "report.json", found.as_dict())
+    write_atomic(out / "report.txt", found.text() + "\n")
     return found
 
 
