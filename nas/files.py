@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import difflib
+import errno
 import hashlib
 import json
 import os
@@ -161,6 +162,21 @@ def _create_temporary(path: Path) -> tuple[int, Path]:
 
 def write_json(path: str | Path, value: Any) -> Path:
     return write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file for reading. Opening a FIFO would wait for its writer, and reading a device may never end.
+
+    Raises:
+        OSError: it is missing, is no regular file, or cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
+    return os.fdopen(handle, "rb")
 
 
 def read_text(path: str | Path, what: str) -> str:

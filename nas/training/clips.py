@@ -7,19 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
 
-from nas.errors import suggestion
 from nas.training.buckets import Size
 from nas.training.data import Sample, UnreadableSample
 from nas.training.decoding import Undecodable, read_image, read_video
 
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg"}
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-CAPTION_KEYS = ("text", "caption", "prompt")
 HELD_OUT = 20
 """Where nothing says what is held out, one item in so many is."""
 
@@ -51,7 +46,11 @@ class Clips(ABC):
         """What the item of `videos` or `images` is called in lists of what was skipped."""
 
     @abstractmethod
-    def caption(self, kind: str, index: int) -> str: ...
+    def captions(self, kind: str, index: int) -> tuple[str, ...]:
+        """One or more, each of which describes the item."""
+
+    def caption(self, kind: str, index: int) -> str:
+        return self.captions(kind, index)[0]
 
     @abstractmethod
     def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]: ...
@@ -92,33 +91,17 @@ class Clips(ABC):
     def _read(self, kind: str, index: int, read: Callable[[BinaryIO], np.ndarray]) -> Sample:
         name = self.name(kind, index)
         try:
-            caption = self.caption(kind, index)
-            if not caption.strip():
+            first, *others = self.captions(kind, index)
+            if not first.strip():
                 raise UnreadableSample(name, "has an empty caption")
             with self.open(kind, index) as file:
-                return Sample(read(file), caption)
+                return Sample(read(file), first, tuple(others))
         except Undecodable as error:
             raise UnreadableSample(name, str(error)) from None
         except FileNotFoundError:
             raise UnreadableSample(name, "no such file") from None
         except OSError as error:
             raise UnreadableSample(name, f"cannot be read ({error.strerror or error})") from None
-
-
-def kind_of(name: str) -> str | None:
-    """`videos` or `images`, by a file name's suffix; None for other files."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return "videos" if suffix in VIDEOS else "images" if suffix in IMAGES else None
-
-
-def caption_in(row: dict) -> str | None:
-    """The caption in a row of metadata; None if there is none."""
-    key = next((key for key in CAPTION_KEYS if row.get(key) is not None), None)
-    return None if key is None else str(row[key])
-
-
-def missing_caption(row: dict) -> str:
-    return f"text: missing{suggestion('text', [key for key in row if key])}; give each file a caption"
 
 
 def of_split(names: Sequence[str], split: str) -> list[int]:

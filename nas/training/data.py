@@ -18,10 +18,25 @@ from nas.errors import NasError
 
 @dataclass(frozen=True)
 class Sample:
-    """Pixels `(C, T, H, W)` in [-1, 1], float32, and the caption. An image is a clip with T = 1."""
+    """Pixels `(C, T, H, W)` in [-1, 1], float32, and the caption. An image is a clip with T = 1.
+
+    Attributes:
+        others: further captions of the same pixels; each epoch of training sees one of all.
+    """
 
     pixels: np.ndarray
     caption: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return (self.caption, *self.others)
+
+
+def shorten(text: str, most: int) -> str:
+    """One line of at most so many characters: what a broken file holds may be very long."""
+    text = " ".join(text[: 4 * most].split())
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 class UnreadableSample(NasError):
@@ -33,8 +48,8 @@ class UnreadableSample(NasError):
     """
 
     def __init__(self, file: str, reason: str) -> None:
-        super().__init__(f"{file}: {reason}")
-        self.file, self.reason = file, " ".join(reason.split())
+        self.file, self.reason = file, shorten(reason, 300)
+        super().__init__(f"{self.file}: {self.reason}")
 
 
 class Source(Protocol):

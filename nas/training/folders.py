@@ -10,18 +10,19 @@ are in `skipped`; what cannot be decoded (corrupt, too short, no video at all) r
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nas.errors import ConfigError, suggestion
+from nas.files import open_regular
 from nas.training.buckets import Size
-from nas.training.clips import IMAGES, VIDEOS, Clips, caption_in, kind_of, missing_caption, of_split
+from nas.training.clips import Clips, of_split
 from nas.training.data import UnreadableSample
+from nas.training.metadata import IMAGES, MAX_NAME, READERS, VIDEOS, captions_in, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Entry:
     """A row of metadata."""
 
     path: Path
-    caption: str
+    captions: tuple[str, ...]
 
 
 class Folder(Clips):
@@ -47,7 +48,9 @@ class Folder(Clips):
         super().__init__(buckets, fps)
         folder = Path(folder)
         own = (folder / split).is_dir()
-        found = self._entries(folder / split if own else folder)
+        used = folder / split if own else folder
+        self._roots = _roots({folder, used})
+        found = self._entries(used)
         self._items: dict[str, list[Entry]] = {"videos": [], "images": []}
         for kind, entries in self._items.items():
             there = [entry for entry in found if kind_of(entry.path.name) == kind]
@@ -60,14 +63,18 @@ class Folder(Clips):
     def name(self, kind: str, index: int) -> str:
         return str(self._items[kind][index].path)
 
-    def caption(self, kind: str, index: int) -> str:
-        return self._items[kind][index].caption
+    def captions(self, kind: str, index: int) -> tuple[str, ...]:
+        return self._items[kind][index].captions
 
     def identity(self, kind: str, index: int) -> str:
-        return self.caption(kind, index)
+        return str(self.captions(kind, index))
 
     def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]:
-        return self._items[kind][index].path.open("rb")
+        path = self._items[kind][index].path
+        real = Path(os.path.realpath(path))
+        if not any(real.is_relative_to(root) for root in self._roots):
+            raise UnreadableSample(str(path), f"is a link out of the data folder, to {real}; put the file itself there")
+        return open_regular(real)
 
     def _entries(self, folder: Path) -> list[Entry]:
         """The usable rows of a folder's metadata; the others go to `skipped`, unless there is no other."""
@@ -90,55 +97,34 @@ class Folder(Clips):
         return list(entries)
 
 
-Row = tuple[int, dict | str]
-"""A line's number and what it says, or why it says nothing."""
-
-
-def _entry(folder: Path, row: dict | str) -> Entry:
+def _entry(folder: Path, row: dict[str, Any] | str) -> Entry:
     """
     Raises:
         ValueError: the row does not say what is needed.
     """
     if isinstance(row, str):
         raise ValueError(row)
-    if not row.get("file_name"):
+    name = row.get("file_name")
+    if not name:
         raise ValueError(f"file_name: missing{suggestion('file_name', [key for key in row if key])}")
-    name, caption = str(row["file_name"]), caption_in(row)
-    if caption is None:
-        raise ValueError(missing_caption(row))
+    if not isinstance(name, str):
+        raise ValueError("file_name: must be text")
+    captions = captions_in(row)
     if "\0" in name:
         raise ValueError("file_name: holds a zero byte")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"file_name: {len(name)} characters are too long for a path")
     if kind_of(name) is None:
         known = " ".join(sorted(VIDEOS | IMAGES))
         raise ValueError(f"file_name: {name} is named as neither a clip nor an image; known: {known}")
-    return Entry(folder / name, caption)
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_relative_to(os.path.normpath(folder)):
+        raise ValueError(f"file_name: {name} lies outside of {folder}; move the file into it")
+    return Entry(path, captions)
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file)
-        while True:
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                yield reader.line_num, f"not CSV: {error}"
-                continue
-            if row is None:
-                return
-            yield reader.line_num, row
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield number, f"not JSON: {getattr(error, 'msg', error)}"
-                continue
-            yield number, row if isinstance(row, dict) else "expected an object with file_name and text"
-
-
-READERS = {"metadata.csv": _csv_rows, "metadata.jsonl": _jsonl_rows}
+def _roots(folders: Iterable[Path]) -> list[Path]:
+    """Where the files of a data set may lie: in its folders, or where the Hub's cache keeps those of a snapshot."""
+    roots = [folder.resolve() for folder in folders]
+    snapshots = [root.parent.parent for root in roots if root.parent.name == "snapshots"]
+    return roots + [repository / "blobs" for repository in snapshots]

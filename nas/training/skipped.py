@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from nas.errors import ConfigError
 from nas.files import write_atomic
 from nas.training.data import Sample, Source, UnreadableSample
 
@@ -18,7 +19,7 @@ def write(path: Path, skipped: Iterable[tuple[str, str]]) -> int:
     rows = list(dict.fromkeys(skipped))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *rows])
-    write_atomic(path, text.getvalue())
+    write_atomic(path, text.getvalue().encode(errors="backslashreplace"))  # names may be no Unicode
     return len(rows)
 
 
@@ -27,8 +28,11 @@ def read(path: str | Path) -> list[tuple[str, str]]:
     path = Path(path)
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [(row[0], row[1]) for row in list(csv.reader(file))[1:]]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [(row[0], row[1]) for row in list(csv.reader(file))[1:]]
+    except (csv.Error, IndexError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: is not a list of file, reason; remove it") from None
 
 
 class Usable:

@@ -9,7 +9,8 @@ from nas.spaces import SearchSpace
 from nas.training.buckets import sizes
 from nas.training.data import Source
 from nas.training.digits import MovingDigits
-from nas.training.folders import READERS, Folder
+from nas.training.folders import Folder
+from nas.training.metadata import READERS
 from nas.training.webdataset import Shards
 
 FPS = 8.0

@@ -10,7 +10,7 @@ constant time and nothing is unpacked. What is damaged in a shard is skipped: re
 from __future__ import annotations
 
 import io
-import json
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nas.errors import ConfigError
+from nas.files import open_regular
 from nas.training.buckets import Size
-from nas.training.clips import Clips, caption_in, kind_of, missing_caption, of_split
+from nas.training.clips import Clips, of_split
 from nas.training.data import UnreadableSample
+from nas.training.metadata import captions_in, kind_of, parse_object
 
-MAX_CAPTION = 1 << 20
+MAX_BYTES = 1 << 20
 """Bytes of a caption file; a longer one is no caption."""
 
 
@@ -75,23 +77,19 @@ class Shards(Clips):
         item = self._items[kind][index]
         return f"{item.shard}/{item.media.name}"
 
-    def caption(self, kind: str, index: int) -> str:
+    def captions(self, kind: str, index: int) -> tuple[str, ...]:
         item = self._items[kind][index]
         name = f"{item.shard}/{item.caption.name}"
-        if item.caption.size > MAX_CAPTION:
+        if item.caption.size > MAX_BYTES:
             raise UnreadableSample(name, f"{item.caption.size} bytes are too long for a caption")
         with Part(item.shard, item.caption) as file:
-            text = file.read().decode("utf-8", errors="replace")
-        if not item.caption.name.lower().endswith(".json"):
-            return text.strip()
+            data = file.read()
+        text = data.decode("utf-8-sig", errors="surrogateescape")
         try:
-            row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UnreadableSample(name, f"not JSON: {getattr(error, 'msg', error)}") from None
-        caption = caption_in(row) if isinstance(row, dict) else None
-        if caption is None:
-            raise UnreadableSample(name, missing_caption(row if isinstance(row, dict) else {}))
-        return caption
+            plain = not item.caption.name.lower().endswith(".json")
+            return captions_in({"text": text.strip()} if plain else parse_object(text))
+        except ValueError as error:
+            raise UnreadableSample(name, str(error)) from None
 
     def identity(self, kind: str, index: int) -> str:
         item = self._items[kind][index]
@@ -129,9 +127,10 @@ class Shards(Clips):
 
     def _members(self, shard: Path) -> Iterator[Member]:
         """The whole members of a shard; damaged stretches go to `skipped`."""
-        end, length = 0, shard.stat().st_size
+        end = length = 0
         try:
-            with tarfile.open(shard, "r:", ignore_zeros=True) as tar:  # ignore_zeros: go on after a damaged header
+            with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as tar:
+                length = os.fstat(file.fileno()).st_size  # ignore_zeros: go on after a damaged header
                 while (info := tar.next()) is not None:
                     tar.members.clear()  # tarfile would keep every header of the shard
                     if info.offset > end and not _zeros(shard, end, info.offset):
@@ -139,8 +138,12 @@ class Shards(Clips):
                     end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     if info.offset_data + info.size > length:
                         self._skip(f"{shard}/{info.name}", "is cut off: the shard ends within it")
-                    elif info.isreg() and not info.issparse() and not info.name.rsplit("/", 1)[-1].startswith("."):
+                    elif info.name.rsplit("/", 1)[-1].startswith("."):
+                        continue
+                    elif info.isreg() and not info.issparse():
                         yield Member(info.name, info.offset_data, info.size)
+                    elif kind_of(info.name):
+                        self._skip(f"{shard}/{info.name}", "is a link, a folder or a device, not a file")
         except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
             if end <= length:  # else it has been said that the last member is cut off
                 where = f"cannot be read from byte {end} on" if end else "is no tar file"
@@ -158,7 +161,7 @@ class Part(io.RawIOBase):
 
     def __init__(self, shard: Path, member: Member) -> None:
         super().__init__()
-        self._file, self._member, self._at = shard.open("rb", buffering=0), member, 0
+        self._file, self._member, self._at = open_regular(shard), member, 0
 
     def readable(self) -> bool:
         return True
