@@ -80,7 +80,7 @@ class Batches:
         """This worker's share of what the step sees."""
         mine = distributed.share(size)
         bucket, chosen = bucket_batch(self.seed, step, size, self.cache.counts(kind))
-        latents, context = self.cache.latents(kind, chosen[mine], bucket)
+        latents, context = self.cache.latents(kind, chosen[mine], bucket, (self.seed, step))
         stream = generator(self.seed, step, kind == "images")
         noise = torch.randn((size, *latents.shape[1:]), generator=stream)
         t = draw_times(self.objective, size, stream, latents.shape[-2:])

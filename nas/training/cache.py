@@ -18,17 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nas.errors import ConfigError
-from nas.files import read_json, write_json
+from nas.files import open_regular, read_json, write_json
 from nas.progress import progress
 from nas.training import skipped, tensors
 from nas.training.data import Sample, Source, UnreadableSample, batch_indices
@@ -41,6 +41,7 @@ SHARD_MB = 128
 GROUP, GROUP_PIXELS = 32, 1 << 18
 """Clips encoded at once, and how many pixels, frames counted, that may be; a longer clip is encoded in pieces."""
 KINDS = ("videos", "images")
+OTHER_DATA = "was begun with other clips or captions than the data hold now; restore them, or give another folder"
 LATENTS = "latents"
 """Name of the tensor in caches written before there were buckets; now they are called `TxHxW`."""
 
@@ -65,11 +66,17 @@ def prepare(
         text: captions -> contexts `(B, tokens, dim)`, as a `TextEncoder`.
         videos, images: how many, from a fixed shuffle of the source; all by default.
         more_captions: captions to embed besides those of the items.
+
+    Raises:
+        ConfigError: the folder was begun with other clips or captions.
     """
     folder = Path(folder)
+    _same_source(folder, source)
     if (folder / "cache.json").exists():
         return Cache(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*.*.*"):  # what a killed process was writing
+        if left.name.split("-")[0][1:] in (*KINDS, "text"):
+            left.unlink(missing_ok=True)
     counts = {
         kind: there if wanted is None else min(wanted, there)
         for kind, wanted, there in (("videos", videos, source.videos), ("images", images, source.images))
@@ -82,12 +89,29 @@ def prepare(
             for note in _shards(folder, kind, counts[kind], getattr(source, kind), read, encode, bar.update):
                 sizes[kind].append({name: len(found) for name, found in note["captions"].items()})
                 bad += [(entry["file"], entry["reason"]) for entry in note["skipped"]]
-                captions |= dict.fromkeys(caption for found in note["captions"].values() for caption in found)
+                for item in chain.from_iterable(note["captions"].values()):
+                    captions |= dict.fromkeys(_captions(item))
     skipped.write(folder / skipped.SKIPPED, bad)
     _write_texts(folder, list(captions), text, f"{title}: text")
     write_json(folder / "captions.json", list(captions))
     write_json(folder / "cache.json", {kind: _by_tensor(shards) for kind, shards in sizes.items()})
     return Cache(folder)
+
+
+def _same_source(folder: Path, source: Source) -> None:
+    """Note what the cache is made of, or check that it is the same.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    path, now = folder / "source.json", getattr(source, "hash", "")
+    if not path.exists():
+        if now and not (folder / "cache.json").exists():
+            if any(folder.glob("*-*.safetensors")):
+                raise ConfigError(f"{folder}: was begun by an older version; remove it and run again")
+            write_json(path, {"hash": now})
+    elif read_json(path, "source") != {"hash": now}:
+        raise ConfigError(f"{folder}: {OTHER_DATA}")
 
 
 def _shards(
@@ -121,14 +145,15 @@ def _write_shard(
     """Encode items into one file, until they run out or it is large enough."""
     waiting: dict[tuple[int, ...], list[Sample]] = {}
     latents: dict[str, list[Tensor]] = {}
-    captions: dict[str, list[str]] = {}
+    captions: dict[str, list[str | list[str]]] = {}
     missed, size = [], 0
 
     def encode_group(group: list[Sample]) -> int:
         found = encode_clips(encode, torch.from_numpy(np.stack([sample.pixels for sample in group]))).cpu()
         name = "x".join(map(str, found.shape[2:]))
         latents.setdefault(name, []).append(found)
-        captions.setdefault(name, []).extend(sample.caption for sample in group)
+        several = (list(sample.captions) if sample.others else sample.caption for sample in group)
+        captions.setdefault(name, []).extend(several)
         group.clear()
         return found.numel() * found.element_size()
 
@@ -171,9 +196,28 @@ def _write_texts(folder: Path, captions: list[str], text: Text, title: str) -> N
 
 def _note(path: Path) -> dict[str, Any]:
     note = read_json(path.with_suffix(".json"), "shard")
-    if not isinstance(note["captions"], dict):
-        raise ConfigError(f"{path.parent}: was begun by an older version; remove it and run again")
+    try:
+        if not isinstance(note["captions"], dict):
+            raise ConfigError(f"{path.parent}: was begun by an older version; remove it and run again")
+        whole = all(entry["file"] and entry["reason"] for entry in note["skipped"])
+        whole = whole and all(_captions(item) for item in chain.from_iterable(note["captions"].values()))
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ConfigError(f"{path.with_suffix('.json')}: is not a shard's note; remove it and run again")
     return note
+
+
+def _captions(item: Any) -> list[str]:
+    """Of an item in a shard's note, which is one caption or several.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    found = item if isinstance(item, list) else [item]
+    if not all(isinstance(caption, str) for caption in found):
+        raise TypeError
+    return found
 
 
 def _taken(note: dict[str, Any]) -> int:
@@ -202,9 +246,12 @@ class Cache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         sizes = read_json(self.folder / "cache.json", "cache")
-        buckets = {kind: list(_named(sizes[kind]).items()) for kind in KINDS}
-        self._tensors = {kind: [name for name, _ in buckets[kind]] for kind in KINDS}
-        self._starts = {kind: [np.cumsum([0, *shards]) for _, shards in buckets[kind]] for kind in KINDS}
+        try:
+            buckets = {kind: list(_named(sizes[kind]).items()) for kind in KINDS}
+            self._tensors = {kind: [name for name, _ in buckets[kind]] for kind in KINDS}
+            self._starts = {kind: [_starts(shards) for _, shards in buckets[kind]] for kind in KINDS}
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(f"{self.folder / 'cache.json'}: is not the list of a cache's items") from None
         self.videos, self.images = (sum(int(starts[-1]) for starts in self._starts[kind]) for kind in KINDS)
         if not self.videos:
             raise ConfigError(f"{self.folder}: holds no clip that could be used; see {skipped.SKIPPED} there")
@@ -220,8 +267,14 @@ class Cache:
             raise ConfigError(f"{self.folder}: holds no {kind} to train on; prepare some, or set image_share to 0")
         return tuple(int(starts[-1]) for starts in self._starts[kind])
 
-    def latents(self, kind: str, indices: Sequence[int], bucket: int = 0) -> tuple[Tensor, Tensor]:
-        """Latents `(n, C, T, h, w)` and contexts `(n, tokens, dim)` of these `videos` or `images` of a bucket."""
+    def latents(
+        self, kind: str, indices: Sequence[int], bucket: int = 0, draw: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents `(n, C, T, h, w)` and contexts `(n, tokens, dim)` of these `videos` or `images` of a bucket.
+
+        Args:
+            draw: seed and step, which decide which caption is taken of several; the first without them.
+        """
         found, names = [], []
         starts, tensor = self._starts[kind][bucket], self._tensors[kind][bucket]
         for index in indices:
@@ -229,7 +282,11 @@ class Cache:
             rows, captions = self._shard(kind, shard, tensor)
             row = index - int(starts[shard])
             found.append(rows[row : row + 1])
-            names.append(captions[row])
+            several = _captions(captions[row])
+            chosen = 0
+            if draw and len(several) > 1:
+                chosen = int(np.random.default_rng((*draw, KINDS.index(kind), bucket, index)).integers(len(several)))
+            names.append(several[chosen])
         return torch.cat(found), self.contexts(names)
 
     def contexts(self, captions: Sequence[str]) -> Tensor:
@@ -262,8 +319,28 @@ class Cache:
     def _open(self, kind: str, shard: int, tensor: str) -> tuple:
         """A shard's rows, read from disk as they are sliced, and their captions."""
         path = self.folder / f"{kind}-{shard:05d}.safetensors"
-        rows = safe_open(str(path), framework="pt").get_slice(tensor)
-        return rows, () if kind == "text" else _named(read_json(path.with_suffix(".json"), "shard")["captions"])[tensor]
+        try:
+            open_regular(path).close()
+            rows = safe_open(str(path), framework="pt").get_slice(tensor)
+            note = () if kind == "text" else _named(read_json(path.with_suffix(".json"), "shard")["captions"])[tensor]
+            if kind != "text" and rows.get_shape()[0] != len(note):
+                raise ValueError(f"{rows.get_shape()[0]} latents, {len(note)} captions")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path}: this shard of a cache cannot be read ({reason}); prepare it again") from None
+        return rows, note
+
+
+def _starts(shards: list[int]) -> np.ndarray:
+    """
+    Raises:
+        ValueError: these are no counts.
+    """
+    if not all(isinstance(count, int) and count >= 0 for count in shards):
+        raise ValueError
+    return np.cumsum([0, *shards])
 
 
 def _named(found: Any) -> dict[str, Any]:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from nas.errors import ConfigError, NasError
+from nas.progress import progress
 from nas.training.buckets import Size
 from nas.training.data import Sample, UnreadableSample
-from nas.training.decoding import Undecodable, read_image, read_video
+from nas.training.decoding import read_video
+from nas.training.frames import Undecodable
+from nas.training.stills import read_image
 
+WHOLE, PLACES = 1 << 18, 4
+"""Bytes up to which a file is hashed whole, and from how many places of a larger one as many are taken."""
+ENVIRONMENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
+"""Errors of the machine, of which no clip is to blame."""
 HELD_OUT = 20
 """Where nothing says what is held out, one item in so many is."""
 
@@ -27,12 +40,14 @@ class Clips(ABC):
     the clips are the images.
 
     Args:
+        folder: the data set's.
         buckets: the sizes that clips are brought to, the largest first.
     """
 
     channels = 3
 
-    def __init__(self, buckets: Sequence[Size], fps: float) -> None:
+    def __init__(self, folder: Path, buckets: Sequence[Size], fps: float) -> None:
+        self.folder = folder
         self.buckets, self.fps = tuple(buckets), fps
         self.frames, self.height, self.width = buckets[0].frames, buckets[0].height, buckets[0].width
         self.skipped: list[UnreadableSample] = []
@@ -75,17 +90,23 @@ class Clips(ABC):
         return self._read("videos", index, lambda file: read_video(file, frames, self.fps, share))
 
     @abstractmethod
-    def identity(self, kind: str, index: int) -> str:
-        """What, beside its name, tells the item from another one, without opening it."""
+    def key(self, kind: str, index: int) -> str:
+        """Where the item lies within the data, wherever that is."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """Changes with what there is; files are not opened for it."""
+        """Changes with what there is: names, captions, and the content of the files (see `content_hash`)."""
         found = hashlib.sha256()
-        for kind in ("videos", "images"):
-            for index in range(self.count(kind)):
-                line = f"{kind} {self.name(kind, index)} {self.identity(kind, index)}\n"
-                found.update(line.encode(errors="replace"))
+        items = [(kind, index) for kind in ("videos", "images") for index in range(self.count(kind))]
+        for kind, index in progress(items, "check the data", unit="file"):
+            try:
+                captions = repr(self.captions(kind, index))
+                with self.open(kind, index) as file:
+                    content = content_hash(file)
+            except (UnreadableSample, OSError) as error:
+                captions, content = "", f"unreadable: {type(error).__name__}"
+            line = f"{kind} {self.key(kind, index)} {captions} {content}\n"
+            found.update(line.encode(errors="backslashreplace"))
         return found.hexdigest()[:12]
 
     def _read(self, kind: str, index: int, read: Callable[[BinaryIO], np.ndarray]) -> Sample:
@@ -99,9 +120,33 @@ class Clips(ABC):
         except Undecodable as error:
             raise UnreadableSample(name, str(error)) from None
         except FileNotFoundError:
+            if not self.folder.is_dir():
+                raise ConfigError(f"{self.folder}: the data are no longer there; run again when they are") from None
             raise UnreadableSample(name, "no such file") from None
         except OSError as error:
+            if error.errno in ENVIRONMENT:
+                raise NasError(f"{name}: cannot be read: {error.strerror}; repair that and run again") from None
             raise UnreadableSample(name, f"cannot be read ({error.strerror or error})") from None
+
+
+def content_hash(file: BinaryIO) -> str:
+    """Tells a file's content from another's, reading no more than a few places of a large one.
+
+    A file of up to `WHOLE` bytes is its bytes alone, so that a copy or a checkout elsewhere is the same; of a larger one
+    the time of its last change counts as well.
+    """
+    size = file.seek(0, io.SEEK_END)
+    found = hashlib.sha256(f"{size}".encode())
+    if size <= WHOLE:
+        starts, length = [0], WHOLE
+    else:
+        length = WHOLE // PLACES
+        starts = [place * (size - length) // (PLACES - 1) for place in range(PLACES)]
+        found.update(f" {os.fstat(file.fileno()).st_mtime_ns}".encode())
+    for start in starts:
+        file.seek(start)
+        found.update(file.read(length))
+    return found.hexdigest()
 
 
 def of_split(names: Sequence[str], split: str) -> list[int]:

@@ -45,8 +45,8 @@ class Folder(Clips):
     """
 
     def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
-        super().__init__(buckets, fps)
         folder = Path(folder)
+        super().__init__(folder, buckets, fps)
         own = (folder / split).is_dir()
         used = folder / split if own else folder
         self._roots = _roots({folder, used})
@@ -66,8 +66,8 @@ class Folder(Clips):
     def captions(self, kind: str, index: int) -> tuple[str, ...]:
         return self._items[kind][index].captions
 
-    def identity(self, kind: str, index: int) -> str:
-        return str(self.captions(kind, index))
+    def key(self, kind: str, index: int) -> str:
+        return str(self._items[kind][index].path.relative_to(os.path.normpath(self.folder)))
 
     def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]:
         path = self._items[kind][index].path

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError
-from nas.files import short_hash, write_json
+from nas.files import read_json, short_hash, write_json
+from nas.locks import output_lock
 from nas.spaces import SearchSpace
 from nas.training import cache, checkpoint, skipped, sources
 from nas.training.clips import Clips
@@ -52,8 +53,11 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
     Raises:
         ConfigError: the data or the autoencoder cannot be read or do not fit the space, or `out` was begun with others.
     """
-    if config.fps <= 0:
-        raise ConfigError(f"fps: must be positive, not {config.fps:g}")
+    sources.check_fps(config.fps)
+    for name in ("videos", "images", "held_out"):
+        count = getattr(config, name)
+        if count is not None and (not isinstance(count, int) or count < (name != "images")):
+            raise ConfigError(f"{name}: must be a number of at least {int(name != 'images')}, not {count}")
     if config.data == "digits":
         raise ConfigError("data: digits are prepared by the decoder stage, with their judge; give a folder of clips")
     if space.backbone is None:
@@ -91,7 +95,21 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
         metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
         return metrics, time.monotonic() - started
 
-    return run_in_folder("prepare", encode_all, Path(out), asked, Inputs(space))
+    with output_lock(out, folder=True):
+        _same_data(Path(out), asked)
+        return run_in_folder("prepare", encode_all, Path(out), asked, Inputs(space))
+
+
+def _same_data(out: Path, asked: PrepareConfig) -> None:
+    """
+    Raises:
+        ConfigError: the folder was begun when the data, of the same name, held something else.
+    """
+    begun = read_json(out / "stage.json", "stage") if (out / "stage.json").exists() else {}
+    config = begun.get("config") if isinstance(begun, dict) else None
+    there = config if isinstance(config, dict) else {}
+    if there.get("data") == asked.data and there.get("data_hash", asked.data_hash) != asked.data_hash:
+        raise ConfigError(f"{out}: {cache.OTHER_DATA} ({asked.data})")
 
 
 def _hash(source: Source) -> str:

@@ -58,8 +58,8 @@ class Shards(Clips):
     """
 
     def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
-        super().__init__(buckets, fps)
         folder = Path(folder)
+        super().__init__(folder, buckets, fps)
         own = (folder / split).is_dir()
         found: dict[str, list[Item]] = {"videos": [], "images": []}
         for shard in shards_in(folder / split if own else folder):
@@ -91,9 +91,9 @@ class Shards(Clips):
         except ValueError as error:
             raise UnreadableSample(name, str(error)) from None
 
-    def identity(self, kind: str, index: int) -> str:
+    def key(self, kind: str, index: int) -> str:
         item = self._items[kind][index]
-        return f"{item.media} {item.caption}"
+        return f"{item.shard.relative_to(self.folder)}/{item.media.name}"
 
     def open(self, kind: str, index: int) -> BinaryIO:
         item = self._items[kind][index]
@@ -178,6 +178,9 @@ class Part(io.RawIOBase):
 
     def tell(self) -> int:
         return self._at
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def readinto(self, buffer) -> int:
         view = memoryview(buffer)[: max(0, self._member.size - self._at)]
