@@ -20,6 +20,10 @@ MAX_DECODED = 20_000
 """Frames that are decoded in search of a clip's window: a clip without usable times must not hold the others up."""
 MAX_PACKETS = 1_000_000
 """Packets that are looked through for the length of a clip that does not say it."""
+DECODING_TIMES = {"avi"}
+"""Containers that hold no other times; what the decoder makes of them is wrong where frames are reordered."""
+ROUNDING = 0.25
+"""Of a frame's length by which containers that count in milliseconds or hundredths may misplace it."""
 JUMP_BACK = 1.0
 """Seconds by which times must go back to be those of a new beginning (clips joined), and not of one misplaced frame."""
 
@@ -74,6 +78,7 @@ class _About:
 
     Attributes:
         timed: frames say when they are shown.
+        decoded: they rather say when they are decoded, which is at the same distances.
         aspect: width over height of a pixel.
     """
 
@@ -82,6 +87,7 @@ class _About:
     origin: float
     step: float
     timed: bool
+    decoded: bool
     aspect: float
 
 
@@ -112,11 +118,12 @@ def _look(file: BinaryIO) -> _About:
         aspect = pixel_aspect(stream)
         shown = ratio(first, aspect)
         rate = stream.average_rate or stream.guessed_rate or 25
-        origin, timed = _time(first), first.pts is not None
+        decoded = container.format.name in DECODING_TIMES
+        origin, timed = _time(first, decoded), first.pts is not None
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
     if seconds <= 0 or not timed:
         seconds = _length(file, 1 / rate)
-    return _About(shown, seconds, origin or 0.0, float(1 / rate), timed, aspect)
+    return _About(shown, seconds, origin or 0.0, float(1 / rate), timed, decoded, aspect)
 
 
 def _length(file: BinaryIO, step: float) -> float:
@@ -144,10 +151,11 @@ def _window(file: BinaryIO, about: _About, start: float, size: Size, fps: float,
         _SeekFailed: there is no way to that key frame.
     """
     kept: list[np.ndarray] = []
+    rounding = ROUNDING * min(about.step, 1 / fps)
 
     def show(frame: Any, until: float) -> None:
         """The frame is on the screen until then."""
-        while len(kept) < size.frames and until > start + len(kept) / fps + 1e-6:
+        while len(kept) < size.frames and until > start + len(kept) / fps + rounding:
             kept.append(fit(frame, size, about.aspect))
 
     with _opened(file) as (container, stream):
@@ -161,7 +169,7 @@ def _window(file: BinaryIO, about: _About, start: float, size: Size, fps: float,
             if number == MAX_DECODED:
                 raise Undecodable(f"shows no {size.frames} frames in time within {MAX_DECODED} decoded ones")
             check_size(frame.width, frame.height)
-            if seek and last is None and time > start + 1e-6:
+            if seek and last is None and time > start + rounding:
                 raise _SeekFailed
             if last is not None:
                 show(last, time)
@@ -177,7 +185,7 @@ def _timed(frames: Iterator[Any], about: _About, seek: bool) -> Iterator[tuple[A
     """Frames and the seconds at which they are shown, which always grow."""
     now, shift = -np.inf, about.origin
     for frame in frames:
-        time = _time(frame)
+        time = _time(frame, about.decoded)
         if time is None and seek:
             raise _SeekFailed
         following = now + about.step if np.isfinite(now) else 0.0
@@ -190,9 +198,9 @@ def _timed(frames: Iterator[Any], about: _About, seek: bool) -> Iterator[tuple[A
             yield frame, now
 
 
-def _time(frame: Any) -> float | None:
+def _time(frame: Any, decoded: bool) -> float | None:
     """Seconds at which a frame says it is shown."""
-    ticks = frame.pts if frame.pts is not None else frame.dts
+    ticks = frame.dts if frame.pts is None or decoded else frame.pts
     return None if ticks is None or not frame.time_base else float(ticks * frame.time_base)
 
 

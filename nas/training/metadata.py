@@ -174,7 +174,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             if not any(fields):
                 continue
             if not header:
-                header, delimiter = _header(path, lines.taken, fields)
+                header, delimiter = _header(path, lines.taken, fields, delimiter)
             elif _swallowed(lines.taken[1:], header, delimiter):
                 yield start, _unclosed(len(lines.taken))
                 lines.keep_first()
@@ -187,13 +187,12 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 yield start, {name: _value(field) for name, field in zip(header, fields)}
 
 
-def _header(path: Path, lines: list[str], fields: list[str]) -> tuple[list[str], str]:
+def _header(path: Path, lines: list[str], fields: list[str], delimiter: str) -> tuple[list[str], str]:
     """Names of the columns, and what stands between fields: Excel writes ; or a tab in many countries.
 
     Raises:
         ConfigError: a column is there twice.
     """
-    delimiter = ","
     if len(fields) == 1 and fields[0].strip().startswith("sep=") and len(fields[0].strip()) == 5:
         return [], fields[0].strip()[4]
     if "file_name" not in fields:

@@ -11,7 +11,7 @@ import numpy as np
 from nas.training.buckets import Size, choose
 from nas.training.frames import Undecodable, check_size, crop
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM")
 """What Pillow may take a file for. Others start programs (EPS) or are no pictures of cameras and tools."""
 
 
@@ -25,8 +25,9 @@ def read_image(file: BinaryIO, buckets: tuple[Size, ...] | list[Size]) -> np.nda
     """
     from PIL import Image, ImageOps
 
+    Image.init()  # or it does not know the rarer formats by name
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             check_size(image.width, image.height)
             upright = _rgb(ImageOps.exif_transpose(image))
     except Undecodable:

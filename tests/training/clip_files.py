@@ -70,6 +70,7 @@ def write_video(
     matrix: str | int = "ITU601",
     full: bool = False,
     sar: Fraction | None = None,
+    muxing: dict | None = None,
 ) -> Path:
     """A clip of frames `(H, W, 3 or 4)`, 8 or 16 bits, by any encoder.
 
@@ -78,7 +79,7 @@ def write_video(
         tags: fields of the encoder's context that say what the colors are.
         matrix, full: what the colors really are.
     """
-    with av.open(str(path), "w", format=format) as container:
+    with av.open(str(path), "w", format=format, options=muxing or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pixels
         if sar:
