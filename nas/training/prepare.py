@@ -21,6 +21,7 @@ from nas.training.clips import Clips
 from nas.training.data import Source
 from nas.training.stage import Inputs, StageResult, run_in_folder
 from nas.training.text import TextEncoder
+from nas.training.video import check_fps
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
     Raises:
         ConfigError: the data or the autoencoder cannot be read or do not fit the space, or `out` was begun with others.
     """
-    sources.check_fps(config.fps)
+    check_fps(config.fps)
     for name in ("videos", "images", "held_out"):
         count = getattr(config, name)
         if count is not None and (not isinstance(count, int) or count < (name != "images")):

@@ -11,11 +11,10 @@ from nas.training.data import Source
 from nas.training.digits import MovingDigits
 from nas.training.folders import Folder
 from nas.training.metadata import READERS
+from nas.training.video import check_fps
 from nas.training.webdataset import Shards
 
 FPS = 8.0
-MIN_FPS, MAX_FPS = 0.01, 1000.0
-"""Frames per second that clips can be read and written at."""
 
 
 def load(
@@ -45,15 +44,6 @@ def load(
         first = f" ({source.skipped[0]})" if source.skipped else ""
         raise ConfigError(f"data: {data}: holds no clip of the {split} split{first}")
     return source
-
-
-def check_fps(fps: float) -> None:
-    """
-    Raises:
-        ConfigError: it is no rate that a clip can have.
-    """
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not MIN_FPS <= fps <= MAX_FPS:
-        raise ConfigError(f"fps: must be positive, from {MIN_FPS:g} to {MAX_FPS:g}, not {fps}")
 
 
 def _of_shards(folder: Path, split: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,23 @@ from nas.errors import ConfigError, suggestion
 from nas.files import write_atomic
 
 FPS = 8
+MIN_FPS, MAX_FPS = 0.01, 1000.0
+"""Frames per second that clips can be read and written at."""
+GIF_SHORTEST = 2
+"""Hundredths of a second: what browsers take for too short they show for ten."""
+BT_709, LIMITED = 1, 1
+"""Numbers of ITU-T H.273, and of FFmpeg's range from 16 to 235."""
 SHORT_SIDE = 256
 """Pixels that the shorter side of an enlarged clip has at least."""
+
+
+def check_fps(fps: float) -> None:
+    """
+    Raises:
+        ConfigError: it is no rate that a clip can have.
+    """
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:
+        raise ConfigError(f"fps: must be positive, from {MIN_FPS:g} to {MAX_FPS:g}, not {fps}")
 
 
 def to_uint8(clips: np.ndarray) -> np.ndarray:
@@ -50,8 +66,11 @@ def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
     Args:
         frames: uint8 `(T, H, W, C)`. An MP4 has even sides: an odd one gets a row or column more.
 
+    The colors of an MP4 are BT.709 in limited range, and it says so. A GIF counts in hundredths of a second and players do
+    not show a frame for less than two: frames are dropped where it takes that to last as long as the clip.
+
     Raises:
-        ConfigError: another suffix, a place that cannot be written, or, for PNG, a folder that holds something already.
+        ConfigError: a rate that no player has, no frames, another suffix, a place that cannot be written, or, for PNG, a folder that holds something already.
     """
     path = check_suffix(path)
     frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
@@ -68,6 +87,9 @@ def check_suffix(path: str | Path) -> Path:
         ConfigError: no clip can be written under this suffix.
     """
     path = Path(path)
+    check_fps(fps)
+    if frames.ndim != 4 or not frames.size:
+        raise ConfigError(f"{path}: there are no frames to write (shape {frames.shape})")
     if path.suffix not in WRITERS:
         known = [suffix for suffix in WRITERS if suffix]
         hint = suggestion(path.suffix, known)
@@ -77,6 +99,7 @@ def check_suffix(path: str | Path) -> Path:
 
 def _mp4(path: Path, frames: np.ndarray, fps: float) -> Path:
     import av
+    from av.video.reformatter import Interpolation as Flag
 
     even = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]  # H.264 halves the colour planes
     frames = np.pad(frames, even, mode="edge")
@@ -86,8 +109,17 @@ def _mp4(path: Path, frames: np.ndarray, fps: float) -> Path:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "16"}
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = BT_709
+        context.color_range = LIMITED
+        exact = Flag.BICUBIC | Flag.ACCURATE_RND | Flag.FULL_CHR_H_INT | Flag.FULL_CHR_H_INP
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            yuv = rgb.reformat(
+                format="yuv420p", dst_colorspace=BT_709, dst_color_range=LIMITED,
+                dst_color_trc=BT_709, dst_color_primaries=BT_709, interpolation=exact,
+            )  # fmt: skip
+            container.mux(stream.encode(yuv))
         container.mux(stream.encode())
     return write_atomic(path, file.getvalue())
 
@@ -96,9 +128,23 @@ def _gif(path: Path, frames: np.ndarray, fps: float) -> Path:
     from PIL import Image
 
     file = io.BytesIO()
-    first, *rest = (Image.fromarray(frame) for frame in frames)
-    first.save(file, "GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    shown = gif_delays(len(frames), fps)
+    first, *rest = (Image.fromarray(frames[number]) for number in shown)
+    delays = [10 * delay for delay in shown.values()]
+    first.save(file, "GIF", save_all=True, append_images=rest, duration=delays if rest else delays[0], loop=0)
     return write_atomic(path, file.getvalue())
+
+
+def gif_delays(frames: int, fps: float) -> dict[int, int]:
+    """Frames of a clip that a GIF shows, and hundredths of a second for each; together as long as the clip."""
+    end = max(GIF_SHORTEST, round(100 * frames / fps))
+    starts: dict[int, int] = {}
+    at = -GIF_SHORTEST
+    for number in range(frames):
+        start = round(100 * number / fps)
+        if start - at >= GIF_SHORTEST and end - start >= GIF_SHORTEST:
+            starts[number] = at = start
+    return {number: after - start for (number, start), after in zip(starts.items(), [*list(starts.values())[1:], end])}
 
 
 def _png(path: Path, frames: np.ndarray, fps: float) -> Path:

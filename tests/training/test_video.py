@@ -7,6 +7,8 @@ from PIL import Image, ImageSequence
 
 from nas.errors import ConfigError
 from nas.training import video
+from nas.training.buckets import Size
+from nas.training.decoding import read_video
 
 
 def moving_square(frames=6, height=32, width=48, channels=3) -> np.ndarray:
@@ -83,3 +85,49 @@ def test_what_cannot_be_written_is_one_line(tmp_path, name, words):
     with pytest.raises(ConfigError, match=words) as error:
         video.save(tmp_path / name, moving_square(frames=1))
     assert "\n" not in str(error.value)
+
+
+COLORS = [(200, 30, 60), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128), (250, 220, 10)]
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_an_mp4_says_which_colors_it_has_and_gives_them_back(tmp_path, color):
+    path = video.save(tmp_path / "a.mp4", np.full((8, 256, 256, 3), color, np.uint8))
+    with av.open(str(path)) as container:
+        frame = next(container.decode(container.streams.video[0]))
+        told = (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range)
+        assert tuple(map(int, told)) == (1, 1, 1, 1)
+        theirs = frame.to_ndarray(format="rgb24")
+    with path.open("rb") as file:
+        ours = (read_video(file, [Size(8, 64, 64)], 8, 0)[:, 0].transpose(1, 2, 0) + 1) * 127.5
+    assert np.abs(ours - color).max() <= 3 and np.abs(theirs.astype(int) - color).max() <= 5
+    assert b"colrnclx\0\1\0\1\0\1" in path.read_bytes()  # in the container as well, for players that look there alone
+
+
+@pytest.mark.parametrize("fps", [1, 7.5, 8, 12, 24, 25, 30, 50, 60, 120, 240, 1000])
+@pytest.mark.parametrize("frames", [1, 2, 3, 17, 60])
+def test_a_gif_lasts_as_long_as_the_clip_and_no_frame_too_short_for_players(tmp_path, fps, frames):
+    clip = np.arange(frames, dtype=np.uint8)[:, None, None, None] * np.full((1, 256, 256, 3), 4, np.uint8)
+    with Image.open(video.save(tmp_path / "a.gif", clip, fps)) as gif:
+        shown, durations = [], []
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            shown.append(round(np.asarray(gif.convert("L")).mean() / 4))
+            durations.append(gif.info["duration"])
+    assert sum(durations) == max(20, 10 * round(100 * frames / fps)) and min(durations) >= 20
+    assert shown[0] == 0 and (fps > 50 or len(shown) == frames)
+    starts = np.cumsum([0, *durations[:-1]])
+    assert np.abs(starts - np.array(shown) * 1000 / fps).max() <= 5  # each in its time
+
+
+@pytest.mark.parametrize("fps", [0, -8, float("nan"), float("inf"), 1e9, True, "8"])
+def test_a_rate_that_no_player_has_is_one_line(tmp_path, fps):
+    for name in ("a.mp4", "a.gif", "a"):
+        with pytest.raises(ConfigError, match="fps: must be positive"):
+            video.save(tmp_path / name, moving_square(), fps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_frames_are_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="no frames"):
+        video.save(tmp_path / "a.mp4", np.zeros((0, 32, 32, 3), np.uint8))
