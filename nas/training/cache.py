@@ -74,9 +74,6 @@ def prepare(
     _same_source(folder, source)
     if (folder / "cache.json").exists():
         return Cache(folder)
-    for left in folder.glob(".*.*.*"):  # what a killed process was writing
-        if left.name.split("-")[0][1:] in (*KINDS, "text"):
-            left.unlink(missing_ok=True)
     counts = {
         kind: there if wanted is None else min(wanted, there)
         for kind, wanted, there in (("videos", videos, source.videos), ("images", images, source.images))

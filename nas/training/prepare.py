@@ -6,6 +6,7 @@ the lists of what was skipped. Started again after whatever stopped it, it goes 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
 
     Raises:
         ConfigError: the data or the autoencoder cannot be read or do not fit the space, or `out` was begun with others.
+        LockedError: another process is at it.
     """
     check_fps(config.fps)
     for name in ("videos", "images", "held_out"):
@@ -63,6 +65,13 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
         raise ConfigError("data: digits are prepared by the decoder stage, with their judge; give a folder of clips")
     if space.backbone is None:
         raise ConfigError(f"{space.name}: is a space of costs alone; give one with a backbone")
+    out = Path(out)
+    done = (out / "result.json").exists()
+    with contextlib.nullcontext() if done else output_lock(out, folder=True):  # before anything is read
+        return _prepare(out, config, space)
+
+
+def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResult:
     autoencoder = checkpoint.load_autoencoder(config.decoder)
     vae = autoencoder.config
     if vae.latent_channels != space.latent.channels:
@@ -96,9 +105,8 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
         metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
         return metrics, time.monotonic() - started
 
-    with output_lock(out, folder=True):
-        _same_data(Path(out), asked)
-        return run_in_folder("prepare", encode_all, Path(out), asked, Inputs(space))
+    _same_data(out, asked)
+    return run_in_folder("prepare", encode_all, out, asked, Inputs(space))
 
 
 def _same_data(out: Path, asked: PrepareConfig) -> None:

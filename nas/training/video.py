@@ -70,9 +70,13 @@ def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
     not show a frame for less than two: frames are dropped where it takes that to last as long as the clip.
 
     Raises:
-        ConfigError: a rate that no player has, no frames, another suffix, a place that cannot be written, or, for PNG, a folder that holds something already.
+        ConfigError: a rate that no player has, no frames, another suffix, a place that cannot be written, or, for PNG, a
+            folder that holds something already.
     """
     path = check_suffix(path)
+    check_fps(fps)
+    if frames.ndim != 4 or not frames.size:
+        raise ConfigError(f"{path}: there are no frames to write (shape {frames.shape})")
     frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
     try:
         return WRITERS[path.suffix](path, frames, fps)
@@ -87,9 +91,6 @@ def check_suffix(path: str | Path) -> Path:
         ConfigError: no clip can be written under this suffix.
     """
     path = Path(path)
-    check_fps(fps)
-    if frames.ndim != 4 or not frames.size:
-        raise ConfigError(f"{path}: there are no frames to write (shape {frames.shape})")
     if path.suffix not in WRITERS:
         known = [suffix for suffix in WRITERS if suffix]
         hint = suggestion(path.suffix, known)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,12 @@ import torch
 from clip_files import write_clip
 
 from nas.cli import main
-from nas.errors import ConfigError
+from nas.errors import ConfigError, NasError
 from nas.training import cache, checkpoint, skipped
 from nas.training.buckets import Size
 from nas.training.cache import Cache
+from nas.training.clips import content_hash
+from nas.training.data import UnreadableSample
 from nas.training.folders import Folder
 from nas.training.prepare import PrepareConfig, prepare
 
@@ -171,3 +175,180 @@ def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
 
     few, many = peak_mb(10), peak_mb(150)  # the pixels of 140 clips are 344 MB
     assert many < few + 60
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Six clips, of which one is held out."""
+    folder = tmp_path / "small"
+    (folder / "sub").mkdir(parents=True)
+    names = [f"{number}.mp4" for number in range(5)] + ["sub/5.mp4"]
+    for name in names:
+        write_clip(folder / name, 9)
+    rows = "".join(f"{name},take {number}\n" for number, name in enumerate(names))
+    (folder / "metadata.csv").write_text("file_name,text\n" + rows)
+    return folder
+
+
+def other_clip(folder: Path, keep: bool = True) -> None:
+    """Another clip under the old name; of the same size and time, as far as that can be had."""
+    path = folder / "sub/5.mp4"
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[data.index(b"mdat") + 60] ^= 1
+    path.write_bytes(data)
+    if keep:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def other_caption(folder: Path) -> None:
+    path = folder / "metadata.csv"
+    path.write_text(path.read_text().replace("take 3", "took 3"))
+
+
+@pytest.mark.parametrize("change", [other_clip, other_caption])
+@pytest.mark.parametrize("midway", [False, True])
+def test_data_that_changed_under_the_same_names_are_refused(change, midway, small, vae, space, tmp_path, monkeypatch):
+    config, out = PrepareConfig(str(small), str(vae)), tmp_path / "out"
+    if midway:
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "_write_texts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                prepare(out, config, space)
+        assert list(out.glob("*/videos-*.json")) and not (out / "result.json").exists()
+    else:
+        prepare(out, config, space)
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    change(small)
+    with pytest.raises(ConfigError, match="begun with other clips or captions") as error:
+        prepare(out, config, space)
+    assert "\n" not in str(error.value) and str(out) in str(error.value)
+    assert {path: path.read_bytes() for path in before} == before
+    assert prepare(tmp_path / "new", config, space).metrics["videos"] == 5
+
+
+def test_the_same_data_elsewhere_and_touched_are_the_same(small, tmp_path):
+    one = Folder(small, "train", [Size(8, 32, 32)]).hash
+    shutil.copytree(small, tmp_path / "copy", copy_function=shutil.copyfile)
+    os.utime(small / "0.mp4", (1, 1))
+    assert Folder(tmp_path / "copy", "train", [Size(8, 32, 32)]).hash == one
+    assert Folder(small, "train", [Size(8, 32, 32)]).hash == one
+
+
+def test_of_large_files_the_content_of_several_places_and_the_time_count(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1 << 20))
+
+    def hashed() -> str:
+        with path.open("rb") as file:
+            return content_hash(file)
+
+    seen = {hashed()}
+    for place in (0, 350_000, (1 << 20) - 1):
+        before = path.stat()
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        seen.add(hashed())
+    os.utime(path, (5, 5))
+    seen.add(hashed())
+    assert len(seen) == 5
+
+
+def test_a_decoder_stages_cache_refuses_other_data_as_well(small, tmp_path):
+    def fill() -> Cache:
+        source = Folder(small, "train", [Size(8, 32, 32)])
+        return cache.prepare(
+            tmp_path / "c", source, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3)
+        )
+
+    assert fill().videos == fill().videos == 5
+    other_clip(small)
+    with pytest.raises(ConfigError, match="other clips or captions"):
+        fill()
+
+
+def test_a_full_disk_is_one_line_and_what_was_written_counts(small, vae, space, tmp_path, capsys, monkeypatch):
+    space.save(tmp_path / "space.yaml")
+    call = ["prepare", "--data", small, "--space", tmp_path / "space.yaml", "--decoder", vae, "--out"]
+    monkeypatch.setattr(cache, "SHARD", 2)
+    assert main([*map(str, call), str(tmp_path / "straight")]) == 0
+    real, status, runs = os.fsync, 2, 0
+    while status == 2:  # each time a few more files than before fit
+        left = [7 + 3 * runs]
+
+        def fsync(handle: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(handle)
+
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fsync)
+            status = main([*map(str, call), str(tmp_path / "out")])
+        error = capsys.readouterr().err.splitlines()
+        runs += 1
+        assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
+        assert status == 0 or (status == 2 and "No space left" in error[-1] and "Traceback" not in "".join(error))
+    assert runs > 2
+    for name in ("train", "test"):
+        for path in (tmp_path / "straight" / name).iterdir():
+            assert (tmp_path / "out" / name / path.name).read_bytes() == path.read_bytes(), path
+
+
+def test_the_second_of_two_at_one_folder_is_refused(small, vae, space, tmp_path, capsys):
+    space.save(tmp_path / "space.yaml")
+    hold = "import sys; from nas.locks import output_lock\nwith output_lock(sys.argv[1], folder=True): print(flush=True); input()"
+    first = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    first.stdout.readline()
+    call = ["--data", small, "--space", tmp_path / "space.yaml", "--decoder", vae, "--out", tmp_path / "out"]
+    assert main(["prepare", *map(str, call)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"process {first.pid}" in error
+    first.communicate(b"\n")
+    assert main(["prepare", *map(str, call)]) == 0
+
+
+@pytest.mark.parametrize("broken", ["cache.json", "videos-00000.json", "videos-00000.safetensors", "captions.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"videos": {"8x8x8": ["x"]}, "images": []}', b"\xff\xfe\0"])
+def test_a_broken_cache_is_one_line(broken, content, small, tmp_path):
+    source = Folder(small, "train", [Size(8, 32, 32)])
+    cache.prepare(tmp_path / "c", source, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
+    (tmp_path / "c" / broken).write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        Cache(tmp_path / "c").latents("videos", range(5))
+    assert str(tmp_path / "c") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fps", ["0", "-1", "nan", "inf", "1e300"])
+def test_a_rate_that_cannot_be_meant_is_one_line(fps, small, vae, space, tmp_path, capsys):
+    space.save(tmp_path / "space.yaml")
+    call = ["--data", small, "--space", tmp_path / "space.yaml", "--decoder", vae, "--out", tmp_path / "out"]
+    try:
+        status = main(["prepare", *map(str, call), "--fps", fps])
+    except SystemExit as stopped:
+        status = stopped.code
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1 and "fps" in error and not (tmp_path / "out").exists()
+
+
+def test_data_that_vanish_are_not_clips_that_cannot_be_used(small, tmp_path):
+    source = Folder(small, "train", [Size(8, 32, 32)])
+    shutil.rmtree(small)
+    with pytest.raises(ConfigError, match="no longer there"):
+        source.video(0)
+
+
+def test_a_machine_that_cannot_open_files_is_not_the_clips_fault(small, monkeypatch):
+    source = Folder(small, "train", [Size(8, 32, 32)])
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("nas.training.folders.open_regular", refuse)
+    with pytest.raises(NasError, match="Too many open files") as error:
+        source.video(0)
+    assert not isinstance(error.value, UnreadableSample)
