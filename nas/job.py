@@ -65,7 +65,7 @@ class JobConfig:
 
     Attributes:
         name: of the run, and of its folder under `runs/`.
-        space: a shipped search space's name or a path.
+        space: a shipped search space's name, or a path; relative paths, here and in `stages`, start in this file's folder.
         budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
         objective: what the denoiser predicts and at which timesteps it learns to, as in a recipe (`nas train`).
         stages: the config of each training stage, by its name; `retrain` is a finetune config for the shortlist.
@@ -115,9 +115,11 @@ class Job:
     def __init__(self, config: JobConfig, run: Path, file: str) -> None:
         from nas.training import STAGES, FinetuneConfig
         from nas.training.objective import Objective
+        from nas.training.recipe import beside
 
         self.config, self.folder = config, run
-        self.space = SearchSpace.load(config.space)
+        self.base = Path(file).absolute().parent  # relative paths start where they are written
+        self.space = SearchSpace.load(beside(Path(file), config.space))
         kinds = {name: entry.config for name, entry in STAGES.items()} | {"retrain": FinetuneConfig}
         self._check_names(kinds, file)
         self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
@@ -307,7 +309,14 @@ class Job:
 
         decoder = self._stage("decoder") if start else None
         begun = self._stage(start) if start and start != "decoder" else None
-        return Inputs(self.space, decoder, begun, objective=self.objective, table=hash_of(self.folder / "table.csv"))
+        return Inputs(
+            self.space,
+            decoder,
+            begun,
+            objective=self.objective,
+            table=hash_of(self.folder / "table.csv"),
+            base=self.base,
+        )
 
     def _stage(self, name: str) -> Path:
         return self.folder / "checkpoints" / name

@@ -24,12 +24,14 @@ def _declare_train(parser: argparse.ArgumentParser) -> None:
         help="share each batch among N Ray workers, a GPU each if there are",
     )
 
+    parser.add_argument("--data", metavar="DIR", help="clips for the decoder stage, instead of the recipe's")
+
 
 @command("train", "one stage of training", "nas train finetune --config recipe.yaml --out run", _declare_train)
 def train(args: argparse.Namespace) -> None:
     from nas.training.recipe import train as train_stage
 
-    result = train_stage(args.stage, args.config, args.out, args.workers)
+    result = train_stage(args.stage, args.config, args.out, args.workers, args.data)
     print(f"{result.folder}: {json.dumps(result.metrics)}")
 
 

@@ -19,11 +19,12 @@ from nas.errors import ConfigError, NasError
 from nas.files import write_json
 from nas.models import Autoencoder, VAEConfig
 from nas.ranges import check_range
+from nas.spaces import SearchSpace
 from nas.training import cache, checkpoint, distributed, skipped, sources
 from nas.training.cache import encode_clips
 from nas.training.data import Source, batch_indices
 from nas.training.digits import LABELS, caption_of
-from nas.training.fidelity import Fidelity, reconstruct
+from nas.training.fidelity import WINDOW, Fidelity, reconstruct
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.objective import generator
@@ -41,11 +42,13 @@ class DecoderConfig:
     """Config of the stage.
 
     Attributes:
-        data: `digits`, or the folder of a data set.
+        data: `digits`, or the folder of a data set, relative to the file that names it.
         fps: frames per second that the clips of a folder are resampled to.
         buckets: bring the clips of a folder to buckets of shape and length for the denoiser, not to one size. The
             autoencoder itself trains on the search space's size.
         steps, batch: optimiser steps, and clips in each.
+        channels, norm_groups, mid_attention: of the autoencoder, see `VAEConfig`. By default what the search space
+            declares as its `decoder`, which costs are counted with; (16, 32, 32), 8 and False where it declares none.
         kl: weight of the divergence from a normal latent, next to a mean squared error per pixel.
         videos, images: how many of each to encode for training; all by default.
         held_out: clips of the test split to encode, for validation losses.
@@ -58,9 +61,9 @@ class DecoderConfig:
     steps: int = 300
     batch: int = 8
     optimization: Optimization = field(default_factory=lambda: Optimization(lr=3e-3))
-    channels: tuple[int, ...] = (16, 32, 32)
-    norm_groups: int = 8
-    mid_attention: bool = False
+    channels: tuple[int, ...] | None = None
+    norm_groups: int | None = None
+    mid_attention: bool | None = None
     kl: float = 1e-4
     videos: int | None = 3000
     images: int | None = 3000
@@ -74,11 +77,34 @@ class DecoderConfig:
         check_range(self, ("images", "kl"), 0)
         check_range(self, ("fps",), 0, 1000, above=True)
 
+    def within(self, space: SearchSpace) -> DecoderConfig:
+        """This config with the autoencoder that the search space declares.
+
+        Raises:
+            ConfigError: it asks for another one.
+        """
+        declared = _declared(space)
+        for name in ("channels", "norm_groups", "mid_attention"):
+            asked, wanted = getattr(self, name), getattr(declared, name)
+            if space.decoder is not None and asked not in (None, wanted):
+                raise ConfigError(
+                    f"decoder.{name}: {_text(asked)} is not what the search space '{space.name}' declares, "
+                    f"decoder.vae.{name}: {_text(wanted)}, which its costs are counted with; drop one of the two"
+                )
+        chosen = {name: getattr(self, name) for name in ("channels", "norm_groups", "mid_attention")}
+        return replace(self, **{name: getattr(declared, name) if v is None else v for name, v in chosen.items()})
+
 
 def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
-    space = inputs.space
+    space, config = inputs.space, config.within(inputs.space)
+    data = config.data if config.data == "digits" else str(inputs.path(config.data))
     factor = 2 ** (len(config.channels) - 1)
-    source, test = (sources.load(config.data, split, space, factor, config.fps) for split in ("train", "test"))
+    source, test = (sources.load(data, split, space, factor, config.fps) for split in ("train", "test"))
+    if min(source.height, source.width) < WINDOW:
+        raise ConfigError(
+            f"latent, decoder.channels: make clips of {source.height}x{source.width} pixels; reconstructions are judged "
+            f"in windows of {WINDOW}x{WINDOW} (SSIM), so give larger latents or more levels"
+        )
     usable = Usable(source, folder / skipped.SKIPPED)
     referee = judge(folder, source.frames, config.classifier_steps, config.seed) if config.data == "digits" else None
     torch.manual_seed(config.seed)
@@ -112,7 +138,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
 
     text = TextEncoder(space.text)
     judged = [caption_of(label) for label in LABELS] if referee else []
-    shaped = sources.load(config.data, "train", space, factor, config.fps, config.buckets)
+    shaped = sources.load(data, "train", space, factor, config.fps, config.buckets)
     train = cache.prepare(
         folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, judged, "encode train"
     )
@@ -120,7 +146,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     write_json(
         folder / "data.json",
         {
-            "data": config.data,
+            "data": data,
             "frames": source.frames,
             "classifier_steps": config.classifier_steps,
             "seed": config.seed,
@@ -168,14 +194,36 @@ def fidelity(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Fidel
     return found
 
 
+def _declared(space: SearchSpace) -> VAEConfig:
+    """The autoencoder that a search space declares, or a small one."""
+    if space.decoder is not None:
+        return space.decoder.vae
+    return VAEConfig((16, 32, 32), latent_channels=space.latent.channels, norm_groups=8, mid_attention=False)
+
+
+def _text(value: Any) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
 def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAEConfig:
-    latent = inputs.space.latent
-    vae = VAEConfig(
-        config.channels,
-        latent_channels=latent.channels,
+    """The autoencoder to train, from a config that is complete (`within`).
+
+    Raises:
+        ConfigError: it does not fit the clips or the latents.
+    """
+    latent, declared = inputs.space.latent, _declared(inputs.space)
+    if inputs.space.decoder is not None and declared.image_channels != source.channels:
+        raise ConfigError(
+            f"{config.data}: clips of {source.channels} color channels; the search space '{inputs.space.name}' declares "
+            f"decoder.vae.image_channels: {declared.image_channels}, which its costs are counted with; change that"
+        )
+    vae = replace(
+        declared,
+        channels=config.channels,
         image_channels=source.channels,
         norm_groups=config.norm_groups,
         mid_attention=config.mid_attention,
+        scaling_factor=1.0,
     )
     size = (source.height // vae.downsampling, source.width // vae.downsampling)
     if size != (latent.height, latent.width):

@@ -33,7 +33,8 @@ class DistillConfig:
     Attributes:
         teacher: a larger backbone to learn from: the folder of a checkpoint, this library's or diffusers', or a Hub
             name; None: from data alone.
-        pruned: a folder that `nas prune` wrote: the weights to start from; None: fresh ones.
+        pruned: a folder that `nas prune` wrote: the weights to start from; None: fresh ones. Both folders are relative
+            to the file that names them.
         output_weight, feature_weight: of the teacher's losses beside the task's; both 1 in BK-SDM.
     """
 
@@ -55,16 +56,23 @@ class DistillConfig:
         check_range(self, ("output_weight", "feature_weight"), 0)
 
 
+def local_or_hub(name: str, inputs: Inputs) -> str:
+    """The folder that a config names if there is one, else the name, for the Hub."""
+    folder = inputs.path(name)
+    hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return name if hub and not folder.is_dir() else str(folder)
+
+
 def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     source = finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
     backbone = build(inputs.space, inputs.space.architecture({}))
     if config.pruned is not None:  # it reads text as its original did: there is nothing to fit
-        load_spatial_weights(backbone, config.pruned)
+        load_spatial_weights(backbone, inputs.path(config.pruned))
     elif backbone.text_embedding is not None:
         backbone.text_embedding.fit(Cache(source / "train").all_contexts())
     backbone.objective = inputs.objective
-    teacher = None if config.teacher is None else load_teacher(config.teacher, inputs.space)
+    teacher = None if config.teacher is None else load_teacher(local_or_hub(config.teacher, inputs), inputs.space)
     trained = backbone if teacher is None else Student(backbone, teacher)
     learner = Learner(trained, config.optimization, config.steps, compute=inputs.compute, called=True)
     batches = Batches(source, config.seed, 0, config.batch, drop=config.drop, objective=inputs.objective)

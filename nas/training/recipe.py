@@ -9,20 +9,21 @@
     compute: {precision: bf16, accumulate: 4, checkpointing: true}
     watch: {every: 1000}                  # clips that `finetune` samples on its way
     stages:
-      decoder: {steps: 400, data: digits}
+      decoder: {steps: 400, data: digits}    # or the folder of a data set
       finetune: {steps: 450, optimization: {lr: 2e-3}}
 
-A stage that the file does not mention has its default config.
+A stage that the file does not mention has its default config. Relative paths start in the recipe's folder.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nas import config
 from nas.errors import ConfigError, suggestion
+from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
 from nas.training import distributed
 from nas.training.compute import Compute
@@ -60,39 +61,46 @@ class Recipe:
     stages: dict[str, Any] = field(default_factory=dict)
 
 
-def train(stage: str, recipe: str | Path, out: str | Path, workers: int = 1) -> StageResult:
+def train(
+    stage: str, recipe: str | Path, out: str | Path, workers: int = 1, data: str | Path | None = None
+) -> StageResult:
     """Run stage `stage` of a recipe file in `out/STAGE`, or go on with it; the stages before it are in `out` as well.
 
     Args:
         workers: more than one share each step's batch, by Ray Train; `out` must be a folder that all of them see.
+        data: what `decoder` trains on instead of what the recipe says: `digits`, or a folder.
 
     Raises:
         ConfigError: no such stage, a file that is wrong, the stage before it is not finished, or the folder was begun
             with another number of workers.
-        NasError: a worker failed.
+        LockedError: another process trains this stage in this folder.
+        NasError: a worker failed, or the training diverged.
     """
     from nas.training import STAGES, run_stage
 
     if workers < 1:
         raise ConfigError(f"workers: must be at least 1, not {workers}")
-    path, out = Path(recipe), Path(out)
+    path, out = Path(recipe), Path(out).absolute()  # workers run in folders of their own
     asked = config.load(Recipe, path, "recipe")
     for name in (stage, *asked.stages):
         if name not in STAGES:
             where = f"{path}: stages: " if name != stage else ""
             raise ConfigError(f"{where}there is no stage '{name}'{suggestion(name, STAGES)}")
     options = config.build(STAGES[stage].config, asked.stages.get(stage) or {}, str(path), f"stages.{stage}")
-    space = SearchSpace.load(_beside(path, asked.space))
+    if stage == "decoder" and data is not None:
+        options = replace(options, data=str(data) if str(data) == "digits" else str(Path(data).absolute()))
+    space = SearchSpace.load(beside(path, asked.space))
     arch = None
     if stage == "finetune":
         if asked.architecture is None:
             raise ConfigError(f"{path}: architecture: missing; 'finetune' needs the one that the search chose")
-        arch = space.check(Architecture.load(_beside(path, asked.architecture)))
+        arch = space.check(Architecture.load(beside(path, asked.architecture)))
     before = BEFORE[stage]
     decoder = out / "decoder" if before else None
     start = out / before if before and before != "decoder" else None
-    table = hash_of(_beside(path, asked.table)) if asked.table else None
-    inputs = Inputs(space, decoder, start, arch, asked.objective, asked.compute, asked.watch, table)
+    table = hash_of(beside(path, asked.table)) if asked.table else None
+    base = path.absolute().parent
+    inputs = Inputs(space, decoder, start, arch, asked.objective, asked.compute, asked.watch, table, base)
     arguments = (stage, out / stage, options, inputs)
     for name in ("batch", "images"):
         if getattr(options, name, workers) % workers:
@@ -101,11 +109,13 @@ def train(stage: str, recipe: str | Path, out: str | Path, workers: int = 1) -> 
                 f"choose a multiple of {workers}"
             )
     if workers > 1 and not (out / stage / "result.json").exists():
-        same_or_new(*arguments, workers)  # here, where an error is one line
-        distributed.launch(run_stage, arguments, workers, out / stage / "ray")
+        with output_lock(out / stage, folder=True):
+            same_or_new(*arguments, workers)  # here, where an error is one line
+            distributed.launch(run_stage, arguments, workers, out / stage / "ray")
     return run_stage(*arguments)
 
 
-def _beside(recipe: Path, name: str) -> str | Path:
+def beside(recipe: Path, name: str) -> str | Path:
     """A file that a recipe names, looked for beside it; a name without suffix is a shipped search space's."""
-    return recipe.parent / name if Path(name).suffix else name
+    path = Path(name)
+    return recipe.parent / path.expanduser() if path.suffix or len(path.parts) > 1 else name

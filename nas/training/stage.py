@@ -22,6 +22,9 @@ from nas.training.grids import Watch
 from nas.training.loop import STATE, older_states
 from nas.training.objective import Objective
 
+BASE = "base"
+"""Key of stage.json: the folder in which relative paths of the config start."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -38,6 +41,8 @@ class Inputs:
         compute: how steps are computed.
         watch: what `finetune` samples while it trains.
         table: hash of the lookup table that the architecture was chosen by, for the checkpoint's provenance.
+        base: the folder of the file that the config was read from, absolute: relative paths in the config start there;
+            None: in the working folder.
     """
 
     space: SearchSpace
@@ -48,6 +53,11 @@ class Inputs:
     compute: Compute = field(default_factory=Compute)
     watch: Watch = field(default_factory=Watch)
     table: str | None = None
+    base: Path | None = None
+
+    def path(self, name: str) -> Path:
+        """Where a file or folder that the config names lies, absolute."""
+        return ((self.base or Path()) / Path(name).expanduser()).absolute()
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,7 @@ def same_or_new(name: str, folder: Path, config: Any, inputs: Inputs, workers: i
         ConfigError: it is not the same.
     """
     path, arch = folder / "stage.json", inputs.architecture
+    config = within(config, inputs.space)
     asked = {
         "stage": name,
         "space_hash": inputs.space.hash,
@@ -187,17 +198,23 @@ def same_or_new(name: str, folder: Path, config: Any, inputs: Inputs, workers: i
     }
     asked = json.loads(json.dumps(asked))
     if not path.exists():
-        write_json(path, asked)
+        write_json(path, {**asked, BASE: str(inputs.path("."))})
         return
     there = read_json(path, "stage")
     if not isinstance(there, dict):
         raise ConfigError(f"{path}: expected a mapping, found {type(there).__name__}; remove it if the folder is yours")
+    there.pop(BASE, None)  # files that lie together may be moved together
     there = _completed(there, path, config)
     if (folder / "result.json").exists():
         asked["workers"] = there["workers"]
     if there != asked:
         key = _difference(there, asked)
         raise ConfigError(f"{path}: was begun with another {key}; give the same again, or another folder")
+
+
+def within(config: Any, space: SearchSpace) -> Any:
+    """The config with what the search space decides filled in; see `DecoderConfig.within`."""
+    return config.within(space) if hasattr(config, "within") else config
 
 
 def _completed(there: dict[str, Any], path: Path, config: Any) -> dict[str, Any]:

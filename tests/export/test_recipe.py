@@ -112,7 +112,7 @@ def test_the_script_calls_every_stage_in_order_and_stops_at_a_failure(folder, tm
     status, calls = train()
     assert status == 0 and [call.split()[1] for call in calls] == list(BEFORE)
     parsed = parser().parse_args([*calls[0].split(" --out ")[0].split(), "--out", "out dir"])
-    assert Path(parsed.config).samefile(folder / "recipe.yaml") and calls[0].endswith("--out out dir")
+    assert Path(parsed.config).samefile(folder / "recipe.yaml") and calls[0].endswith("--out out dir --data digits")
     usage = subprocess.run(["sh", folder / "train.sh"], env=environment, capture_output=True, text=True)
     assert usage.returncode == 2 and "give a folder for the stages" in usage.stderr
 

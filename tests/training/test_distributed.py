@@ -113,7 +113,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(space, tmp_path
 
 
 @pytest.mark.slow
-def test_ray_trains_with_two_workers(inputs, tmp_path):
+def test_ray_trains_with_two_workers(inputs, tmp_path, monkeypatch):
     """`nas train --workers 2`, from a recipe file, in this machine's own Ray cluster, which ends with it."""
     import ray
 
@@ -127,7 +127,8 @@ def test_ray_trains_with_two_workers(inputs, tmp_path):
     options = {"steps": 6, "batch": 4, "images": 8, "validation": 4, "judged_steps": [], "save_every": 5}
     recipe = {"space": "space.yaml", "architecture": "architecture.json", "table": "table.csv"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "stages": {"finetune": options}}))
-    result = train("finetune", tmp_path / "recipe.yaml", folder, workers=2)
+    monkeypatch.chdir(tmp_path)  # workers run elsewhere, and must find it all the same
+    result = train("finetune", "recipe.yaml", "run", workers=2)
     assert not ray.is_initialized()  # or whatever uses Ray next would be on that cluster, whatever address it gives
     assert [row["step"] for row in read_history(result.folder)] == list(range(1, 7))
     alone = run_stage("finetune", tmp_path / "alone", replace(FINETUNE, steps=6), inputs)
