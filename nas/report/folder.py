@@ -120,7 +120,7 @@ class RunFolder:
             return None
         try:
             return self.costs.predict(self.space.architecture(choices))
-        except NasError:
+        except (NasError, KeyError, TypeError, ValueError, AttributeError):
             return None
 
     def _part(self, name: str, file: str, read: Callable[[Path], T], default: T | None = None) -> T | None:
@@ -128,10 +128,13 @@ class RunFolder:
         if not path.exists():
             self.missing[name] = f"{file} is not there yet"
             return default
+        if not path.is_file():  # opening a pipe or a device may wait forever
+            self.missing[name] = f"{file} cannot be read: it is not a regular file"
+            return default
         try:
             return read(path.parent if file == RECORD else path)
-        except (NasError, OSError, ValueError, TypeError) as error:
-            self.missing[name] = f"{file} cannot be read: {' '.join(str(error).split())}"
+        except Exception as error:  # whatever a damaged file makes its reader raise: the other parts are shown
+            self.missing[name] = f"{file} cannot be read: {one_line(error)}"
             return default
 
     def _cost_model(self) -> CostModel | None:
@@ -139,8 +142,8 @@ class RunFolder:
             return None
         try:
             return CostModel(self.space, self.table, estimates=True)
-        except NasError as error:
-            self.missing["costs"] = f"costs cannot be predicted: {error}"
+        except Exception as error:  # of a damaged table too
+            self.missing["costs"] = f"costs cannot be predicted: {one_line(error)}"
             return None
 
     def _read_front(self, path: Path) -> pd.DataFrame:
@@ -164,8 +167,8 @@ class RunFolder:
             try:
                 arch = arch or Architecture(self.record.space, self.record.space_hash, tuple(choices.items()))
                 choices = self.space.check(arch).choices
-            except NasError as error:
-                self.missing["architecture"] = f"the architecture does not fit the search space: {error}"
+            except (NasError, TypeError, ValueError, AttributeError) as error:
+                self.missing["architecture"] = f"the architecture does not fit the search space: {one_line(error)}"
                 return {}
         if choices:
             self.missing.pop("architecture", None)
@@ -193,6 +196,12 @@ class RunFolder:
             if value is not None:
                 found[stage] = value
         return {stage: found[stage] for stage in sorted(found, key=lambda stage: (stage_order(stage), stage))}
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, short enough for a page; its kind as well where it is not one of this library's."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, NasError) and text else f"{type(error).__name__} {text}".strip()
 
 
 def inside(run: Path, name: str) -> Path | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import TypeVar
 
 import nas
 from nas.files import write_atomic
 from nas.report import clips_section, cost_section, facts, result_sections, search_sections, table_section
 from nas.report.colours import short
-from nas.report.folder import RunFolder
+from nas.report.folder import RunFolder, one_line
 from nas.report.markup import Markup, escape, join, json_island, tag
 from nas.report.numbers import plural
 from nas.report.shown import Shown, architectures, as_json
@@ -45,34 +47,69 @@ def write(run: str | Path) -> Path:
 
 def render(run: RunFolder) -> str:
     """The page as text."""
-    shown = architectures(run)
+    shown = _try(lambda: architectures(run), "architectures", run, [])
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    data = _try(lambda: json_island(_data(run, shown), "data"), "architectures", run, None)
+    body = _body(run, shown)
     return Template(_asset("page.html")).substitute(
         title=escape(f"{run.record.name} \N{MIDDLE DOT} nas report"),
         script_hash=digest,
         css=_asset("page.css"),
-        body=_body(run, shown),
-        data=json_island(_data(run, shown), "data"),
+        body=body,
+        data=data or json_island(NOTHING, "data"),
         js=script,
     )
 
 
+NOTHING = {
+    "slots": [],
+    "colours": {},
+    "short": {},
+    "latency_ms": {},
+    "full_ms": None,
+    "budget": {},
+    "architectures": [],
+}
+"""What page.js gets when the run's architectures cannot be read."""
+
+T = TypeVar("T")
+
+
+def _try(make: Callable[[], T], part: str, run: RunFolder, otherwise: T) -> T:
+    """`make()`, or `otherwise` where the run's files hold something that it cannot show; `run.missing` names it.
+
+    Files are checked as they are read, but each by itself: a record may still contradict the space, or hold a number
+    that no axis can have. No such part may take the others with it.
+    """
+    try:
+        return make()
+    except Exception as error:
+        run.missing[part] = f"cannot be shown: {one_line(error)}"
+        return otherwise
+
+
 def _body(run: RunFolder, shown: list[Shown]) -> Markup:
     sections = [
-        ("front", "Front", "The Pareto front", search_sections.front(run, shown)),
-        ("architecture", "Architecture", "The architecture", search_sections.architecture(run, shown)),
-        ("candidates", "Candidates", "The best candidates", search_sections.candidates(run, shown)),
-        ("costs", "Costs", "What it costs", cost_section.costs(run)),
-        ("samples", "Clips", "Clips, stage by stage", clips_section.samples(run)),
-        ("quality", "Quality", "How good the clips are", result_sections.quality(run)),
-        ("training", "Training", "Training, stage by stage", result_sections.training(run)),
-        ("table", "Table", "The lookup table", table_section.lookup_table(run)),
-        ("export", "Export", "Exported", result_sections.exported(run)),
-        ("provenance", "Provenance", "Provenance", result_sections.provenance(run)),
+        ("front", "Front", "The Pareto front", lambda: search_sections.front(run, shown)),
+        ("architecture", "Architecture", "The architecture", lambda: search_sections.architecture(run, shown)),
+        ("candidates", "Candidates", "The best candidates", lambda: search_sections.candidates(run, shown)),
+        ("costs", "Costs", "What it costs", lambda: cost_section.costs(run)),
+        ("samples", "Clips", "Clips, stage by stage", lambda: clips_section.samples(run)),
+        ("quality", "Quality", "How good the clips are", lambda: result_sections.quality(run)),
+        ("training", "Training", "Training, stage by stage", lambda: result_sections.training(run)),
+        ("table", "Table", "The lookup table", lambda: table_section.lookup_table(run)),
+        ("export", "Export", "Exported", lambda: result_sections.exported(run)),
+        ("provenance", "Provenance", "Provenance", lambda: result_sections.provenance(run)),
     ]
     links = [tag("a", short, href=f"#{name}") for name, short, _, _ in sections]
-    body = [tag("section", tag("h2", title), content, id=name) for name, _, title, content in sections]
+    body = []
+    for name, _, title, make in sections:
+        content = _try(make, f"section '{title}'", run, None)
+        if content is None:
+            why = run.missing[f"section '{title}'"]
+            content = tag("p", f"This part {why}. A file of the run folder is damaged.", class_="absent")
+        body.append(tag("section", tag("h2", title), content, id=name))
     return join([_head(run), tag("nav", links, aria_label="Sections"), *body])
 
 
@@ -84,20 +121,23 @@ def _head(run: RunFolder) -> Markup:
     facts_line = " \N{MIDDLE DOT} ".join(
         [run.space.name if run.space else run.record.space or "no space yet", *where, made]
     )
-    sentence = facts.in_one_sentence(run)
+    nothing = Markup()
+    sentence = _try(lambda: facts.in_one_sentence(run), "summary", run, "")
+    clips = _try(lambda: clips_section.hero(run), "clips", run, nothing)
+    cautions = _try(lambda: search_sections.cautions(run), "warnings", run, nothing)
     return tag(
         "header",
         tag("p", facts_line, class_="where"),
         tag("h1", run.record.name),
-        tag("div", clips_section.hero(run), tag("p", sentence, class_="lead") if sentence else "", class_="top"),
-        search_sections.cautions(run),
+        tag("div", clips, tag("p", sentence, class_="lead") if sentence else "", class_="top"),
+        cautions,
         _unfinished(run),
     )
 
 
 def _unfinished(run: RunFolder) -> Markup:
     """Which parts of the run are not there yet, and why."""
-    missing = [f"{PARTS[part]}: {why}" for part, why in run.missing.items() if part in PARTS]
+    missing = [f"{PARTS.get(part, part)}: {why}" for part, why in run.missing.items() if _is_told(part)]
     record = run.record
     for there, words in (
         (record.measured, "the whole model's cost"),
@@ -116,6 +156,11 @@ def _unfinished(run: RunFolder) -> Markup:
         class_="unfinished",
         open=True,
     )
+
+
+def _is_told(part: str) -> bool:
+    """Whether the box at the top names a missing part: histories are named in their own section."""
+    return not part.startswith("history ")
 
 
 def _not_there(parts: int) -> str:

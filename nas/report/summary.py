@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 from nas.report import facts
-from nas.report.folder import RunFolder, layers
+from nas.report.folder import RunFolder, layers, one_line
 from nas.report.numbers import count, counted_percent, duration, figures, megabytes, milliseconds, percent
 from nas.report.record import Quality
 from nas.spaces import NONE
@@ -22,8 +22,13 @@ def summary(run: str | Path) -> str:
         ConfigError: there is no such folder.
     """
     folder = RunFolder.read(run)
-    parts = [_found(folder), _costs(folder), _quality(folder), _where(folder)]
-    return "\n".join(line for part in parts for line in part)
+    lines = []
+    for label, part in (("Found", _found), ("Costs", _costs), ("Quality", _quality), ("Where", _where)):
+        try:
+            lines += part(folder)
+        except Exception as error:  # what a damaged file of the run holds; the rest is still told
+            lines += _labelled(label, f"cannot be told, a file of the run folder is damaged: {one_line(error)}")
+    return "\n".join(lines)
 
 
 def _found(run: RunFolder) -> list[str]:
