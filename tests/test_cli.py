@@ -7,6 +7,7 @@ import pytest
 
 from nas.cli import main, parser
 from nas.cli.command import COMMANDS
+from nas.spaces import SearchSpace
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -52,3 +53,19 @@ def test_generating_several_clips_of_another_shape(tiny_checkpoint, tmp_path, ca
     with Image.open(out) as clip:
         assert clip.n_frames == 3 and clip.width == 33 * clip.height // 8  # side by side, with a gap of one pixel
     assert capsys.readouterr().out == f"{out}\n"
+
+
+def test_a_space_is_shown_with_its_slots_choices_and_shapes(capsys):
+    space = SearchSpace.load("demo")
+    assert main(["space", "show", "demo"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        f"7 slots, {space.size:,} combinations" in shown and "operator CrossAttention1D: context text+anchor" in shown
+    )
+    rows = [line for line in shown.splitlines() if line.startswith("down.0.0/0")]
+    assert rows[0].split(maxsplit=2)[1] == "down.0.0" and "C 32, T 8, 8x8" in rows[0] and rows[0].count("D") == 6
+    assert main(["space", "show", "demo", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["slot"]: tuple(row["choices"]) for row in found["slots"]} == dict(space.slots)
+    assert main(["space", "list"]) == 0 and "snapgen_v" in capsys.readouterr().out
+    assert main(["space", "show", "dmeo"]) == 2 and "did you mean 'demo'" in capsys.readouterr().err

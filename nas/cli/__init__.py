@@ -18,7 +18,7 @@ from nas.cli.interrupts import Interrupts
 
 with Interrupts() as _loading:
     from nas import __version__
-    from nas.cli import job, profiling, phones, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
+    from nas.cli import job, space, profiling, phones, table, search, data, models, training, export, completion  # noqa: F401  # isort: skip  (each registers its commands; --help keeps this order)
     from nas.cli.command import COMMANDS, add
     from nas.cli.ending import STOPPED, close_output, discard_output, explained
     from nas.errors import suggestion

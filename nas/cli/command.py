@@ -52,7 +52,12 @@ def space(parser: argparse.ArgumentParser) -> None:
 
 def space_and_table(parser: argparse.ArgumentParser) -> None:
     space(parser)
-    parser.add_argument("--table", required=True, metavar="T.csv", help="the lookup table")
+    parser.add_argument(
+        "--table",
+        required=True,
+        metavar="T.csv",
+        help="the lookup table: a file, or a shipped table's name (snapgen_v.litert)",
+    )
     parser.add_argument(
         "--estimates", action="store_true", help="accept a table that mixes measured and estimated rows"
     )

@@ -11,13 +11,14 @@ import csv
 import io
 import os
 from dataclasses import asdict, dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nas.costs.row import COLUMNS, HEADER, Row, checked, read_cells, whole_lines
-from nas.errors import NasError, TableError
+from nas.errors import NasError, TableError, suggestion
 from nas.files import read_json, read_text, write_atomic, write_json
 from nas.locks import output_lock
 from nas.spaces import SearchSpace
@@ -79,11 +80,14 @@ class LookupTable:
     def load(cls, path: str | Path) -> LookupTable:
         """Read `path`, its `.meta.json` and its `.calibration.json`. A torn last line is dropped.
 
+        Args:
+            path: a CSV file, or the name of a table that comes with the package, such as `snapgen_v.litert`.
+
         Raises:
-            TableError: not a lookup table; the text names the line or the column.
+            TableError: not a lookup table; the text names the line or the column. Or no shipped table of that name.
             ConfigError: no such file.
         """
-        path = Path(path)
+        path = _file_of(path)
         frame, lines = read_cells(path)
         table = cls(checked(frame, lambda row: f"{path}:{lines[row]}", str(path)), path=path)
         if meta_path(path).exists():
@@ -201,6 +205,29 @@ class TableWriter:
                     "give another --out"
                 )
         self.done = set(table.frame["workload"])
+
+
+def shipped_tables() -> dict[str, Path]:
+    """The lookup tables that come with the package, by name."""
+    try:
+        folder = Path(str(resources.files("nas.latency_tables")))
+    except ModuleNotFoundError:  # run from a source tree that was never installed
+        folder = Path(__file__).resolve().parents[2] / "latency_tables"
+    return {path.stem: path for path in sorted(folder.glob("*.csv"))}
+
+
+def _file_of(name: str | Path) -> Path:
+    """The file of a table: a path where there is one, else a shipped table's name."""
+    path = Path(name)
+    if path.suffix.lower() == ".csv" or os.sep in str(name) or path.exists():
+        return path
+    known = shipped_tables()
+    if str(name) not in known:
+        hint = suggestion(str(name), known)
+        raise TableError(
+            f"no lookup table '{name}': give the path of a .csv file or a shipped table's name ({', '.join(known)}){hint}"
+        )
+    return known[str(name)]
 
 
 def meta_path(path: str | Path) -> Path:

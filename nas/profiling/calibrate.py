@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nas.costs import Calibration, CostModel, LookupTable
+from nas.costs.table import shipped_tables
 from nas.errors import TableError
 from nas.profiling.measure import measure_architectures
 from nas.profiling.protocol import Protocol
@@ -56,6 +57,8 @@ def calibrate(
     Raises:
         TableError: the table is not a measured one, or too few of the models could run.
     """
+    if table.path in shipped_tables().values():
+        raise TableError(f"{table.path}: comes with nas; copy it with its .meta.json and calibrate the copy")
     if set(table.frame["source"]) != {"measured"}:
         raise TableError(f"{table.path or 'table'}: only a measured table can be calibrated")
     if count < 3:

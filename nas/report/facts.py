@@ -41,7 +41,7 @@ def in_one_sentence(run: RunFolder) -> str:
     if costs is not None:
         bound = record.budget.get("latency_ms")
         limit = f", budget {milliseconds(bound)}" if bound is not None else ""
-        how = "measured on the whole model" if record.measured else "predicted"
+        how = of_whole(whole_source(run, "latency_ms")) if record.measured else "predicted"
         parts.append(f"a denoising step takes {milliseconds(costs.latency_ms)} ({how}{limit})")
         parts.append(f"the denoiser has {count(costs.params)} parameters")
     last = _last_stage(record.quality)

@@ -6,7 +6,11 @@ import nas.latency_tables
 import numpy as np
 import pytest
 
+from nas.cli import main
 from nas.costs import CostModel, LookupTable, tables
+from nas.costs.table import shipped_tables
+from nas.errors import TableError
+from nas.profiling import calibrate
 from nas.spaces import SearchSpace
 
 FOLDER = Path(nas.latency_tables.__file__).parent
@@ -43,3 +47,22 @@ def test_a_published_table_tells_no_path():
         if path.suffix in (".csv", ".json"):
             text = path.read_text()
             assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/Users/")), path
+
+
+def test_a_shipped_table_is_found_by_its_name(capsys, tmp_path, monkeypatch):
+    assert set(LookupTable.load("snapgen_v.litert").rows()) == set(
+        LookupTable.load(shipped_tables()["snapgen_v.litert"]).rows()
+    )
+    space = SearchSpace.load("snapgen_v")
+    space.architecture({"mid.0/0": "Conv1D"}).save(tmp_path / "a.json")
+    assert (
+        main(["cost", "--space", "snapgen_v", "--table", "snapgen_v.litert", "--arch", str(tmp_path / "a.json")]) == 0
+    )
+    assert "(measured)" in capsys.readouterr().out
+    assert main(["table", "show", "snapgen_v.litetr"]) == 2
+    assert "did you mean 'snapgen_v.litert'" in capsys.readouterr().err
+    with pytest.raises(TableError, match="calibrate the copy"):
+        calibrate(space, LookupTable.load("snapgen_v.litert"))
+    monkeypatch.chdir(tmp_path)
+    LookupTable.load("snapgen_v.eager").save("snapgen_v.litert")  # a file of that name comes first
+    assert LookupTable.load("snapgen_v.litert").path == Path("snapgen_v.litert")
