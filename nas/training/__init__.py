@@ -83,7 +83,11 @@ def run_stage(name: str, folder: str | Path, config: Any, inputs: Inputs) -> Sta
     """
     if name not in STAGES:
         raise ConfigError(f"there is no stage '{name}'{suggestion(name, STAGES)}")
-    return run_in_folder(name, STAGES[name].function, Path(folder), config, inputs)
+    finished = (Path(folder) / "result.json").exists()
+    result = run_in_folder(name, STAGES[name].function, Path(folder), config, inputs)
+    if name == "decoder" and finished:
+        _decoder.check_data(Path(folder), config, inputs)
+    return result
 
 
 __all__ = [

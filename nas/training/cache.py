@@ -30,7 +30,7 @@ from torch import Tensor
 from nas.errors import ConfigError
 from nas.files import open_regular, read_json, write_json
 from nas.progress import progress
-from nas.training import skipped, tensors
+from nas.training import distributed, skipped, tensors
 from nas.training.data import Sample, Source, UnreadableSample, batch_indices
 from nas.training.text import EMPTY
 
@@ -71,7 +71,7 @@ def prepare(
         ConfigError: the folder was begun with other clips or captions.
     """
     folder = Path(folder)
-    _same_source(folder, source)
+    same_source(folder, source)
     if (folder / "cache.json").exists():
         return Cache(folder)
     counts = {
@@ -95,7 +95,7 @@ def prepare(
     return Cache(folder)
 
 
-def _same_source(folder: Path, source: Source) -> None:
+def same_source(folder: Path, source: Source) -> None:
     """Note what the cache is made of, or check that it is the same.
 
     Raises:
@@ -103,7 +103,7 @@ def _same_source(folder: Path, source: Source) -> None:
     """
     path, now = folder / "source.json", getattr(source, "hash", "")
     if not path.exists():
-        if now and not (folder / "cache.json").exists():
+        if now and distributed.is_main() and not (folder / "cache.json").exists():
             if any(folder.glob("*-*.safetensors")):
                 raise ConfigError(f"{folder}: was begun by an older version; remove it and run again")
             write_json(path, {"hash": now})

@@ -28,6 +28,8 @@ WHOLE, PLACES = 1 << 18, 4
 """Bytes up to which a file is hashed whole, and from how many places of a larger one as many are taken."""
 ENVIRONMENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 """Errors of the machine, of which no clip is to blame."""
+SLOW = 2000
+"""Files whose check takes long enough for a bar."""
 HELD_OUT = 20
 """Where nothing says what is held out, one item in so many is."""
 
@@ -98,7 +100,8 @@ class Clips(ABC):
         """Changes with what there is: names, captions, and the content of the files (see `content_hash`)."""
         found = hashlib.sha256()
         items = [(kind, index) for kind in ("videos", "images") for index in range(self.count(kind))]
-        for kind, index in progress(items, "check the data", unit="file"):
+        bar = progress(items, "check the data", unit="file") if len(items) > SLOW else items
+        for kind, index in bar:
             try:
                 captions = repr(self.captions(kind, index))
                 with self.open(kind, index) as file:

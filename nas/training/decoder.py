@@ -105,6 +105,8 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             f"latent, decoder.channels: make clips of {source.height}x{source.width} pixels; reconstructions are judged "
             f"in windows of {WINDOW}x{WINDOW} (SSIM), so give larger latents or more levels"
         )
+    for split, found in (("train", source), ("test", test)):
+        cache.same_source(folder / split, found)
     usable = Usable(source, folder / skipped.SKIPPED)
     referee = judge(folder, source.frames, config.classifier_steps, config.seed) if config.data == "digits" else None
     torch.manual_seed(config.seed)
@@ -178,6 +180,20 @@ class Noised:
         if len(self.clips) % parts:
             raise ConfigError(f"batch: {len(self.clips)} clips cannot be accumulated in {parts} equal parts")
         return [Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
+
+
+def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
+    """Nothing, where a finished stage's data are gone, or are what they were.
+
+    Raises:
+        ConfigError: other clips or captions are there under the same names.
+    """
+    data = inputs.path(config.data)
+    if config.data == "digits" or not data.is_dir():
+        return
+    factor = 2 ** (len(config.within(inputs.space).channels) - 1)
+    for split in ("train", "test"):
+        cache.same_source(folder / split, sources.load(str(data), split, inputs.space, factor, config.fps))
 
 
 def pixels(source: Usable, indices: list[int]) -> Tensor:

@@ -105,6 +105,8 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
         stream.thread_type = "AUTO"
         if stream.codec_context is None:
             raise Undecodable("is of a kind that no decoder here reads")
+        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 in WebM keep it where only their own decoder looks
+            raise Undecodable("is transparent in a way that no decoder here reads; convert it")
         check_size(stream.codec_context.width, stream.codec_context.height)
         yield container, stream
 

@@ -90,7 +90,7 @@ def check_text(key: str, text: str) -> None:
         raise ValueError(f"{key}: {len(text)} characters are too long for a caption")
     if "\0" in text:
         raise ValueError(f"{key}: holds a zero byte")
-    if not _encodable(text):
+    if not encodable(text):
         raise ValueError(f"{key}: is not valid Unicode; save the file as UTF-8")
 
 
@@ -109,7 +109,8 @@ def parse_object(text: str) -> dict[str, Any]:
     return row
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Whether it is Unicode: no half of a surrogate pair, as broken files and arguments leave it."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -15,6 +15,7 @@ from nas.models import weight_files
 from nas.models.checkpoints import HUB_TEXT, checkpoint_folder
 from nas.models.weights import not_finite
 from nas.spaces import Text
+from nas.training.metadata import encodable
 
 EMPTY = ""
 """The caption that stands for no condition in classifier-free guidance."""
@@ -48,10 +49,17 @@ class TextEncoder:
         self._known: dict[str, torch.Tensor] = {}
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        """Context `(len(captions), tokens, dim)`, float32."""
+        """Context `(len(captions), tokens, dim)`, float32.
+
+        Raises:
+            ConfigError: a caption is not valid Unicode.
+        """
         if len(self._known) > KEPT:
             self._known = {caption: self._known[caption] for caption in captions if caption in self._known}
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
+        wrong = next((caption for caption in new if not encodable(caption)), None)
+        if wrong is not None:
+            raise ConfigError(f"prompt {wrong[:60]!a}: is not valid Unicode; give it as UTF-8")
         for start in range(0, len(new), 64):
             part = new[start : start + 64]
             self._known.update(zip(part, self._encode(part)))

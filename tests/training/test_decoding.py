@@ -279,3 +279,10 @@ def test_the_picture_on_a_cover_is_no_clip(tmp_path):
         container.mux(sound.encode())
     with pytest.raises(Undecodable, match="no video stream"):
         read(tmp_path / "a.mp4")
+
+
+def test_transparency_that_the_decoder_would_drop_is_a_reason(tmp_path):
+    frame = np.zeros((48, 64, 4), np.uint8)
+    path = write_video(tmp_path / "a.webm", 5 * [frame], "libvpx-vp9", "yuva420p")
+    with pytest.raises(Undecodable, match="transparent"):
+        read(path)

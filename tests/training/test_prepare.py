@@ -16,7 +16,7 @@ from clip_files import write_clip
 
 from nas.cli import main
 from nas.errors import ConfigError, NasError
-from nas.training import cache, checkpoint, skipped
+from nas.training import DecoderConfig, Inputs, cache, checkpoint, run_stage, skipped
 from nas.training.buckets import Size
 from nas.training.cache import Cache
 from nas.training.clips import content_hash
@@ -352,3 +352,15 @@ def test_a_machine_that_cannot_open_files_is_not_the_clips_fault(small, monkeypa
     with pytest.raises(NasError, match="Too many open files") as error:
         source.video(0)
     assert not isinstance(error.value, UnreadableSample)
+
+
+@pytest.mark.slow
+def test_a_finished_decoder_stage_refuses_other_data_and_does_without_them(small, space, tmp_path):
+    config = DecoderConfig(str(small), steps=2, batch=2, channels=(8, 16, 16), held_out=1)
+    done = run_stage("decoder", tmp_path / "out", config, Inputs(space))
+    assert run_stage("decoder", tmp_path / "out", config, Inputs(space)) == done
+    other_clip(small)
+    with pytest.raises(ConfigError, match="other clips or captions"):
+        run_stage("decoder", tmp_path / "out", config, Inputs(space))
+    shutil.rmtree(small)
+    assert run_stage("decoder", tmp_path / "out", config, Inputs(space)) == done

@@ -104,3 +104,8 @@ def test_clip_that_cannot_be_had_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"text encoder 'clip'.*hf download .*--local-dir DIR") as said:
         TextEncoder(Text(77, 768, "clip"))(["a"])
     assert "unet" not in str(said.value) and "\n" not in str(said.value)  # the text encoder alone, not gigabytes
+
+
+def test_a_prompt_that_is_no_unicode_is_one_line(space):
+    with pytest.raises(ConfigError, match=r"prompt 'a \\udce9': is not valid Unicode"):
+        TextEncoder(space.text)(["fine", "a \udce9"])
