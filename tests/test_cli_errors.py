@@ -6,6 +6,7 @@ what to do. Calls run in this process, a few of them as programs of their own.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -20,6 +21,7 @@ import pandas as pd
 import pytest
 
 from nas.cli import main
+from nas.cli.command import COMMANDS
 from nas.costs import LookupTable
 from nas.spaces import SearchSpace
 
@@ -349,3 +351,63 @@ def test_as_a_program(name, folder_of):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert all(word in done.stderr for word in case.says)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A call that writes to `out`, where another process is writing.
+
+    Attributes:
+        folder: `out` is a folder.
+    """
+
+    call: str
+    out: str
+    folder: bool = False
+
+
+WRITING = {
+    "profile": Writing(PROFILE, "new.csv"),
+    "search": Writing(SEARCH + BUDGET, "best.json"),
+    "train": Writing(TRAIN.replace("{stage}", "decoder"), "run/decoder", folder=True),
+    "train with workers": Writing(TRAIN.replace("{stage}", "decoder") + " --workers 2", "run/decoder", folder=True),
+    "generate": Writing(GENERATE, "clip.gif"),
+    "generate frames": Writing(GENERATE.replace("clip.gif", "clip"), "clip", folder=True),
+    "export a recipe": Writing(EXPORT.replace("{format}", "recipe"), "export", folder=True),
+    "export for Core ML": Writing(EXPORT.replace("{format}", "coreml"), "export", folder=True),
+    "export for LiteRT": Writing(EXPORT.replace("{format}", "litert"), "export", folder=True),
+    "run": Writing("nas run {d}/job.yaml --out {d}/run", "run", folder=True),
+    "prune": Writing("nas prune --checkpoint {d}/none --space demo --out {d}/pruned", "pruned", folder=True),
+    "prepare": Writing(
+        "nas prepare --data {d} --space demo --decoder {d}/checkpoint --out {d}/cache", "cache", folder=True
+    ),
+    "pack": Writing("nas pack --space {d}/model.yaml --runtime coreml --out {d}/bundle", "bundle", folder=True),
+    "calibrate": Writing("nas calibrate --space {d}/model.yaml --table {d}/table.csv", "table.csv"),
+    "merge": Writing("nas table merge {d}/table.csv --out {d}/new.csv", "new.csv"),
+}
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_two_processes_on_one_output(name, folder_of, capfd, monkeypatch):
+    this = WRITING[name]
+    d = folder_of(this.call)
+    path = d / this.out
+    (path if this.folder else path.parent).mkdir(parents=True, exist_ok=True)
+    before = sorted(d.rglob("*"))
+    monkeypatch.setattr("nas.locks.ENDING_S", 0.0)
+    with open(path / ".nas.lock" if this.folder else path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a lock of another opening of the file is another's, even in one process
+        json.dump({"pid": 12, "host": "elsewhere", "command": "nas", "since": "now"}, lock)
+        lock.flush()
+        capfd.readouterr()
+        status = call(this.call, d)
+    line = capfd.readouterr().err.replace(str(d), "D")
+    assert status == 2 and line.count("\n") == 1, line
+    assert f"D/{this.out}: " in line and "process 12 on elsewhere" in line, line
+    assert [path for path in sorted(d.rglob("*")) if not path.name.endswith(".lock")] == before
+
+
+def test_every_command_that_writes_is_among_them():
+    names = {this.call.split()[1] for this in WRITING.values()}
+    writes = {name for name, this in COMMANDS.items() if "--out" in this.example} | {"run", "calibrate"}
+    assert writes - names <= {"collect"}  # which writes a table as 'nas table merge' does

@@ -63,10 +63,12 @@ def _declare_calibrate(parser: argparse.ArgumentParser) -> None:
 )
 def calibrate(args: argparse.Namespace) -> None:
     from nas.costs import LookupTable
+    from nas.locks import output_lock
     from nas.profiling import calibrate as fit
     from nas.spaces import SearchSpace
 
-    found = fit(SearchSpace.load(args.space), LookupTable.load(args.table), count=args.models)
+    with output_lock(args.table):
+        found = fit(SearchSpace.load(args.space), LookupTable.load(args.table), count=args.models)
     print(found.models.to_string(index=False, float_format="{:.3f}".format))
     scale, offset_ms = found.calibration.scale, found.calibration.offset_ms
     print(f"\nlatency = {scale:.4f} x sum + {offset_ms:.4f} ms, kept beside {args.table}")

@@ -104,10 +104,13 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
 )
 def search(args: argparse.Namespace) -> None:
     from nas.costs import Budget
+    from nas.locks import output_lock
     from nas.search import evaluator
     from nas.search import run as run_search
 
     model = cost_model(args)
+    with output_lock(args.out):
+        pass  # what cannot be written is known before anything is searched; searches that share a study end here too
     budget = Budget.parse(args.budget, model.largest())
     storage = args.storage or str(Path(args.out).with_suffix(".journal"))
     result = run_search(
