@@ -66,6 +66,8 @@ def shown(value: Any) -> str:
 
     A list or a mapping is told by its size, since it may refer to itself or multiply a thousandfold when it is printed.
     """
+    if hasattr(value, "item") and hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
+        value = value.item()  # of numpy: 1.0 rather than np.float64(1.0)
     if isinstance(value, dict):
         return f"a mapping of {len(value)} keys" if value else "an empty mapping"
     if isinstance(value, list | tuple):

@@ -15,6 +15,7 @@ GROUND = {
     "config",
     "progress",
     "ranges",
+    "csv_files",
     "yaml_files",
 }  # utilities below floor 0, and the version
 FLOORS = {

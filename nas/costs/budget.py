@@ -8,11 +8,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from nas.errors import BudgetError, suggestion
+from nas.errors import BudgetError, shown, suggestion
+from nas.ranges import Range
 
 _TIME_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES_MB = {"B": 1e-6, "KB": 1e-3, "MB": 1.0, "GB": 1e3, "KiB": 2**10 / 1e6, "MiB": 2**20 / 1e6, "GiB": 2**30 / 1e6}
 _COUNT = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+_LARGEST = 1e18
+"""No bound is larger; with it, no sum or product of one overflows."""
 
 _QUANTITIES = {  # name in text: (field, units)
     "latency": ("latency_ms", _TIME_MS),
@@ -40,8 +44,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, bound in self.bounds().items():
-            if not bound > 0:
-                raise BudgetError(f"budget: {name} must be positive, not {bound!r}")
+            if isinstance(bound, bool) or not isinstance(bound, int | float | np.number):
+                raise BudgetError(f"budget: {name} must be a number, not {shown(bound)}")
+            if refusal := Range(above=0, high=_LARGEST).refusal(float(bound)):
+                raise BudgetError(f"budget: {name}: {refusal}")
 
     @classmethod
     def parse(cls, text: str, largest: object | None = None) -> Budget:
@@ -56,12 +62,14 @@ class Budget:
         """
         bounds: dict[str, float] = {}
         for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
-            match = re.fullmatch(r"(\w+)\s*<=?\s*([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?\d+)?|\.\d+)\s*([A-Za-z]*|%)", part)
+            match = re.fullmatch(
+                r"(\w+)\s*<=?\s*([0-9]+(?:_[0-9]+)*\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*|%)", part
+            )
             if not match:
-                raise BudgetError(f"budget: cannot read '{part}'; write it like latency<=80ms")
+                raise BudgetError(f"budget: cannot read {shown(part)}; write it like latency<=80ms")
             name, number, unit = match.groups()
             if name not in _QUANTITIES:
-                raise BudgetError(f"budget: nothing called '{name}'{suggestion(name, _QUANTITIES)}")
+                raise BudgetError(f"budget: nothing called {shown(name)}{suggestion(name, _QUANTITIES)}")
             field, units = _QUANTITIES[name]
             if field in bounds:
                 raise BudgetError(f"budget: {name} is bounded twice")
@@ -117,5 +125,5 @@ def _factor(name: str, unit: str, units: dict[str, float]) -> float:
     by_case = {known.lower(): factor for known, factor in units.items()}
     if unit.lower() not in by_case:
         known = ", ".join(filter(None, units))
-        raise BudgetError(f"budget: {name} is in one of {known}, not '{unit or 'no unit'}'")
+        raise BudgetError(f"budget: {name} is in one of {known}, not {shown(unit or 'no unit')}")
     return by_case[unit.lower()]

@@ -11,6 +11,7 @@ from nas.costs.row import Row
 from nas.costs.sources import to_add
 from nas.costs.table import LookupTable, command_to_measure
 from nas.errors import BudgetError, TableError
+from nas.ranges import check_range
 from nas.spaces import SearchSpace
 
 
@@ -25,7 +26,7 @@ class Generation:
     samples as one batch, which takes 1.5 to 2 times as long as one of them, the less the smaller the model.
 
     Attributes:
-        steps: denoising steps.
+        steps: denoising steps, at least 1.
         guidance: whether each step asks the denoiser twice, with the prompt and without.
         text, decoder: the table's rows.
         decoder_runs: how often the decoder runs for a clip.
@@ -36,6 +37,9 @@ class Generation:
     text: Row
     decoder: Row
     decoder_runs: int
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps",), 1, 1_000_000)
 
     @classmethod
     def of(cls, space: SearchSpace, rows: Mapping[str, Row], table: LookupTable, steps: int, guidance: bool):

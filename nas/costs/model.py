@@ -16,6 +16,7 @@ from nas.costs.sources import listed, to_add
 from nas.costs.table import Calibration, LookupTable, command_to_measure
 from nas.costs.terms import CostTerms, Fused
 from nas.errors import SpaceError, TableError
+from nas.ranges import in_range
 from nas.spaces import Architecture, SearchSpace
 from nas.spaces.workload import DTYPE_BYTES
 
@@ -61,7 +62,8 @@ class CostModel:
 
     Raises:
         TableError: workloads have no row (the text lists them and the command that measures them), or measured and
-            estimated rows are mixed.
+            estimated rows are mixed, or the table's calibration makes latencies negative.
+        ConfigError: `steps` out of range.
     """
 
     def __init__(
@@ -77,12 +79,13 @@ class CostModel:
             table = interpolated(space, table)
         self.space, self.table = space, table
         self.estimates, self.interpolate = estimates, interpolate
-        self.steps, self.guidance = steps, guidance
+        self.steps, self.guidance = int(in_range(steps, "steps", 1, 1_000_000)), guidance
         self._rows = _rows_needed(space, table)
         sources = {row.source for row in self._rows.values()}
         self._check_mixed(sources)
         self.sources = tuple(sorted(sources))
         self._terms = self._build_terms(table.calibration or Calibration())
+        self._check_calibration()
         self._fused = Fused(self._terms)
         try:
             self._generation = self.generation()
@@ -210,6 +213,14 @@ class CostModel:
             raise TableError(
                 f"{self.table.path or 'table'}: mixes {listed(sources)} rows; "
                 "measure the rest, or allow estimates (estimates=True, --estimates)"
+            )
+
+    def _check_calibration(self) -> None:
+        least = self._terms.base_latency_ms + sum(float(column.min()) for column in self._terms.latency_ms)
+        if least < 0:
+            raise TableError(
+                f"{self.table.path or 'table'}: its calibration makes latencies negative, down to {least:.4g} ms; "
+                "calibrate it anew (nas calibrate), or remove the calibration"
             )
 
     def _row(self, slot: str, choice: str) -> Row | None:

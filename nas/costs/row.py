@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas.errors import TableError, suggestion
-from nas.files import read_text
+from nas.csv_files import read_csv, shown_cell
+from nas.errors import ConfigError, TableError, shown, suggestion
 
 SOURCES = ("measured", "estimated", "interpolated")
 NEEDED = ("workload", "latency_ms", "memory_mb", "weights_mb", "params")
@@ -60,32 +58,27 @@ COLUMNS = tuple(f.name for f in fields(Row))
 STATUSES = ("ok", "infeasible")
 _TEXT = ("workload", "form", "source", "status", "reason")
 HEADER = ",".join(COLUMNS) + "\n"
-
-
-def whole_lines(text: str) -> str:
-    """Without a last line that has no line end: a row that was being written when the power went."""
-    return text[: text.rfind("\n") + 1]
+_LONGEST_MS, _LARGEST_MB, _MOST = 1e12, 1e12, 2**53
+_HIGHEST = {
+    **dict.fromkeys(("latency_ms", "latency_p10_ms", "latency_p90_ms", "latency_ci_ms", "load_ms"), _LONGEST_MS),
+    **dict.fromkeys(("memory_mb", "weights_mb"), _LARGEST_MB),
+    **dict.fromkeys(("params", "count"), _MOST),
+}
+"""So that no sum over a table overflows."""
+_LOWEST = dict.fromkeys(("latency_p10_ms", "latency_p90_ms"), -_LONGEST_MS)
+"""Percentiles of a difference of two timings may be below zero."""
 
 
 def read_cells(path: Path) -> tuple[pd.DataFrame, list[int]]:
     """The cells of the file as text, and the line on which each row ends."""
-    reader = csv.reader(io.StringIO(whole_lines(read_text(path, "lookup table")).removeprefix("\ufeff")))
-    header = next(reader, None)
-    if header is None:
-        raise TableError(f"{path}: empty; a lookup table starts with the line 'workload,latency_ms,...'")
-    _check_columns(header, str(path))
-    cells, lines = [], []
-    for row in reader:
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise TableError(
-                f"{path}:{reader.line_num}: not a lookup table: {len(row)} cells under {len(header)} columns; "
-                "quote a text that holds a comma"
-            )
-        cells.append(row)
-        lines.append(reader.line_num)
-    return pd.DataFrame(cells, columns=header, dtype=object), lines
+    try:
+        found = read_csv(path, "lookup table", NEEDED, kept=HEADER)
+    except ConfigError as error:
+        raise (error if not path.is_file() else TableError(str(error))) from None
+    _check_columns(found.header, str(path))
+    numbers = [column not in _TEXT for column in found.header]
+    cells = [[found.number(cell) if n else cell for n, cell in zip(numbers, row)] for row in found.rows]
+    return pd.DataFrame(cells, columns=found.header, dtype=object), found.lines
 
 
 def _check_columns(columns: list[str], where: str) -> None:
@@ -109,9 +102,11 @@ def checked(frame: pd.DataFrame, at: Callable[[int], str], where: str) -> pd.Dat
             frame[column] = defaults[column]
         elif column not in _TEXT:
             numbers = pd.to_numeric(frame[column].replace("", float("nan")), errors="coerce").astype(float)
-            odd = numbers.isna() & ~frame[column].map(_says_unknown)
-            _refuse(odd, at, lambda row, c=column: f"{c} is {frame[c][row]!r}, not a number")
+            odd = numbers.isna() & ~frame[column].map(_says_unknown) | frame[column].map(_is_bool)
+            _refuse(odd, at, lambda row, c=column: f"{c} is {shown_cell(frame[c][row])}")
             frame[column] = numbers
+        else:
+            frame[column] = frame[column].map(_one_line)
     frame = frame[list(COLUMNS)].astype({column: str for column in _TEXT})
     _check_values(frame, at)
     return frame.astype({"params": "int64", "count": "int64"})
@@ -120,22 +115,27 @@ def checked(frame: pd.DataFrame, at: Callable[[int], str], where: str) -> pd.Dat
 def _check_values(frame: pd.DataFrame, at: Callable[[int], str]) -> None:
     names = frame["workload"]
     _refuse(names.str.strip() == "", at, lambda row: "workload is empty")
-    _refuse(names.duplicated(), at, lambda row: f"workload '{names[row]}' has two rows; keep one")
+    _refuse(names.duplicated(), at, lambda row: f"workload {shown(names[row])} has two rows; keep one")
     for column, known in (("source", SOURCES), ("status", STATUSES)):
         values = frame[column]
         _refuse(
             ~values.isin(known),
             at,
-            lambda row, v=values, c=column, k=known: f"{c} '{v[row]}' is none of {', '.join(k)}",
+            lambda row, v=values, c=column, k=known: f"{c} {shown(v[row])} is none of {', '.join(k)}",
         )
     ok = frame["status"] == "ok"
-    for column in NEEDED[1:]:
+    for column, highest in _HIGHEST.items():
         values = frame[column]
-        fits = (values >= 0) & np.isfinite(values) | ((column == "memory_mb") & values.isna())
+        unknown = values.isna() & (~ok if column in NEEDED else True) | (values.isna() & (column == "memory_mb"))
+        allowed = (values >= _LOWEST.get(column, 0.0)) & (values <= highest) | unknown
+        allowed |= ~ok & np.isinf(values) & (values > 0) & (column == "latency_ms")
+        least = "a finite number" if column in _LOWEST else "a number of 0 or more"
         _refuse(
-            ok & ~fits,
+            ~allowed,
             at,
-            lambda row, v=values, c=column: f"row '{names[row]}': {c} is {v[row]}, must be a number of 0 or more",
+            lambda row, v=values, c=column, n=f"{least}, up to {highest:g}": (
+                f"row {shown(names[row])}: {c} is {v[row]}, must be {n}"
+            ),
         )
     for column in ("params", "count"):
         values = frame[column]
@@ -150,3 +150,12 @@ def _refuse(wrong: pd.Series, at: Callable[[int], str], says: Callable[[int], st
 
 def _says_unknown(cell: Any) -> bool:
     return cell != cell or str(cell).strip().lower() in ("", "nan")
+
+
+def _is_bool(cell: Any) -> bool:
+    return isinstance(cell, bool | np.bool_)
+
+
+def _one_line(cell: Any) -> Any:
+    """A text without line ends, which would tear a row apart, and without blanks around it."""
+    return " ".join(cell.splitlines()).strip() if isinstance(cell, str) else cell

@@ -17,10 +17,13 @@ from typing import Any
 
 import pandas as pd
 
-from nas.costs.row import COLUMNS, HEADER, Row, checked, read_cells, whole_lines
-from nas.errors import NasError, TableError, suggestion
-from nas.files import read_json, read_text, write_atomic, write_json
+from nas.config import Share, build
+from nas.costs.row import COLUMNS, HEADER, NEEDED, Row, checked, read_cells
+from nas.csv_files import read_csv
+from nas.errors import ConfigError, NasError, TableError, shown, suggestion
+from nas.files import read_json, write_atomic, write_json
 from nas.locks import output_lock
+from nas.ranges import check_range
 from nas.spaces import SearchSpace
 
 SAME = (
@@ -36,16 +39,25 @@ SAME = (
     "target",
     "operators",
     "buffers",
+    "figures",
 )
 """What rows of one table must share, of its metadata; a profile that was begun otherwise is not resumed."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The correction of a sum over the table to a whole model: `latency = scale * sum + offset_ms`."""
+    """The correction of a sum over the table to a whole model: `latency = scale * sum + offset_ms`.
+
+    Raises:
+        ConfigError: a scale of 0 or less, or a number that is not finite.
+    """
 
     scale: float = 1.0
     offset_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("scale",), 0, 1e6, above=True)
+        check_range(self, ("offset_ms",), -1e12, 1e12)
 
 
 @dataclass
@@ -91,24 +103,23 @@ class LookupTable:
         frame, lines = read_cells(path)
         table = cls(checked(frame, lambda row: f"{path}:{lines[row]}", str(path)), path=path)
         if meta_path(path).exists():
-            table.meta = read_json(meta_path(path), "table metadata")
-            if not isinstance(table.meta, dict):
-                raise TableError(f"{meta_path(path)}: expected a JSON object of provenance, found {table.meta!r:.40}")
+            table.meta = read_meta(path)
         if calibration_path(path).exists():
-            value = read_json(calibration_path(path), "calibration")
-            try:
-                table.calibration = Calibration(float(value["scale"]), float(value["offset_ms"]))
-            except (KeyError, TypeError, ValueError):
-                raise TableError(f"{calibration_path(path)}: needs the numbers 'scale' and 'offset_ms'") from None
+            where, value = str(calibration_path(path)), read_json(calibration_path(path), "calibration", dict)
+            if not {"scale", "offset_ms"} <= value.keys():
+                raise TableError(f"{where}: needs the numbers 'scale' and 'offset_ms'")
+            table.calibration = build(Calibration, value, where, others=True)
         return table
 
     def save(self, path: str | Path) -> Path:
         """Write the rows and the metadata; the calibration too, if there is one.
 
         Raises:
-            TableError: the disk refused it, or another process writes to it; what was there is as it was.
+            TableError: the disk refused it, another process writes to it, or another table has the same side files; what
+                was there is as it was.
         """
         path = Path(path)
+        _check_alone(path)
         try:
             with output_lock(path):
                 write_json(meta_path(path), self.meta)
@@ -155,6 +166,7 @@ class TableWriter:
             if self.path.exists() and self.path.stat().st_size:
                 self._resume(meta)
             else:
+                _check_alone(self.path)
                 write_json(meta_path(self.path), meta)
                 write_atomic(self.path, HEADER)
         except OSError as error:
@@ -185,15 +197,12 @@ class TableWriter:
         self.done.add(row.workload)
 
     def _resume(self, meta: dict[str, Any]) -> None:
-        text = read_text(self.path, "lookup table")
-        whole = whole_lines(text)
-        if len(whole) < len(text):
-            os.truncate(self.path, len(whole.encode()))
-        if not whole:
+        data, header = self.path.read_bytes(), HEADER.encode()
+        if header.startswith(data):
             write_atomic(self.path, HEADER)
             return
         table = LookupTable.load(self.path)
-        if whole.partition("\n")[0].strip() != HEADER.strip():
+        if tuple(read_csv(self.path, "lookup table", NEEDED, kept=HEADER).header) != COLUMNS:
             raise TableError(
                 f"{self.path}:1: has other columns than this version writes; profile into a new file, or join the two "
                 "with 'nas table merge'"
@@ -201,9 +210,13 @@ class TableWriter:
         for key in SAME:
             if table.meta.get(key) != meta.get(key):
                 raise TableError(
-                    f"{self.path}: was profiled with {key}={table.meta.get(key)!r}, now it is {meta.get(key)!r}; "
-                    "give another --out"
+                    f"{self.path}: was profiled with {key}={shown(table.meta.get(key))}, now it is "
+                    f"{shown(meta.get(key))}; give another --out"
                 )
+        if not data.startswith(header):  # with the separator, line ends or encoding of another program
+            write_atomic(self.path, table.frame.to_csv(index=False, columns=list(COLUMNS)))
+        elif not data.endswith(b"\n"):
+            os.truncate(self.path, data.rfind(b"\n") + 1)
         self.done = set(table.frame["workload"])
 
 
@@ -231,11 +244,93 @@ def _file_of(name: str | Path) -> Path:
 
 
 def meta_path(path: str | Path) -> Path:
-    return Path(path).with_suffix(".meta.json")
+    """Where a table's metadata is: `t.meta.json` of `t.csv`, and `pixel.v1.meta.json` of `pixel.v1`."""
+    return _side_file(Path(path), "meta.json")
 
 
 def calibration_path(path: str | Path) -> Path:
-    return Path(path).with_suffix(".calibration.json")
+    """Where a table's calibration is, named like its metadata."""
+    return _side_file(Path(path), "calibration.json")
+
+
+def _side_file(path: Path, kind: str) -> Path:
+    """A file beside a table that carries its whole name, but for `.csv`.
+
+    Earlier versions dropped whatever stood behind the name's last dot. Such a file is used where it can belong to one table
+    only.
+
+    Raises:
+        TableError: it can belong to several.
+    """
+    own, old = path.with_name(f"{path.name.removesuffix('.csv')}.{kind}"), path.with_suffix(f".{kind}")
+    if own == old or own.exists() or not (path.is_file() and old.exists()):
+        return own
+    stem = path.with_suffix("").name
+    if path.with_name(f"{stem}.csv").exists():  # it is that table's
+        return own
+    tables = [file for file in path.parent.iterdir() if file.is_file() and file.with_suffix("").name == stem]
+    others = [
+        file.name
+        for file in tables
+        if file.suffix not in (".json", ".journal", ".yaml", ".png", ".html")
+        and file.name != path.name
+        and not file.with_name(f"{file.name}.{kind}").exists()
+    ]
+    if others:
+        raise TableError(
+            f"{path}: {old.name} beside it may belong to it or to {others[0]}; rename it to {own.name}, or to "
+            f"{others[0]}.{kind}"
+        )
+    return old
+
+
+def _check_alone(path: Path) -> None:
+    """
+    Raises:
+        TableError: another table would have the same side files: `t` and `t.csv`.
+    """
+    other = path.with_name(path.name.removesuffix(".csv") if path.name.endswith(".csv") else f"{path.name}.csv")
+    if other.is_file():
+        raise TableError(f"{path}: {other.name} beside it has the same metadata file; give another name")
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The metadata of the table at `path`.
+
+    Raises:
+        TableError: missing, or of another kind; the text names the field.
+    """
+    file = meta_path(path)
+    try:
+        meta = read_json(file, "table metadata", dict)
+        build(_Meta, meta, str(file), others=True)
+    except ConfigError as error:
+        raise TableError(str(error)) from None
+    return meta
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is read of the metadata of one visit to a device."""
+
+    repeated: Share | None = None
+
+
+@dataclass(frozen=True)
+class _Meta(_Part):
+    """What is read of a table's metadata; there may be more, which is only shown."""
+
+    runtime: str | None = None
+    version: str | None = None
+    device: str | None = None
+    chip: str | None = None
+    dtype: str | None = None
+    memory: str | None = None
+    buffers: str | None = None
+    operators: str | None = None
+    space: str | None = None
+    space_hash: str | None = None
+    continued: tuple[_Part, ...] = ()
 
 
 def _cannot_write(path: Path, error: OSError) -> TableError:

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from nas.costs import LookupTable, Row
-from nas.costs.table import SAME, meta_path
+from nas.costs.table import SAME, meta_path, read_meta
 from nas.errors import ConfigError, NasError, TableError
-from nas.files import read_json, read_text
+from nas.files import read_text
 from nas.profiling.android import HOW
 from nas.profiling.android_benchmark import check, loaded, parse, tool_mb
 from nas.profiling.bundle import RESULTS, VISITS, Bundle
@@ -65,7 +65,7 @@ def collect(folder: str | Path, out: str | Path) -> LookupTable:
     """
     bundle, out = Bundle.load(folder), Path(out)
     if out.exists():
-        meta = read_json(meta_path(out), "table metadata") if meta_path(out).exists() else {}
+        meta = read_meta(out) if meta_path(out).exists() else {}
         if meta.get("bundle") != bundle.id:
             raise ConfigError(f"{out}: is a table that was not collected from this bundle; give another --out")
     found = lines(bundle, bundle.folder / RESULTS)

@@ -100,14 +100,15 @@ def calibrate(
 
 
 def fit(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Calibration:
-    """`scale` and `offset_ms` of least squared relative error; a scale alone where the sums hardly differ."""
+    """`scale` and `offset_ms` of least squared relative error; a scale alone where the sums hardly differ, or where they
+    are too noisy to grow with the models' latency."""
     weight = 1 / measured_ms
-    if np.ptp(predicted_ms) < 0.02 * np.mean(predicted_ms):
-        scale = float(np.sum(predicted_ms * weight) / np.sum((predicted_ms * weight) ** 2))
-        return Calibration(scale)
-    columns = np.stack([predicted_ms * weight, weight], axis=1)
-    scale, offset_ms = np.linalg.lstsq(columns, np.ones(len(weight)), rcond=None)[0]
-    return Calibration(float(scale), float(offset_ms))
+    if np.ptp(predicted_ms) >= 0.02 * np.mean(predicted_ms):
+        columns = np.stack([predicted_ms * weight, weight], axis=1)
+        scale, offset_ms = np.linalg.lstsq(columns, np.ones(len(weight)), rcond=None)[0]
+        if scale > 0:
+            return Calibration(float(scale), float(offset_ms))
+    return Calibration(float(np.sum(predicted_ms * weight) / np.sum((predicted_ms * weight) ** 2)))
 
 
 def spread(space: SearchSpace, cost: CostModel, count: int, seed: int) -> list[Architecture]:

@@ -13,9 +13,9 @@ from typing import Any
 from tqdm import tqdm
 
 from nas.costs import LookupTable, Row, TableWriter
-from nas.costs.table import meta_path
+from nas.costs.table import meta_path, read_meta
 from nas.errors import ConfigError, NasError, SpaceError, TableError
-from nas.files import read_json, write_json
+from nas.files import write_json
 from nas.locks import output_lock
 from nas.profiling import runtimes
 from nas.profiling.host import available_mb, commit
@@ -88,7 +88,7 @@ def profile(
         missing = [workload for workload in workloads if str(workload) not in writer.done]
         if missing:
             runnable = [InPlace(space, w) if place == IN_PLACE and isinstance(w.part, Operator) else w for w in missing]
-            kept = here = _provenance(Path(out))
+            kept = here = read_meta(out)
             if writer.done:
                 here = {"workloads": len(missing), **{k: v for k, v in meta.items() if kept.get(k) != v}}
                 kept["continued"] = [*kept.get("continued", []), here]
@@ -256,7 +256,7 @@ def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) 
     if not runtime.in_place:
         return ALONE
     if out.exists() and meta_path(out).exists():
-        return _provenance(out).get("operators", ALONE)
+        return read_meta(out).get("operators", ALONE)
     try:
         session = runtime.open(space.backbone_workload())
     except Infeasible:
@@ -269,18 +269,6 @@ def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) 
         return ALONE
     finally:
         session.close()
-
-
-def _provenance(out: Path) -> dict[str, Any]:
-    """A table's metadata.
-
-    Raises:
-        TableError: they are not what this library writes.
-    """
-    meta = read_json(meta_path(out), "table metadata")
-    if not isinstance(meta, dict) or not isinstance(meta.get("continued", []), list):
-        raise TableError(f"{meta_path(out)}: expected a JSON object of provenance, with a list 'continued' if any")
-    return meta
 
 
 def _write_provenance(out: Path, meta: dict[str, Any], rows: int) -> None:

@@ -6,8 +6,7 @@ growing fidelity can be pruned. Those that train or run the supernet live in `na
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import json
 import shlex
 import subprocess
@@ -16,12 +15,18 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from nas.errors import ConfigError, NasError, suggestion
-from nas.files import read_json, read_text
+from nas.config import build
+from nas.csv_files import read_csv
+from nas.errors import ConfigError, NasError, shown, suggestion
+from nas.files import read_json
 from nas.search.problem import Pairs, Scores
 from nas.search.workers import Evaluator
 from nas.spaces import Architecture, SearchSpace
+
+LARGEST_SCORE = 1e100
+"""So that no sum of scores overflows."""
 
 
 class EvaluatorError(NasError, RuntimeError):
@@ -66,32 +71,48 @@ class ScoreTable:
         return _from_csv(path) if path.suffix == ".csv" else _from_json(path)
 
 
+@dataclass(frozen=True)
+class _Pair:
+    slots: tuple[str, str]
+    choices: tuple[str, str]
+    score: Any
+
+
+@dataclass(frozen=True)
+class _PairsFile:
+    pairs: tuple[_Pair, ...]
+
+
 def _from_csv(path: Path) -> ScoreTable:
-    reader = csv.DictReader(io.StringIO(read_text(path, "score table")))
-    if not {"slot", "choice", "score"} <= set(reader.fieldnames or ()):
-        raise ConfigError(f"{path}: a score table has the columns slot, choice, score; found {reader.fieldnames}")
+    found = read_csv(path, "score table", ("slot", "choice", "score"))
+    columns = {name: place for place, name in enumerate(found.header)}
+    if not {"slot", "choice", "score"} <= columns.keys() or len(columns) < len(found.header):
+        named = ", ".join(found.header)[:200]
+        raise ConfigError(f"{path}: a score table has the columns slot, choice, score, each once; found {named}")
     scores: Scores = {}
-    for row in reader:
-        scores.setdefault(row["slot"], {})[row["choice"]] = _number(row["score"], f"{path}:{reader.line_num}: score")
+    for row, line in zip(found.rows, found.lines):
+        slot, choice, score = (row[columns[name]].strip() for name in ("slot", "choice", "score"))
+        if choice in scores.setdefault(slot, {}):
+            raise ConfigError(f"{path}:{line}: {shown(choice)} of slot {shown(slot)} has two rows; keep one")
+        scores[slot][choice] = _number(found.number(score), f"{path}:{line}: score")
     return ScoreTable(scores)
 
 
 def _from_json(path: Path) -> ScoreTable:
-    value = read_json(path, "score table")
-    if not isinstance(value, dict) or not isinstance(value.get("scores"), dict):
+    value = read_json(path, "score table", dict)
+    if not isinstance(value.get("scores"), dict):
         raise ConfigError(f"{path}: scores: missing; expected {{slot: {{choice: score}}}}")
     scores: Scores = {}
     for slot, choices in value["scores"].items():
         if not isinstance(choices, dict):
-            raise ConfigError(f"{path}: scores.{slot}: expected {{choice: score}}, found {choices!r}")
+            raise ConfigError(f"{path}: scores.{slot}: expected {{choice: score}}, found {shown(choices)}")
         scores[slot] = {choice: _number(score, f"{path}: scores.{slot}.{choice}") for choice, score in choices.items()}
     pairs: Pairs = {}
-    for i, entry in enumerate(value.get("pairs", [])):
-        try:
-            (first, second), (a, b), score = entry["slots"], entry["choices"], entry["score"]
-        except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{path}: pairs[{i}]: expected slots [a, b], choices [c, d] and score") from None
-        pairs.setdefault((first, second), {})[a, b] = _number(score, f"{path}: pairs[{i}].score")
+    for i, entry in enumerate(build(_PairsFile, {"pairs": value.get("pairs", [])}, str(path)).pairs):
+        table = pairs.setdefault(entry.slots, {})
+        if entry.choices in table or entry.choices[::-1] in pairs.get(entry.slots[::-1], {}):
+            raise ConfigError(f"{path}: pairs[{i}]: these two choices have a score already; keep one")
+        table[entry.choices] = _number(entry.score, f"{path}: pairs[{i}].score")
     return ScoreTable(scores, pairs)
 
 
@@ -179,7 +200,7 @@ def evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
 
 
 def _number(value: object, where: str) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ConfigError(f"{where}: expected a number, found {value!r}") from None
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool) and abs(score := float(value)) <= LARGEST_SCORE:  # type: ignore[arg-type]
+            return score
+    raise ConfigError(f"{where}: expected a number, found {shown(value)}")

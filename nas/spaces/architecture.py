@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.config import build
 from nas.errors import ConfigError
 from nas.files import read_json, write_json
 
@@ -43,8 +43,17 @@ class Architecture:
         Raises:
             ConfigError: not such a file.
         """
-        value = read_json(path, "architecture")
-        if not isinstance(value, dict) or not isinstance(value.get("choices"), Mapping):
+        value = read_json(path, "architecture", dict)
+        if "choices" not in value:
             raise ConfigError(f"{path}: choices: missing; an architecture file is what 'nas search --out' writes")
-        items = tuple((str(slot), str(choice)) for slot, choice in value["choices"].items())
-        return cls(str(value.get("space", "")), str(value.get("space_hash", "")), items)
+        file = build(_File, value, str(path), others=True)
+        return cls(file.space, file.space_hash, tuple(file.choices.items()))
+
+
+@dataclass(frozen=True)
+class _File:
+    """What an architecture file holds."""
+
+    choices: dict[str, str]
+    space: str = ""
+    space_hash: str = ""

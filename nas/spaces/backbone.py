@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass
 
 from nas.errors import SpaceError
 from nas.files import short_hash
+from nas.ranges import check_range
+
+MAX_SIZE, MAX_LEVELS = 1 << 20, 16
+"""Of a file: the widest layer or longest side, and the most levels, or layers of a block, that it may ask for."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,9 @@ class Latent:
     height: int
     width: int
 
+    def __post_init__(self) -> None:
+        check_range(self, ("channels", "frames", "height", "width"), 1, MAX_SIZE, where="latent.")
+
 
 @dataclass(frozen=True)
 class Text:
@@ -25,6 +32,9 @@ class Text:
     tokens: int
     dim: int
     encoder: str = "minilm"
+
+    def __post_init__(self) -> None:
+        check_range(self, ("tokens", "dim"), 1, MAX_SIZE, where="text.")
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Backbone:
             Stable Diffusion v1.5. A small model learns slowly from a few words if attention is all that reads them.
 
     Raises:
+        ConfigError: a number out of range.
         SpaceError: a width that the groups or the heads do not divide, or an attention level that does not exist.
     """
 
@@ -75,6 +86,11 @@ class Backbone:
     def __post_init__(self) -> None:
         if not self.channels:
             raise SpaceError("backbone.channels is empty; give one width per level")
+        check_range(self, ("channels", "heads", "norm_groups"), 1, MAX_SIZE, where="backbone.")
+        check_range(self, ("layers_per_block",), 1, MAX_LEVELS, where="backbone.")
+        check_range(self, ("text_tokens",), 0, MAX_SIZE, where="backbone.")
+        if len(self.channels) > MAX_LEVELS:
+            raise SpaceError(f"backbone.channels: {len(self.channels)} levels are too many; at most {MAX_LEVELS}")
         for width in self.channels:
             if width % self.norm_groups or width % self.heads:
                 raise SpaceError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
-from nas.config import at, build
-from nas.errors import ConfigError, SpaceError, suggestion
+from nas.config import AtLeast1, at, build
+from nas.errors import ConfigError, SpaceError, shown, suggestion
 from nas.files import write_atomic
+from nas.ranges import Range
 from nas.spaces.backbone import Backbone, Latent, Text
 from nas.spaces.operators import NONE, Operator
 from nas.spaces.pipeline import Decoder, TextEncoder
@@ -40,8 +41,8 @@ class SpaceFile:
     text_encoder: TextEncoder | None = None
     decoder: Decoder | None = None
     dtype: str = "float32"
-    batch: int = 1
-    depth: int = 1
+    batch: AtLeast1 = 1
+    depth: Annotated[int, Range(1, 64)] = 1
     operators: dict[str, Any] = field(default_factory=dict)
     sites: dict[str, tuple[str, ...]] = field(default_factory=dict)
     only_sites: tuple[str, ...] | None = None
@@ -73,7 +74,7 @@ def load_space(name: str | Path) -> SearchSpace:
         raise SpaceError(str(error)) from None
     try:
         return _space(file, mapping, str(path))
-    except SpaceError as error:
+    except ConfigError as error:
         text = str(error)
         raise SpaceError(text if text.startswith(str(path)) else f"{path}: {text}") from None
 
@@ -107,8 +108,6 @@ def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
         raise SpaceError(f"{at(path, mapping, 'slots')}: 'slots' says it all; drop 'depth', 'sites' and 'only_sites'")
     if file.latent is None or file.text is None:
         raise SpaceError(f"{path}: a backbone needs 'latent' and 'text' beside it")
-    if file.depth < 1:
-        raise SpaceError(f"{at(path, mapping, 'depth')}: depth: must be at least 1, not {file.depth}")
     operators = _operators(mapping.get("operators") or {}, path)
     known = file.backbone.sites(file.latent)
     for key in ("sites", "only_sites"):
@@ -139,7 +138,9 @@ def _operators(mapping: Any, path: str) -> dict[str, Operator]:
         line = at(path, mapping, name)
         options = {} if options is None else options
         if not isinstance(options, dict):
-            raise SpaceError(f"{line}: operators.{name}: expected a mapping of hyper-parameters, found {options!r}")
+            raise SpaceError(
+                f"{line}: operators.{name}: expected a mapping of hyper-parameters, found {shown(options)}"
+            )
         if name == NONE:
             if options:
                 raise SpaceError(f"{line}: operators.none: takes no hyper-parameters")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import SpaceError, suggestion
+from nas.errors import SpaceError, shown, suggestion
 
 NONE = "none"
 """The choice that puts nothing in a slot."""
@@ -19,6 +19,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "CrossAttention3D": {"heads": 8, "context": "text+anchor"},
 }
 """Every kind of operator with its hyper-parameters and their defaults."""
+
+LARGEST = 1024
+"""Heads or kernel size."""
 
 CONTEXTS = ("text", "anchor", "text+anchor")
 
@@ -44,12 +47,12 @@ class Operator:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in DEFAULTS:
-            raise SpaceError(f"unknown operator kind '{self.kind}'{suggestion(self.kind, DEFAULTS)}")
+        if not isinstance(self.kind, str) or self.kind not in DEFAULTS:
+            raise SpaceError(f"unknown operator kind {shown(self.kind)}{suggestion(str(self.kind)[:60], DEFAULTS)}")
         options = {**DEFAULTS[self.kind]}
         for name, value in dict(self.options).items():
             if name not in options:
-                raise SpaceError(f"{self.kind} has no '{name}'{suggestion(name, options)}")
+                raise SpaceError(f"{self.kind} has no {shown(name)}{suggestion(name, options)}")
             options[name] = value
         _check(self.kind, options)
         object.__setattr__(self, "options", tuple(sorted(options.items())))
@@ -67,9 +70,9 @@ class Operator:
 
 def _check(kind: str, options: dict[str, Any]) -> None:
     heads, kernel, context = options.get("heads", 1), options.get("kernel", 1), options.get("context", "text")
-    if type(heads) is not int or heads < 1:
-        raise SpaceError(f"{kind}: heads must be a positive whole number, not {heads!r}")
-    if type(kernel) is not int or kernel < 1 or kernel % 2 == 0:
-        raise SpaceError(f"{kind}: kernel must be a positive odd number, not {kernel!r}")
+    if type(heads) is not int or not 1 <= heads <= LARGEST:
+        raise SpaceError(f"{kind}: heads must be a positive whole number up to {LARGEST}, not {shown(heads)}")
+    if type(kernel) is not int or not 1 <= kernel <= LARGEST or kernel % 2 == 0:
+        raise SpaceError(f"{kind}: kernel must be a positive odd number up to {LARGEST}, not {shown(kernel)}")
     if context not in CONTEXTS:
-        raise SpaceError(f"{kind}: unknown context {context!r}{suggestion(context, CONTEXTS)}")
+        raise SpaceError(f"{kind}: unknown context {shown(context)}{suggestion(str(context)[:60], CONTEXTS)}")

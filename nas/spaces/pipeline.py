@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from nas.errors import ConfigError, SpaceError, suggestion
+from nas.errors import ConfigError, SpaceError, shown, suggestion
 from nas.files import short_hash
 from nas.ranges import check_range
 
@@ -27,7 +27,8 @@ class TextEncoder:
         vocabulary: tokens that it knows.
 
     Raises:
-        SpaceError: an unknown kind, or a number below one.
+        SpaceError: an unknown kind.
+        ConfigError: a number out of range.
     """
 
     kind: str
@@ -37,10 +38,9 @@ class TextEncoder:
 
     def __post_init__(self) -> None:
         if self.kind not in TEXT_ENCODERS:
-            raise SpaceError(f"text_encoder: unknown kind '{self.kind}'{suggestion(self.kind, TEXT_ENCODERS)}")
-        for name in ("layers", "heads", "vocabulary"):
-            if getattr(self, name) < 1:
-                raise SpaceError(f"text_encoder.{name}: must be at least 1, not {getattr(self, name)}")
+            raise SpaceError(f"text_encoder: unknown kind {shown(self.kind)}{suggestion(self.kind, TEXT_ENCODERS)}")
+        check_range(self, ("layers",), 1, 1000, where="text_encoder.")
+        check_range(self, ("heads", "vocabulary"), 1, 1 << 24, where="text_encoder.")
 
     def hash(self) -> str:
         return short_hash(asdict(self))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.errors import SpaceError, suggestion
+from nas.errors import SpaceError, shown, suggestion
 from nas.files import short_hash
+from nas.ranges import in_range
 from nas.spaces.architecture import Architecture
 from nas.spaces.backbone import Backbone, Latent, Site, Text
 from nas.spaces.operators import NONE, Operator
@@ -58,6 +59,10 @@ class SearchSpace:
         slots = {str(slot): tuple(_none_first(choices)) for slot, choices in self.slots.items()}
         object.__setattr__(self, "slots", slots)
         object.__setattr__(self, "operators", dict(self.operators or {}))
+        in_range(self.batch, f"search space '{self.name}': batch", 1, 1 << 20)
+        for name in (self.name, *slots, *(choice for choices in slots.values() for choice in choices)):
+            if not str(name).isprintable() or not str(name).strip():
+                raise SpaceError(f"search space: the name {shown(name)} is not one line of text")
         for slot, choices in slots.items():
             if not choices or len(set(choices)) != len(choices):
                 raise SpaceError(f"search space '{self.name}': slots.{slot}: needs choices, each named once")

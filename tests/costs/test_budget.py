@@ -29,7 +29,7 @@ def test_parse(text, expected):
         ("memory<=1.2XB", "not 'XB'"),
         ("latency>=80ms", "write it like latency<=80ms"),
         ("latency<=80ms, latency<=90ms", "bounded twice"),
-        ("params<=0", "must be positive"),
+        ("params<=0", "must be above 0"),
     ],
 )
 def test_refusals(text, message):

@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_rows(tmp_path):
 
 def test_another_device_is_refused(tmp_path):
     TableWriter(tmp_path / "t.csv", META).append(row("a"))
-    with pytest.raises(TableError, match="measured with threads=2, now it is 1"):
+    with pytest.raises(TableError, match="profiled with threads=2, now it is 1"):
         TableWriter(tmp_path / "t.csv", {**META, "threads": 1})
 
 
@@ -97,7 +97,7 @@ def test_unstated_source_never_counts_as_measured():
 def test_metadata_that_is_no_object_is_refused(tmp_path):
     TableWriter(tmp_path / "t.csv", META).append(row("a"))
     (tmp_path / "t.meta.json").write_text("[]")
-    with pytest.raises(TableError, match="expected a JSON object"):
+    with pytest.raises(TableError, match="expected an object"):
         TableWriter(tmp_path / "t.csv", META)
 
 
