@@ -31,7 +31,7 @@ def pack(args: argparse.Namespace) -> None:
     space = SearchSpace.load(args.space)
     bundle = make(space, args.runtime, args.out, args.target, args.benchmark_model, args.pipeline)
     print(f"{args.out}: bundle {bundle.id}, {len(bundle.packages)} workloads for {args.runtime}")
-    for workload, reason in bundle.manifest["infeasible"].items():
+    for workload, reason in bundle.manifest.infeasible.items():
         print(f"not compiled: {workload}: {reason}")
     script = "python measure.py" if args.runtime == "coreml" else "sh measure.sh"
     print(f"next: 'nas measure {args.out}' where the device is, or '{script}' in it where nas is not installed")

@@ -20,11 +20,11 @@ import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 
 from nas.errors import NasError
 from nas.profiling.bundle_compile import Package
-from nas.profiling.runtime import NO_MEMORY, Infeasible, Loaded, OutOfMemory
+from nas.profiling.runtime import NO_MEMORY, UNSUPPORTED, Infeasible, Loaded, OutOfMemory, ToolError
 
 MIB = 2**20 / 1e6
 GET = (
@@ -32,6 +32,16 @@ GET = (
     "android_aarch64_benchmark_model"
 )
 """Where LiteRT's documentation has the prebuilt tool for 64-bit Android."""
+
+
+NO_DELEGATE = re.compile(
+    r"^[^\n]*(\b(fail(ed|s|ure)?|could not|couldn't|cannot|can't|unable to|not able to)\b[^\n]*\bdelegate|"
+    r"\bdelegate\b[^\n]*\b(fail(ed|s|ure)?|could not|couldn't|cannot|can't|unable to|unsupported|isn't|is not|was not|"
+    r"not (be )?(applied|executed|created|linked|supported|available)))[^\n]*",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A line that says that the model does not run on the delegate, such as 'Failed to apply XNNPACK delegate.' or 'Though
+XNNPACK delegate is explicitly applied, the model graph will not be executed by the delegate.'"""
 
 
 @dataclass(frozen=True)
@@ -56,18 +66,36 @@ def parse(output: str) -> Benchmark:
 
     Raises:
         NasError: it is not such an output, or of a build that prints no median.
+        Infeasible: XNNPACK was not applied, so that the times are of other kernels. Where that is so of the reference
+            workload as well, it is the tool that lacks it.
     """
+    refused = NO_DELEGATE.search(output)
+    if refused is not None:
+        raise Infeasible(f"the XNNPACK delegate is not applied: {refused[0].strip()}"[:300])
     counts = re.findall(r"\bcount=(\d+)([^\n]*)", output)
-    started = re.search(r"Initialized session in ([\d.e+]+)ms", output)
+    started = re.search(r"Initialized session in (\S+?)ms", output)
     if not counts or started is None:
         raise NasError(f"benchmark_model printed no timings: {last_line(output)}")
-    runs, rest = int(counts[-1][0]), dict(re.findall(r"(\w+)=([\d.e+-]+)", counts[-1][1]))
+    runs, rest = counts[-1][0], dict(re.findall(r"(\w+)=(\S+)", counts[-1][1]))
     micros = rest.get("median") or (rest.get("curr") if "first" not in rest else None)
     if micros is None:
         raise NasError(f"benchmark_model prints no median: it is older than 2023; get a newer one from {GET}")
-    memory = re.search(r"[Mm]emory footprint[^\n]*\boverall=([\d.e+-]+)", output)
-    overall_mb = float(memory[1]) * MIB if memory else float("nan")
-    return Benchmark(runs, float(micros) / 1e3, float(started[1]), overall_mb)
+    memory = re.search(r"[Mm]emory footprint[^\n]*\boverall=(\S+)", output)
+    overall_mb = _number(memory[1], "overall memory") * MIB if memory else float("nan")
+    return Benchmark(
+        int(_number(runs, "count")), _number(micros, "median") / 1e3, _number(started[1], "init"), overall_mb
+    )
+
+
+def _number(text: str, what: str) -> float:
+    """A number of the tool's output, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not 0 <= value < 1e15:
+        raise NasError(f"benchmark_model printed '{text[:40]}' as {what}, which is no such number")
+    return value
 
 
 def tool_mb(found: Benchmark, reference: Package) -> float:
@@ -99,7 +127,7 @@ def check(code: int, output: str) -> None:
 
     Raises:
         NasError: the tool itself cannot run.
-        Infeasible: the workload ended it.
+        Infeasible: the workload ended it: it needs too much memory, crashes, or holds what the tool cannot run.
     """
     said = last_line(output)
     if code == 0:
@@ -114,7 +142,9 @@ def check(code: int, output: str) -> None:
         raise Infeasible(f"crashed (signal {name}): {said}"[:300])
     if NO_MEMORY.search(output):
         raise OutOfMemory(f"out of memory: {said}"[:300])
-    raise Infeasible(f"benchmark_model ended with {code}: {said}"[:300])
+    if UNSUPPORTED.search(output) or NO_DELEGATE.search(output):
+        raise Infeasible(f"benchmark_model ended with {code}: {said}"[:300])
+    raise ToolError(f"benchmark_model ended with {code}: {said}"[:300])
 
 
 def last_line(output: str) -> str:

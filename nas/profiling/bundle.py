@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import nas
+from nas import config
 from nas.errors import ConfigError, NasError, SpaceError
 from nas.files import read_json, write_atomic, write_json
 from nas.locks import output_lock
 from nas.profiling import bundle_runner
 from nas.profiling.android import TOOL, find_tool
 from nas.profiling.bundle_compile import Compiler, Package
+from nas.profiling.bundle_manifest import Manifest
 from nas.profiling.bundle_runner import file_hash
 from nas.profiling.host import commit
 from nas.profiling.measure import Progress
@@ -58,7 +60,7 @@ class Bundle:
     """
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     packages: tuple[Package, ...]
     reference: Package
 
@@ -73,29 +75,28 @@ class Bundle:
         path = folder / MANIFEST
         if not path.exists():
             raise ConfigError(f"{folder}: no bundle ('{MANIFEST}' is missing); make one with 'nas pack'")
-        manifest = read_json(path, "bundle manifest")
+        raw = read_json(path, "bundle manifest", dict)
         try:
-            if manifest["bundle"] != identity(manifest):
-                raise ConfigError(f"{path}: was edited after it was packed; pack the bundle again")
-            changed = bundle_runner.changed_files(folder, manifest)
-            if changed:
-                what = "was changed after it was packed" if (folder / changed[0]).exists() else "is missing"
-                raise ConfigError(f"{folder / changed[0]}: {what}; pack the bundle again")
-            packages = tuple(_package(folder, entry) for entry in manifest["packages"])
-            return cls(folder, manifest, packages, _package(folder, manifest["reference"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"{path}: no bundle manifest of this version ({error!r}); pack the bundle again"
-            ) from None
+            manifest = config.build(Manifest, raw, str(path))
+        except ConfigError as error:
+            raise ConfigError(f"{error}; pack the bundle again") from None
+        if manifest.bundle != identity(raw):
+            raise ConfigError(f"{path}: was edited after it was packed; pack the bundle again")
+        changed = bundle_runner.changed_files(folder, raw)
+        if changed:
+            what = "was changed after it was packed" if (folder / changed[0]).exists() else "is missing"
+            raise ConfigError(f"{folder / changed[0]}: {what}; pack the bundle again")
+        packages = tuple(entry.package(folder) for entry in manifest.packages)
+        return cls(folder, manifest, packages, manifest.reference.package(folder))
 
     @property
     def id(self) -> str:
-        return self.manifest["bundle"]
+        return self.manifest.bundle
 
     @property
     def workloads(self) -> list[str]:
         """Every workload of the space, also those that could not be compiled."""
-        return [*(package.workload for package in self.packages), *self.manifest["infeasible"]]
+        return [*(package.workload for package in self.packages), *self.manifest.infeasible]
 
 
 def pack(
@@ -229,11 +230,6 @@ def _put(package: Package, out: Path, name: str) -> dict[str, Any]:
             (shutil.copytree if entry[key].is_dir() else shutil.copyfile)(entry[key], there)
             entry[key] = there.relative_to(out).as_posix()
     return entry
-
-
-def _package(folder: Path, entry: dict[str, Any]) -> Package:
-    several = folder / entry["several"] if entry["several"] else None
-    return Package(**{**entry, "path": folder / entry["path"], "several": several})
 
 
 def _write_runner(

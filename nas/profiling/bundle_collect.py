@@ -17,13 +17,14 @@ from nas.costs import LookupTable, Row
 from nas.costs.table import SAME, meta_path, read_meta
 from nas.errors import ConfigError, NasError, TableError
 from nas.files import read_text
+from nas.locks import output_lock
 from nas.profiling.android import HOW
-from nas.profiling.android_benchmark import check, loaded, parse, tool_mb
+from nas.profiling.android_benchmark import Benchmark, check, loaded, parse, tool_mb
 from nas.profiling.bundle import RESULTS, VISITS, Bundle
 from nas.profiling.bundle_compile import Package
-from nas.profiling.bundle_measure import lines
+from nas.profiling.bundle_results import RowLine, VisitLine, results
 from nas.profiling.coreml import LATENCY, MEMORY, PRECISION, REMOTE
-from nas.profiling.protocol import Block, Protocol, Samples, infeasible
+from nas.profiling.protocol import Block, Protocol, Samples, half_interval, infeasible
 from nas.profiling.runtime import Infeasible, Loaded
 
 
@@ -64,13 +65,20 @@ def collect(folder: str | Path, out: str | Path) -> LookupTable:
             edited, or of several devices.
     """
     bundle, out = Bundle.load(folder), Path(out)
-    if out.exists():
-        meta = read_meta(out) if meta_path(out).exists() else {}
-        if meta.get("bundle") != bundle.id:
-            raise ConfigError(f"{out}: is a table that was not collected from this bundle; give another --out")
-    found = lines(bundle, bundle.folder / RESULTS)
-    rows = [(Row(**line["row"]), line["host"]) for line in found if "row" in line]
-    visits = [_mac_visit(bundle, line) for line in found if "visit" in line] + _phone_visits(bundle)
+    with output_lock(out):
+        if out.exists():
+            meta = read_meta(out) if meta_path(out).exists() else {}
+            if meta.get("bundle") != bundle.id:
+                raise ConfigError(f"{out}: is a table that was not collected from this bundle; give another --out")
+        _collected(bundle).save(out)
+    return LookupTable.load(out)
+
+
+def _collected(bundle: Bundle) -> LookupTable:
+    folder = bundle.folder
+    found = results(bundle, folder / RESULTS)
+    rows = [(line.row.row, line.host) for line in found if isinstance(line, RowLine)]
+    visits = [_mac_visit(bundle, line) for line in found if isinstance(line, VisitLine)] + _phone_visits(bundle)
     if rows and visits:
         raise TableError(f"{folder}: has results of 'nas measure' and of a runner script; keep one kind of them")
     if not rows and not visits:
@@ -84,13 +92,11 @@ def collect(folder: str | Path, out: str | Path) -> LookupTable:
             )
     table_rows = [row for row, _ in rows] or _fold(bundle, visits)
     seen = {row.workload for row in table_rows}
-    missing_here = bundle.manifest["infeasible"].items()
+    missing_here = bundle.manifest.infeasible.items()
     table_rows += [infeasible(workload, reason) for workload, reason in missing_here if workload not in seen]
     known = ("space", "space_hash", "dtype", "date", "commit", "bundle", "versions")
-    meta = {**hosts[0], "operators": "alone", **{key: bundle.manifest[key] for key in known}}
-    table = LookupTable.from_frame(pd.DataFrame([asdict(row) for row in table_rows]), meta)
-    table.save(out)
-    return LookupTable.load(out)
+    meta = {**hosts[0], "operators": "alone", **{key: getattr(bundle.manifest, key) for key in known}}
+    return LookupTable.from_frame(pd.DataFrame([asdict(row) for row in table_rows]), meta)
 
 
 def _fold(bundle: Bundle, visits: list[Visit]) -> list[Row]:
@@ -109,10 +115,23 @@ def _fold(bundle: Bundle, visits: list[Visit]) -> list[Row]:
             blocks: tuple[list, list] = ([], [])
             for visit in ran:
                 blocks[visit.reference_ms > drift * usual_ms].append(Block(list(visit.samples_ms)))
-            rows.append(Samples(*blocks).row(package.workload, _loaded(package, ran), "measured"))
+            samples = Samples(*blocks)
+            _check_difference(bundle, package, samples)
+            rows.append(samples.row(package.workload, _loaded(package, ran), "measured"))
         elif mine:
             rows.append(infeasible(package.workload, mine[0].error))
     return rows
+
+
+def _check_difference(bundle: Bundle, package: Package, samples: Samples) -> None:
+    """Refuse an operator that several copies of are faster than one, by more than the noise of the visits."""
+    medians = samples.medians()
+    width = half_interval(medians)
+    if np.median(medians) < 0 and not np.median(medians) + width >= 0:
+        raise TableError(
+            f"{bundle.folder}: workload '{package.workload}': more copies of it took less time ({np.median(medians):.4g} ms "
+            "each), which no device does; delete its results and measure it again"
+        )
 
 
 def _loaded(package: Package, visits: list[Visit]) -> Loaded:
@@ -131,27 +150,27 @@ def _median(values: list[float], otherwise: float) -> float:
     return float(np.median(known)) if known else otherwise
 
 
-def _mac_visit(bundle: Bundle, line: dict[str, Any]) -> Visit:
+def _mac_visit(bundle: Bundle, line: VisitLine) -> Visit:
     """A visit of `measure.py`."""
     host = {
         "runtime": "coreml",
-        "version": f"coremltools {line['host']['version']}",
-        "device": line["host"].get("device", "local"),
-        "phone": line["host"].get("phone"),
-        "chip": line["host"]["chip"],
-        "os": line["host"]["os"],
+        "version": f"coremltools {line.host.version}",
+        "device": line.host.device,
+        "phone": line.host.phone,
+        "chip": line.host.chip,
+        "os": line.host.os,
         "threads": None,
-        "compute_unit": line["compute_unit"],
-        "target": bundle.manifest["target"],
+        "compute_unit": line.compute_unit,
+        "target": bundle.manifest.target,
         "precision": PRECISION,
-        "remote": REMOTE if "phone" in line["host"] else None,
+        "remote": REMOTE if line.host.phone is not None else None,
         "latency": LATENCY,
         "memory": MEMORY,
     }
-    if "error" in line:
-        return Visit(line["workload"], host, error=line["error"])
-    numbers = {key: float(line[key]) for key in ("reference_ms", "load_ms")}
-    return Visit(line["workload"], host, tuple(map(float, line["samples_ms"])), **numbers)
+    if line.error:
+        return Visit(line.workload, host, error=line.error)
+    numbers = {"reference_ms": line.reference_ms, "load_ms": line.load_ms}
+    return Visit(line.workload, host, line.samples_ms, **numbers)
 
 
 def _phone_visits(bundle: Bundle) -> list[Visit]:
@@ -165,57 +184,81 @@ def _phone_visits(bundle: Bundle) -> list[Visit]:
         text = read_text(path, "result")
         body, _, digest = text.rpartition("digest: ")
         head = dict(re.findall(r"^(\w+): (.*)$", body.partition("== ")[0], flags=re.M))
-        if not {"bundle", "visit", "phone", "threads"} <= set(head):
+        visit = re.fullmatch(r"(\d{1,6}) (\d{1,6})", head.get("visit", ""))
+        about = head.get("phone", "").split("|")[:8]
+        threads = re.fullmatch(r"0*[1-9]\d{0,4}", head.get("threads", ""))
+        if "bundle" not in head or not visit or not threads or len(about) < 8:
             raise TableError(f"{path}: is no result of measure.sh; delete it and measure again")
         if head["bundle"] != bundle.id:
-            raise TableError(f"{path}: belongs to bundle {head['bundle']}, this one is {bundle.id}; collect it there")
+            raise TableError(
+                f"{path}: belongs to bundle {head['bundle']:.40}, this one is {bundle.id}; collect it there"
+            )
         if hashlib.sha256(f"{bundle.id}\n{body}".encode()).hexdigest() != digest.strip():
             raise TableError(f"{path}: was edited after it was measured; delete it and measure again")
-        number = int(head["visit"].split()[1])
+        number = int(visit[2])
         if number >= len(bundle.packages):
             raise TableError(f"{path}: is of a workload that is not in the bundle; delete it")
-        found.append(_phone_visit(bundle.packages[number], bundle.reference, head, _parts(body), path))
+        host = _phone(about, int(threads[0]), head.get("governors", ""))
+        try:
+            found.append(_phone_visit(bundle.packages[number], bundle.reference, host, _parts(body)))
+        except NasError as error:
+            raise TableError(f"{path}: {error}; delete it and measure again") from None
     return found
 
 
-def _phone_visit(
-    package: Package, reference: Package, head: dict[str, str], parts: dict[str, tuple[int, str]], path: Path
-) -> Visit:
-    phone, maker, model, soc, abi, android, build, tool = head["phone"].split("|")[:8]
-    host = {
+def _phone(about: list[str], threads: int, governors: str) -> dict[str, Any]:
+    phone, maker, model, soc, abi, android, build, tool = about
+    return {
         "runtime": "litert",
         "version": f"benchmark_model {tool}",
         "device": "adb",
         "phone": phone,
         "chip": f"{maker} {model} ({soc or 'unknown chip'}, {abi})",
         "os": f"Android {android}",
-        "threads": int(head["threads"]),
+        "threads": threads,
         "build": build,
-        "governors": head.get("governors", ""),
+        "governors": governors,
         **HOW,
     }
+
+
+def _phone_visit(
+    package: Package, reference: Package, host: dict[str, Any], parts: dict[str, tuple[int, str]]
+) -> Visit:
+    """A visit of `measure.sh`.
+
+    Raises:
+        NasError: the tool failed, be it on the reference workload, which says nothing of this one.
+    """
+    names = ["reference", "one", *(["several"] if package.several else [])]
+    missing = [name for name in names if name not in parts]
+    if missing:
+        raise TableError(f"the part '== {missing[0]}' is missing")
     try:
-        for code, output in parts.values():
-            check(code, output)
-        read = {name: parse(output) for name, (_, output) in parts.items()}
+        beside = _read(parts["reference"])
+    except Infeasible as error:
+        raise TableError(f"benchmark_model could not even run the reference workload: {error}") from None
+    try:
+        calls = [_read(parts[name]) for name in names[1:]]
     except Infeasible as error:
         return Visit(package.workload, host, error=str(error))
-    except NasError as error:
-        raise TableError(f"{path}: {error}") from None
-    one = read["one"]
-    several = read.get("several")
-    ms = (several.median_ms - one.median_ms) / package.copies if several else one.median_ms
-    calls = [one, several] if several else [one]
-    known = loaded(package, calls, tool_mb(read["reference"], reference))
+    ms = calls[0].median_ms if len(calls) == 1 else (calls[1].median_ms - calls[0].median_ms) / package.copies
+    known = loaded(package, calls, tool_mb(beside, reference))
     return Visit(
         workload=package.workload,
         host=host,
         samples_ms=(ms,),
-        reference_ms=read["reference"].median_ms,
+        reference_ms=beside.median_ms,
         memory_mb=known.memory_mb,
         weights_mb=known.weights_mb,
         load_ms=known.load_ms,
     )
+
+
+def _read(part: tuple[int, str]) -> Benchmark:
+    code, output = part
+    check(code, output)
+    return parse(output)
 
 
 def _parts(body: str) -> dict[str, tuple[int, str]]:
@@ -223,6 +266,6 @@ def _parts(body: str) -> dict[str, tuple[int, str]]:
     parts = {}
     for part in body.split("== ")[1:]:
         name, _, output = part.partition("\n")
-        ended = re.search(r"^exit: (\d+)$", output, flags=re.M)
+        ended = re.search(r"^exit: (\d{1,5})$", output, flags=re.M)
         parts[name.strip()] = (int(ended[1]) if ended else 255, output[: ended.start()] if ended else output)
     return parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,8 @@ from nas.errors import ConfigError, TableError
 from nas.locks import output_lock
 from nas.profiling import runtimes
 from nas.profiling.bundle import RESULTS, Bundle
-from nas.profiling.bundle_runner import append, read, seal
+from nas.profiling.bundle_results import RowLine, package_hash, results
+from nas.profiling.bundle_runner import append
 from nas.profiling.measure import Progress, measure_all
 from nas.profiling.protocol import Protocol
 from nas.profiling.runtime import Runtime
@@ -61,33 +61,33 @@ def _measure(
     runtime: str | Runtime | None,
     options: dict[str, Any],
 ) -> int:
-    name, results = bundle.manifest["runtime"], bundle.folder / RESULTS
-    before = [line for line in lines(bundle, results) if "row" in line]
-    done = {line["row"]["workload"] for line in before}
-    if bundle.manifest["target"]:
-        options["target"] = bundle.manifest["target"]
+    name, path = bundle.manifest.runtime, bundle.folder / RESULTS
+    before = [line for line in results(bundle, path) if isinstance(line, RowLine)]
+    done = {line.workload for line in before}
+    if bundle.manifest.target:
+        options["target"] = bundle.manifest.target
     if name == "litert" and (bundle.folder / "benchmark_model").exists() and (device or "adb").startswith("adb"):
         options.setdefault("tool", bundle.folder / "benchmark_model")
     with runtimes.make(runtime or name, device or DEVICES[name], **options) as chosen:
         host = chosen.describe()
         for key in SAME:
-            if before and before[0]["host"].get(key) != host.get(key):
+            if before and before[0].host.get(key) != host.get(key):
                 raise ConfigError(
-                    f"{results}: was measured with {key}={before[0]['host'].get(key)!r}, now it is {host.get(key)!r}; "
+                    f"{path}: was measured with {key}={before[0]['host'].get(key)!r}, now it is {host.get(key)!r}; "
                     "collect it, and measure in another copy of the bundle"
                 )
         chosen.reference = bundle.reference
         missing = [package for package in bundle.packages if package.workload not in done]
-        bar = Progress(len(bundle.packages), len(done), progress, f"measure {bundle.manifest['space']}")
+        bar = Progress(len(bundle.packages), len(done), progress, f"measure {bundle.manifest.space}")
         hashes = {package.workload: package_hash(bundle, package.path) for package in bundle.packages}
 
         def finished(row: Row) -> None:
             line = {"bundle": bundle.id, "row": asdict(row), "package": hashes[row.workload], "host": host}
             try:
-                append(results, line, bundle.id)
+                append(path, line, bundle.id)
             except OSError as error:
                 raise TableError(
-                    f"{results}: cannot write row '{row.workload}': {error.strerror}; free some space and run again, "
+                    f"{path}: cannot write row '{row.workload}': {error.strerror}; free some space and run again, "
                     f"the {len(done)} finished rows are kept"
                 ) from None
             done.add(row.workload)
@@ -97,40 +97,3 @@ def _measure(
             if missing:
                 measure_all(chosen, missing, protocol, finished)
     return len(done)
-
-
-def lines(bundle: Bundle, path: Path) -> list[dict[str, Any]]:
-    """The lines of a results file, each of them this bundle's and as it was written.
-
-    Raises:
-        TableError: a line is of another bundle, was edited, or is of a workload or package that the bundle has not.
-    """
-    try:
-        found = read(path)
-    except ValueError as error:
-        raise TableError(f"{path}: a line is no result ({error}); measure again") from None
-    packages = {package.workload: package for package in bundle.packages}
-    for number, line in enumerate(found, 1):
-        where = f"{path}:{number}"
-        if not isinstance(line, dict) or not {"bundle", "digest", "host"} <= set(line):
-            raise TableError(f"{where}: is no result of a bundle; delete the line and measure again")
-        if line["bundle"] != bundle.id:
-            raise TableError(f"{where}: belongs to bundle {line['bundle']}, this one is {bundle.id}; collect it there")
-        if line["digest"] != seal(line, bundle.id):
-            raise TableError(f"{where}: was edited after it was measured; delete the line and measure again")
-        workload = line["row"]["workload"] if "row" in line else line.get("workload")
-        if workload not in packages:
-            raise TableError(f"{where}: workload '{workload}' is not in the bundle; delete the line")
-        if "package" in line and line["package"] != package_hash(bundle, packages[workload].path):
-            raise TableError(f"{where}: was measured on another package than the bundle's; delete it and measure again")
-    return found
-
-
-def package_hash(bundle: Bundle, path: Path) -> str:
-    """A hash of a workload's file, or of the files of its .mlpackage, as the manifest has them."""
-    name = path.relative_to(bundle.folder).as_posix()
-    files = bundle.manifest["files"]
-    if name in files:
-        return files[name]
-    inside = sorted(f"{key} {digest}" for key, digest in files.items() if key.startswith(f"{name}/"))
-    return hashlib.sha256("\n".join(inside).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from nas.costs import Calibration, CostModel, LookupTable
 from nas.costs.table import shipped_tables
 from nas.errors import TableError
+from nas.locks import output_lock
 from nas.profiling.measure import measure_architectures
 from nas.profiling.protocol import Protocol
 from nas.spaces import Architecture, SearchSpace
@@ -63,6 +65,19 @@ def calibrate(
         raise TableError(f"{table.path or 'table'}: only a measured table can be calibrated")
     if count < 3:
         raise TableError(f"calibrate: {count} models are too few to fit two numbers; take 3 or more")
+    with output_lock(table.path) if table.path else nullcontext():  # known to be writable before anything is measured
+        return _calibrate(space, table, count, seed, protocol, progress, options)
+
+
+def _calibrate(
+    space: SearchSpace,
+    table: LookupTable,
+    count: int,
+    seed: int,
+    protocol: Protocol | None,
+    progress: bool,
+    options: dict[str, Any],
+) -> CalibrationReport:
     bare = CostModel(space, replace(table, calibration=None))
     archs = spread(space, bare, count, seed)
     options_of = ("threads", "wait", "compute_unit", "target")
@@ -70,8 +85,8 @@ def calibrate(
     rows = measure_architectures(
         space,
         archs,
-        table.meta.get("runtime", "eager").partition("+")[0],
-        table.meta.get("device", "local"),
+        str(table.meta.get("runtime", "eager")).partition("+")[0],
+        str(table.meta.get("device", "local")),
         protocol,
         progress,
         table,
@@ -82,7 +97,14 @@ def calibrate(
         raise TableError(f"calibrate: only {len(ran)} of {count} whole models could run: {rows[0].reason}")
     predicted = np.array([bare.predict(archs[i]).latency_ms for i in ran])
     measured = np.array([rows[i].latency_ms for i in ran])
-    table.calibration = fit(predicted, measured)
+    if not (measured > 0).all():
+        raise TableError("calibrate: a whole model took 0 ms, which no clock can tell; measure larger ones")
+    found = fit(predicted, measured)
+    try:
+        CostModel(space, replace(table, calibration=found))
+    except TableError:  # an offset that makes the smallest architectures' latencies negative
+        found = fit_scale(predicted, measured)
+    table.calibration = found
     if table.path:
         table.save(table.path)
     held_out = [fit(np.delete(predicted, i), np.delete(measured, i)) for i in range(len(ran))]
@@ -100,15 +122,20 @@ def calibrate(
 
 
 def fit(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Calibration:
-    """`scale` and `offset_ms` of least squared relative error; a scale alone where the sums hardly differ, or where they
-    are too noisy to grow with the models' latency."""
+    """`scale` and `offset_ms` of least squared relative error; a scale alone where the sums hardly differ, or where noise
+    would have latency fall as the sums rise."""
+    if np.ptp(predicted_ms) < 0.02 * np.mean(predicted_ms):
+        return fit_scale(predicted_ms, measured_ms)
     weight = 1 / measured_ms
-    if np.ptp(predicted_ms) >= 0.02 * np.mean(predicted_ms):
-        columns = np.stack([predicted_ms * weight, weight], axis=1)
-        scale, offset_ms = np.linalg.lstsq(columns, np.ones(len(weight)), rcond=None)[0]
-        if scale > 0:
-            return Calibration(float(scale), float(offset_ms))
-    return Calibration(float(np.sum(predicted_ms * weight) / np.sum((predicted_ms * weight) ** 2)))
+    columns = np.stack([predicted_ms * weight, weight], axis=1)
+    scale, offset_ms = np.linalg.lstsq(columns, np.ones(len(weight)), rcond=None)[0]
+    return Calibration(float(scale), float(offset_ms)) if scale > 0 else fit_scale(predicted_ms, measured_ms)
+
+
+def fit_scale(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Calibration:
+    """The scale of least squared relative error, without an offset."""
+    ratio = predicted_ms / measured_ms
+    return Calibration(float(np.sum(ratio) / np.sum(ratio**2)))
 
 
 def spread(space: SearchSpace, cost: CostModel, count: int, seed: int) -> list[Architecture]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -211,15 +213,18 @@ def edit(path: Path, old: str, new: str) -> None:
     ("change", "text"),
     [
         (lambda d: edit(d / "manifest.json", '"Conv', '"Kong'), r"manifest.json: was edited"),
-        (lambda d: edit(d / "manifest.json", '"bundle"', '"bundel"'), "no bundle manifest of this version"),
+        (lambda d: edit(d / "manifest.json", '"bundle"', '"bundel"'), "unknown key 'bundel'.*pack the bundle again"),
         (lambda d: (d / "manifest.json").write_text("{"), "manifest.json:1: this bundle manifest file is no JSON"),
         (lambda d: (d / "manifest.json").unlink(), "no bundle .*make one with 'nas pack'"),
         (lambda d: (d / "packages/0000.tflite").write_text("other"), "0000.tflite: was changed"),
         (lambda d: (d / "packages/0000.tflite").unlink(), "0000.tflite: is missing"),
         (lambda d: edit(d / RESULTS, '"latency_ms": 7.0', '"latency_ms": 0.7'), r"results.jsonl:\d: was edited"),
         (lambda d: edit(d / RESULTS, "Conv1D[kernel=3]", "Conv1D[kernel=5]"), r"results.jsonl:\d: was edited"),
-        (lambda d: (d / RESULTS).write_text("nonsense\n"), "results.jsonl: a line is no result"),
-        (lambda d: (d / RESULTS).write_text("[1]\n"), "results.jsonl:1: is no result of a bundle"),
+        (
+            lambda d: (d / RESULTS).write_text("nonsense\n"),
+            "results.jsonl:1: this line of results is no JSON.*delete the line",
+        ),
+        (lambda d: (d / RESULTS).write_text("[1]\n"), r"results.jsonl:1: expected an object.*delete the line"),
         (lambda d: (d / RESULTS).unlink(), "nothing was measured yet"),
     ],
 )
@@ -263,7 +268,7 @@ def test_results_of_another_bundle_or_phone_are_refused(phone, measured, space, 
     with pytest.raises(TableError, match=f"belongs to bundle {Bundle.load(measured).id}"):
         collect(other, tmp_path / "t.csv")
     bundle = Bundle.load(measured)
-    line = json.loads((measured / RESULTS).read_text().splitlines()[0])
+    line, another = map(json.loads, (measured / RESULTS).read_text().splitlines()[:2])
     stranger = {**line, "row": {**line["row"], "workload": "Conv9D"}}
     (measured / RESULTS).write_text("")
     bundle_runner.append(measured / RESULTS, stranger, bundle.id)
@@ -271,7 +276,7 @@ def test_results_of_another_bundle_or_phone_are_refused(phone, measured, space, 
         collect(measured, tmp_path / "t.csv")
     (measured / RESULTS).write_text("")
     bundle_runner.append(measured / RESULTS, line, bundle.id)
-    second = {**line, "host": {**line["host"], "chip": "Fairphone"}}
+    second = {**another, "host": {**another["host"], "chip": "Fairphone"}}
     bundle_runner.append(measured / RESULTS, second, bundle.id)
     with pytest.raises(TableError, match=r"several devices or ways \(chip: Fairphone and Google"):
         collect(measured, tmp_path / "t.csv")
@@ -345,3 +350,301 @@ def test_a_line_survives_what_json_does_to_numbers_that_are_none(tmp_path):
     bundle_runner.append(tmp_path / "r.jsonl", line, "b")
     [found] = bundle_runner.read(tmp_path / "r.jsonl")
     assert found["digest"] == bundle_runner.seal(found, "b")
+
+
+def damaged(folder: Path, change) -> None:
+    """Change a manifest, and give it the hash that belongs to it, as a faulty program would write it."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = change(manifest) or manifest
+    if isinstance(manifest, dict) and "bundle" in manifest:
+        manifest["bundle"] = bundles.identity(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def put(key: str, value):
+    """A change that sets a value at a dotted path, or removes it."""
+
+    def change(manifest) -> None:
+        *outer, last = key.split(".")
+        for name in outer:
+            manifest = manifest[int(name) if name.isdigit() else name]
+        if value is ...:
+            del manifest[last]
+        else:
+            manifest[last] = value
+
+    return change
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        *((put(key, ...), f"missing key '{key}'") for key in ("space", "runtime", "packages", "reference", "files")),
+        *((put(key, ...), "missing key") for key in ("infeasible", "bundle", "reference.path", "target", "versions")),
+        *((put(key, None), key) for key in ("packages", "files", "reference", "infeasible", "space", "date")),
+        *((put(key, []), key) for key in ("files", "reference", "infeasible", "versions")),
+        (put("packages", {}), "packages: expected a list"),
+        (put("packages", "all"), "packages: expected a list"),
+        (put("packages", [[]]), r"packages\[0\]: expected a mapping"),
+        (put("packages", [None]), r"packages\[0\]: expected a mapping"),
+        (put("reference.params", "many"), "reference.params: expected int"),
+        (put("reference.params", -1), "reference.params: must be at least 0"),
+        (put("reference.params", 10**30), "64 bits"),
+        (put("reference.params", True), "reference.params: expected int"),
+        (put("reference.copies", 1.5), "reference.copies: expected int"),
+        (put("reference.weights_mb", math.nan), "reference.weights_mb: must be a finite number"),
+        (put("reference.weights_mb", -5), "reference.weights_mb: must be at least 0"),
+        (put("reference.path", "../outside.tflite"), "no file inside the bundle"),
+        (put("reference.path", "/etc/passwd"), "no file inside the bundle"),
+        (put("reference.path", ""), "no file inside the bundle"),
+        (put("reference.path", "x" * 5000), "no file inside the bundle"),
+        (put("reference.path", "packages/none.tflite"), "is not among the files"),
+        (put("reference.workload", " "), "workload is empty"),
+        (put("files", {"../../etc/passwd": "0" * 64}), "no file inside the bundle"),
+        (put("files", {"a\0b": "0" * 64}), "no file inside the bundle"),
+        (put("runtime", "tensorrt"), "there is no .*known: coreml, litert|tensorrt"),
+        (put("versions", {"nas": nested(40)}), "versions.nas"),
+        (put("space", nested(300)), "nested more than"),
+        (put("infeasible", {"Conv3D": 5}), "infeasible.Conv3D: expected str"),
+        (put("surprise", 1), "unknown key 'surprise'"),
+        (lambda manifest: [manifest], r"expected an object"),
+        (lambda manifest: manifest["packages"].append(manifest["packages"][0]), "is there twice"),
+    ],
+)
+def test_a_damaged_manifest_is_one_line(change, text, measured, tmp_path, capsys):
+    damaged(measured, change)
+    for command in (["collect", str(measured), "--out", str(tmp_path / "t.csv")], ["measure", str(measured)]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and len(said) < 600 and re.search(text, said), said
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", '"', "{" * 100000, "[" * 100000 + "]" * 100000, '{"a": ' + "9" * 5000 + "}"]
+)
+def test_a_manifest_that_is_no_json_object_is_one_line(text, measured, capsys):
+    (measured / "manifest.json").write_text(text)
+    assert main(["measure", str(measured)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 600 and "manifest.json" in said
+
+
+MAC = {
+    "visit": [0, 0],
+    "compute_unit": "all",
+    "host": {"chip": "M3", "os": "macOS 15", "version": "9.0"},
+    "samples_ms": [2.0, 2.1, 2.2],
+    "load_ms": 5.0,
+    "reference_ms": 1.0,
+}
+
+
+def written(folder: Path, line: dict) -> None:
+    bundle = Bundle.load(folder)
+    (folder / RESULTS).write_text("")
+    bundle_runner.append(folder / RESULTS, {"bundle": bundle.id, **line}, bundle.id)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("samples_ms", [math.nan, 1.0, 1.0]),
+        ("samples_ms", [math.inf]),
+        ("samples_ms", [-1.0, 2.0, 3.0]),
+        ("samples_ms", []),
+        ("samples_ms", ...),
+        ("samples_ms", None),
+        ("samples_ms", "fast"),
+        ("samples_ms", {"a": 1}),
+        ("samples_ms", ["x"]),
+        ("samples_ms", [True]),
+        ("samples_ms", [1e300]),
+        ("samples_ms", [[1.0]]),
+        ("reference_ms", math.nan),
+        ("reference_ms", -1.0),
+        ("reference_ms", ...),
+        ("load_ms", math.nan),
+        ("load_ms", "5 ms"),
+        ("host", ...),
+        ("host", []),
+        ("host", {"chip": "M3"}),
+        ("host.chip", None),
+        ("visit", [0]),
+        ("visit", [0, 99]),
+        ("visit", [0, -1]),
+        ("visit", 7),
+        ("compute_unit", ...),
+        ("error", 5),
+        ("surprise", 5),
+        ("workload", None),
+        ("workload", []),
+    ],
+)
+def test_a_damaged_visit_of_a_mac_is_one_line(key, value, packed, tmp_path, capsys):
+    backbone = next(i for i, package in enumerate(Bundle.load(packed).packages) if package.several is None)
+    line = {**MAC, "workload": Bundle.load(packed).packages[backbone].workload, "visit": [0, backbone]}
+    written(packed, line)
+    assert collect(packed, tmp_path / "good.csv").rows()[line["workload"]].latency_ms == 2.1
+    line = json.loads(json.dumps(line))
+    put(key, value)(line)
+    written(packed, line)
+    refused(packed, tmp_path, capsys)
+
+
+def refused(folder: Path, tmp_path: Path, capsys) -> None:
+    capsys.readouterr()
+    assert main(["collect", str(folder), "--out", str(tmp_path / "t.csv")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 700, said
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("latency_ms", math.nan),
+        ("latency_ms", -1.0),
+        ("latency_ms", math.inf),
+        ("latency_ms", "7 ms"),
+        ("latency_ms", None),
+        ("latency_ms", ...),
+        ("memory_mb", -1.0),
+        ("memory_mb", math.inf),
+        ("weights_mb", math.nan),
+        ("params", 1.5),
+        ("params", -1),
+        ("params", 10**25),
+        ("count", 0),
+        ("count", "many"),
+        ("status", "fine"),
+        ("source", "guessed"),
+        ("reason", 5),
+        ("workload", ...),
+        ("surprise", 1),
+    ],
+)
+def test_a_damaged_row_is_one_line(key, value, measured, tmp_path, capsys):
+    line = next(
+        line for line in map(json.loads, (measured / RESULTS).read_text().splitlines()) if line["row"]["status"] == "ok"
+    )
+    put(key, value)(line["row"])
+    written(measured, {name: part for name, part in line.items() if name != "digest"})
+    refused(measured, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("part", ["row", "host", "package", "digest"])
+@pytest.mark.parametrize("value", [None, [], "x", 5, ...])
+def test_a_line_with_a_damaged_part_is_one_line(part, value, measured, tmp_path, capsys):
+    line = json.loads((measured / RESULTS).read_text().splitlines()[0])
+    put(part, value)(line)
+    if part == "digest":
+        (measured / RESULTS).write_text(json.dumps(line) + "\n")
+    else:
+        written(measured, {name: part for name, part in line.items() if name != "digest"})
+    refused(measured, tmp_path, capsys)
+
+
+def test_results_that_are_a_pipe_or_measured_twice_are_refused(measured, tmp_path, capsys):
+    whole = (measured / RESULTS).read_text()
+    (measured / RESULTS).write_text(whole + whole)
+    refused(measured, tmp_path, capsys)
+    (measured / RESULTS).unlink()
+    os.mkfifo(measured / RESULTS)
+    refused(measured, tmp_path, capsys)
+
+
+def resealed(path: Path, bundle: str, change) -> None:
+    body = change(path.read_text().rpartition("digest: ")[0])
+    digest = hashlib.sha256(f"{bundle}\n{body}".encode()).hexdigest()
+    path.write_text(f"{body}digest: {digest}\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (r"^phone: .*$", "phone: a|b"),
+        (r"^phone: .*$", ""),
+        (r"^threads: .*$", "threads: all"),
+        (r"^threads: .*$", "threads: " + "9" * 5000),
+        (r"^visit: .*$", "visit: 0"),
+        (r"^visit: .*$", "visit: x y"),
+        (r"^== one$", "== two"),
+        (r"^== reference$", "== referee"),
+        (r"median=\d+", "median=nan"),
+        (r"median=\d+", "median=-5"),
+        (r"median=\d+", "median=1e999"),
+        (r"median=\d+", "median=1.2.3"),
+        (r"overall=[\d.]+", "overall=nan"),
+        (r"session in [\d.]+ms", "session in -1ms"),
+        (r"Created TensorFlow Lite XNNPACK delegate for CPU", "Failed to apply XNNPACK delegate"),
+    ],
+)
+def test_a_damaged_visit_of_a_phone_is_one_line(old, new, scripted, tmp_path, capsys):
+    for visit in (scripted / "results").glob("*.txt"):
+        resealed(visit, Bundle.load(scripted).id, lambda body: re.sub(old, new, body, flags=re.M))
+    refused(scripted, tmp_path, capsys)
+
+
+def test_a_workload_that_the_delegate_does_not_take_is_no_xnnpack_timing(scripted, tmp_path):
+    said = "Though XNNPACK delegate is explicitly applied, the model graph will not be executed by the delegate."
+    number = next(i for i, p in enumerate(Bundle.load(scripted).packages) if p.workload.startswith("Conv1D"))
+
+    def change(body: str) -> str:
+        before, one, rest = body.partition("== one")
+        return before + one + rest.replace("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.", f"INFO: {said}")
+
+    for visit in (scripted / "results").glob(f"*-{number}.txt"):
+        resealed(visit, Bundle.load(scripted).id, change)
+    rows = collect(scripted, tmp_path / "t.csv").rows().values()
+    row = next(row for row in rows if row.workload.startswith("Conv1D"))
+    assert row.status == "infeasible" and "will not be executed by the delegate" in row.reason
+
+
+def test_copies_that_take_negative_time_are_refused(scripted, tmp_path, capsys):
+    """Every file of one visit: the longer graph is faster than the short one."""
+    number = next(i for i, p in enumerate(Bundle.load(scripted).packages) if p.several is not None)
+
+    def change(body: str) -> str:
+        before, several, rest = body.partition("== several")
+        return before + several + re.sub(r"median=\d+", "median=1", rest)
+
+    for visit in (scripted / "results").glob(f"*-{number}.txt"):
+        resealed(visit, Bundle.load(scripted).id, change)
+    refused(scripted, tmp_path, capsys)
+
+
+def test_pack_leaves_nothing_of_a_bundle_that_failed_and_begins_anew_after_a_kill(space, phone, tmp_path, monkeypatch):
+    real = bundles._write_runner
+
+    def full(*_):
+        raise OSError(28, "No space left on device", str(tmp_path / "b/plan.txt"))
+
+    monkeypatch.setattr(bundles, "_write_runner", full)
+    with pytest.raises(OSError, match="No space left"):
+        pack(space, "litert", tmp_path / "b", progress=False)
+    assert not (tmp_path / "b").exists()
+    monkeypatch.setattr(bundles, "_write_runner", real)
+    (tmp_path / "b/packages").mkdir(parents=True)
+    for left in (".packing", "measure.sh", "packages/0000.tflite"):  # as a killed one leaves it
+        (tmp_path / "b" / left).touch()
+    assert len(pack(space, "litert", tmp_path / "b", progress=False).packages) == 3
+    assert not list((tmp_path / "b").glob(".*"))
+
+
+def test_a_broken_compiler_is_no_property_of_a_workload(space, phone, tmp_path, monkeypatch):
+    def package(self, workload, alone=False):
+        if alone:
+            raise Infeasible("crashed (signal SIGSEGV)")
+
+    monkeypatch.setattr(Compiler, "package", package)
+    with pytest.raises(NasError, match="not even the reference workload"):
+        pack(space, "litert", tmp_path / "b", progress=False)
+    assert not (tmp_path / "b").exists()

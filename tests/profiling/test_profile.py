@@ -303,3 +303,8 @@ def test_blocks_beside_a_slow_reference_count_when_there_are_too_few_others():
     assert samples.row("w", Loaded(1.0, 1.0, 1, 1.0), "measured").latency_ms == 3
     samples = Samples(kept=[Block([1.0])] * 6, drifted=[Block([3.0])] * 9)
     assert samples.row("w", Loaded(1.0, 1.0, 1, 1.0), "measured").latency_ms == 1
+
+
+def test_noise_never_makes_a_correction_under_which_larger_models_are_faster():
+    found = fit(np.array([10.0, 20.0, 30.0]), np.array([30.0, 20.0, 10.0]))
+    assert found.scale > 0 and found.offset_ms == 0
