@@ -69,14 +69,14 @@ def parse(output: str) -> Benchmark:
         Infeasible: XNNPACK was not applied, so that the times are of other kernels. Where that is so of the reference
             workload as well, it is the tool that lacks it.
     """
-    refused = NO_DELEGATE.search(output)
-    if refused is not None:
-        raise Infeasible(f"the XNNPACK delegate is not applied: {refused[0].strip()}"[:300])
     counts = re.findall(r"\bcount=(\d+)([^\n]*)", output)
     started = re.search(r"Initialized session in (\S+?)ms", output)
     if not counts or started is None:
         raise NasError(f"benchmark_model printed no timings: {last_line(output)}")
-    runs, rest = counts[-1][0], dict(re.findall(r"(\w+)=(\S+)", counts[-1][1]))
+    refused = NO_DELEGATE.search(output)
+    if refused is not None:
+        raise Infeasible(f"the XNNPACK delegate is not applied: {refused[0].strip()}"[:300])
+    runs, rest = counts[-1][0], dict(re.findall(r"(\w+)=([^\s(,]+)", counts[-1][1]))
     micros = rest.get("median") or (rest.get("curr") if "first" not in rest else None)
     if micros is None:
         raise NasError(f"benchmark_model prints no median: it is older than 2023; get a newer one from {GET}")
