@@ -24,8 +24,8 @@ DECODING_TIMES = {"avi"}
 """Containers that hold no other times; what the decoder makes of them is wrong where frames are reordered."""
 ROUNDING = 0.25
 """Of a frame's length by which containers that count in milliseconds or hundredths may misplace it."""
-JUMP_BACK = 1.0
-"""Seconds by which times must go back to be those of a new beginning (clips joined), and not of one misplaced frame."""
+JUMP_BACK = 4
+"""Frames' lengths by which times must go back to be those of a new beginning (clips joined), and not of one misplaced frame."""
 
 
 class _SeekFailed(Exception):
@@ -193,7 +193,7 @@ def _timed(frames: Iterator[Any], about: _About, seek: bool) -> Iterator[tuple[A
         following = now + about.step if np.isfinite(now) else 0.0
         if time is None:
             time = following + shift
-        elif time - shift < now - JUMP_BACK:
+        elif time - shift < now - JUMP_BACK * about.step:
             shift = time - following
         if time - shift > now:
             now = time - shift

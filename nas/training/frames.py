@@ -24,6 +24,8 @@ REFERENCE_WHITE = 203.0
 """cd/m2 of diffuse white in HDR video."""
 
 UNSPECIFIED = 2
+LIMITED = 1
+"""FFmpeg's range from 16 to 235."""
 PQ, HLG = 16, 18  # numbers of ITU-T H.273, as in the files
 NOT_VIDEO = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE ST 428"}
 """Transfer characteristics that are no video's."""
@@ -103,6 +105,7 @@ def _rgb(frame: Any, width: int, height: int) -> np.ndarray:
     from av import VideoFrame
 
     space, transfer, primaries = int(frame.colorspace), int(frame.color_trc), int(frame.color_primaries)
+    gray, limited = frame.format.name.startswith("gray"), int(frame.color_range) == LIMITED
     if transfer in NOT_VIDEO:
         raise Undecodable(f"has {NOT_VIDEO[transfer]} colors; convert it to BT.709")
     if space in ODD_MATRICES and not frame.format.is_rgb:
@@ -121,7 +124,10 @@ def _rgb(frame: Any, width: int, height: int) -> np.ndarray:
     if transfer in (PQ, HLG) or (primaries in CHROMATICITIES and primaries != 1):
         scaled = frame.reformat(width, height, "rgb48le", **options).to_ndarray()
         return _to_bt709(scaled.astype(np.float32) / 65535, transfer, primaries)
-    return frame.reformat(width, height, "rgb24", **options).to_ndarray()
+    scaled = frame.reformat(width, height, "rgb24", **options).to_ndarray()
+    if gray and limited:  # swscale takes gray for full range whatever its tag says
+        return ((scaled.astype(np.float32) - 16) * (255 / 219)).clip(0, 255)
+    return scaled
 
 
 @lru_cache(maxsize=1)
