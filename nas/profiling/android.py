@@ -121,7 +121,14 @@ class Adb:
 
     def _run(self, *words: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess:
         command = ["adb", *(["-s", self.serial] if self.serial else []), *words]
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s)
+        try:
+            return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            if words[0] == "shell":
+                raise
+            raise NasError(
+                f"adb {words[0]}: no answer within {timeout_s:.0f} s; run 'adb kill-server' and try again"
+            ) from None
 
 
 class AndroidRuntime(Runtime):

@@ -38,6 +38,9 @@ REMOTE_RUNS = 5
 PATIENCE_S, POLL_S = 600.0, 0.2
 """How long an iPhone may take for one call, such as to compile a model, and how often it is asked."""
 
+TOOL = 70
+"""Exit status of a visit that ended with a fault of a library or of this machine."""
+
 LOOP = asyncio.new_event_loop()
 """A remote model belongs to the loop that it was loaded in."""
 
@@ -139,10 +142,19 @@ def main() -> int:
     parser.add_argument("--visit", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     folder = Path(__file__).resolve().parent
-    manifest = json.loads((folder / "manifest.json").read_text())
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        changed = changed_files(folder, manifest) if args.visit is None else []
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        print(
+            f"measure.py: manifest.json cannot be read ({type(error).__name__}); pack the bundle again", file=sys.stderr
+        )
+        return 2
+    if changed:
+        print(f"measure.py: {changed[0]} is not the file that was packed; pack the bundle again", file=sys.stderr)
+        return 2
     if args.visit is not None:
-        print(json.dumps(visit(folder, manifest, args.visit, args.compute_unit)))
-        return 0
+        return print_visit(folder, manifest, args.visit, args.compute_unit)
     if sys.platform != "darwin":
         print("measure.py: Core ML runs on a Mac; copy this folder there and run it again", file=sys.stderr)
         return 2
@@ -152,14 +164,17 @@ def main() -> int:
     except LookupError as error:
         print(f"measure.py: {error.args[0]}", file=sys.stderr)
         return 2
+    except (OSError, ImportError, ValueError) as error:
+        print(f"measure.py: {error}; run it again, finished visits are kept", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("measure.py: stopped; run it again and it goes on", file=sys.stderr)
+        return 130
 
 
 def measure(folder: Path, manifest: dict[str, Any], unit: str, rounds: int, phone: IPhone | None = None) -> int:
     """Visit every workload once a round, in another order each; a line per visit."""
-    results, changed = folder / "results.jsonl", changed_files(folder, manifest)
-    if changed:
-        print(f"measure.py: {changed[0]} is not the file that was packed; pack the bundle again", file=sys.stderr)
-        return 2
+    results = folder / "results.jsonl"
     host, before = phone.describe() if phone else describe(), read(results)
     if any((r.get("compute_unit"), r.get("host")) != (unit, host) for r in before):
         print(
@@ -201,8 +216,27 @@ def visit(folder: Path, manifest: dict[str, Any], index: int, unit: str, device:
     return {"samples_ms": samples, "load_ms": timer.one.load_ms, "reference_ms": max(before, after)}
 
 
+def print_visit(folder: Path, manifest: dict[str, Any], index: int, unit: str) -> int:
+    """Print what a visit found.
+
+    Returns:
+        the exit status: 1 if Core ML refuses the workload, `TOOL` if anything else failed, which is not its fault.
+    """
+    try:
+        print(json.dumps(visit(folder, manifest, index, unit)))
+        return 0
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        print(f"{type(error).__name__}: {lines[-1][:200]}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError | ValueError | MemoryError) else TOOL
+
+
 def in_child(command: list[str]) -> dict[str, Any]:
-    """What a visit in its own process found; `error` if it crashed, so that one workload cannot end the others."""
+    """What a visit in its own process found; `error` if it crashed, so that one workload cannot end the others.
+
+    Raises:
+        LookupError: a library or this Mac failed, which says nothing of the workload.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -211,6 +245,8 @@ def in_child(command: list[str]) -> dict[str, Any]:
     if done.returncode == 0 and lines:
         return json.loads(lines[-1])
     said = (done.stderr.strip().splitlines() or [""])[-1][:200]
+    if done.returncode == TOOL:
+        raise LookupError(f"{said}; put that right and run it again: finished visits are kept")
     return {"error": f"{'killed by signal' if done.returncode < 0 else 'ended with'} {abs(done.returncode)}: {said}"}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nas.profiling.bundle_runner import Timer
 from nas.profiling.convert import coremltools, quiet
+from nas.profiling.runtime import refusal
 
 _timer: Timer | None = None
 
@@ -15,14 +16,24 @@ def load(path: Path, several: Path | None, copies: int, unit: str) -> float:
 
     Returns:
         the time to load it once, in ms.
+
+    Raises:
+        Infeasible: Core ML refuses it.
+        ToolError: something else failed.
     """
     global _timer
     coremltools()
-    with quiet():
-        _timer = Timer(str(path), str(several) if several else None, copies, unit)
+    try:
+        with quiet():
+            _timer = Timer(str(path), str(several) if several else None, copies, unit)
+    except Exception as error:
+        raise refusal("Core ML cannot load it", error) from None
     return _timer.one.load_ms
 
 
 def block(runs: int) -> list[float]:
-    """Latencies in ms of `runs` runs of what was loaded."""
-    return _timer.block(runs)
+    """Latencies in ms of `runs` runs of what was loaded. Raises as `load`."""
+    try:
+        return _timer.block(runs)
+    except Exception as error:
+        raise refusal("Core ML cannot run it", error) from None

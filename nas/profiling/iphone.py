@@ -22,7 +22,7 @@ from nas.profiling.bundle_compile import Package
 from nas.profiling.bundle_runner import UNITS, be_patient, forget, random_inputs, temporary_files_in
 from nas.profiling.convert import coremltools, quiet
 from nas.profiling.host import usable, user_cache
-from nas.profiling.runtime import Infeasible, Loaded, Session
+from nas.profiling.runtime import Infeasible, Loaded, Session, ToolError, refusal
 
 MOST_RUNS = 5
 """Of a block: each is a call over the cable that takes a second or so, however short the prediction."""
@@ -72,12 +72,12 @@ class Phone:
 
         Raises:
             Infeasible: the phone refuses the call, or the app ended: it crashed, or the phone ran out of memory.
-            NasError: the phone is gone.
+            NasError: the phone is gone, or coremltools fails.
         """
         from coremltools.models.ml_program.experimental.remote_device import _DeviceCtlError
 
         try:
-            with quiet(), tempfile.TemporaryDirectory() as folder, temporary_files_in(folder):
+            with quiet(), tempfile.TemporaryDirectory(prefix="nas-call-") as folder, temporary_files_in(folder):
                 return self.loop.run_until_complete(call)
         except (_DeviceCtlError, ValueError, OSError, AttributeError) as error:
             if not self.connected:
@@ -88,6 +88,8 @@ class Phone:
             if not self.device.session.is_alive():
                 self.device = self._prepare()
                 raise Infeasible("the app on the phone ended: out of memory, or a crash of Core ML") from None
+            if isinstance(error, OSError | AttributeError) and not isinstance(error, _DeviceCtlError):
+                raise ToolError(f"coremltools failed: {type(error).__name__}: {_text(error)}") from None
             raise Infeasible(f"the phone refuses it: {_text(error)}") from None
 
     def service(self, compiled: Path, unit: str) -> Any:
@@ -195,12 +197,13 @@ def compile_model(package: Path, folder: Path) -> Path:
 
     Raises:
         Infeasible: Core ML cannot compile it.
+        ToolError: something else failed.
     """
     out = folder / f"{package.stem}.mlmodelc"
     try:
         return Path(coremltools().models.utils.compile_model(str(package), str(out)))
     except Exception as error:  # whatever the framework raises
-        raise Infeasible(f"Core ML cannot compile it: {_text(error)}") from None
+        raise refusal("Core ML cannot compile it", error) from None
 
 
 def _find(name: str) -> tuple[Any, dict[str, Any]]:

@@ -49,6 +49,28 @@ def failed(said: str) -> Infeasible:
     return (OutOfMemory if NO_MEMORY.search(said) else Infeasible)(said[:300])
 
 
+def refusal(what: str, error: BaseException) -> Infeasible | ToolError:
+    """What a device's own framework says, which has one kind of error for whatever it does not run.
+
+    Args:
+        what: failed.
+        error: of the framework; of any other kind than it raises for models, it is not the workload's fault.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = f"{what}: {lines[-1] if lines else type(error).__name__}"[:300]
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return OutOfMemory(said)
+    if not isinstance(error, RuntimeError | ValueError) or MACHINE.search(str(error)):
+        return ToolError(said)
+    return Infeasible(said)
+
+
+MACHINE = re.compile(
+    r"no space left|disk quota|read-only file system|permission denied|too many open files", re.IGNORECASE
+)
+"""What the system says of a machine in whatever error it reaches us."""
+
+
 def is_unsupported(error: BaseException) -> bool:
     """Whether a library says with this error that it has no way to run what it was given."""
     if isinstance(error, NotImplementedError):

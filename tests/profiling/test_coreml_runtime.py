@@ -20,11 +20,12 @@ import pytest
 
 from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.profiling import Infeasible, Protocol, bundle_runner, coreml_child, iphone, runtimes
+from nas.profiling import Infeasible, OutOfMemory, Protocol, ToolError, bundle_runner, coreml_child, iphone, runtimes
 from nas.profiling import bundle as bundles
 from nas.profiling.bundle_collect import collect
 from nas.profiling.bundle_compile_child import compile_workload
 from nas.profiling.measure import measure_all
+from nas.profiling.runtime import refusal
 from nas.spaces import Operator, SearchSpace, Workload
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -211,6 +212,11 @@ def bundle(packages, monkeypatch, tmp_path):
     return bundles.pack(space, "coreml", tmp_path / "bundle", "iOS18", progress=False)
 
 
+def manifest_of(bundle) -> dict:
+    """As measure.py reads it."""
+    return json.loads((bundle.folder / "manifest.json").read_text())
+
+
 def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkeypatch, tmp_path):
     from coremltools.models import model
 
@@ -225,13 +231,13 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
         visits.append(int(command[command.index("--visit") + 1]))
         if len(visits) == 3:
             return {"error": "killed by signal 11: "}
-        return bundle_runner.visit(bundle.folder, bundle.manifest, visits[-1], "cpu+ne")
+        return bundle_runner.visit(bundle.folder, manifest_of(bundle), visits[-1], "cpu+ne")
 
     monkeypatch.setattr(bundle_runner, "in_child", visit_here)
-    assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", rounds=2) == 0
-    assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", rounds=3) == 0
+    assert bundle_runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=2) == 0
+    assert bundle_runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=3) == 0
     assert len(visits) == 3 * len(bundle.packages), "what is there is not measured again"
-    assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu", rounds=1) == 2  # another unit: another copy
+    assert bundle_runner.measure(bundle.folder, manifest_of(bundle), "cpu", rounds=1) == 2  # another unit: another copy
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
@@ -251,10 +257,10 @@ def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bu
     )
     found = bundle_runner.IPhone("Test Phone")
     (phone / "crash").write_text("1000")
-    assert "error" in found.visit(bundle.folder, bundle.manifest, 0, "cpu+ne")
+    assert "error" in found.visit(bundle.folder, manifest_of(bundle), 0, "cpu+ne")
     (phone / "crash").unlink()
     (phone / "slow").write_text("11")  # coremltools by itself gives up after ten
-    assert bundle_runner.measure(bundle.folder, bundle.manifest, "cpu+ne", 1, found) == 0
+    assert bundle_runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", 1, found) == 0
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
@@ -263,6 +269,44 @@ def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bu
     (phone / "gone").touch()
     with pytest.raises(LookupError, match="connected iPhones: none"):
         bundle_runner.IPhone("")
+
+
+def test_a_library_that_fails_ends_measure_py_and_says_nothing_of_the_workload(bundle, monkeypatch, capsys):
+    for error, status in ((OSError(28, "No space left on device"), 70), (RuntimeError("no such layer"), 1)):
+
+        def visit(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(bundle_runner, "visit", visit)
+        assert bundle_runner.print_visit(bundle.folder, manifest_of(bundle), 0, "cpu") == status
+    said = capsys.readouterr().err
+    assert "OSError: [Errno 28] No space left" in said and "RuntimeError: no such layer" in said
+    command = [sys.executable, "-c", "import sys; print('OSError: full', file=sys.stderr); sys.exit(70)"]
+    with pytest.raises(LookupError, match="OSError: full; put that right"):
+        bundle_runner.in_child(command)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"files": 5}', '{"files": {}}', "[" * 100000])
+def test_measure_py_says_of_a_damaged_manifest_in_one_line(text, tmp_path):
+    shutil.copy(bundle_runner.__file__, tmp_path / "measure.py")
+    (tmp_path / "manifest.json").write_text(text)
+    done = subprocess.run([sys.executable, str(tmp_path / "measure.py")], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("measure.py: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("Error compiling model: unsupported layer"), Infeasible),
+        (RuntimeError("Failed to allocate 3 GB"), OutOfMemory),
+        (RuntimeError("cannot write model.mil: No space left on device"), ToolError),
+        (OSError(28, "No space left on device"), ToolError),
+        (AttributeError("no attribute 'compile_model'"), ToolError),
+    ],
+    ids=str,
+)
+def test_what_core_ml_says_is_told_apart_from_what_the_machine_says(error, kind):
+    assert type(refusal("Core ML cannot load it", error)) is kind
 
 
 def test_a_child_that_crashes_is_an_error_of_its_visit():
