@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from nas.cli.command import (
     Joined,
@@ -85,15 +84,16 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
         "--evaluator", required=True, metavar="E", help="a score table (.json/.csv) or a command with {arch}"
     )
     parser.add_argument("--out", required=True, metavar="A.json", help="where the best architecture goes")
-    parser.add_argument("--trials", type=at_least_one, default=200, help="finished evaluations (default: 200)")
+    parser.add_argument("--trials", type=at_least_one, default=200, help="evaluations, earlier ones too (default: 200)")
     parser.add_argument(
         "--sampler", default="budget", help="budget, evolution, or one of Optuna's: tpe, nsga2, gp, ..."
     )
-    parser.add_argument("--storage", metavar="J", help="the study's journal or database URL; default: beside --out")
+    parser.add_argument("--storage", metavar="J", help="the study's journal or database URL; default: A.json.journal")
     parser.add_argument("--workers", type=at_least_one, default=1, help="evaluations at once (default: 1)")
     parser.add_argument("--address", metavar="R", help="of a running Ray cluster, such as auto or ray://head:10001")
     parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="per worker; fractions share one GPU")
     parser.add_argument("--seed", type=int, default=0, help="of what the sampler draws (default: 0)")
+    parser.add_argument("--join", action="store_true", help="share the study with a search that runs on it now")
 
 
 @command(
@@ -107,12 +107,13 @@ def search(args: argparse.Namespace) -> None:
     from nas.locks import output_lock
     from nas.search import evaluator
     from nas.search import run as run_search
+    from nas.search.storage import shown
 
     model = cost_model(args)
     with output_lock(args.out):
         pass  # what cannot be written is known before anything is searched; searches that share a study end here too
     budget = Budget.parse(args.budget, model.largest())
-    storage = args.storage or str(Path(args.out).with_suffix(".journal"))
+    storage = args.storage or f"{args.out}.journal"
     result = run_search(
         model.space,
         model,
@@ -125,11 +126,18 @@ def search(args: argparse.Namespace) -> None:
         seed=args.seed,
         address=args.address,
         gpus=args.gpus,
+        join=args.join,
     )
-    result.best.save(args.out)
-    found = model.predict(result.best)
+    best = result.best
+    best.save(args.out)
+    found, frame = model.predict(best), result.frame
+    score = frame.loc[frame["feasible"] & ~frame["pruned"], "score"].max()
     print(
-        f"{args.out}: score {result.study.best_value:.4g}, {found.latency_ms:.3f} ms, {found.memory_mb:.3f} MB, {found.params:,} params"
+        f"{args.out}: score {score:.4g}, {found.latency_ms:.3f} ms, {found.memory_mb:.3f} MB, {found.params:,} params"
         + (f", {found.generation_s:.3g} s a clip" if budget.generation_s else "")
     )
-    print(f"{storage}: the study; open it with optuna-dashboard")
+    if result.failures:
+        print(f"{len(result.failures)} of {args.trials} trials failed, the last one with: {result.failures[-1]}")
+    if result.reused:
+        print(f"{result.reused} scores were known from searches with another budget or table")
+    print(f"{shown(storage)}: the study; open it with optuna-dashboard")

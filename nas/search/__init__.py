@@ -18,7 +18,7 @@ _WHERE = {
     "evaluator": "evaluators",
     "explain": "explanation",
     "finals": "study",
-    "open_storage": "study",
+    "open_storage": "storage",
     "optimum": "exact",
     "pareto": "front",
     "run": "study",

@@ -48,8 +48,7 @@ class EvolutionSampler(PlacementSampler):
             return repair(self.problem, space.encode(space.random(rng)), rng)
         score = scalarise(history.values[feasible], rng)
         parents = history.codes[feasible][np.argsort(-score, kind="stable")[: self.population]]
-        taken = {codes.tobytes() for codes in (*history.codes, *history.pending)}
-        return self._child(parents, taken, rng)
+        return self._child(parents, history.taken(), rng)
 
     def _child(self, parents: np.ndarray, taken: set[bytes], rng: np.random.Generator) -> np.ndarray:
         """A feasible child that was not tried before, if `TRIES` mutations find one; else a repaired one.

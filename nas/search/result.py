@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 import pandas as pd
+from optuna.trial import TrialState
 
 from nas.costs import Budget, CostModel
 from nas.errors import BudgetError
-from nas.search.history import trial_codes
+from nas.search.history import is_reused, trial_codes
 from nas.spaces import Architecture, SearchSpace
 
 COSTS = ("latency_ms", "memory_mb", "params")
@@ -37,7 +38,7 @@ class Result:
         for trial in self.study.get_trials(deepcopy=False):
             codes = trial_codes(trial, self.space) if trial.state.is_finished() and trial.values else None
             if codes is not None:
-                pruned = trial.state == optuna.trial.TrialState.PRUNED
+                pruned = trial.state == TrialState.PRUNED
                 rows.append((trial.number, trial.values[0], pruned, *codes))
         frame = pd.DataFrame(rows, columns=["trial", "score", "pruned", *self.space.slots])
         codes = frame[list(self.space.slots)].to_numpy(dtype=np.intp)
@@ -48,6 +49,19 @@ class Result:
             [frame[["trial", "score", "pruned"]], costs, feasible.rename("feasible"), pd.DataFrame(names)], axis=1
         )
 
+    @property
+    def failures(self) -> list[str]:
+        """Why each trial failed whose evaluation did, in order."""
+        return [t.user_attrs["error"] for t in self._trials(TrialState.FAIL) if "error" in t.user_attrs]
+
+    @property
+    def reused(self) -> int:
+        """How many scores come from another study of the storage, with the same evaluator and another budget or table."""
+        return sum(is_reused(trial) for trial in self._trials(TrialState.COMPLETE))
+
+    def _trials(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(state,))
+
     def top(self, k: int) -> list[Architecture]:
         """The `k` best different architectures within the budget, best first.
 
@@ -56,6 +70,9 @@ class Result:
         """
         frame = self.frame
         slots = list(self.space.slots)
+        if frame.empty:
+            failed = f", the last one: {self.failures[-1]}" if self.failures else ""
+            raise BudgetError(f"search: no trial has a score; {len(self.failures)} failed{failed}")
         frame = frame[frame["feasible"] & ~frame["pruned"]].sort_values("score", ascending=False, kind="stable")
         if frame.empty:
             raise BudgetError(

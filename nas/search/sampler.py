@@ -70,7 +70,7 @@ class BudgetSampler(PlacementSampler):
 
     def propose(self, history: History, rng: np.random.Generator) -> np.ndarray:
         problem = self.problem
-        taken = {codes.tobytes() for codes in (*history.codes, *history.pending)}
+        taken = history.taken()
         score = scalarise(history.values, rng)
         if len(history.codes) < 2 or len(taken) < self.startup:
             utilities, interactions = self._optimistic_draw(rng)
@@ -92,7 +92,11 @@ class BudgetSampler(PlacementSampler):
         self, history: History, score: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         x = self.problem.columns(history.codes)
-        surrogate = Surrogate(self._prior, x, score, self._fitted(x, history.values))
+        variances = self._fitted(x, history.values)
+        if len(history.failed):  # as bad as the worst, so that the search turns away from what fails
+            x = np.concatenate([x, self.problem.columns(history.failed)])
+            score = np.concatenate([score, np.full(len(history.failed), score.min())])
+        surrogate = Surrogate(self._prior, x, score, variances)
         surrogate.condition(self.problem.columns(history.pending))
         (u, q), (mean_u, mean_q) = surrogate.draw(rng), surrogate.expected()
         temper = TEMPERS[(len(x) + len(history.pending)) % len(TEMPERS)]

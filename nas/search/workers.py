@@ -7,6 +7,7 @@ prune it in between.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from nas.errors import ConfigError
+from nas.errors import ConfigError, MissingDependency, NasError, SpaceError
 from nas.spaces import Architecture
 
 CONNECT_S = 5.0
@@ -26,12 +27,22 @@ Evaluator = Callable[[Architecture], "float | Generator[float, None, None]"]
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says of a trial: a score, the last one when `final`; or an error, with `lost` when it died."""
+    """What a worker says of a trial: a score, the last one when `final`; that it is pruned; or an error.
+
+    Attributes:
+        pruned: the evaluator says that the architecture is not worth a score.
+        again: the same evaluation may succeed another time.
+        lost: the worker died.
+        broken: what every other architecture would meet as well, such as a package that is not installed.
+    """
 
     score: float = float("nan")
     final: bool = True
     error: str = ""
+    pruned: bool = False
+    again: bool = False
     lost: bool = False
+    broken: bool = False
 
 
 class Worker:
@@ -40,26 +51,75 @@ class Worker:
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
         self.steps: Generator[float, None, None] | None = None
-        self.last = float("nan")
+        self.last: Any = None
 
-    def begin(self, arch: Architecture) -> tuple[float, bool]:
-        """The score and True, or the first of several scores and False."""
-        score = self.evaluator(arch)
-        if isinstance(score, Generator):
-            self.steps = score
-            return self.resume()
-        return float(score), True
+    def begin(self, arch: Architecture) -> Report:
+        """Of a score, or of the first of several."""
+        return self._report(lambda: self._begin(arch))
 
-    def resume(self) -> tuple[float, bool]:
-        """The next score and False, or the last one again and True."""
+    def resume(self) -> Report:
+        """Of the next of several scores; of the last one again, when there is no other."""
+        return self._report(self._resume)
+
+    def stop(self) -> None:
+        self.steps.close()
+
+    def _begin(self, arch: Architecture) -> tuple[Any, bool]:
+        self.last = None
+        answer = self.evaluator(arch)
+        if isinstance(answer, Generator):
+            self.steps = answer
+            return self._resume()
+        return answer, True
+
+    def _resume(self) -> tuple[Any, bool]:
         try:
-            self.last = float(next(self.steps))
+            self.last = next(self.steps)
         except StopIteration:
             return self.last, True
         return self.last, False
 
-    def stop(self) -> None:
-        self.steps.close()
+    def _report(self, step: Callable[[], tuple[Any, bool]]) -> Report:
+        try:
+            answer, final = step()
+            return read_score(answer, final)
+        except NasError as error:
+            broken = isinstance(error, ConfigError | MissingDependency) and not isinstance(error, SpaceError)
+            return Report(error=describe(error), broken=broken)
+        except (Exception, SystemExit) as error:
+            if is_pruned(error):
+                return Report(pruned=True)
+            return Report(error=describe(error), again=True)
+
+
+def is_pruned(error: BaseException) -> bool:
+    """Whether it is `optuna.TrialPruned`, which a worker need not import."""
+    return any(kind.__module__.startswith("optuna.") and kind.__name__ == "TrialPruned" for kind in type(error).__mro__)
+
+
+def read_score(answer: Any, final: bool = True) -> Report:
+    """What an evaluator's answer means.
+
+    A finite number (also of NumPy, or a tensor of one) is a score. -inf says that the architecture is not worth a score:
+    it is pruned. None, NaN and infinity say that the evaluation failed, as does anything that is no number; it is not
+    repeated.
+    """
+    if answer is None:
+        return Report(error="the score is None")
+    kind = str(getattr(answer, "dtype", ""))
+    no_number = isinstance(answer, bool | str | bytes | complex) or "bool" in kind or "complex" in kind
+    if no_number or getattr(answer, "ndim", 0) or not hasattr(answer, "__float__"):
+        shown = " ".join(repr(answer).split())[:60]
+        return Report(error=f"the score is no number but {type(answer).__name__} {shown}")
+    try:
+        score = float(answer)
+    except (TypeError, ValueError, OverflowError) as error:
+        return Report(error=f"the score is no number: {describe(error)}")
+    if score == -math.inf:
+        return Report(pruned=True)
+    if not math.isfinite(score):
+        return Report(error=f"the score is {score}, not a finite number")
+    return Report(score, final)
 
 
 class InProcess:
@@ -69,7 +129,7 @@ class InProcess:
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.worker = Worker(evaluator)
-        self.task: tuple[int, Callable[[], tuple[float, bool]]] | None = None
+        self.task: tuple[int, Callable[[], Report]] | None = None
 
     def begin(self, trial: int, arch: Architecture) -> None:
         self.task = (trial, lambda: self.worker.begin(arch))
@@ -83,10 +143,7 @@ class InProcess:
     def wait(self) -> tuple[int, Report]:
         """The next trial that has something to say, and what."""
         trial, task = self.task
-        try:
-            return trial, Report(*task())
-        except Exception as error:
-            return trial, Report(error=describe(error))
+        return trial, task()
 
     def close(self) -> None:
         pass
@@ -151,12 +208,12 @@ class RayPool:
         ready, _ = self.ray.wait(list(self.tasks), num_returns=1)
         trial = self.tasks.pop(ready[0])
         try:
-            report = Report(*self.ray.get(ready[0]))
+            report = self.ray.get(ready[0])
         except self.ray.exceptions.RayActorError as error:
             self.busy[trial] = self.actor.remote(self.evaluator)
-            report = Report(error=describe(error), lost=True)
+            report = Report(error=describe(error), again=True, lost=True)
         except self.ray.exceptions.RayTaskError as error:
-            report = Report(error=describe(error.cause or error))
+            report = Report(error=describe(error.cause or error), again=True)
         if report.final:
             self.idle.append(self.busy.pop(trial))
         return trial, report

@@ -44,11 +44,8 @@ def test_two_workers_work_at_once_and_a_dead_one_is_replaced(tmp_path):
     space, cost, budget, table = make(0, 6, 4)
     study = run(space, cost, Together(table, tmp_path), budget, trials=20, workers=2).study
     states = [trial.state.name for trial in study.trials]
-    assert (states.count("COMPLETE"), states.count("FAIL")) == (20, 1)
-    failed = next(trial for trial in study.trials if trial.state.name == "FAIL")
-    assert "Actor" in failed.user_attrs["error"]
-    retried = [trial for trial in study.trials if trial.user_attrs.get("retry_of") == failed.number]
-    assert len(retried) == 1 and retried[0].params == failed.params
+    assert states == ["COMPLETE"] * 20  # the trial whose worker died was evaluated again
+    assert (tmp_path / "died").exists()
     assert len(list(tmp_path.glob("*.alive"))) == 2
 
 

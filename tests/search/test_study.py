@@ -1,11 +1,13 @@
 """The driver: budgets, resuming, retries, pruning."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from fractions import Fraction
 
 import numpy as np
 import optuna
@@ -13,19 +15,22 @@ import pytest
 from instances import make
 
 from nas.costs import Budget
-from nas.errors import BudgetError, ConfigError
+from nas.errors import BudgetError, ConfigError, MissingDependency
 from nas.search import (
     BudgetSampler,
     Command,
     EvaluatorError,
+    Result,
     ScoreTable,
     evaluator,
+    explain,
     finals,
     open_storage,
     optimum,
     pareto,
     run,
 )
+from nas.search.identity import identify
 from nas.search.placement import distributions
 from nas.search.problem import Problem
 from nas.search.samplers import SAMPLERS, make_sampler
@@ -88,11 +93,50 @@ def test_rdb_urls_are_storages(search, tmp_path):
     assert len(run(space, cost, table, budget, trials=4, storage=url).frame) == 4
 
 
-def test_another_budget_in_the_same_study_is_refused(search, tmp_path):
+def test_another_budget_keeps_the_scores(search, tmp_path):
+    """A study of its own in the same storage; nothing is evaluated twice, and the answer is within the new budget."""
     space, cost, budget, table = search
-    run(space, cost, table, budget, trials=2, storage=tmp_path / "a.journal")
-    with pytest.raises(ConfigError, match="another study name"):
-        run(space, cost, table, Budget(latency_ms=1e6), trials=4, storage=tmp_path / "a.journal")
+    calls = []
+
+    def counted(arch):
+        calls.append(tuple(arch.choices.values()))
+        return table(arch)
+
+    first = run(space, cost, counted, budget, trials=6, storage=tmp_path / "a.journal")
+    tight = Budget(latency_ms=cost.predict(first.top(6)[-1]).latency_ms)
+    for _ in range(2):
+        second = run(space, cost, counted, tight, trials=4, storage=tmp_path / "a.journal")
+        assert (second.reused, len(second.frame), len(calls)) == (6, 10, 10)
+    assert len(set(calls)) == 10
+    assert tight.holds(cost.predict(second.best))
+    excess = [trial.constraints["latency_ms"] for trial in second.study.trials]
+    assert (np.array(excess) <= 0).tolist() == second.frame["feasible"].tolist()
+    again = run(space, cost, counted, budget, trials=6, storage=tmp_path / "a.journal")
+    assert again.frame.equals(first.frame) and len(calls) == 10
+
+
+def test_a_study_refuses_what_it_was_not_begun_with(search, tmp_path):
+    space, cost, budget, table = search
+    journal = tmp_path / "a.journal"
+    run(space, cost, table, budget, trials=2, storage=journal)
+    other = ScoreTable({"s0": {"o0": 1.0}})
+    for evaluator_ in (other, lambda arch: 1.0, Command("echo {arch}")):
+        with pytest.raises(ConfigError, match=r"a\.journal: study 'nas' was begun with evaluator ScoreTable \w+, not"):
+            run(space, cost, evaluator_, budget, trials=4, storage=journal)
+    with pytest.raises(ConfigError, match="was begun with space hash"):
+        run(*make(1, 5, 4)[:2], table, Budget(latency_ms=1e6), storage=journal)
+    assert len(run(space, cost, other, budget, trials=2, storage=journal, name="another").frame) == 2
+
+
+def test_evaluators_are_told_apart_by_what_they_are_made_of():
+    def scaled(factor):
+        return lambda arch: factor * len(arch.choices)
+
+    assert identify(scaled(1.0)) == identify(scaled(1.0))
+    assert identify(scaled(1.0)) != identify(scaled(2.0))
+    assert identify(lambda arch: 1.0) != identify(lambda arch: 2.0)
+    assert identify(functools.partial(scaled, 1)) != identify(functools.partial(scaled, 2))
+    assert identify(Command("a {arch}")) != identify(Command("b {arch}"))
 
 
 def test_infeasible_budget_is_answered_before_anything_runs(search):
@@ -103,7 +147,7 @@ def test_infeasible_budget_is_answered_before_anything_runs(search):
         run(space, cost, table, Budget(params=1))
 
 
-def test_failed_evaluations_are_retried_then_reported(search):
+def test_failed_evaluations_are_retried_under_their_own_number(search):
     space, cost, budget, table = search
     calls = []
 
@@ -114,11 +158,101 @@ def test_failed_evaluations_are_retried_then_reported(search):
         return table(arch)
 
     study = run(space, cost, flaky, budget, trials=4).study
-    states = [trial.state.name for trial in study.trials]
-    assert states == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
-    assert study.trials[1].params == study.trials[2].params == study.trials[3].params
-    with pytest.raises(EvaluatorError, match="failed 3 times: ZeroDivisionError"):
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    assert calls[1] == calls[2] == calls[3] and len(calls) == 6
+
+
+@pytest.mark.parametrize("sampler", ["budget", "evolution", "tpe+repair"])
+def test_an_architecture_that_fails_is_excluded_and_the_search_goes_on(search, sampler, tmp_path):
+    space, cost, budget, table = search
+
+    def fails_with_o1(arch):
+        if "o1" in (arch.choices["s0"], arch.choices["s1"]):
+            raise RuntimeError("no kernel for o1")
+        return table(arch)
+
+    result = run(space, cost, fails_with_o1, budget, trials=30, sampler=sampler, storage=tmp_path / "a.journal")
+    assert 0 < len(result.failures) < 20
+    assert result.failures[0] == "RuntimeError: no kernel for o1"
+    assert len(result.frame) + len(result.failures) == 30
+    assert "o1" not in (result.best.choices["s0"], result.best.choices["s1"])
+    if sampler == "budget":
+        assert len({tuple(trial.params.values()) for trial in result.study.trials}) == 30
+    assert len(
+        run(space, cost, fails_with_o1, budget, trials=30, sampler=sampler, storage=tmp_path / "a.journal").frame
+    )
+    explain(result)
+
+
+def test_a_broken_evaluator_ends_the_search_and_condemns_nothing(search, tmp_path):
+    space, cost, budget, table = search
+    journal, broken = tmp_path / "a.journal", []
+
+    def evaluator_(arch):
+        if broken:
+            raise OSError("no GPU")
+        return table(arch)
+
+    whole = run(space, cost, table, budget, trials=20).frame
+    run(space, cost, evaluator_, budget, trials=5, storage=journal)
+    broken.append(True)
+    for _ in range(2):
+        with pytest.raises(
+            EvaluatorError, match=r"failed for 10 architectures in a row.* no GPU; what finished is kept"
+        ):
+            run(space, cost, evaluator_, budget, trials=20, storage=journal)
+    broken.clear()
+    result = run(space, cost, evaluator_, budget, trials=20, storage=journal)
+    assert (result.failures, len(result.frame)) == ([], 20)
+    assert result.frame.iloc[:5].equals(whole.iloc[:5])
+    with pytest.raises(EvaluatorError, match=r"failed for every architecture, .* ZeroDivisionError"):
         run(space, cost, lambda arch: 1 / 0, budget, trials=4)
+    with pytest.raises(EvaluatorError, match="the evaluator cannot be used: MissingDependency: needs x"):
+        run(space, cost, lambda arch: missing(), budget, trials=4)
+
+
+def missing():
+    raise MissingDependency("needs x")
+
+
+def pruned():
+    raise optuna.TrialPruned
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (lambda: -float("inf"), "PRUNED"),
+        (pruned, "PRUNED"),
+        (lambda: None, "FAIL"),
+        (lambda: float("nan"), "FAIL"),
+        (lambda: float("inf"), "FAIL"),
+        (lambda: True, "FAIL"),
+        (lambda: np.bool_(True), "FAIL"),
+        (lambda: "1.5", "FAIL"),
+        (lambda: 1.5 + 0j, "FAIL"),
+        (lambda: [1.5], "FAIL"),
+        (lambda: np.ones(1), "FAIL"),
+        (lambda: 10**400, "FAIL"),
+        (lambda: sys.exit(3), "FAIL"),
+        (lambda: 1, "COMPLETE"),
+        (lambda: np.float32(1.5), "COMPLETE"),
+        (lambda: np.array(1.5), "COMPLETE"),
+        (lambda: Fraction(3, 2), "COMPLETE"),
+    ],
+)
+def test_what_evaluators_may_answer(search, answer, state):
+    space, cost, budget, table = search
+    first = []
+
+    def evaluator_(arch):
+        first[:] = first or [arch]
+        return answer() if arch == first[0] else table(arch)
+
+    result = run(space, cost, evaluator_, budget, trials=4)
+    assert [trial.state.name for trial in result.study.trials] == [state, *["COMPLETE"] * 3]
+    assert len(result.failures) == (state == "FAIL")
+    assert len(result.frame) == 3 + (state == "COMPLETE")
 
 
 def test_evaluators_that_yield_are_pruned(search):
@@ -151,6 +285,21 @@ def test_finals_choose_by_the_better_evaluator(search):
     chosen = finals(result, lambda arch: float(arch == second), k=3)
     assert chosen.best == second
     assert len(chosen.frame) == 3
+
+
+def test_finals_of_a_list_that_changed(search, tmp_path):
+    """Each of the list is scored, whatever the study holds already; a trial that was left running is repeated."""
+    space, cost, budget, table = search
+    result, journal = run(space, cost, table, budget, trials=15), tmp_path / "finals.journal"
+    finals(result, table, k=2, storage=journal)
+    study = optuna.load_study(study_name="finals", storage=open_storage(journal))
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
+    worst = Result(result.study, space, cost, Budget(latency_ms=cost.predict(result.top(15)[-1]).latency_ms))
+    chosen = finals(worst, table, k=2, storage=journal)
+    assert set(worst.top(2)) <= {space.architecture(t.params) for t in chosen.study.trials}
+    again = finals(result, table, k=4, storage=journal)
+    assert set(result.top(4)) <= {space.architecture(t.params) for t in again.study.trials}
+    assert "RUNNING" not in {trial.state.name for trial in again.study.trials}
 
 
 def test_several_objectives():
@@ -266,14 +415,8 @@ def wait_for(journal, count, process):
 
 def check_after_kill(journal, workers):
     trials = optuna.load_study(study_name="nas", storage=open_storage(journal)).trials
-    states = [trial.state.name for trial in trials]
-    assert states.count("COMPLETE") == 12
-    assert states.count("RUNNING") == 0
-    failed = [trial for trial in trials if trial.state.name == "FAIL"]
-    assert len(failed) <= workers
-    for trial in failed:
-        if len(trial.params) == 6:
-            assert [t.state.name for t in trials if t.user_attrs.get("retry_of") == trial.number] == ["COMPLETE"]
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12
+    assert all(len(trial.params) == 6 for trial in trials)
 
 
 @pytest.mark.slow

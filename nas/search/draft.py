@@ -1,0 +1,132 @@
+"""A trial before it is in the storage: what its sampler reads and writes, so that it is then stored in one step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Iterable
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+DRAFT = -1
+"""The id of a trial that the storage does not know."""
+
+
+def draft(number: int, known: FrozenTrial | None = None) -> FrozenTrial:
+    """A running trial without parameters; or one with those that an unfinished trial of the storage has already."""
+    fixed = dict((known.system_attrs if known else {}).get("fixed_params", {}))
+    params = {**fixed, **(known.params if known else {})}
+    return FrozenTrial(
+        number=number,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params=params,
+        distributions={},
+        user_attrs={},
+        system_attrs={
+            k: v for k, v in (known.system_attrs if known else {}).items() if not k.startswith("constraints")
+        },
+        intermediate_values={},
+        trial_id=DRAFT,
+    )
+
+
+def failed(trial: FrozenTrial, reason: str) -> FrozenTrial:
+    """A copy of a trial of the storage as it is once its failure is recorded."""
+    copied = copy.copy(trial)
+    copied.user_attrs = {**trial.user_attrs, "error": reason}
+    copied.state = TrialState.FAIL
+    return copied
+
+
+def propose(
+    study: optuna.Study, trial: FrozenTrial, slots: dict[str, BaseDistribution], others: Iterable[FrozenTrial] = ()
+) -> None:
+    """Give a draft the parameters that the study's sampler chooses, as Optuna would, but write nothing of it.
+
+    What a sampler writes about the study itself goes to the storage.
+
+    Args:
+        others: what the sampler shall see in place of the trials of the same numbers.
+    """
+    view = _view(study, trial, others)
+    sampler, missing = study.sampler, [name for name in slots if name not in trial.params]
+    trial.distributions = {name: slots[name] for name in slots if name in trial.params}
+    if missing:
+        sampler.before_trial(view, trial)
+        space = sampler.infer_relative_search_space(view, trial)
+        params = sampler.sample_relative(view, trial, space)
+    for name in missing:
+        value = params[name] if name in params else sampler.sample_independent(view, trial, name, slots[name])
+        trial.params[name], trial.distributions[name] = value, slots[name]
+
+
+def finish(study: optuna.Study, trial: FrozenTrial, state: TrialState, score: float | None = None) -> None:
+    """Tell the sampler and the storage how a trial ended; a sampler that has nothing left to propose does not matter."""
+    study._thread_local.cached_all_trials = None
+    values = None if score is None else [score]
+    view = _stoppable(study)
+    study.sampler.after_trial(optuna.pruners._filter_study(view, trial), trial, state, values)
+    study._storage.set_trial_state_values(trial._trial_id, state, values)
+    study._thread_local.cached_all_trials = None
+
+
+def _view(study: optuna.Study, trial: FrozenTrial, others: Iterable[FrozenTrial]) -> optuna.Study:
+    """The study with a draft among its trials."""
+    study._thread_local.cached_all_trials = None
+    view = _stoppable(study)
+    view._storage = _WithDraft(study._storage, trial, others)
+    return optuna.pruners._filter_study(view, trial)
+
+
+def _stoppable(study: optuna.Study) -> optuna.Study:
+    view = copy.copy(study)
+    view.stop = lambda: None  # Optuna allows it inside `optimize` alone
+    return view
+
+
+class _WithDraft:
+    """A storage to which one draft is added, and some trials are changed."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, trial: FrozenTrial, others: Iterable[FrozenTrial]) -> None:
+        self._inner, self._trial = storage, trial
+        self._instead = {other.number: other for other in (*others, trial)}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        trials = self._inner.get_all_trials(study_id, deepcopy=deepcopy)
+        known = {trial.number: trial for trial in trials} | self._instead
+        return [known[number] for number in sorted(known) if states is None or known[number].state in states]
+
+    def get_n_trials(self, study_id: int, state: Any = None) -> int:
+        states = (state,) if isinstance(state, TrialState) else state
+        return len(self.get_all_trials(study_id, deepcopy=False, states=states))
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self._trial if trial_id == DRAFT else self._inner.get_trial(trial_id)
+
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        return self._trial.system_attrs if trial_id == DRAFT else self._inner.get_trial_system_attrs(trial_id)
+
+    def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
+        return self._trial.user_attrs if trial_id == DRAFT else self._inner.get_trial_user_attrs(trial_id)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if trial_id == DRAFT:
+            self._trial.system_attrs[key] = value
+        else:
+            self._inner.set_trial_system_attr(trial_id, key, value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if trial_id == DRAFT:
+            self._trial.user_attrs[key] = value
+        else:
+            self._inner.set_trial_user_attr(trial_id, key, value)

@@ -1,0 +1,100 @@
+"""What a study was begun with: an evaluator's scores and a table's costs mean nothing to another."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+from nas.files import short_hash
+from nas.search.problem import Problem
+
+
+def identify(evaluator: Callable) -> str:
+    """One line that differs between evaluators that may score differently, and is the same in the next process.
+
+    An evaluator's own attribute `identity`, if it has one; else its kind and what it was made of: the code of a function
+    with the plain values that it closes over, the fields of a data class. Paths and objects of other kinds count by
+    their type alone, so that a folder may be moved.
+    """
+    own = getattr(evaluator, "identity", None)
+    if isinstance(own, str):
+        return own
+    return f"{_name(evaluator)} {short_hash(_plain(evaluator, 0))}"
+
+
+def identify_costs(problem: Problem) -> str:
+    """A hash of the costs of every architecture and of the bounds on them: of the table and the budget."""
+    arrays = (problem.latency_ms, problem.params, problem.weights_mb, problem.peak_mb, problem.base, problem.limits)
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.round(9).tobytes())
+    digest.update(str(problem.budget).encode())
+    return digest.hexdigest()[:12]
+
+
+def _name(thing: Any) -> str:
+    if isinstance(thing, functools.partial):
+        return _name(thing.func)
+    if isinstance(thing, FunctionType | MethodType | type):
+        return thing.__qualname__
+    return type(thing).__qualname__
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """As JSON."""
+    own = getattr(value, "identity", None) if depth else None
+    if isinstance(own, str):
+        return own
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Path) or depth > 8:
+        return type(value).__name__
+    if isinstance(value, tuple | frozenset):
+        items = [_plain(item, depth + 1) for item in value]
+        return sorted(map(str, items)) if isinstance(value, frozenset) else items
+    if isinstance(value, functools.partial):
+        return [_plain(part, depth + 1) for part in (value.func, value.args, *sorted(value.keywords.items()))]
+    if isinstance(value, MethodType):
+        return [value.__qualname__, _plain(value.__self__, depth + 1)]
+    if isinstance(value, FunctionType):
+        around = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        given = (*(value.__defaults__ or ()), *sorted((value.__kwdefaults__ or {}).items()))
+        return [value.__qualname__, _code(value.__code__), [_plain(item, depth + 1) for item in (*around, *given)]]
+    if isinstance(value, type):
+        return value.__qualname__
+    if dataclasses.is_dataclass(value):
+        fields = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return [_name(value), [[name, _plain(_as_tuple(field), depth + 1)] for name, field in fields]]
+    return _name(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    """A field's dicts and lists belong to its data class; one that a function closes over may be its memory."""
+    if isinstance(value, dict):
+        return tuple(sorted(((repr(key), _as_tuple(item)) for key, item in value.items()), key=lambda pair: pair[0]))
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _code(code: CodeType) -> list:
+    """What a function does, wherever it stands in its file."""
+    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts if not _is_docstring(c, code)]
+    return [code.co_code.hex(), constants, list(code.co_names), list(code.co_varnames)]
+
+
+def _is_docstring(constant: Any, code: CodeType) -> bool:
+    return isinstance(constant, str) and code.co_consts[:1] == (constant,) and len(constant.split()) > 2
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True

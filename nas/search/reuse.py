@@ -1,0 +1,109 @@
+"""Which study of a storage a search continues, and which scores it may take over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.errors import ConfigError
+from nas.search.draft import draft
+from nas.search.driver import is_ended, note_costs
+from nas.search.history import is_reused
+from nas.search.identity import identify, identify_costs
+from nas.search.placement import distributions
+from nas.search.problem import Problem
+from nas.search.storage import one_line
+from nas.search.workers import Evaluator
+
+REUSED = "reused"
+"""The study's attribute that says that all known scores were taken over."""
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage, name: str, problem: Problem, evaluator: Evaluator, where: str
+) -> optuna.Study:
+    """The study `name`; or, where that one has another budget or other costs, one beside it that knows its scores.
+
+    Raises:
+        ConfigError: the study was begun with another space or another evaluator.
+    """
+    scores = {"space_hash": problem.space.hash, "evaluator": identify(evaluator)}
+    costs = {"budget": str(problem.budget), "costs": identify_costs(problem)}
+    if problem.budget.generation_s is not None:
+        costs |= {"steps": problem.cost.steps, "guidance": problem.cost.guidance}
+    first = _open(storage, name, where)
+    if not any(is_ended(trial) for trial in first.get_trials(deepcopy=False)):  # such as after a mistyped evaluator
+        _note(first, scores, anew=("evaluator",))
+    _check(first, scores, where)
+    if _same(first, costs):
+        _note(first, {"space": problem.space.name} | scores | costs)
+        return first
+    study = _open(storage, f"{name}, {problem.budget}, {costs['costs']}", where)
+    _note(study, {"space": problem.space.name} | scores | costs)
+    if REUSED not in study.user_attrs:
+        others = [s.study_name for s in optuna.get_all_study_summaries(storage) if s.study_name.startswith(f"{name}, ")]
+        for other in [name, *sorted(set(others) - {study.study_name})]:
+            _take_over(study, _open(storage, other, where), problem)
+        study.set_user_attr(REUSED, True)
+    return study
+
+
+def _open(storage: optuna.storages.BaseStorage, name: str, where: str) -> optuna.Study:
+    """It is created where it is not there yet; a study that is there is opened without a write."""
+    try:
+        if any(study.study_name == name for study in storage.get_all_studies()):
+            return optuna.load_study(study_name=name, storage=storage)
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{where}: study '{name}' cannot be read ({one_line(error)}); restore it, or give another --storage"
+        ) from None
+
+
+def _check(study: optuna.Study, scores: dict[str, Any], where: str) -> None:
+    if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+        raise ConfigError(f"{where}: study '{study.study_name}' does not maximize one score; give another study name")
+    for key, value in scores.items():
+        stored = study.user_attrs.get(key, value)
+        if stored != value:
+            raise ConfigError(
+                f"{where}: study '{study.study_name}' was begun with {key.replace('_', ' ')} {stored}, not {value}; "
+                "give another --storage or another study name"
+            )
+
+
+def _same(study: optuna.Study, costs: dict[str, Any]) -> bool:
+    return all(study.user_attrs.get(key, value) == value for key, value in costs.items())
+
+
+def _note(study: optuna.Study, identity: dict[str, Any], anew: tuple[str, ...] = ()) -> None:
+    known = study.user_attrs
+    for key, value in identity.items():
+        if key not in known or (key in anew and known[key] != value):
+            study.set_user_attr(key, value)
+
+
+def _take_over(study: optuna.Study, other: optuna.Study, problem: Problem) -> None:
+    """Add the scored trials of another study, each with the costs and constraints that it has here.
+
+    Scores belong to architectures, whatever they cost. Interrupted in between, it goes on where it was.
+    """
+    known = [trial.params for trial in study.get_trials(deepcopy=False)]
+    for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if is_reused(trial) or trial.params in known or set(trial.params) != set(problem.space.slots):
+            continue
+        study._storage.create_new_trial(study._study_id, template_trial=_copy(trial, other.study_name, problem))
+        known.append(trial.params)
+
+
+def _copy(trial: FrozenTrial, source: str, problem: Problem) -> FrozenTrial:
+    copied = draft(0)
+    slots = distributions(problem)
+    copied.params, copied.distributions = {slot: trial.params[slot] for slot in slots}, slots
+    note_costs(copied, problem.space.architecture(copied.params), problem)
+    copied.user_attrs["reused"] = f"{source}: trial {trial.number}"
+    copied.values, copied.state = trial.values, TrialState.COMPLETE
+    copied.datetime_start, copied.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return copied
