@@ -10,6 +10,7 @@ import contextlib
 import json
 import shlex
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -171,9 +172,9 @@ class Command:
             raise EvaluatorError(f"evaluator '{words[0]}': its last line must be JSON, found {shown}") from None
         if isinstance(value, Mapping):
             value = value.get("score")
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or isinstance(value, bool) or _overflows(value):
             raise EvaluatorError(
-                f"evaluator '{words[0]}': expected a number or an object with 'score', found {value!r}"
+                f"evaluator '{words[0]}': expected a number or an object with 'score', found {str(value)[:60]!r}"
             )
         return float(value)
 
@@ -197,6 +198,10 @@ def evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
                     raise ConfigError(f"{text}: slot '{slot}' offers no '{choice}'{offered}")
         return table
     raise ConfigError(f"evaluator '{text}': give a score table (.json, .csv) or a command with {{arch}} in it")
+
+
+def _overflows(value: int | float) -> bool:
+    return isinstance(value, int) and abs(value) > sys.float_info.max
 
 
 def _number(value: object, where: str) -> float:
