@@ -17,10 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from nas.config import Share, build
+from nas.config import build
 from nas.costs.row import COLUMNS, HEADER, NEEDED, Row, checked, read_cells
+from nas.costs.side_files import calibration_path, check_alone, meta_path, read_meta
 from nas.csv_files import read_csv
-from nas.errors import ConfigError, NasError, TableError, shown, suggestion
+from nas.errors import NasError, TableError, shown, suggestion
 from nas.files import read_json, write_atomic, write_json
 from nas.locks import output_lock
 from nas.ranges import check_range
@@ -119,7 +120,7 @@ class LookupTable:
                 was there is as it was.
         """
         path = Path(path)
-        _check_alone(path)
+        check_alone(path)
         try:
             with output_lock(path):
                 write_json(meta_path(path), self.meta)
@@ -166,7 +167,7 @@ class TableWriter:
             if self.path.exists() and self.path.stat().st_size:
                 self._resume(meta)
             else:
-                _check_alone(self.path)
+                check_alone(self.path)
                 write_json(meta_path(self.path), meta)
                 write_atomic(self.path, HEADER)
         except OSError as error:
@@ -241,96 +242,6 @@ def _file_of(name: str | Path) -> Path:
             f"no lookup table '{name}': give the path of a .csv file or a shipped table's name ({', '.join(known)}){hint}"
         )
     return known[str(name)]
-
-
-def meta_path(path: str | Path) -> Path:
-    """Where a table's metadata is: `t.meta.json` of `t.csv`, and `pixel.v1.meta.json` of `pixel.v1`."""
-    return _side_file(Path(path), "meta.json")
-
-
-def calibration_path(path: str | Path) -> Path:
-    """Where a table's calibration is, named like its metadata."""
-    return _side_file(Path(path), "calibration.json")
-
-
-def _side_file(path: Path, kind: str) -> Path:
-    """A file beside a table that carries its whole name, but for `.csv`.
-
-    Earlier versions dropped whatever stood behind the name's last dot. Such a file is used where it can belong to one table
-    only.
-
-    Raises:
-        TableError: it can belong to several.
-    """
-    own, old = path.with_name(f"{path.name.removesuffix('.csv')}.{kind}"), path.with_suffix(f".{kind}")
-    if own == old or own.exists() or not (path.is_file() and old.exists()):
-        return own
-    stem = path.with_suffix("").name
-    if path.with_name(f"{stem}.csv").exists():  # it is that table's
-        return own
-    tables = [file for file in path.parent.iterdir() if file.is_file() and file.with_suffix("").name == stem]
-    others = [
-        file.name
-        for file in tables
-        if file.suffix not in (".json", ".journal", ".yaml", ".png", ".html")
-        and file.name != path.name
-        and not file.with_name(f"{file.name}.{kind}").exists()
-    ]
-    if others:
-        raise TableError(
-            f"{path}: {old.name} beside it may belong to it or to {others[0]}; rename it to {own.name}, or to "
-            f"{others[0]}.{kind}"
-        )
-    return old
-
-
-def _check_alone(path: Path) -> None:
-    """
-    Raises:
-        TableError: another table would have the same side files: `t` and `t.csv`.
-    """
-    other = path.with_name(path.name.removesuffix(".csv") if path.name.endswith(".csv") else f"{path.name}.csv")
-    if other.is_file():
-        raise TableError(f"{path}: {other.name} beside it has the same metadata file; give another name")
-
-
-def read_meta(path: str | Path) -> dict[str, Any]:
-    """The metadata of the table at `path`.
-
-    Raises:
-        TableError: missing, or of another kind; the text names the field.
-    """
-    file = meta_path(path)
-    try:
-        meta = read_json(file, "table metadata", dict)
-        build(_Meta, meta, str(file), others=True)
-    except ConfigError as error:
-        raise TableError(str(error)) from None
-    return meta
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What is read of the metadata of one visit to a device."""
-
-    repeated: Share | None = None
-
-
-@dataclass(frozen=True)
-class _Meta(_Part):
-    """What is read of a table's metadata; there may be more, which is only shown."""
-
-    runtime: str | None = None
-    version: str | None = None
-    device: str | None = None
-    chip: str | None = None
-    dtype: str | None = None
-    memory: str | None = None
-    buffers: str | None = None
-    operators: str | None = None
-    space: str | None = None
-    space_hash: str | None = None
-    continued: tuple[_Part, ...] = ()
 
 
 def _cannot_write(path: Path, error: OSError) -> TableError:

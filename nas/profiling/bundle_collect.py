@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from nas.costs import LookupTable, Row
-from nas.costs.table import SAME, meta_path, read_meta
+from nas.costs.side_files import meta_path, read_meta
+from nas.costs.table import SAME
 from nas.errors import ConfigError, NasError, TableError
 from nas.files import read_text
 from nas.locks import output_lock

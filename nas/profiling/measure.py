@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nas.costs import LookupTable, Row, TableWriter
-from nas.costs.table import meta_path, read_meta
+from nas.costs.side_files import meta_path, read_meta
 from nas.errors import ConfigError, NasError, SpaceError, TableError
 from nas.files import write_json
 from nas.locks import output_lock
