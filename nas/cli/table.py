@@ -85,7 +85,7 @@ def _diff(args: argparse.Namespace) -> None:
         print_json({**vars(found), "rows": found.rows.to_dict("records")})
         return
     for key, (first, second) in found.provenance.items():
-        print(f"profiled otherwise: {key}: {first} | {second}")
+        print(f"profiled otherwise: {key}: {_apart(first, second)}")
     print(f"{len(found.rows)} workloads in both, sorted by how much they differ (second / first):\n")
     print(found.rows.head(20).to_string(index=False, float_format="{:.4g}".format))
     if len(found.rows) > 20:
@@ -98,6 +98,13 @@ def _diff(args: argparse.Namespace) -> None:
     ):
         for workload in workloads:
             print(f"{title}: {workload}")
+
+
+def _apart(first: object, second: object) -> str:
+    """Two values of provenance that differ; of mappings, the keys that do."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return ", ".join(key for key in {**first, **second} if first.get(key) != second.get(key))
+    return f"{first} | {second}"
 
 
 def _merge(args: argparse.Namespace) -> None:
