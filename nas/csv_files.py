@@ -59,6 +59,8 @@ def read_csv(path: str | Path, what: str, needed: Sequence[str], kept: str = "")
     found: list[tuple[int, list[str]]] = list(_rows(text, separator, str(path), skipped))
     header = [name.strip() for name in found[0][1]]
     columns = len(header)
+    if missing := [name for name in needed if name not in header]:
+        raise ConfigError(f"{path}: column '{missing[0]}' is missing; a {what} needs {', '.join(needed)}")
     while header and not header[-1] and not any("".join(row[len(header) - 1 :]).strip() for _, row in found[1:]):
         header.pop()  # empty columns on the right, as spreadsheets leave them
     rows, lines = [], []

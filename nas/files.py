@@ -193,6 +193,8 @@ def read_text(path: str | Path, what: str) -> str:
         raise ConfigError(f"{path}: no such {what} file{_neighbour(Path(path))}") from None
     except OSError as error:
         raise ConfigError(f"{path}: this {what} file cannot be read: {error.strerror}") from None
+    except ConfigError:
+        raise
     except ValueError as error:  # a zero byte in the path
         raise ConfigError(f"{shown(str(path))}: no such {what} file: {error}") from None
     return _decoded(data, str(path), what).replace("\r\n", "\n").replace("\r", "\n")

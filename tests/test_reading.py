@@ -211,7 +211,9 @@ def test_a_text_of_one_line_keeps_the_place_it_was_given():
 
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
-    assert "is a pipe or a device" in refused(lambda: read_json(tmp_path / "pipe.json", "test"))
+    assert refused(lambda: read_json(tmp_path / "pipe.json", "test")).endswith(
+        "pipe.json: is a pipe or a device; give a test file"
+    )
     assert "is a pipe or a device" in refused(lambda: read_text("/dev/zero", "test"))
     assert "is a folder" in refused(lambda: read_text(tmp_path, "test"))
     assert "no such test file" in refused(lambda: read_text("a\0b", "test"))

@@ -67,7 +67,7 @@ def record(
         errors: by part, the largest difference from torch as a share of the output's largest value, where measured.
     """
     path = out / MANIFEST
-    there = read_json(path, "export manifest") if path.exists() else {}
+    there = read_json(path, "export manifest", dict) if path.exists() else {}
     files = [file for top in made for file in ([top] if top.is_file() else sorted(top.rglob("*"))) if file.is_file()]
     there[name] = {
         "library": nas.__version__,

@@ -116,7 +116,7 @@ def _config(checkpoint: Path, stage: str) -> Any:
     for folder in (checkpoint, checkpoint.parent / stage):
         path = folder / "stage.json"
         if path.exists():
-            asked = read_json(path, "stage")
+            asked = read_json(path, "stage", dict)
             if isinstance(asked, dict) and asked.get("stage") == stage:
                 config = build(STAGES[stage].config, asked.get("config"), str(path), "config")
                 return _located(config, asked.get(BASE))

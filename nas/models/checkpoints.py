@@ -86,7 +86,7 @@ def prediction(folder: str | Path) -> str:
         ConfigError: something else.
     """
     path = Path(folder) / "scheduler" / "scheduler_config.json"
-    kind = read_json(path, "scheduler config").get("prediction_type", "epsilon") if path.exists() else "epsilon"
+    kind = read_json(path, "scheduler config", dict).get("prediction_type", "epsilon") if path.exists() else "epsilon"
     names = {"epsilon": "epsilon", "v_prediction": "v"}
     if kind not in names:
         raise ConfigError(f"{path}: prediction_type: '{kind}' is not known; known: {', '.join(names)}")
@@ -257,7 +257,7 @@ def _config(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is missing, or holds no mapping.
     """
-    config = read_json(folder / "config.json", "diffusers config")
+    config = read_json(folder / "config.json", "diffusers config", dict)
     if not isinstance(config, dict):
         raise ConfigError(f"{folder / 'config.json'}: expected a mapping, found {type(config).__name__}")
     return config

@@ -90,7 +90,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     Raises:
         ConfigError: it is no index, a file is missing, or is named outside the folder.
     """
-    value = read_json(index, "weights index")
+    value = read_json(index, "weights index", dict)
     names = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise ConfigError(f"{index}: weight_map: expected a mapping of tensors to files; download the index again")

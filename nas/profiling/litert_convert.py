@@ -75,7 +75,7 @@ def converted(workload: Runnable, form: str, copies: int, cache: Path) -> dict[s
 def _known(about: Path) -> dict[str, Any] | None:
     """What is written beside a model in the cache; None if that is damaged, so that it is converted anew."""
     try:
-        known = read_json(about, "cached model")
+        known = read_json(about, "cached model", dict)
         return {name: kind(known[name]) for name, kind in ABOUT.items()}
     except (NasError, KeyError, TypeError, ValueError):
         return None

@@ -66,5 +66,5 @@ class VBench:
                 self.device, str(Path(vbench.__file__).parent / "VBench_full_info.json"), str(results)
             )
             bench.evaluate(str(clips), "nas", dimension_list=list(self.dimensions), mode="custom_input")
-            found = read_json(results / "nas_eval_results.json", "VBench results")
+            found = read_json(results / "nas_eval_results.json", "VBench results", dict)
         return sum(float(found[name][0]) for name in self.dimensions) / len(self.dimensions)

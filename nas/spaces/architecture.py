@@ -43,8 +43,8 @@ class Architecture:
         Raises:
             ConfigError: not such a file.
         """
-        value = read_json(path, "architecture", dict)
-        if "choices" not in value:
+        value = read_json(path, "architecture")
+        if not isinstance(value, dict) or "choices" not in value:
             raise ConfigError(f"{path}: choices: missing; an architecture file is what 'nas search --out' writes")
         file = build(_File, value, str(path), others=True)
         return cls(file.space, file.space_hash, tuple(file.choices.items()))

@@ -192,7 +192,7 @@ def _write_texts(folder: Path, captions: list[str], text: Text, title: str) -> N
 
 
 def _note(path: Path) -> dict[str, Any]:
-    note = read_json(path.with_suffix(".json"), "shard")
+    note = read_json(path.with_suffix(".json"), "shard", dict)
     try:
         if not isinstance(note["captions"], dict):
             raise ConfigError(f"{path.parent}: was begun by an older version; remove it and run again")
@@ -242,7 +242,7 @@ class Cache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        sizes = read_json(self.folder / "cache.json", "cache")
+        sizes = read_json(self.folder / "cache.json", "cache", dict)
         try:
             buckets = {kind: list(_named(sizes[kind]).items()) for kind in KINDS}
             self._tensors = {kind: [name for name, _ in buckets[kind]] for kind in KINDS}
@@ -311,7 +311,9 @@ class Cache:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {caption: number for number, caption in enumerate(read_json(self.folder / "captions.json", "captions"))}
+        return {
+            caption: number for number, caption in enumerate(read_json(self.folder / "captions.json", "captions", list))
+        }
 
     def _open(self, kind: str, shard: int, tensor: str) -> tuple:
         """A shard's rows, read from disk as they are sliced, and their captions."""
@@ -319,7 +321,11 @@ class Cache:
         try:
             open_regular(path).close()
             rows = safe_open(str(path), framework="pt").get_slice(tensor)
-            note = () if kind == "text" else _named(read_json(path.with_suffix(".json"), "shard")["captions"])[tensor]
+            note = (
+                ()
+                if kind == "text"
+                else _named(read_json(path.with_suffix(".json"), "shard", dict)["captions"])[tensor]
+            )
             if kind != "text" and rows.get_shape()[0] != len(note):
                 raise ValueError(f"{rows.get_shape()[0]} latents, {len(note)} captions")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

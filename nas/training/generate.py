@@ -61,7 +61,7 @@ class Examiner:
     """
 
     def __init__(self, decoder: Path, clips: int) -> None:
-        about = read_json(decoder / "data.json", "data")
+        about = read_json(decoder / "data.json", "data", dict)
         self.judge: Judge = judge(decoder, about["frames"], about["classifier_steps"], about["seed"])
         self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder)
         cache = Cache(decoder / "train")
@@ -92,7 +92,7 @@ def examine(
     clips: int,
 ) -> list[dict[str, Any]]:
     """Quality at each number of steps; none for data that is not moving digits. Kept in the folder as it is measured."""
-    if not distributed.is_main() or read_json(decoder / "data.json", "data")["data"] != "digits":
+    if not distributed.is_main() or read_json(decoder / "data.json", "data", dict)["data"] != "digits":
         return []
     examiner, path = Examiner(decoder, clips), folder / f"quality-{title}.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

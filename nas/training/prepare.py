@@ -114,7 +114,7 @@ def _same_data(out: Path, asked: PrepareConfig) -> None:
     Raises:
         ConfigError: the folder was begun when the data, of the same name, held something else.
     """
-    begun = read_json(out / "stage.json", "stage") if (out / "stage.json").exists() else {}
+    begun = read_json(out / "stage.json", "stage", dict) if (out / "stage.json").exists() else {}
     config = begun.get("config") if isinstance(begun, dict) else None
     there = config if isinstance(config, dict) else {}
     if there.get("data") == asked.data and there.get("data_hash", asked.data_hash) != asked.data_hash:

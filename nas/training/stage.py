@@ -200,7 +200,7 @@ def same_or_new(name: str, folder: Path, config: Any, inputs: Inputs, workers: i
     if not path.exists():
         write_json(path, {**asked, BASE: str(inputs.path("."))})
         return
-    there = read_json(path, "stage")
+    there = read_json(path, "stage", dict)
     if not isinstance(there, dict):
         raise ConfigError(f"{path}: expected a mapping, found {type(there).__name__}; remove it if the folder is yours")
     there.pop(BASE, None)  # files that lie together may be moved together

@@ -85,7 +85,7 @@ def test_objects_made_in_python_are_held_to_the_same():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[]", "expected an object"),
+        ("[]", "choices: missing"),
         ("{}", "choices: missing"),
         ('{"choices": null}', "choices: expected a mapping, found None"),
         ('{"choices": ["none"]}', "choices: expected a mapping, found a list"),
