@@ -51,7 +51,7 @@ FIXES = {
     errno.ENOMEM: "free some memory, or make the work smaller",
     errno.ENOSPC: "free some space and run again",
     errno.ENOTDIR: "something above it is a file, not a folder; give another path",
-    errno.EROFS: "the disk is read-only; give another path",
+    errno.EROFS: "give another path",
 }
 """What to do when the system refuses something, by its error number."""
 

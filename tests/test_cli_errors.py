@@ -6,6 +6,7 @@ what to do. Calls run in this process, a few of them as programs of their own.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -411,3 +412,29 @@ def test_every_command_that_writes_is_among_them():
     names = {this.call.split()[1] for this in WRITING.values()}
     writes = {name for name, this in COMMANDS.items() if "--out" in this.example} | {"run", "calibrate"}
     assert writes - names <= {"collect"}  # which writes a table as 'nas table merge' does
+
+
+FULL = {
+    "merge": ("nas table merge {d}/table.csv --out {d}/new.csv", "new.csv"),
+    "generate": (GENERATE, "clip.gif"),
+    "export": (EXPORT.replace("{format}", "recipe"), "export"),
+    "run": ("nas run {d}/job.yaml --out {d}/run", "run/config.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_disk_leaves_nothing_half_written(name, folder_of, capfd, monkeypatch):
+    text, out = FULL[name]
+    d = folder_of(text)
+    before = sorted(d.rglob("*"))
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    capfd.readouterr()
+    status = call(text, d)
+    line = capfd.readouterr().err.replace(str(d), "D")
+    assert status == 2 and line.count("\n") == 1, line
+    assert f"D/{out}" in line and "No space left" in line, line
+    assert [path for path in sorted(d.rglob("*")) if path.is_file() and path not in before] == []
