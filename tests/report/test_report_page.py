@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from nas.report import RunRecord, write
 from nas.report.folder import RunFolder
 from nas.report.page import render
 from nas.report.record import Costs, Sample
+from nas.report.summary import summary
 from nas.spaces import SearchSpace
 
 VOID = {"meta", "img", "br"}
@@ -336,6 +338,77 @@ def test_a_space_without_a_backbone_has_slots_instead_of_a_unet(tmp_path):
     space = SearchSpace(name="mine", slots={f"s{i}": ["none", "a", "b", "c"] for i in range(5)})
     page = page_of(report_folders.finished(tmp_path / "mine", space))
     assert set(page.all("data-slot")) == set(space.slots) and "no backbone" in page.words
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A finished run of a space without a backbone: a page of it is made quickly."""
+    run = tmp_path_factory.mktemp("small") / "run"
+    report_folders.finished(run, SearchSpace(name="small", slots={f"s{i}": ["none", "a", "b"] for i in range(3)}))
+    report_folders.without_classifier(run)
+    for stage in ("decoder", "supernet", "adversarial/control"):
+        (run / "checkpoints" / stage / "history.csv").unlink()
+    return run
+
+
+DAMAGE = {
+    "list": "[]",
+    "text": '"words"',
+    "deep": "[" * 5000 + "]" * 5000,
+    "huge number": "9" * 6000,
+    "long field": "step,loss\n1," + "x" * 200_000 + "\n2,3\n",
+    "null bytes": "\0" * 100,
+    "wrong kinds": '{"name": 1, "space": [], "space_hash": {}, "metrics": [], "scale": null}',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_damaged_in_any_way_is_named_and_the_page_is_written(small_run, tmp_path, damage):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    files = ["record.json", "table.csv", "front.csv", "architecture.json", "space.yaml"]
+    files += ["checkpoints/finetune/history.csv", "checkpoints/decoder/result.json"]
+    for file in files:
+        (run / file).write_text(DAMAGE[damage])
+    words = page_of(run).words
+    for file in files:
+        assert f"{file} cannot be read" in words, file
+    assert summary(run)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"choices": {"no such slot": "a"}},
+        {"budget": {"latency_ms": 0.0, "nonsense": -1.0}},
+        {"step_seconds": {"": -1e308}},
+        {"trials": -5, "infeasible_trials": 10**30},
+        {"provenance": {"a": {"b": [None, {"c": "\ud800"}]}}},
+        {"predicted": {"latency_ms": float("inf"), "memory_mb": float("nan"), "params": -1}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_record_that_contradicts_the_other_files_gives_a_page(small_run, tmp_path, fields):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    record = json.loads((run / "record.json").read_text())
+    (run / "record.json").write_text(json.dumps(record | fields))
+    page_of(run)
+    assert summary(run)
+
+
+def test_a_part_that_cannot_be_shown_does_not_take_the_others_with_it(small_run, tmp_path, monkeypatch):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    monkeypatch.setattr("nas.report.search_sections.candidates", lambda *_: 1 / 0)
+    words = page_of(run).words
+    assert "section 'The best candidates': cannot be shown: ZeroDivisionError" in words
+    assert "What it costs" in words and "This run is not finished" in words
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(small_run, tmp_path):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    for file in ("record.json", "table.csv", "config.yaml", "checkpoints/finetune/history.csv"):
+        (run / file).unlink()
+        os.mkfifo(run / file)
+    assert "record.json cannot be read: it is not a regular file" in page_of(run).words
 
 
 # -- escaping ----------------------------------------------------------------------------------------------------------
