@@ -16,7 +16,7 @@ PAGES = docs_pages.pages()
 RUN_HERE = [
     page
     for page in PAGES
-    if page.parent != docs_pages.ROOT and any(block.language in ("bash", "python") for block in docs_pages.blocks(page))
+    if page.name != "CONTRIBUTING.md" and any(block.language in ("bash", "python") for block in docs_pages.blocks(page))
 ]
 
 
@@ -39,6 +39,13 @@ def test_every_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_is_run_as_the_pages_are():
+    readme = docs_pages.ROOT / "README.md"
+    assert readme in RUN_HERE
+    for block in docs_pages.blocks(readme):
+        assert block.needs or block.language in ("bash", "python"), f"README.md:{block.line}: would not be run"
 
 
 @pytest.mark.slow

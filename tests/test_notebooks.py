@@ -35,3 +35,6 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 2, "each tells its story with pictures"
+    if path.stem == "02_search":
+        printed = "".join(output.get("text", "") for output in outputs)
+        assert "of 2000 different random architectures are inside" in printed
