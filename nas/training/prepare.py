@@ -16,7 +16,7 @@ from typing import Any
 from nas.errors import ConfigError
 from nas.files import read_json, short_hash, write_json
 from nas.locks import output_lock
-from nas.spaces import SearchSpace
+from nas.spaces import Decoder, SearchSpace, VAEConfig
 from nas.training import cache, checkpoint, skipped, sources
 from nas.training.clips import Clips
 from nas.training.data import Source
@@ -79,6 +79,11 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
             f"{config.decoder}: makes latents of {vae.latent_channels} channels, "
             f"the search space '{space.name}' wants {space.latent.channels}"
         )
+    if space.decoder is not None and Decoder(vae, space.decoder.frames).hash() != space.decoder.hash():
+        raise ConfigError(
+            f"{config.decoder}: another autoencoder ({_size(vae)}) than the one that the search space '{space.name}' "
+            f"declares as its decoder and counts costs with ({_size(space.decoder.vae)}); give that one, or change the space"
+        )
     train, test = (
         sources.load(config.data, split, space, vae.downsampling, config.fps, config.buckets and split == "train")
         for split in ("train", "test")
@@ -107,6 +112,10 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
 
     _same_data(out, asked)
     return run_in_folder("prepare", encode_all, out, asked, Inputs(space))
+
+
+def _size(vae: VAEConfig) -> str:
+    return f"channels {list(vae.channels)}, {vae.layers_per_block} layers, {vae.image_channels} colors"
 
 
 def _same_data(out: Path, asked: PrepareConfig) -> None:

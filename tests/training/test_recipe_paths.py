@@ -118,6 +118,15 @@ def test_another_decoder_than_the_declared_one_is_refused(tmp_path, options, dec
     assert "\n" not in str(error.value)
 
 
+def test_data_is_not_prepared_with_another_decoder_than_the_declared_one(tmp_path, vae):
+    from nas.training.prepare import PrepareConfig, prepare
+
+    write_project(tmp_path, SPACE + DECLARED)
+    space = nas.SearchSpace.load(tmp_path / "space.yaml")
+    with pytest.raises(ConfigError, match=r"another autoencoder .*\[8, 16, 16\].*\[8, 16\]"):
+        prepare(tmp_path / "out", PrepareConfig(str(tmp_path / "clips"), str(vae)), space)
+
+
 def test_clips_that_are_too_small_to_judge_are_refused_before_they_are_trained_on(tmp_path):
     recipe = write_project(tmp_path, SPACE.replace("height: 8, width: 8", "height: 4, width: 4"))
     with pytest.raises(ConfigError, match="8x8 pixels"):
