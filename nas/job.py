@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -209,14 +208,13 @@ class Job:
         self.record.trials = len(frame)
         self.record.infeasible_trials = int((~frame["feasible"]).sum())
         self.record.budget = self.budget.bounds()
+        best = result.top(config.shortlist)
+        noise = _noise([[evaluator.score(arch, seed) for seed in range(NOISE_DRAWS)] for arch in best])
         self.record.candidates = tuple(
             Candidate(
-                arch.choices,
-                float(scores[tuple(arch.choices.values())]),
-                self._predicted(arch),
-                score_std=statistics.stdev(evaluator.score(arch, seed) for seed in range(NOISE_DRAWS)),
+                arch.choices, float(scores[tuple(arch.choices.values())]), self._predicted(arch), score_std=deviation
             )
-            for arch in result.top(config.shortlist)
+            for arch, deviation in zip(best, noise)
         )
         self.record.random_scores = tuple(evaluator(arch) for arch in self._random(config.random))
 
@@ -346,6 +344,17 @@ STEPS: dict[str, Callable[[Job], None]] = {
     )
 }
 """Every step in order; the first line of its docstring is what a person reads while it runs."""
+
+
+def _noise(scores: list[list[float]]) -> list[float]:
+    """The standard deviation of each architecture's scores over draws of the noise, `(architectures, draws)`.
+
+    A draw moves the scores of all architectures together, which changes no ranking; that part is taken out.
+    """
+    draws = np.array(scores)
+    if len(draws) > 1:
+        draws = (draws - draws.mean(axis=0)) * np.sqrt(len(draws) / (len(draws) - 1))
+    return [float(deviation) for deviation in draws.std(axis=1, ddof=1)]
 
 
 def _new_record(config: JobConfig, space: SearchSpace) -> RunRecord:

@@ -120,7 +120,10 @@ def found(run: RunFolder) -> list[str]:
             f" budget {'scores' if number == 1 else 'score'} {_range(run.record.random_scores)}."
         )
         if run.chosen.score_std is not None:
-            sentences.append("\N{PLUS-MINUS SIGN} is the standard deviation over draws of the validation's noise.")
+            sentences.append(
+                "\N{PLUS-MINUS SIGN} is the standard deviation over draws of the validation's noise, without what all"
+                " candidates share."
+            )
     return sentences
 
 

@@ -49,7 +49,8 @@ class Candidate:
         choices: choice by slot.
         score: what the search's evaluator said (higher is better).
         retrained_loss: validation loss after brief stand-alone training (lower is better).
-        score_std: standard deviation of the score over draws of the evaluator's noise, on the same clips.
+        score_std: standard deviation of the score over draws of the evaluator's noise, on the same clips, without the
+            part that moves all candidates together.
     """
 
     choices: dict[str, str]
