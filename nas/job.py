@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import nas
-from nas.config import build, load
+from nas.config import AtLeast0, AtLeast1, build, load
 from nas.costs import Budget, CostModel, LookupTable
 from nas.errors import BudgetError, ConfigError, suggestion
 from nas.files import read_text, write_atomic
@@ -42,11 +42,11 @@ class SearchConfig:
         random: random architectures within the budget that are scored too, for the report to compare with.
     """
 
-    trials: int = 60
+    trials: AtLeast1 = 60
     sampler: str = "budget"
-    clips: int = 64
-    shortlist: int = 3
-    random: int = 8
+    clips: AtLeast1 = 64
+    shortlist: AtLeast1 = 3
+    random: AtLeast0 = 8
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class SampleConfig:
     """Which clips to show: captions, and after which stage at how many denoising steps (`model: [steps, ...]`)."""
 
     captions: tuple[str, ...]
-    steps: dict[str, tuple[int, ...]]
-    seed: int = 0
+    steps: dict[str, tuple[AtLeast1, ...]]
+    seed: AtLeast0 = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class JobConfig:
     objective: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, Any] = field(default_factory=dict)
     formats: tuple[str, ...] = ("coreml", "recipe")
-    seed: int = 0
+    seed: AtLeast0 = 0
 
 
 def run_job(config: str | Path, out: str | Path | None = None) -> Path:

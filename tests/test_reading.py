@@ -10,6 +10,7 @@ import pytest
 from nas.config import AtLeast0, AtLeast1, NotNegative, Positive, build, load, load_json
 from nas.errors import ConfigError
 from nas.files import parse_json, read_json, read_text
+from nas.job import JobConfig
 from nas.ranges import Range
 
 
@@ -218,3 +219,20 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     assert "is a folder" in refused(lambda: read_text(tmp_path, "test"))
     assert "no such test file" in refused(lambda: read_text("a\0b", "test"))
     assert "cannot be read" in refused(lambda: read_text("a" * 300, "test"))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "says"),
+    [
+        ({"seed": -1}, "seed: must be at least 0"),
+        ({"search": {"trials": 0}}, "search.trials: must be at least 1"),
+        ({"search": {"shortlist": -3}}, "search.shortlist: must be at least 1"),
+        (
+            {"samples": {"captions": ["a"], "steps": {"finetune": [4, 0]}}},
+            "samples.steps.finetune[1]: must be at least 1",
+        ),
+    ],
+)
+def test_a_job_asks_for_numbers_that_can_be(mapping, says):
+    whole = {"name": "a", "space": "demo", "budget": "", "samples": {"captions": [], "steps": {}}, **mapping}
+    assert says in refused(lambda: build(JobConfig, whole, "job.yaml"))
