@@ -3,7 +3,8 @@
 A cache folder holds::
 
     videos-00000.safetensors ...   latents (n, C, T, h, w), one tensor for each size of clips in the shard
-    videos-00000.json ...          their captions, and what was skipped on the way, with the reason
+    source.json                    hash of the data it is made of
+    videos-00000.json ...          their captions (a list where a clip has several), and what was skipped, with the reason
     images-00000.safetensors ...   the same with T = 1
     text-00000.safetensors ...     context (n, tokens, dim) of captions.json, the empty caption first
     captions.json                  the distinct captions

@@ -33,6 +33,11 @@ class Sample:
         return (self.caption, *self.others)
 
 
+def _printable(text: str) -> str:
+    """Names of files may be no Unicode; lists and notes must be."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def shorten(text: str, most: int) -> str:
     """One line of at most so many characters: what a broken file holds may be very long."""
     text = " ".join(text[: 4 * most].split())
@@ -48,7 +53,7 @@ class UnreadableSample(NasError):
     """
 
     def __init__(self, file: str, reason: str) -> None:
-        self.file, self.reason = file, shorten(reason, 300)
+        self.file, self.reason = _printable(file), shorten(_printable(reason), 300)
         super().__init__(f"{self.file}: {self.reason}")
 
 

@@ -166,7 +166,10 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             try:
                 fields = next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True), None)
             except csv.Error as error:
-                reason = _unclosed(len(lines.taken)) or f"not CSV: {error}"
+                reason = (
+                    _unclosed(len(lines.taken))
+                    or f"not CSV: {error}; put the caption in quotes, and double those in it"
+                )
                 lines.keep_first()
                 yield start, reason
                 continue
@@ -217,7 +220,7 @@ def _unclosed(lines: int) -> str:
 
 
 def _swallowed(lines: list[str], header: list[str], delimiter: str) -> bool:
-    """Whether lines that a quoted field goes on over are rows of their own."""
+    """Whether further lines of a quoted field are rows of their own."""
     column = header.index("file_name") if "file_name" in header else 0
     for line in lines:
         fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
