@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
+import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -171,4 +173,15 @@ def _refused(module: nn.Module, format: str, error: Exception) -> Exception:
     name = type(module).__name__
     if is_unsupported(error):
         return Unconvertible(f"{name} cannot be converted to {format}: {_first_line(error)}")
-    return ToolError(f"{name}: the converter to {format} failed: {type(error).__name__}: {_first_line(error)}")
+    said = f"{type(error).__name__}: {_first_line(error)}{_room()}"
+    return ToolError(f"{name}: the converter to {format} failed: {said}")
+
+
+def _room() -> str:
+    """What a converter may not say by itself: that the disk for temporary files is full."""
+    with contextlib.suppress(OSError):
+        folder = tempfile.gettempdir()
+        free_mb = shutil.disk_usage(folder).free / 1e6
+        if free_mb < 100:
+            return f" (the temporary folder {folder} has {free_mb:.1f} MB free; set TMPDIR to another)"
+    return ""
