@@ -64,7 +64,7 @@ def architecture(run: RunFolder, shown: list[Shown]) -> Markup:
     """The winner on the UNet; page.js puts others in its place."""
     if not run.choices and not shown:
         return absent(run, "architecture", "space")
-    first = next((a for a in shown if a.chosen), None)
+    first = next((a for a in shown if a.chosen), shown[0] if shown and not run.choices else None)
     choices = first.choices if first else run.choices or shown[0].choices
     latencies = run.slot_latencies_ms
     full = longest_latency_ms(latencies, [a.choices for a in shown] or [choices])
@@ -115,6 +115,7 @@ def _totals(run: RunFolder, first: Shown | None) -> Markup:
     score = plus_minus(first.score, first.score_std) if first else MISSING
     rows.append(tag("div", tag("dt", "Score"), tag("dd", tag("b", score, data_total="score"))))
     label = first.label if first else "The chosen architecture"
+    label += "" if run.choices else ", none is chosen yet"
     back = tag("button", "Back to the chosen one", type="button", id="back", hidden=True)
     return tag("div", tag("h3", label, id="drawn", aria_live="polite"), tag("dl", rows, class_="totals"), back)
 

@@ -170,7 +170,7 @@ def scatter(
     x = Scale(*spread(costs), left, width - right)
     y = Scale(*spread([*(score for *_, score in points), *(band or ())]), height - bottom, top)
     parts = _axes(x, y, f"{name} / {unit}" if unit else name, width, height)
-    parts.append(text(4, top - 5, score_name, class_="tick"))
+    parts.append(text(4, 8, score_name, class_="tick"))
     if band:
         thick = max(y(band[0]) - y(band[1]), 2.0)
         parts.append(rect(left, y(band[1]), width - right - left, thick, class_="random"))
