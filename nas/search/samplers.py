@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,10 +55,28 @@ class _NSGAIII(_RepeatableParents, optuna.samplers.NSGAIIISampler):
     pass
 
 
+class _QMC(optuna.samplers.QMCSampler):
+    """Takes the point of the sequence that has the trial's number; Optuna's counts in the study, one write earlier."""
+
+    def __init__(self, seed: int, of_trial: int) -> None:
+        independent = optuna.samplers.RandomSampler(seed=of_trial)
+        super().__init__(seed=seed, independent_sampler=independent, warn_independent_sampling=False)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._sample_id = trial.number
+        return super().sample_relative(study, trial, search_space)
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._sample_id
+
+
 def _genetic(kind: type[_RepeatableParents]) -> Callable[[Problem, int | None], BaseSampler]:
     def make(problem: Problem, seed: int | None) -> BaseSampler:
         parents: dict[int, list[int]] = {}  # of a generation that is whole, by trial number
-        return PerTrial(lambda of_trial: kind(of_trial, entropy(seed), parents), seed)
+        of_generation = entropy(seed)
+        return PerTrial(lambda of_trial: kind(of_trial, of_generation, parents), seed)
 
     return make
 
@@ -95,9 +114,7 @@ SAMPLERS: dict[str, Callable[[Problem, int | None], BaseSampler]] = {
     "nsga3": _genetic(_NSGAIII),
     "gp": lambda problem, seed: PerTrial(lambda s: optuna.samplers.GPSampler(seed=s), seed),
     "cmaes": _cmaes,
-    "qmc": lambda problem, seed: PerTrial(
-        lambda s: optuna.samplers.QMCSampler(seed=s, warn_independent_sampling=False), seed
-    ),
+    "qmc": lambda problem, seed: PerTrial(functools.partial(_QMC, entropy(seed) % 2**32), seed),
     "brute-force": lambda problem, seed: PerTrial(lambda s: optuna.samplers.BruteForceSampler(seed=s), seed),
     "grid": _grid,
 }
