@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -101,11 +102,17 @@ def checked(frame: pd.DataFrame, at: Callable[[int], str], where: str) -> pd.Dat
         if column not in frame.columns:
             frame[column] = defaults[column]
         elif column not in _TEXT:
-            numbers = pd.to_numeric(frame[column].replace("", float("nan")), errors="coerce").astype(float)
+            cells = frame[column].map(lambda cell: math.inf if isinstance(cell, int) and abs(cell) > 2**63 else cell)
+            numbers = pd.to_numeric(cells.replace("", float("nan")), errors="coerce").astype(float)
             odd = numbers.isna() & ~frame[column].map(_says_unknown) | frame[column].map(_is_bool)
             _refuse(odd, at, lambda row, c=column: f"{c} is {shown_cell(frame[c][row])}")
             frame[column] = numbers
         else:
+            _refuse(
+                ~frame[column].map(_is_text),
+                at,
+                lambda row, c=column: f"{c} is {shown(frame[c][row])}, not a line of text",
+            )
             frame[column] = frame[column].map(_one_line)
     frame = frame[list(COLUMNS)].astype({column: str for column in _TEXT})
     _check_values(frame, at)
@@ -156,6 +163,11 @@ def _is_bool(cell: Any) -> bool:
     return isinstance(cell, bool | np.bool_)
 
 
+def _is_text(cell: Any) -> bool:
+    """Whether a cell is text that can be written, or empty."""
+    return cell is None or cell != cell or (isinstance(cell, str) and _one_line(cell).isprintable())
+
+
 def _one_line(cell: Any) -> Any:
     """A text without line ends, which would tear a row apart, and without blanks around it."""
-    return " ".join(cell.splitlines()).strip() if isinstance(cell, str) else cell
+    return " ".join(cell.split()) if isinstance(cell, str) else ""

@@ -106,6 +106,13 @@ def test_numbers_beside_the_latency_are_finite_or_unknown_too(tmp_path):
     assert "memory_mb" in refused(lambda: LookupTable.from_frame(frame))
     frame = pd.DataFrame([vars(Row("s/a", np.inf, np.nan, np.nan, 1, status="infeasible", reason="a\nb"))])
     assert LookupTable.from_frame(frame).rows()["s/a"].reason == "a b"
+    for name in (None, 3, ["x"], "a\0b"):
+        frame = pd.DataFrame(
+            {"workload": [name], **{c: [1] for c in ("latency_ms", "memory_mb", "weights_mb", "params")}}
+        )
+        assert "workload is" in refused(lambda frame=frame: LookupTable.from_frame(frame))
+    frame["workload"], frame["params"] = "a", pd.Series([10**400], dtype=object)
+    assert "params is inf" in refused(lambda: LookupTable.from_frame(frame))
     frame = pd.DataFrame([vars(Row("s/a", True, 1, 1, 1))])
     assert "latency_ms is True, not a number" in refused(lambda: LookupTable.from_frame(frame))
 
