@@ -58,7 +58,8 @@
     document.getElementById("drawn").textContent = shown.label;
     all("[data-total]").forEach((element) => {
       const name = element.dataset.total;
-      element.textContent = written[name](shown[name]);
+      const noise = name === "score" && shown.score_std !== null ? ` \u00b1 ${figures(shown.score_std, 2)}` : "";
+      element.textContent = written[name](shown[name]) + noise;
       element.classList.toggle("over", name in data.budget && shown[name] > data.budget[name]);
     });
     all("[data-point]").forEach((point) => point.classList.toggle("drawn", Number(point.dataset.point) === index));

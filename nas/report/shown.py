@@ -65,7 +65,7 @@ def architectures(run: RunFolder) -> list[Shown]:
 
 def as_json(shown: Shown, slots: list[str]) -> Mapping[str, Any]:
     """What page.js needs of an architecture."""
-    numbers = {name: getattr(shown, name) for name in ("latency_ms", "memory_mb", "params", "score")}
+    numbers = {name: getattr(shown, name) for name in ("latency_ms", "memory_mb", "params", "score", "score_std")}
     return {
         "label": shown.label,
         "chosen": shown.chosen,
