@@ -370,6 +370,7 @@ class Writing:
 WRITING = {
     "profile": Writing(PROFILE, "new.csv"),
     "search": Writing(SEARCH + BUDGET, "best.json"),
+    "search's study": Writing(SEARCH + BUDGET, "best.json.journal"),
     "train": Writing(TRAIN.replace("{stage}", "decoder"), "run/decoder", folder=True),
     "train with workers": Writing(TRAIN.replace("{stage}", "decoder") + " --workers 2", "run/decoder", folder=True),
     "generate": Writing(GENERATE, "clip.gif"),

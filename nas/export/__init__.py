@@ -6,6 +6,7 @@ folder's `export.json`. A new format is one file here and one line in `FORMATS`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from nas.export.litert_models import litert
 from nas.export.packages import check_package, coreml
 from nas.export.training_recipe import recipe
 from nas.locks import output_lock
+from nas.profiling.bundle_runner import temporary_files_in
+from nas.profiling.scratch import Scratch
 
 
 def _alone(write: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
@@ -23,7 +26,11 @@ def _alone(write: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
 
     @functools.wraps(write)
     def locked(checkpoint: str | Path, out: str | Path, *args: Any, **options: Any) -> list[Path]:
-        with output_lock(out, folder=True):
+        with (
+            output_lock(out, folder=True),
+            contextlib.closing(Scratch("nas-export-")) as scratch,
+            temporary_files_in(str(scratch.path)),  # coremltools' packages, which a kill would leave for good
+        ):
             _remove_unfinished(Path(out))  # what a killed process left
             try:
                 return write(checkpoint, out, *args, **options)
