@@ -19,9 +19,9 @@ import torch
 
 import nas
 from nas.config import build, load
-from nas.job import JobConfig
+from nas.diffusion.objective import Objective
+from nas.runs.job import JobConfig
 from nas.training import AdversarialConfig, FinetuneConfig, Inputs, run_stage
-from nas.training.objective import Objective
 
 FEW = (1, 2, 4)
 

@@ -35,10 +35,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.errors import MissingDependency
 from nas.files import read_json, write_json
-from nas.models import Autoencoder, VAEConfig
+from nas.metrics.reconstruction import Fidelity, reconstruct
+from nas.models import Autoencoder, VAEConfig, tensors
 from nas.models.layers import to_frames, to_video
-from nas.training import tensors
-from nas.training.fidelity import Fidelity, reconstruct
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 

@@ -55,9 +55,9 @@ def full_size(space_name: str) -> tuple:
 
 def to_package(space_name: str, target: str, bits: int | None) -> dict[str, float]:
     """Build, convert, save and check one package; runs in its own process, so that its peak memory is its own."""
+    from nas.conversion.convert import to_coreml
+    from nas.conversion.palettize import palettise
     from nas.export import operations, packages
-    from nas.export.palettise import palettise
-    from nas.profiling.convert import to_coreml
 
     space, arch, model, inputs = full_size(space_name)
     params = sum(p.numel() for p in model.parameters())
@@ -86,9 +86,9 @@ def to_package(space_name: str, target: str, bits: int | None) -> dict[str, floa
 
 def to_tflite(space_name: str) -> dict[str, float]:
     """Convert and save one LiteRT model, then run it here and compare it with torch."""
+    from nas.conversion.convert import to_litert
     from nas.export.litert_models import TOLERANCE, relative_error
     from nas.export.parts import Part
-    from nas.profiling.convert import to_litert
 
     _, _, model, inputs = full_size(space_name)
     params = sum(p.numel() for p in model.parameters())

@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 
 from nas.costs import LookupTable
 from nas.costs.interpolate import interpolated
-from nas.costs.work import work
+from nas.costs.op_counts import work
 from nas.errors import TableError
 from nas.spaces import Operator, SearchSpace, Workload
 

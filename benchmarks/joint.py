@@ -27,12 +27,13 @@ from scipy.stats import t as student
 
 import nas
 from nas.config import build, load
+from nas.data.digits import WORDS
+from nas.diffusion.objective import Objective
 from nas.errors import ConfigError, NasError
 from nas.files import read_json, write_json
-from nas.job import JobConfig
-from nas.training import FinetuneConfig, Inputs, run_stage, tensors
-from nas.training.digits import WORDS
-from nas.training.objective import Objective
+from nas.models import tensors
+from nas.runs.job import JobConfig
+from nas.training import FinetuneConfig, Inputs, run_stage
 
 KINDS = ("video only", "joint")
 METRICS = ("digit_accuracy", "direction_accuracy", "frechet", "validation_loss")

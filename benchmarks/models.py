@@ -27,8 +27,8 @@ def prune() -> dict:
 
     import nas
     from nas.models import UNet
-    from nas.models.checkpoints import save_unet
-    from nas.training.pruning import prune_checkpoint
+    from nas.models.diffusers_checkpoint import save_unet
+    from nas.training.prune import prune_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "sd15"

@@ -29,13 +29,13 @@ from scipy.stats import spearmanr
 from torch.utils.benchmark import Timer
 
 from nas.costs import Calibration, CostModel, LookupTable, TableWriter
-from nas.costs.work import work
+from nas.costs.op_counts import work
 from nas.profiling import calibrate, measure_architectures, profile
-from nas.profiling.eager_child import build_module, make_inputs
 from nas.profiling.host import clock_of
-from nas.profiling.litert import LitertRuntime
 from nas.profiling.protocol import Protocol
-from nas.profiling.runtime import WholeModel
+from nas.profiling.runtimes.base import WholeModel
+from nas.profiling.runtimes.litert import LitertRuntime
+from nas.profiling.workers.eager import build_module, make_inputs
 from nas.spaces import Architecture, SearchSpace
 
 AT_ONCE = 40

@@ -18,9 +18,9 @@ from scipy.stats import kendalltau, spearmanr
 
 import nas
 from nas.config import build, load
-from nas.job import JobConfig
+from nas.diffusion.objective import Objective
+from nas.runs.job import JobConfig
 from nas.training import FinetuneConfig, Inputs, SupernetEvaluator, retrain
-from nas.training.objective import Objective
 
 
 def architectures(space: nas.SearchSpace, random: int) -> dict[str, nas.Architecture]:

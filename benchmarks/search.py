@@ -22,9 +22,9 @@ import pandas as pd
 from search_instances import BENCHMARK, FAMILIES, Instance, make_instance
 
 from nas.files import write_atomic
-from nas.search.placement import distributions
 from nas.search.problem import Problem
 from nas.search.samplers import make_sampler
+from nas.search.samplers.base import distributions
 
 SAMPLERS = ("budget", "tpe", "nsga2", "gp", "random+repair", "tpe+repair", "evolution")
 POINTS = (50, 100, 200, 500)

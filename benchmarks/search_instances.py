@@ -19,9 +19,9 @@ import pandas as pd
 
 from nas.costs import Budget, CostModel, LookupTable
 from nas.search import optimum
-from nas.search.climb import Climber
 from nas.search.problem import Pairs, Problem, Scores
-from nas.search.repair import repair
+from nas.search.samplers.local_search import Climber
+from nas.search.samplers.repair import repair
 from nas.spaces import SearchSpace
 
 OPERATORS = ("SelfAttention1D", "SelfAttention3D", "Conv1D", "Conv3D", "CrossAttention1D", "CrossAttention3D")

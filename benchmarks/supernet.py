@@ -18,10 +18,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from nas.data.batches import Batch
+from nas.diffusion import objective
 from nas.models import Supernet, fair_round
 from nas.spaces import SearchSpace
-from nas.training import objective
-from nas.training.batches import Batch
 from nas.training.learner import Learner, Optimization
 
 CONFIG = Optimization(lr=1e-3)

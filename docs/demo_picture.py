@@ -14,8 +14,8 @@ from PIL import Image, ImageSequence
 
 from nas.costs import Budget
 from nas.report import plots
-from nas.report.folder import RunFolder
-from nas.report.record import Sample
+from nas.runs.folder import RunFolder
+from nas.runs.record import Sample
 
 CLIPS, FRAMES = 3, 4
 """How many clips are shown, and how many of each one's frames."""

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas import checkpoint
+from nas.checkpoint import Checkpoint
+from nas.data import video
+from nas.diffusion.objective import MAX_GUIDANCE, MAX_SAMPLING_STEPS
 from nas.errors import ConfigError, NasError
+from nas.metrics.evaluation import generate
 from nas.models import Autoencoder
+from nas.models.text_encoder import EMPTY, TextEncoder
 from nas.ranges import in_range
-from nas.training import checkpoint, video
-from nas.training.checkpoint import Checkpoint
-from nas.training.compute import lacks_memory
-from nas.training.generate import generate
-from nas.training.objective import MAX_GUIDANCE, MAX_SAMPLING_STEPS
-from nas.training.text import EMPTY, TextEncoder
+from nas.training.execution import lacks_memory
 
 CHUNK = 8
 """Latent frames that are decoded at once where the space's `decoder.frames` does not say: what bounds the decoder's
@@ -78,7 +79,7 @@ class Pipeline:
     """Prompts to clips with a trained checkpoint.
 
     Args:
-        checkpoint: as `nas.training.checkpoint.load` gives it.
+        checkpoint: as `nas.checkpoint.load` gives it.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -14,9 +14,9 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     """A checkpoint folder of a real but tiny model: all six operators, random weights, its own small text encoder."""
     import torch
 
+    from nas import checkpoint
     from nas.models import Autoencoder, VAEConfig, build
     from nas.spaces import Backbone, Latent, Operator, SearchSpace, Text
-    from nas.training import checkpoint
 
     root = tmp_path_factory.mktemp("tiny")
     kinds = ("SelfAttention1D", "SelfAttention3D", "CrossAttention1D", "CrossAttention3D", "Conv1D", "Conv3D")

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import docs_pages
 import pytest
 
 from nas.cli import parser
+from tests.support import docs_pages
 
 PAGES = docs_pages.pages()
 RUN_HERE = [
@@ -76,7 +76,6 @@ def given_checkpoint(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def given_run(tmp_path_factory):
-    sys.path.insert(0, str(Path(__file__).parent / "report"))
-    import report_folders
+    from tests.support import report_folders
 
     return report_folders.finished(tmp_path_factory.mktemp("runs") / "demo")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nas.job import _noise
+from nas.runs.job import _noise
 
 
 def test_what_moves_all_candidates_together_is_no_noise_of_one():

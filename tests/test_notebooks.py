@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from docs_pages import ROOT
+
+from tests.support.docs_pages import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import nas
+from nas import checkpoint
+from nas.data import video
+from nas.diffusion import objective
 from nas.errors import ConfigError, NasError
 from nas.pipeline import decode
 from nas.spaces import Decoder
-from nas.training import checkpoint, objective, video
 
 
 @pytest.fixture(scope="module")
@@ -288,8 +290,8 @@ def test_weights_in_half_precision_are_read_as_single(tiny_checkpoint, tmp_path)
 def test_a_broken_text_encoder_is_one_line(tiny_checkpoint, tmp_path, name, text):
     import shutil
 
+    from nas.models.text_encoder import TextEncoder
     from nas.spaces import Text
-    from nas.training.text import TextEncoder
 
     folder = shutil.copytree(tiny_checkpoint.parent / "text", tmp_path / "text")
     if not (folder / name).exists():
@@ -308,8 +310,8 @@ def test_a_text_encoder_with_nan_or_without_all_weights_is_refused(tiny_checkpoi
 
     from safetensors.torch import load_file, save_file
 
+    from nas.models.text_encoder import TextEncoder
     from nas.spaces import Text
-    from nas.training.text import TextEncoder
 
     folder = shutil.copytree(tiny_checkpoint.parent / "text", tmp_path / "text")
     state = load_file(folder / "model.safetensors")

@@ -10,8 +10,8 @@ import pytest
 from nas.config import AtLeast0, AtLeast1, NotNegative, Positive, build, load, load_json
 from nas.errors import ConfigError
 from nas.files import parse_json, read_json, read_text
-from nas.job import JobConfig
 from nas.ranges import Range
+from nas.runs.job import JobConfig
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ def _declare_prepare(parser: argparse.ArgumentParser) -> None:
     _declare_prepare,
 )
 def prepare(args: argparse.Namespace) -> None:
+    from nas.data.skipped import SKIPPED
     from nas.spaces import SearchSpace
-    from nas.training.prepare import PrepareConfig, prepare
-    from nas.training.skipped import SKIPPED
+    from nas.training.stages.prepare import PrepareConfig, prepare
 
     config = PrepareConfig(args.data, args.decoder, args.fps, args.buckets, args.videos, args.images, args.held_out)
     done = prepare(args.out, config, SearchSpace.load(args.space))

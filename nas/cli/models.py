@@ -31,7 +31,7 @@ def prune(args: argparse.Namespace) -> None:
 
     from nas.costs import LookupTable
     from nas.spaces import SearchSpace
-    from nas.training.pruning import Calibration, prune_checkpoint
+    from nas.training.prune import Calibration, prune_checkpoint
 
     calibration = Calibration(Path(args.data)) if args.data else None
     table = LookupTable.load(args.table) if args.table else None

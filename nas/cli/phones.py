@@ -25,7 +25,7 @@ def _declare_pack(parser: argparse.ArgumentParser) -> None:
     _declare_pack,
 )
 def pack(args: argparse.Namespace) -> None:
-    from nas.profiling.bundle import pack as make
+    from nas.profiling.bundles.create import pack as make
     from nas.spaces import SearchSpace
 
     space = SearchSpace.load(args.space)
@@ -46,7 +46,7 @@ def _declare_measure(parser: argparse.ArgumentParser) -> None:
 
 @command("measure", "measure a bundle on the device that is attached here", "nas measure bundle", _declare_measure)
 def measure(args: argparse.Namespace) -> None:
-    from nas.profiling.bundle_measure import measure_bundle
+    from nas.profiling.bundles.measure import measure_bundle
 
     given = {"threads": args.threads, "compute_unit": args.compute_unit}
     count = measure_bundle(args.bundle, args.device, **{k: v for k, v in given.items() if v is not None})
@@ -65,8 +65,8 @@ def _declare_collect(parser: argparse.ArgumentParser) -> None:
     _declare_collect,
 )
 def collect(args: argparse.Namespace) -> None:
-    from nas.profiling.bundle import Bundle
-    from nas.profiling.bundle_collect import collect as gather
+    from nas.profiling.bundles.collect import collect as gather
+    from nas.profiling.bundles.create import Bundle
 
     table = gather(args.bundle, args.out)
     total = len(Bundle.load(args.bundle).workloads)

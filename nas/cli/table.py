@@ -50,22 +50,22 @@ def table(args: argparse.Namespace) -> int | None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from nas.costs import LookupTable, tables
+    from nas.costs import LookupTable, compare
 
     table = LookupTable.load(args.table)
-    found = tables.summary(table)
+    found = compare.summary(table)
     if args.json:
         print_json({**found, "workloads": table.frame.to_dict("records")})
         return
     counts = ", ".join(f"{count} {source}" for source, count in found["sources"].items())
     print(f"{args.table}: {found['rows']} workloads, {counts}, {len(found['infeasible'])} infeasible")
     for column, title in (("latency_ms", "latency / ms"), ("memory_mb", "activation memory / MB")):
-        cells = tables.by_operator(table, column)
+        cells = compare.by_operator(table, column)
         if len(cells):
             print(
                 f"\n{title}\n{cells.rename_axis(None).rename_axis(None, axis=1).to_string(float_format='{:.4g}'.format)}"
             )
-    others = tables.described(table).query("resolution == ''")
+    others = compare.described(table).query("resolution == ''")
     for row in others.itertuples():
         print(f"\n{row.workload}: {row.latency_ms:.4g} ms, {row.memory_mb:.4g} MB")
     for workload, reason in found["infeasible"].items():
@@ -78,9 +78,9 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _diff(args: argparse.Namespace) -> None:
-    from nas.costs import LookupTable, tables
+    from nas.costs import LookupTable, compare
 
-    found = tables.difference(LookupTable.load(args.first), LookupTable.load(args.second))
+    found = compare.difference(LookupTable.load(args.first), LookupTable.load(args.second))
     if args.json:
         print_json({**vars(found), "rows": found.rows.to_dict("records")})
         return
@@ -110,21 +110,21 @@ def _apart(first: object, second: object) -> str:
 def _merge(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from nas.costs import LookupTable, tables
+    from nas.costs import LookupTable, compare
 
     out = Path(args.out)
     if out.exists() and out.resolve() not in {Path(path).resolve() for path in args.tables}:
         raise ConfigError(f"{out}: is there already; name it among the tables to merge, or give another --out")
-    merged = tables.merged([LookupTable.load(path) for path in args.tables], args.prefer_first)
+    merged = compare.merged([LookupTable.load(path) for path in args.tables], args.prefer_first)
     merged.save(out)
     print(f"{out}: {len(merged.frame)} workloads of {len(args.tables)} tables")
 
 
 def _check(args: argparse.Namespace) -> int:
-    from nas.costs import tables
+    from nas.costs import compare
     from nas.spaces import SearchSpace
 
-    found = tables.findings(args.table, SearchSpace.load(args.space))
+    found = compare.findings(args.table, SearchSpace.load(args.space))
     for finding in found:
         print(f"{'error  ' if finding.serious else 'warning'} {args.table}: {finding.text}")
     if not found:

@@ -66,9 +66,9 @@ def _declare_generate(parser: argparse.ArgumentParser) -> None:
 def generate(args: argparse.Namespace) -> None:
     import contextlib
 
+    from nas.data.video import check_suffix
     from nas.locks import output_lock
     from nas.pipeline import Pipeline, numbered
-    from nas.training.video import check_suffix
 
     options = {name: getattr(args, name) for name in ("steps", "guidance", "frames", "height", "width", "seed")}
     with contextlib.ExitStack() as locks:  # first of all: what cannot be written costs no time

@@ -16,9 +16,9 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
+from nas.costs.op_counts import work
 from nas.costs.row import COLUMNS, Row
 from nas.costs.table import LookupTable
-from nas.costs.work import work
 from nas.errors import TableError
 from nas.spaces import Operator, SearchSpace, Workload
 from nas.spaces.workload import DTYPE_BYTES

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nas import checkpoint as checkpoints
+from nas.conversion.convert import to_litert
+from nas.conversion.variants import in_forms
 from nas.costs import LookupTable
 from nas.errors import MissingDependency
 from nas.export import manifest, parts
 from nas.export.parts import Part
 from nas.models import Denoiser
-from nas.models.forms import in_forms
-from nas.profiling.convert import to_litert
-from nas.training import checkpoint as checkpoints
-from nas.training.text import TextEncoder
+from nas.models.text_encoder import TextEncoder
 
 TOLERANCE = 1e-3
 """Largest error next to torch that is let pass, as a share of the output's largest value."""

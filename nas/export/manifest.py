@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import nas
+from nas.checkpoint import Checkpoint
 from nas.costs import CostModel, LookupTable
-from nas.costs.sentence import clip_sentence
+from nas.costs.clip_summary import clip_sentence
 from nas.costs.sources import listed
 from nas.files import read_json, write_json
-from nas.training.checkpoint import Checkpoint
 
 MANIFEST = "export.json"
 

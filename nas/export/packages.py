@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 import nas
+from nas import checkpoint as checkpoints
+from nas.conversion.convert import coremltools, to_coreml
+from nas.conversion.palettize import palettise
 from nas.costs import LookupTable
 from nas.errors import NasError
 from nas.export import manifest, operations, parts
-from nas.export.palettise import palettise
 from nas.export.parts import Part
-from nas.profiling.convert import coremltools, to_coreml
+from nas.models.text_encoder import TextEncoder
 from nas.spaces import Architecture, SearchSpace
-from nas.training import checkpoint as checkpoints
-from nas.training.text import TextEncoder
 
 MAX_RANK = 5
 

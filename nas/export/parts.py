@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.checkpoint import Checkpoint
+from nas.diffusion.objective import generator
 from nas.errors import NasError
 from nas.models import Autoencoder
+from nas.models.text_encoder import TextEncoder
 from nas.spaces import Text
-from nas.training.checkpoint import Checkpoint
-from nas.training.objective import generator
-from nas.training.text import TextEncoder
 
 PROMPTS = (
     "a cat runs",

@@ -10,16 +10,17 @@ from typing import Any
 import yaml
 
 import nas
+from nas import checkpoint as checkpoints
 from nas.config import build
 from nas.costs import LookupTable
+from nas.diffusion import objective
 from nas.export import manifest, standalone
 from nas.files import copy_atomic, read_json, write_atomic
 from nas.spaces import Text
-from nas.training import STAGES, DecoderConfig, DistillConfig, Inputs, objective
-from nas.training import checkpoint as checkpoints
-from nas.training.distill import local_or_hub
+from nas.training import STAGES, DecoderConfig, DistillConfig, Inputs
 from nas.training.recipe import BEFORE
 from nas.training.stage import BASE
+from nas.training.stages.distill import local_or_hub
 
 COMMANDS = """#!/bin/sh
 # Trains {what} from data to a {steps}-step model. Started again, it goes on where it stopped.

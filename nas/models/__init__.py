@@ -1,14 +1,14 @@
 """Floor 1: the torch modules. Temporal operators, spatial backbone, denoiser, supernet, autoencoder, discriminator."""
 
+from nas.costs.activation_memory import activation_bytes_estimate
 from nas.models.autoencoder import Autoencoder
-from nas.models.backbone import UNet
 from nas.models.denoiser import Denoiser, build
 from nas.models.discriminator import Discriminator
-from nas.models.memory import activation_bytes_estimate
 from nas.models.operators import OPERATORS, build_operator
 from nas.models.paths import fair_round, sample_path
 from nas.models.supernet import Supernet
 from nas.models.tiling import decode_chunks
+from nas.models.unet import UNet
 from nas.spaces import VAEConfig
 
 __all__ = [

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
-from nas.models.backbone import UNet
 from nas.models.layers import to_frames, to_video
 from nas.models.operators import build_operator
+from nas.models.unet import UNet
 from nas.spaces import NONE, Architecture, SearchSpace
 
 

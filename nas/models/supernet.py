@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from nas.models.backbone import UNet
 from nas.models.denoiser import Denoiser, backbone_arguments, layers_by_site, module_name, run
 from nas.models.operators import build_operator
+from nas.models.unet import UNet
 from nas.spaces import NONE, Architecture, SearchSpace
 
 

@@ -13,7 +13,7 @@ from nas.costs import Calibration, CostModel, LookupTable
 from nas.costs.table import shipped_tables
 from nas.errors import TableError
 from nas.locks import output_lock
-from nas.profiling.measure import measure_architectures
+from nas.profiling.profile import measure_architectures
 from nas.profiling.protocol import Protocol
 from nas.spaces import Architecture, SearchSpace
 

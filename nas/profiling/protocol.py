@@ -17,7 +17,7 @@ from math import ceil, isfinite
 import numpy as np
 
 from nas.costs import Row
-from nas.profiling.runtime import Infeasible, Loaded, Session, ToolError
+from nas.profiling.runtimes.base import Infeasible, Loaded, Session, ToolError
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,6 @@
 """
 
 from nas.report.page import write
-from nas.report.record import RunRecord
+from nas.runs.record import RunRecord
 
 __all__ = ["RunRecord", "write"]

@@ -22,9 +22,9 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.report import facts
-from nas.report.folder import RunFolder, inside
-from nas.report.record import RunRecord, Sample
+from nas.report import findings
+from nas.runs.folder import RunFolder, inside
+from nas.runs.record import RunRecord, Sample
 from nas.search import open_storage
 
 PICTURE, CLIP = "a-", "c-"
@@ -107,7 +107,7 @@ class IllustratedStorage(optuna.storages.JournalStorage):
     def _costs(self, attributes: dict[str, Any]) -> str:
         """The predicted costs of a trial's architecture as a list in Markdown, with the budget where it is known."""
         lines = []
-        for name, (words, unit) in facts.QUANTITIES.items():
+        for name, (words, unit) in findings.QUANTITIES.items():
             value, bound = attributes.get(name), self.run.record.budget.get(name)
             if isinstance(value, int | float):
                 limit = f" (budget: at most {unit(bound)})" if bound is not None else ""

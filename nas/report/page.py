@@ -13,13 +13,14 @@ from typing import TypeVar
 
 import nas
 from nas.files import write_atomic
-from nas.report import clips_section, cost_section, facts, result_sections, search_sections, table_section
-from nas.report.colours import short
-from nas.report.folder import RunFolder, one_line
+from nas.report import findings
+from nas.report.formatting import plural
 from nas.report.markup import Markup, escape, join, json_island, tag
-from nas.report.numbers import plural
-from nas.report.shown import Shown, architectures, as_json
-from nas.report.unet import longest_latency_ms
+from nas.report.plotted import Shown, architectures, as_json
+from nas.report.sections import clips, cost, results, search, table
+from nas.report.unet_layout import longest_latency_ms
+from nas.runs.folder import RunFolder, one_line
+from nas.spaces.colors import short
 
 PARTS = {
     "record": "the run's record",
@@ -91,16 +92,16 @@ def _try(make: Callable[[], T], part: str, run: RunFolder, otherwise: T) -> T:
 
 def _body(run: RunFolder, shown: list[Shown]) -> Markup:
     sections = [
-        ("front", "Front", "The Pareto front", lambda: search_sections.front(run, shown)),
-        ("architecture", "Architecture", "The architecture", lambda: search_sections.architecture(run, shown)),
-        ("candidates", "Candidates", "The best candidates", lambda: search_sections.candidates(run, shown)),
-        ("costs", "Costs", "What it costs", lambda: cost_section.costs(run)),
-        ("samples", "Clips", "Clips, stage by stage", lambda: clips_section.samples(run)),
-        ("quality", "Quality", "How good the clips are", lambda: result_sections.quality(run)),
-        ("training", "Training", "Training, stage by stage", lambda: result_sections.training(run)),
-        ("table", "Table", "The lookup table", lambda: table_section.lookup_table(run)),
-        ("export", "Export", "Exported", lambda: result_sections.exported(run)),
-        ("provenance", "Provenance", "Provenance", lambda: result_sections.provenance(run)),
+        ("front", "Front", "The Pareto front", lambda: search.front(run, shown)),
+        ("architecture", "Architecture", "The architecture", lambda: search.architecture(run, shown)),
+        ("candidates", "Candidates", "The best candidates", lambda: search.candidates(run, shown)),
+        ("costs", "Costs", "What it costs", lambda: cost.costs(run)),
+        ("samples", "Clips", "Clips, stage by stage", lambda: clips.samples(run)),
+        ("quality", "Quality", "How good the clips are", lambda: results.quality(run)),
+        ("training", "Training", "Training, stage by stage", lambda: results.training(run)),
+        ("table", "Table", "The lookup table", lambda: table.lookup_table(run)),
+        ("export", "Export", "Exported", lambda: results.exported(run)),
+        ("provenance", "Provenance", "Provenance", lambda: results.provenance(run)),
     ]
     links = [tag("a", short, href=f"#{name}") for name, short, _, _ in sections]
     body = []
@@ -122,9 +123,9 @@ def _head(run: RunFolder) -> Markup:
         [run.space.name if run.space else run.record.space or "no space yet", *where, made]
     )
     nothing = Markup()
-    sentence = _try(lambda: facts.in_one_sentence(run), "summary", run, "")
-    clips = _try(lambda: clips_section.hero(run), "clips", run, nothing)
-    cautions = _try(lambda: search_sections.cautions(run), "warnings", run, nothing)
+    sentence = _try(lambda: findings.in_one_sentence(run), "summary", run, "")
+    clips = _try(lambda: clips.hero(run), "clips", run, nothing)
+    cautions = _try(lambda: search.cautions(run), "warnings", run, nothing)
     return tag(
         "header",
         tag("p", facts_line, class_="where"),

@@ -4,7 +4,7 @@
     >>> ax = plots.plot_front(result.front, budget=budget, chosen=result.best)
     >>> ax.figure.savefig("front.pdf")
 
-Without `ax` a new figure is made at a column's width. Colours are those of the report (`nas.report.colours`).
+Without `ax` a new figure is made at a column's width. Colours are those of the report (`nas.spaces.colors`).
 matplotlib is imported when the first plot is drawn.
 """
 
@@ -19,12 +19,11 @@ import pandas as pd
 
 from nas.costs import Budget, Cost, LookupTable
 from nas.errors import ConfigError, suggestion
-from nas.report import colours
-from nas.report.numbers import figures
-from nas.report.record import Candidate
-from nas.report.table_section import heat_cells
-from nas.report.unet import BAR, draw, longest_latency_ms
-from nas.spaces import NONE, Architecture, SearchSpace
+from nas.report.formatting import figures
+from nas.report.sections.table import heat_cells
+from nas.report.unet_layout import BAR, draw, longest_latency_ms
+from nas.runs.record import Candidate
+from nas.spaces import NONE, Architecture, SearchSpace, colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,7 +104,7 @@ def plot_breakdown(
     if quantity not in names:
         raise ConfigError(f"plot_breakdown: nothing called '{quantity}'{suggestion(quantity, names)}")
     frame = cost.breakdown.iloc[::-1]
-    palette = palette or colours.of_space(None, [c for c in frame["choice"] if c])
+    palette = palette or colors.of_space(None, [c for c in frame["choice"] if c])
     ax = _axes(ax, 3.4, 0.5 + 0.19 * len(frame))
     values = frame[quantity].replace([np.inf], np.nan).to_numpy(float)
     filled = [
@@ -114,7 +113,7 @@ def plot_breakdown(
     ]
     ax.barh(range(len(frame)), values, color=filled, height=0.66)
     for i, (value, choice) in enumerate(zip(values, frame["choice"])):
-        label = colours.short(choice) if choice else "spatial UNet"
+        label = colors.short(choice) if choice else "spatial UNet"
         says = label if choice == NONE else f"{label}  {figures(value)}"
         ax.annotate(says, (0 if math.isnan(value) else value, i), xytext=(3, 0), textcoords="offset points", va="center",
                     fontsize=6.5, color=QUIET)  # fmt: skip
@@ -161,7 +160,7 @@ def plot_table(space: SearchSpace, table: LookupTable, quantity: str = "latency_
         s[0] if len(s) == 1 else f"{s[1]}\N{MULTIPLICATION SIGN}{s[3]}\N{MULTIPLICATION SIGN}{s[4]}" for s in shapes
     ]
     ax.set_xticks(range(len(shapes)), titles)
-    ax.set_yticks(range(len(operators)), [colours.short(operator) for operator in operators])
+    ax.set_yticks(range(len(operators)), [colors.short(operator) for operator in operators])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title(f"Median {names[quantity]}", fontsize=8, loc="left")
@@ -188,7 +187,7 @@ def plot_losses(
                     f"plot_losses: {stage or 'the history'} has no column '{needed}'{suggestion(needed, frame.columns)}"
                 )
         data = frame[["step", column]].dropna()
-        colour = list(colours.OPERATORS.values())[(1, 3, 5, 0, 2, 4)[i % 6]]
+        colour = list(colors.OPERATORS.values())[(1, 3, 5, 0, 2, 4)[i % 6]]
         window = max(len(data) // 20, 5)
         smooth = data[column].rolling(window, center=True, min_periods=1).median() if len(data) >= 40 else data[column]
         if len(data) >= 40:
@@ -216,7 +215,7 @@ def plot_architecture(space: SearchSpace, arch: Architecture, cost: Cost | None 
     size = 72 * drawing.text_size * min(box.width / drawing.width, box.height / drawing.height)
     latencies = _slot_latencies(cost, choices)
     full = longest_latency_ms(latencies, [choices])
-    palette = colours.of_space(space, choices.values())
+    palette = colors.of_space(space, choices.values())
     for points in drawing.skips:
         ax.plot(*zip(*points), color=QUIET, linewidth=0.8, linestyle=":")
     for points in drawing.flow:
@@ -241,7 +240,7 @@ def plot_architecture(space: SearchSpace, arch: Architecture, cost: Cost | None 
         y = place.bottom - BAR - 4
         ax.add_patch(Rectangle((place.x, y), place.width, BAR, color=FAINT, linewidth=0))
         ax.add_patch(Rectangle((place.x, y), place.width * share, BAR, color=palette.get(choice, FAINT), linewidth=0))
-        ax.text(place.x, y - 4, colours.short(choice), fontsize=size, color=QUIET if choice == NONE else INK)
+        ax.text(place.x, y - 4, colors.short(choice), fontsize=size, color=QUIET if choice == NONE else INK)
         if ms is not None:
             ax.text(place.right, y - 4, f"{figures(ms)} ms", fontsize=size, color=QUIET, ha="right")
     ax.set(xlim=(-1, drawing.width + 1), ylim=(drawing.height + 1, -1), aspect="equal")

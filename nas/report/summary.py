@@ -6,10 +6,10 @@ import os
 import textwrap
 from pathlib import Path
 
-from nas.report import facts
-from nas.report.folder import RunFolder, layers, one_line
-from nas.report.numbers import count, counted_percent, duration, figures, megabytes, milliseconds, percent
-from nas.report.record import Quality
+from nas.report import findings
+from nas.report.formatting import count, counted_percent, duration, figures, megabytes, milliseconds, percent
+from nas.runs.folder import RunFolder, layers, one_line
+from nas.runs.record import Quality
 from nas.spaces import NONE
 
 WIDTH = 96
@@ -55,7 +55,9 @@ def _costs(run: RunFolder) -> list[str]:
         if guess is None and value is None:
             continue
         told = (
-            [f"{unit(value)} {facts.whole_source(run, name)} whole"] if value is not None and name != "params" else []
+            [f"{unit(value)} {findings.whole_source(run, name)} whole"]
+            if value is not None and name != "params"
+            else []
         )
         told += [f"{unit(guess)} predicted"] if guess is not None and name != "params" else []
         told += [unit(value if value is not None else guess)] if name == "params" else []
@@ -63,14 +65,14 @@ def _costs(run: RunFolder) -> list[str]:
             best = value if value is not None else guess
             told.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
         lines += _labelled(label, ", ".join(told))
-    return lines + [line for words in facts.clip(run) for line in _labelled("Clip", words)]
+    return lines + [line for words in findings.clip(run) for line in _labelled("Clip", words)]
 
 
 def _quality(run: RunFolder) -> list[str]:
     rows = run.record.quality
     generated = [row for row in rows if row.model not in ("real", "control")]
     if run.no_classifier:
-        return _labelled("Quality", "; ".join(["no classifier for this data", *facts.held_out(run)]))
+        return _labelled("Quality", "; ".join(["no classifier for this data", *findings.held_out(run)]))
     if not generated:
         return _labelled("Quality", "not evaluated yet")
     last = sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
@@ -90,7 +92,7 @@ def _numbers(row: Quality) -> str:
 
 
 def _where(run: RunFolder) -> list[str]:
-    lines = [line for words in facts.warnings(run) for line in _labelled("Note", words)]
+    lines = [line for words in findings.warnings(run) for line in _labelled("Note", words)]
     seconds = sum(run.record.step_seconds.values())
     lines += _labelled("Took", duration(seconds)) if seconds else []
     there = [name for name in ("report.html", "architecture.json", "samples", "export") if (run.path / name).exists()]

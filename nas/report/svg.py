@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nas.report.colours import short
+from nas.report.formatting import figures, log_ticks, milliseconds, ticks
 from nas.report.markup import Markup, tag
-from nas.report.numbers import figures, log_ticks, milliseconds, ticks
-from nas.report.unet import BAR, Box, Drawing
+from nas.report.unet_layout import BAR, Box, Drawing
 from nas.spaces import NONE
+from nas.spaces.colors import short
 
 
 def number(value: float) -> str:

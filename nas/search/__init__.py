@@ -6,15 +6,15 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "BudgetSampler": "sampler",
+    "BudgetSampler": "samplers.budget",
     "Command": "evaluators",
     "EvaluatorError": "evaluators",
-    "EvolutionSampler": "evolution",
-    "GradNorm": "proxies",
+    "EvolutionSampler": "samplers.evolution",
+    "GradNorm": "evaluators.proxies",
     "Optimum": "exact",
     "Result": "result",
     "ScoreTable": "evaluators",
-    "VBench": "vbench",
+    "VBench": "evaluators.vbench",
     "evaluator": "evaluators",
     "explain": "explanation",
     "finals": "study",

@@ -13,9 +13,9 @@ from nas.search.draft import draft, failed, finish, propose
 from nas.search.evaluators import EvaluatorError
 from nas.search.history import is_reused
 from nas.search.hold import Hold
-from nas.search.placement import distributions
 from nas.search.problem import Problem
 from nas.search.result import COSTS
+from nas.search.samplers.base import distributions
 from nas.search.storage import KEPT
 from nas.search.workers import InProcess, RayPool, Report
 from nas.spaces import Architecture

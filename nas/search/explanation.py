@@ -9,7 +9,7 @@ from nas.errors import ConfigError
 from nas.search.history import History
 from nas.search.problem import Problem
 from nas.search.result import Result
-from nas.search.surrogate import Prior, Surrogate, fit
+from nas.search.samplers.surrogate import Prior, Surrogate, fit
 from nas.spaces import NONE, Architecture
 
 DRAWS = 64

@@ -12,8 +12,8 @@ from nas.search.draft import draft
 from nas.search.driver import is_ended, note_costs
 from nas.search.history import is_reused
 from nas.search.identity import identify, identify_costs
-from nas.search.placement import distributions
 from nas.search.problem import Problem
+from nas.search.samplers.base import distributions
 from nas.search.storage import one_line
 from nas.search.workers import Evaluator
 

@@ -15,11 +15,11 @@ from nas.errors import ConfigError
 from nas.search.driver import Driver, is_ended
 from nas.search.exact import infeasible, solve
 from nas.search.hold import hold
-from nas.search.placement import distributions
 from nas.search.problem import Problem
 from nas.search.result import Result
 from nas.search.reuse import open_study
 from nas.search.samplers import make_sampler
+from nas.search.samplers.base import distributions
 from nas.search.storage import check_trials, open_storage, shown, storage_errors
 from nas.search.workers import Evaluator, InProcess, RayPool
 from nas.spaces import Architecture, SearchSpace

@@ -35,24 +35,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas import checkpoint
+from nas.diffusion.objective import Objective
 from nas.errors import ConfigError, suggestion
-from nas.training import adversarial as _adversarial
-from nas.training import checkpoint
-from nas.training import decoder as _decoder
-from nas.training import distill as _distill
-from nas.training import finetune as _finetune
-from nas.training import supernet as _supernet
-from nas.training.adversarial import AdversarialConfig
-from nas.training.compute import Compute
-from nas.training.decoder import DecoderConfig
-from nas.training.distill import DistillConfig
-from nas.training.evaluators import SupernetEvaluator, retrain
-from nas.training.finetune import FinetuneConfig
-from nas.training.grids import Watch
+from nas.training.execution import Compute
 from nas.training.history import read_history
-from nas.training.objective import Objective
+from nas.training.previews import Watch
 from nas.training.stage import Inputs, Stage, StageResult, run_in_folder
-from nas.training.supernet import SupernetConfig
+from nas.training.stages import adversarial as _adversarial
+from nas.training.stages import decoder as _decoder
+from nas.training.stages import distill as _distill
+from nas.training.stages import finetune as _finetune
+from nas.training.stages import supernet as _supernet
+from nas.training.stages.adversarial import AdversarialConfig
+from nas.training.stages.decoder import DecoderConfig
+from nas.training.stages.distill import DistillConfig
+from nas.training.stages.finetune import FinetuneConfig
+from nas.training.stages.supernet import SupernetConfig
+from nas.training.supernet_evaluator import SupernetEvaluator, retrain
 
 
 @dataclass(frozen=True)

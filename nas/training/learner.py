@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas import distributed
 from nas.errors import ConfigError, NasError
 from nas.models import UNet
 from nas.ranges import check_range
-from nas.training import distributed
-from nas.training.compute import Compute, blocks, checkpoint_blocks
+from nas.training.execution import Compute, blocks, checkpoint_blocks
 
 MAX_BAD_STEPS = 20
 """So many steps in a row without a finite gradient end the run."""

@@ -22,10 +22,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nas import distributed
 from nas.errors import ConfigError, NasError
 from nas.files import duplicate
+from nas.models import tensors
 from nas.progress import progress
-from nas.training import distributed, monitors, tensors
+from nas.training import monitors
 from nas.training.history import History, read_history
 from nas.training.learner import Learner
 from nas.training.monitors import Alarm

@@ -21,14 +21,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas import config
+from nas import config, distributed
+from nas.diffusion.objective import Objective
 from nas.errors import ConfigError, suggestion
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
-from nas.training import distributed
-from nas.training.compute import Compute
-from nas.training.grids import Watch
-from nas.training.objective import Objective
+from nas.training.execution import Compute
+from nas.training.previews import Watch
 from nas.training.stage import Inputs, StageResult, hash_of, same_or_new
 
 BEFORE = {

@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas import distributed
 from nas.config import build
+from nas.diffusion.objective import Objective
 from nas.errors import FIXES, ConfigError, NasError
 from nas.files import read_json, read_text, short_hash, write_json
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
-from nas.training import distributed
-from nas.training.compute import Compute, lacks_memory
-from nas.training.grids import Watch
+from nas.training.execution import Compute, lacks_memory
 from nas.training.loop import STATE, older_states
-from nas.training.objective import Objective
+from nas.training.previews import Watch
 
 BASE = "base"
 """Key of stage.json: the folder in which relative paths of the config start."""

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas import checkpoint, distributed
+from nas.data.batches import Batch
+from nas.diffusion import objective
+from nas.diffusion.objective import Objective
 from nas.errors import ConfigError
 from nas.models import UNet
-from nas.models.checkpoints import checkpoint_folder, load_unet, prediction
+from nas.models.diffusers_checkpoint import checkpoint_folder, load_unet, prediction
 from nas.spaces import SearchSpace
-from nas.training import checkpoint, distributed, objective
-from nas.training.batches import Batch
-from nas.training.objective import Objective
 
 
 @dataclass(frozen=True)

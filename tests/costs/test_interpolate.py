@@ -11,7 +11,7 @@ import nas
 from nas.cli import main
 from nas.costs import CostModel, LookupTable
 from nas.costs.interpolate import interpolated
-from nas.costs.work import work
+from nas.costs.op_counts import work
 from nas.errors import TableError
 
 MID = Path(__file__).parent / "tables" / "mid.csv"

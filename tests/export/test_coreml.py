@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas import checkpoint
+from nas.conversion.convert import to_coreml
+from nas.conversion.palettize import palettise
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.export import FORMATS, check_package, coreml, operations, parts
 from nas.export.packages import TOLERANCE, package_error, read_package, save
-from nas.export.palettise import palettise
-from nas.profiling.convert import to_coreml
-from nas.training import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from nas import checkpoint
 from nas.errors import MissingDependency
 from nas.export import litert, litert_models, parts
-from nas.training import checkpoint
 
 needs_converter = pytest.mark.skipif(
     importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"

@@ -5,12 +5,13 @@ import json
 import pandas as pd
 import pytest
 
-from nas.costs import CostModel, LookupTable, sentence
-from nas.costs.sentence import clip_sentence
+from nas import checkpoint
+from nas.costs import CostModel, LookupTable, clip_summary
+from nas.costs.clip_summary import clip_sentence
+from nas.data import video
 from nas.errors import TableError
 from nas.export import recipe
 from nas.spaces import SearchSpace
-from nas.training import checkpoint, video
 
 
 def table_of(space, source: str) -> LookupTable:
@@ -51,7 +52,7 @@ def test_with_text_encoder_and_decoder_it_is_about_the_whole_clip():
         f"A 1 s clip (8 frames) in {0.08 + 4 * latency_ms / 1e3:.3g} s on Phone 3 (litert): text encoder 0.03 s "
         f"(measured), 4 x denoiser {4 * latency_ms / 1e3:.3g} s (measured), decoder 0.05 s (estimated)."
     )
-    assert video.FPS == sentence.FPS
+    assert video.FPS == clip_summary.FPS
 
 
 def test_a_table_of_another_space_is_refused(tiny_checkpoint, tmp_path):

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas import checkpoint
 from nas.config import build, load
 from nas.export import recipe, standalone
 from nas.files import write_json
 from nas.spaces import SearchSpace
-from nas.training import STAGES, checkpoint
+from nas.training import STAGES
 from nas.training.recipe import BEFORE, Recipe
 
 

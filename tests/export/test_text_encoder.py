@@ -5,10 +5,10 @@ import importlib.util
 import pytest
 import torch
 
+from nas import checkpoint
+from nas.conversion.convert import exported_program, to_coreml, to_litert
 from nas.export import parts
-from nas.profiling.convert import exported_program, to_coreml, to_litert
-from nas.training import checkpoint
-from nas.training.text import TextEncoder
+from nas.models.text_encoder import TextEncoder
 
 needs_converter = pytest.mark.skipif(
     importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"

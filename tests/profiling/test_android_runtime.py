@@ -9,20 +9,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import SPACE
 
 from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.profiling import Infeasible, OutOfMemory, Protocol, android, profile, runtimes
-from nas.profiling.android_benchmark import MIB, check, parse
-from nas.profiling.bundle import pack
-from nas.profiling.bundle_collect import collect
-from nas.profiling.bundle_compile import Package
-from nas.profiling.bundle_measure import measure_bundle
-from nas.profiling.measure import measure_all
+from nas.profiling import Infeasible, OutOfMemory, Protocol, profile, runtimes
+from nas.profiling.bundles.collect import collect
+from nas.profiling.bundles.compile import Package
+from nas.profiling.bundles.create import pack
+from nas.profiling.bundles.measure import measure_bundle
+from nas.profiling.profile import measure_all
+from nas.profiling.runtimes import android
+from nas.profiling.runtimes.android_benchmark import MIB, check, parse
 from nas.spaces import Operator, SearchSpace, Workload
+from tests.support.tiny import SPACE
 
-STAND_INS = Path(__file__).parent / "stand_ins"
+STAND_INS = Path(__file__).parents[1] / "support" / "stand_ins"
 QUICK = Protocol(cap_s=0.01, min_samples=6)
 
 # Printed by the tool on an Android phone (its log, which has the lines of stdout with another prefix).

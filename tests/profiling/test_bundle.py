@@ -15,22 +15,23 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.cli import main
 from nas.costs import LookupTable
 from nas.errors import ConfigError, NasError, TableError
-from nas.profiling import Infeasible, Protocol, bundle_runner
-from nas.profiling import bundle as bundles
-from nas.profiling.bundle import RESULTS, Bundle, pack
-from nas.profiling.bundle_collect import collect
-from nas.profiling.bundle_compile import Package
-from nas.profiling.bundle_measure import measure_bundle
+from nas.profiling import Infeasible, Protocol
+from nas.profiling.bundles import create as bundles
+from nas.profiling.bundles import runner
+from nas.profiling.bundles.collect import collect
+from nas.profiling.bundles.compile import Package
+from nas.profiling.bundles.create import RESULTS, Bundle, pack
+from nas.profiling.bundles.measure import measure_bundle
 from nas.spaces import SearchSpace
+from tests.support import tiny
 
-STAND_INS = Path(__file__).parent / "stand_ins"
+STAND_INS = Path(__file__).parents[1] / "support" / "stand_ins"
 QUICK = Protocol(cap_s=0.01, min_samples=2, min_blocks=2)
 SPACE = tiny.SPACE.replace("Conv1D: {kernel: 3}", "Conv1D: {kernel: 3}, Conv3D: {kernel: 3}")
 
@@ -271,13 +272,13 @@ def test_results_of_another_bundle_or_phone_are_refused(phone, measured, space, 
     line, another = map(json.loads, (measured / RESULTS).read_text().splitlines()[:2])
     stranger = {**line, "row": {**line["row"], "workload": "Conv9D"}}
     (measured / RESULTS).write_text("")
-    bundle_runner.append(measured / RESULTS, stranger, bundle.id)
+    runner.append(measured / RESULTS, stranger, bundle.id)
     with pytest.raises(TableError, match="workload 'Conv9D' is not in the bundle"):
         collect(measured, tmp_path / "t.csv")
     (measured / RESULTS).write_text("")
-    bundle_runner.append(measured / RESULTS, line, bundle.id)
+    runner.append(measured / RESULTS, line, bundle.id)
     second = {**another, "host": {**another["host"], "chip": "Fairphone"}}
-    bundle_runner.append(measured / RESULTS, second, bundle.id)
+    runner.append(measured / RESULTS, second, bundle.id)
     with pytest.raises(TableError, match=r"several devices or ways \(chip: Fairphone and Google"):
         collect(measured, tmp_path / "t.csv")
 
@@ -319,7 +320,7 @@ def test_the_script_says_what_is_missing_and_stops_when_the_phone_goes(packed, p
 
 
 def test_a_full_disk_is_one_line_and_the_lines_before_stay(packed, monkeypatch):
-    real, count = bundle_runner.append, []
+    real, count = runner.append, []
 
     def append(path, line, bundle):
         count.append(1)
@@ -327,7 +328,7 @@ def test_a_full_disk_is_one_line_and_the_lines_before_stay(packed, monkeypatch):
             raise OSError(28, "No space left on device")
         real(path, line, bundle)
 
-    monkeypatch.setattr("nas.profiling.bundle_measure.append", append)
+    monkeypatch.setattr("nas.profiling.bundles.measure.append", append)
     with pytest.raises(TableError, match="No space left on device; free some space and run again, the 1 finished"):
         measure_bundle(packed, protocol=QUICK, progress=False)
     assert measure_bundle(packed, protocol=QUICK, progress=False) == 3
@@ -347,9 +348,9 @@ def test_folders_in_use_and_other_tables_are_left_alone(measured, space, tmp_pat
 
 def test_a_line_survives_what_json_does_to_numbers_that_are_none(tmp_path):
     line = {"bundle": "b", "row": {"latency_ms": math.inf, "memory_mb": math.nan}}
-    bundle_runner.append(tmp_path / "r.jsonl", line, "b")
-    [found] = bundle_runner.read(tmp_path / "r.jsonl")
-    assert found["digest"] == bundle_runner.seal(found, "b")
+    runner.append(tmp_path / "r.jsonl", line, "b")
+    [found] = runner.read(tmp_path / "r.jsonl")
+    assert found["digest"] == runner.seal(found, "b")
 
 
 def damaged(folder: Path, change) -> None:
@@ -450,7 +451,7 @@ MAC = {
 def written(folder: Path, line: dict) -> None:
     bundle = Bundle.load(folder)
     (folder / RESULTS).write_text("")
-    bundle_runner.append(folder / RESULTS, {"bundle": bundle.id, **line}, bundle.id)
+    runner.append(folder / RESULTS, {"bundle": bundle.id, **line}, bundle.id)
 
 
 @pytest.mark.parametrize(

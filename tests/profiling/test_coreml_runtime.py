@@ -20,15 +20,18 @@ import pytest
 
 from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.profiling import Infeasible, OutOfMemory, Protocol, ToolError, bundle_runner, coreml_child, iphone, runtimes
-from nas.profiling import bundle as bundles
-from nas.profiling.bundle_collect import collect
-from nas.profiling.bundle_compile_child import compile_workload
-from nas.profiling.measure import measure_all
-from nas.profiling.runtime import refusal
+from nas.profiling import Infeasible, OutOfMemory, Protocol, ToolError, runtimes
+from nas.profiling.bundles import create as bundles
+from nas.profiling.bundles import runner
+from nas.profiling.bundles.collect import collect
+from nas.profiling.profile import measure_all
+from nas.profiling.runtimes import iphone
+from nas.profiling.runtimes.base import refusal
+from nas.profiling.workers import coreml
+from nas.profiling.workers.compile import compile_workload
 from nas.spaces import Operator, SearchSpace, Workload
 
-STAND_INS = Path(__file__).parent / "stand_ins"
+STAND_INS = Path(__file__).parents[1] / "support" / "stand_ins"
 QUICK = Protocol(cap_s=0.01, min_samples=2, min_blocks=2)
 SMALL = Workload(Operator("Conv1D"), (1, 16, 4, 4, 4))
 LARGE = Workload(Operator("Conv1D"), (1, 64, 4, 4, 4))
@@ -78,7 +81,7 @@ def phone(tmp_path, monkeypatch, packages):
     temporary = tempfile.TemporaryDirectory()  # a short path: the address of a socket has room for a hundred letters
     (tmp_path / "temporary").symlink_to(temporary.name)
     monkeypatch.setattr(tempfile, "tempdir", temporary.name)
-    monkeypatch.setattr(bundle_runner, "POLL_S", 0.01)
+    monkeypatch.setattr(runner, "POLL_S", 0.01)
     monkeypatch.setattr(iphone, "MOST_RUNS", 1)
     monkeypatch.setattr(
         iphone, "compile_model", lambda path, out: Path(shutil.copytree(path, out / f"{path.stem}.mlmodelc"))
@@ -231,13 +234,13 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
         visits.append(int(command[command.index("--visit") + 1]))
         if len(visits) == 3:
             return {"error": "killed by signal 11: "}
-        return bundle_runner.visit(bundle.folder, manifest_of(bundle), visits[-1], "cpu+ne")
+        return runner.visit(bundle.folder, manifest_of(bundle), visits[-1], "cpu+ne")
 
-    monkeypatch.setattr(bundle_runner, "in_child", visit_here)
-    assert bundle_runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=2) == 0
-    assert bundle_runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=3) == 0
+    monkeypatch.setattr(runner, "in_child", visit_here)
+    assert runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=2) == 0
+    assert runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=3) == 0
     assert len(visits) == 3 * len(bundle.packages), "what is there is not measured again"
-    assert bundle_runner.measure(bundle.folder, manifest_of(bundle), "cpu", rounds=1) == 2  # another unit: another copy
+    assert runner.measure(bundle.folder, manifest_of(bundle), "cpu", rounds=1) == 2  # another unit: another copy
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
@@ -251,16 +254,16 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
 def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bundle, phone, monkeypatch, tmp_path):
     from coremltools.models.ml_program.experimental import async_wrapper
 
-    monkeypatch.setattr(bundle_runner, "REMOTE_RUNS", 1)
+    monkeypatch.setattr(runner, "REMOTE_RUNS", 1)
     monkeypatch.setattr(
         async_wrapper, "compile_model", lambda model, destination_path: shutil.copytree(model, destination_path)
     )
-    found = bundle_runner.IPhone("Test Phone")
+    found = runner.IPhone("Test Phone")
     (phone / "crash").write_text("1000")
     assert "error" in found.visit(bundle.folder, manifest_of(bundle), 0, "cpu+ne")
     (phone / "crash").unlink()
     (phone / "slow").write_text("11")  # coremltools by itself gives up after ten
-    assert bundle_runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", 1, found) == 0
+    assert runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", 1, found) == 0
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
@@ -268,7 +271,7 @@ def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bu
     assert left_behind(tmp_path) == []
     (phone / "gone").touch()
     with pytest.raises(LookupError, match="connected iPhones: none"):
-        bundle_runner.IPhone("")
+        runner.IPhone("")
 
 
 def test_a_library_that_fails_ends_measure_py_and_says_nothing_of_the_workload(bundle, monkeypatch, capsys):
@@ -277,18 +280,18 @@ def test_a_library_that_fails_ends_measure_py_and_says_nothing_of_the_workload(b
         def visit(*_, error=error):
             raise error
 
-        monkeypatch.setattr(bundle_runner, "visit", visit)
-        assert bundle_runner.print_visit(bundle.folder, manifest_of(bundle), 0, "cpu") == status
+        monkeypatch.setattr(runner, "visit", visit)
+        assert runner.print_visit(bundle.folder, manifest_of(bundle), 0, "cpu") == status
     said = capsys.readouterr().err
     assert "OSError: [Errno 28] No space left" in said and "RuntimeError: no such layer" in said
     command = [sys.executable, "-c", "import sys; print('OSError: full', file=sys.stderr); sys.exit(70)"]
     with pytest.raises(LookupError, match="OSError: full; put that right"):
-        bundle_runner.in_child(command)
+        runner.in_child(command)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"files": 5}', '{"files": {}}', "[" * 100000])
 def test_measure_py_says_of_a_damaged_manifest_in_one_line(text, tmp_path):
-    shutil.copy(bundle_runner.__file__, tmp_path / "measure.py")
+    shutil.copy(runner.__file__, tmp_path / "measure.py")
     (tmp_path / "manifest.json").write_text(text)
     done = subprocess.run([sys.executable, str(tmp_path / "measure.py")], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("measure.py: ") and done.stderr.count("\n") == 1
@@ -311,12 +314,10 @@ def test_what_core_ml_says_is_told_apart_from_what_the_machine_says(error, kind)
 
 def test_a_child_that_crashes_is_an_error_of_its_visit():
     crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
-    assert bundle_runner.in_child(crash) == {"error": "killed by signal 11: "}
+    assert runner.in_child(crash) == {"error": "killed by signal 11: "}
     assert (
         "ended with 3: no"
-        in bundle_runner.in_child([sys.executable, "-c", "import sys; print('no', file=sys.stderr); sys.exit(3)"])[
-            "error"
-        ]
+        in runner.in_child([sys.executable, "-c", "import sys; print('no', file=sys.stderr); sys.exit(3)"])["error"]
     )
 
 
@@ -352,16 +353,16 @@ def test_a_mac_times_an_operator_by_difference(packages, monkeypatch):
 
     monkeypatch.setattr(model, "_MLModelProxy", Framework)
     package = packages[LARGE]
-    assert coreml_child.load(package.path, package.several, package.copies, "cpu+gpu") == 7.0
+    assert coreml.load(package.path, package.several, package.copies, "cpu+gpu") == 7.0
     assert Framework.loads[-1][0] == "CPU_AND_GPU"
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in package.files]
-    assert coreml_child.block(3) == pytest.approx(3 * [(sizes[1] - sizes[0]) / 2 / 1e4])
+    assert coreml.block(3) == pytest.approx(3 * [(sizes[1] - sizes[0]) / 2 / 1e4])
 
 
 def test_inputs_have_the_types_and_shapes_that_the_package_declares(packages):
     import coremltools as ct
 
-    inputs = bundle_runner.random_inputs(ct.utils.load_spec(str(packages[SMALL].path)))
+    inputs = runner.random_inputs(ct.utils.load_spec(str(packages[SMALL].path)))
     assert {name: (array.shape, array.dtype.name) for name, array in inputs.items()} == {
         "features": ((4, 16, 4, 4), "float16")
     }

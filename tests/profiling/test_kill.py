@@ -23,7 +23,7 @@ from nas.spaces import SearchSpace
 profile(SearchSpace.load(sys.argv[1]), out=sys.argv[2], protocol=Protocol(processes=1, cap_s=0.2, min_samples=6))
 """
 COMPLETE = f"""
-from nas.profiling.children import Children
+from nas.profiling.workers.pool import Children
 Children.start = None  # a table that is complete needs no child
 {PROFILE}
 assert "torch" not in sys.modules

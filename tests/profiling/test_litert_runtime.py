@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from nas.costs.work import work
+from nas.conversion.variants import forms_of
+from nas.costs.op_counts import work
 from nas.errors import ConfigError, MissingDependency
-from nas.models.forms import forms_of
-from nas.profiling import litert
-from nas.profiling.eager import EagerRuntime
-from nas.profiling.litert import LitertRuntime, cache_folder
-from nas.profiling.litert_convert import _forget, converted, module_and_inputs
-from nas.profiling.runtime import InPlace
+from nas.profiling.runtimes import litert
+from nas.profiling.runtimes.base import InPlace
+from nas.profiling.runtimes.eager import EagerRuntime
+from nas.profiling.runtimes.litert import LitertRuntime, cache_folder
+from nas.profiling.workers.litert_convert import _forget, converted, module_and_inputs
 from nas.spaces import Operator, SearchSpace, Workload
 
 needs_litert = pytest.mark.skipif(
@@ -153,7 +153,7 @@ def test_the_cache_forgets_what_was_used_longest_ago(tmp_path, monkeypatch):
     folder = cache_folder()
     folder.mkdir(parents=True)
     assert folder.is_relative_to(tmp_path)
-    monkeypatch.setattr("nas.profiling.litert_convert.KEPT_BYTES", 250)
+    monkeypatch.setattr("nas.profiling.workers.litert_convert.KEPT_BYTES", 250)
     for age, name in enumerate(("new", "old", "oldest")):
         file = folder / f"{name}.tflite"
         file.write_bytes(b"x" * 100)

@@ -3,8 +3,8 @@
 import torch
 
 from nas.models import Autoencoder
-from nas.profiling.eager import EagerRuntime
-from nas.profiling.eager_child import build_module
+from nas.profiling.runtimes.eager import EagerRuntime
+from nas.profiling.workers.eager import build_module
 from nas.spaces import Decoder, SearchSpace, VAEConfig, Workload
 
 

@@ -15,15 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from nas.costs import LookupTable, TableWriter
-from nas.costs.work import work
+from nas.costs.op_counts import work
 from nas.errors import ConfigError, TableError
 from nas.profiling import Infeasible, Loaded, OutOfMemory, Protocol, Runtime, Session, measure_architectures, profile
 from nas.profiling.calibrate import fit
-from nas.profiling.eager import EagerRuntime
-from nas.profiling.eager_child import build_module, make_inputs
-from nas.profiling.measure import measure_all, open_in_processes
 from nas.profiling.memory import peak_activation_bytes
+from nas.profiling.profile import measure_all, open_in_processes
 from nas.profiling.protocol import Block, Samples, half_interval
+from nas.profiling.runtimes.eager import EagerRuntime
+from nas.profiling.workers.eager import build_module, make_inputs
 from nas.spaces import Operator, SearchSpace, Workload
 
 QUICK = Protocol(processes=1, cap_s=0.2, min_samples=6)
@@ -193,7 +193,7 @@ class CountedSession(Session):
 
 def test_workloads_are_closed_before_they_fill_the_memory(monkeypatch):
     slots = Slots()
-    monkeypatch.setattr("nas.profiling.measure.available_mb", slots.available_mb)
+    monkeypatch.setattr("nas.profiling.profile.available_mb", slots.available_mb)
     workloads = [Workload(Operator("Conv1D"), (1, 16 * i, 8, 4, 4)) for i in range(1, 9)]
     rows = []
     quality = measure_all(Counted(slots), workloads, Protocol(), rows.append)
@@ -219,7 +219,7 @@ def test_a_group_that_begins_in_a_slow_phase_is_measured_after_it(patience, late
     def block(session, runs):
         return [1.5 if len(rows) >= 3 and sum(waited) < 10 else 1.0] * runs
 
-    monkeypatch.setattr("nas.profiling.measure.available_mb", slots.available_mb)
+    monkeypatch.setattr("nas.profiling.profile.available_mb", slots.available_mb)
     monkeypatch.setattr("nas.profiling.protocol.time.sleep", waited.append)
     monkeypatch.setattr(CountedSession, "block", block)
     workloads = [Workload(Operator("Conv1D"), (1, 16 * i, 8, 4, 4)) for i in range(1, 5)]

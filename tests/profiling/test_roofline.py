@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from nas.costs import CostModel
-from nas.costs.work import work
+from nas.costs.op_counts import work
 from nas.errors import ConfigError, TableError
 from nas.profiling import Infeasible, calibrate, profile
-from nas.profiling.roofline import Device, RooflineRuntime
+from nas.profiling.runtimes.roofline import Device, RooflineRuntime
 from nas.spaces import Operator, SearchSpace, Workload
 
 PHONES = ("iphone_16_pro_max", "snapdragon_8_elite", "dimensity_9400")

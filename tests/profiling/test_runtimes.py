@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import SPACE
 
 from nas.costs import CostModel
-from nas.costs.work import work
+from nas.costs.op_counts import work
 from nas.errors import ConfigError, MissingDependency
 from nas.profiling import RUNTIMES, Infeasible, Protocol, measure_architectures, profile
-from nas.profiling.child import time_block
 from nas.profiling.host import clock_of
-from nas.profiling.runtime import InPlace
 from nas.profiling.runtimes import make
+from nas.profiling.runtimes.base import InPlace
+from nas.profiling.workers.worker import time_block
 from nas.spaces import Operator, SearchSpace, Workload
+from tests.support.tiny import SPACE
 
 DEVICES = {"roofline": "snapdragon_8_elite"}
 """What a runtime needs to be given; `local` for the others."""

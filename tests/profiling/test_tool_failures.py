@@ -15,16 +15,16 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 
 from nas.cli import main
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.profiling import Infeasible, Loaded, OutOfMemory, Protocol, Runtime, Session, ToolError, cgroups, host
-from nas.profiling.child import failure
-from nas.profiling.children import Children
-from nas.profiling.measure import measure_all
+from nas.profiling.profile import measure_all
 from nas.profiling.scratch import OWNER, Scratch
+from nas.profiling.workers.pool import Children
+from nas.profiling.workers.worker import failure
 from nas.spaces import Operator, Workload
+from tests.support import tiny
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 import shutil
 
 import pytest
-import report_folders
+
+from tests.support import report_folders
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from nas.search import shortlist
-from nas.search.climb import Climber
 from nas.search.exact import solve
 from nas.search.problem import Problem
-from nas.search.repair import repair
+from nas.search.samplers.local_search import Climber
+from nas.search.samplers.repair import repair
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from instances import everything, make
 
 import nas
 from nas.costs import Budget, CostModel, LookupTable
 from nas.errors import BudgetError, SpaceError
 from nas.search import optimum, pareto, shortlist
+from tests.support.instances import everything, make
 
 
 def brute_force(space, cost, budget, score):

@@ -3,9 +3,9 @@
 import numpy as np
 import optuna
 import pytest
-from instances import make
 
 from nas.search import ScoreTable, explain, run
+from tests.support.instances import make
 
 
 def test_values_of_choices_are_recovered():

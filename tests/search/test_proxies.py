@@ -1,7 +1,7 @@
 """Zero-cost proxies on real, untrained models."""
 
 import nas
-from nas.search.proxies import GradNorm
+from nas.search.evaluators.proxies import GradNorm
 
 
 def test_grad_norm_tells_architectures_apart_and_repeats():

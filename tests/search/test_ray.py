@@ -6,11 +6,11 @@ import time
 
 import optuna
 import pytest
-from instances import make
 from test_study import check_after_kill, driver, finished, wait_for
 
 from nas.errors import ConfigError
 from nas.search import open_storage, run
+from tests.support.instances import make
 
 pytestmark = pytest.mark.slow
 

@@ -4,10 +4,10 @@ import socket
 import time
 
 import pytest
-from instances import make
 
 from nas.errors import ConfigError
 from nas.search import run
+from tests.support.instances import make
 
 
 @pytest.fixture

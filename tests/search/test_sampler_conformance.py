@@ -1,10 +1,10 @@
 """Optuna's own conformance suite, run on every sampler of this library."""
 
 import pytest
-from instances import make
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 
 from nas.search import BudgetSampler, EvolutionSampler
+from tests.support.instances import make
 
 
 class TestBudgetSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):

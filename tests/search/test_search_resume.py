@@ -7,11 +7,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-from instances import make
 
 from nas.search import open_storage, run
 from nas.search.samplers import SAMPLERS
 from nas.search.storage import Journal
+from tests.support.instances import make
 
 REPAIRED = [f"{name}+repair" for name in ("tpe", "nsga2", "random", "grid")]
 NAMES = [*sorted(set(SAMPLERS) - {"cmaes"}), *REPAIRED]

@@ -1,18 +1,17 @@
 """The driver: budgets, resuming, retries, pruning."""
 
 import functools
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from instances import make
 
 from nas.costs import Budget
 from nas.errors import BudgetError, ConfigError, MissingDependency
@@ -31,9 +30,10 @@ from nas.search import (
     run,
 )
 from nas.search.identity import identify
-from nas.search.placement import distributions
 from nas.search.problem import Problem
 from nas.search.samplers import SAMPLERS, make_sampler
+from nas.search.samplers.base import distributions
+from tests.support.instances import make
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +376,7 @@ def test_score_tables_from_files(search, tmp_path):
 DRIVER = """
     import sys, time
     sys.path.insert(0, {tests!r})
-    from instances import make
+    from tests.support.instances import make
     from nas.search import run
     space, cost, budget, table = make(0, 6, 4, share=0.3)
     def slow(arch):
@@ -389,7 +389,7 @@ DRIVER = """
 
 def driver(journal, trials, seconds, workers=1):
     code = DRIVER.format(
-        tests=os.path.dirname(__file__), journal=str(journal), trials=trials, seconds=seconds, workers=workers
+        tests=str(Path(__file__).parents[2]), journal=str(journal), trials=trials, seconds=seconds, workers=workers
     )
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
 

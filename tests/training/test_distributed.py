@@ -14,16 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from distributed_worker import gradients
 
 import nas
+from nas import checkpoint
 from nas.errors import ConfigError
-from nas.training import DistillConfig, FinetuneConfig, Inputs, checkpoint, read_history, run_stage, tensors
+from nas.models import tensors
+from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
 from nas.training.recipe import train
+from tests.support.distributed_worker import gradients
 
 STEPS = 20
 FINETUNE = FinetuneConfig(steps=STEPS, batch=4, images=8, validation=4, judged_steps=(), save_every=5)
-WORKER = Path(__file__).parent / "distributed_worker.py"
+WORKER = Path(__file__).parents[1] / "support" / "distributed_worker.py"
 
 
 def start(tmp_path: Path, workers: int, function: str, *arguments: object) -> list[subprocess.Popen]:

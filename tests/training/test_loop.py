@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from nas.diffusion.objective import generator
 from nas.errors import ConfigError, NasError
-from nas.training import tensors
-from nas.training.compute import Compute
+from nas.models import tensors
+from nas.training.execution import Compute
 from nas.training.history import read_history
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import older_states, run
-from nas.training.objective import generator
 
 
 def learner(steps: int = 40, compute: Compute | None = None) -> Learner:

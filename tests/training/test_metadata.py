@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_files import write_clip, write_image
 
+from nas.data import skipped
+from nas.data.buckets import Size
+from nas.data.folders import Folder
+from nas.data.latent_cache import Cache, prepare
+from nas.data.source import UnreadableSample
+from nas.data.webdataset import Shards
 from nas.errors import ConfigError
-from nas.training import skipped
-from nas.training.buckets import Size
-from nas.training.cache import Cache, prepare
-from nas.training.data import UnreadableSample
-from nas.training.folders import Folder
-from nas.training.webdataset import Shards
+from tests.support.clip_files import write_clip, write_image
 
 OWN = [Size(8, 32, 32)]
 

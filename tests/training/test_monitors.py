@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from nas.data.batches import held_out
 from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
-from nas.training.batches import held_out
-from nas.training.grids import Watch
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import WARNINGS, run
 from nas.training.monitors import Alarm, Board, health, motion_energy
+from nas.training.previews import Watch
 
 
 def test_motion_energy_is_zero_of_still_clips_and_grows_with_speed():

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clip_files import write_clip
 
 import nas
+from nas.checkpoint import load_autoencoder
 from nas.cli import main
 from nas.errors import ConfigError
 from nas.export import recipe as export_recipe
 from nas.files import read_json, write_json
 from nas.spaces import VAEConfig
 from nas.training import DecoderConfig, Inputs, run_stage
-from nas.training.checkpoint import load_autoencoder
-from nas.training.distill import local_or_hub
 from nas.training.recipe import train
 from nas.training.stage import BASE
+from nas.training.stages.distill import local_or_hub
+from tests.support.clip_files import write_clip
 
 SPACE = """
 name: tiny
@@ -76,7 +76,7 @@ def test_folders_of_teachers_start_there_too_and_hub_names_stay(space, tmp_path)
 
 
 def test_a_jobs_paths_start_in_the_folder_of_its_config(tmp_path, monkeypatch):
-    from nas.job import Job, JobConfig, SampleConfig
+    from nas.runs.job import Job, JobConfig, SampleConfig
 
     write_project(tmp_path / "project")
     monkeypatch.chdir(tmp_path)
@@ -119,7 +119,7 @@ def test_another_decoder_than_the_declared_one_is_refused(tmp_path, options, dec
 
 
 def test_data_is_not_prepared_with_another_decoder_than_the_declared_one(tmp_path, vae):
-    from nas.training.prepare import PrepareConfig, prepare
+    from nas.training.stages.prepare import PrepareConfig, prepare
 
     write_project(tmp_path, SPACE + DECLARED)
     space = nas.SearchSpace.load(tmp_path / "space.yaml")
@@ -202,7 +202,7 @@ def test_the_exported_recipe_trains_when_it_is_copied(tmp_path, monkeypatch):
     monkeypatch.chdir("/")  # train.sh itself runs in test_stages_recipe.py
     for stage in contents["stages"]:
         train(stage, copied / "recipe.yaml", tmp_path / "again")
-    assert nas.training.checkpoint.load(tmp_path / "again" / "adversarial").space.hash == space.hash
+    assert nas.checkpoint.load(tmp_path / "again" / "adversarial").space.hash == space.hash
     assert read_json(tmp_path / "again" / "decoder" / "stage.json", "stage")["config"]["data"] == str(project / "clips")
 
 

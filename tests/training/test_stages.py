@@ -15,7 +15,11 @@ import pytest
 import torch
 
 import nas
+from nas import checkpoint
+from nas.diffusion import ddpm, objective
+from nas.diffusion.objective import Objective
 from nas.errors import ConfigError
+from nas.models import tensors
 from nas.training import (
     STAGES,
     AdversarialConfig,
@@ -25,15 +29,10 @@ from nas.training import (
     Inputs,
     SupernetConfig,
     SupernetEvaluator,
-    checkpoint,
-    ddpm,
-    objective,
     read_history,
     retrain,
     run_stage,
-    tensors,
 )
-from nas.training.objective import Objective
 
 STEPS = 20
 FINETUNE = FinetuneConfig(

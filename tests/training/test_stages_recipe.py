@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import nas
+from nas import checkpoint
 from nas.export import recipe
 from nas.training import (
     AdversarialConfig,
@@ -17,7 +18,6 @@ from nas.training import (
     FinetuneConfig,
     Inputs,
     SupernetConfig,
-    checkpoint,
     read_history,
     run_stage,
 )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_files import write_video
 from PIL import EpsImagePlugin, Image, ImageCms
 
-from nas.training.buckets import Size
-from nas.training.frames import Undecodable
-from nas.training.stills import read_image
+from nas.data.buckets import Size
+from nas.data.frames import Undecodable
+from nas.data.stills import read_image
+from tests.support.clip_files import write_video
 
 COLOR = (200, 30, 60)
 PLAIN = Image.new("RGB", (64, 48), COLOR)

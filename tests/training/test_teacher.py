@@ -6,15 +6,16 @@ import pytest
 import torch
 
 import nas
+from nas.data.batches import Batches
+from nas.diffusion import ddpm
+from nas.diffusion.objective import Objective
 from nas.errors import ConfigError
 from nas.files import write_json
-from nas.models import UNet
-from nas.models.checkpoints import save_unet
-from nas.training import DistillConfig, Inputs, ddpm, read_history, run_stage, tensors
-from nas.training.batches import Batches
+from nas.models import UNet, tensors
+from nas.models.diffusers_checkpoint import save_unet
+from nas.training import DistillConfig, Inputs, read_history, run_stage
 from nas.training.learner import Optimization
-from nas.training.objective import Objective
-from nas.training.pruning import prune_checkpoint
+from nas.training.prune import prune_checkpoint
 from nas.training.teacher import Student, block_features, load_teacher, losses
 
 CONFIG = DistillConfig(steps=16, batch=4, validation=8, save_every=5)

@@ -1,0 +1,220 @@
+"""A checkpoint folder: all that a pipeline needs to turn text into video. Written by `finetune` and `adversarial`.
+
+Layout::
+
+    space.yaml             the search space (`SearchSpace.load`)
+    architecture.json      the architecture (`Architecture.load`)
+    denoiser.safetensors   weights of `nas.models.build(space, architecture)`, averaged over training (EMA)
+    decoder.safetensors    weights of `nas.models.Autoencoder(VAEConfig)`: encoder and decoder
+    decoder.json           the fields of `nas.models.VAEConfig`, with the scaling factor of the latents
+    checkpoint.json        the fields of `CheckpointInfo`; written last: with it the checkpoint is complete
+
+No pickle: reading a checkpoint runs no code of its author.
+
+To generate: encode captions with `nas.models.text_encoder.TextEncoder(space.text)`, draw noise of `space.input_shape()`,
+then `nas.diffusion.objective.sample_euler` (or `sample_renoise`, as `CheckpointInfo.sampler` says) over
+`schedule(denoiser, steps, size)` with `guided(denoiser, context, empty, guidance)`, then `autoencoder.decode`. `nas.metrics.evaluation.generate` does so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import nas
+from nas import distributed
+from nas.config import build as build_config
+from nas.diffusion import objective
+from nas.errors import ConfigError, suggestion
+from nas.files import read_json, short_hash, write_json
+from nas.models import Autoencoder, Denoiser, VAEConfig, build, tensors, weight_files
+from nas.models import diffusers_checkpoint as diffusers
+from nas.models.weight_files import WeightFiles
+from nas.models.weights import fit
+from nas.ranges import check_range
+from nas.spaces import Architecture, SearchSpace
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """How a checkpoint's denoiser is to be run, and where it comes from.
+
+    Attributes:
+        stage: which stage made it.
+        steps: denoising steps it is meant for: 25 after `finetune`, 4 after `adversarial`.
+        guidance: scale of classifier-free guidance it is meant for; 1 is none.
+        sampler: `euler` or `renoise`, a function of `nas.diffusion.objective`.
+        text_encoder: as in `nas.spaces.Text`.
+        objective: `flow`, `epsilon` or `v`: what the denoiser predicts. It and the fields down to `min_snr` make up the
+            `nas.diffusion.objective.Objective` that it was trained under and is sampled by.
+        provenance: `space_hash`, `architecture` and `architecture_hash`, `table_hash` of the lookup table it was chosen
+            by, `library` version, training `steps` and `seconds`, and so on.
+
+    Raises:
+        ConfigError: a number out of range, or an unknown sampler or objective.
+    """
+
+    stage: str
+    steps: int
+    guidance: float
+    sampler: str = "euler"
+    text_encoder: str = "minilm"
+    objective: str = "flow"
+    time_mean: float = 1.0
+    time_std: float = 1.0
+    shift: float = 1.0
+    shift_base: int | None = None
+    min_snr: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps",), 1, objective.MAX_SAMPLING_STEPS)
+        check_range(self, ("guidance",), 0, objective.MAX_GUIDANCE)
+        if self.sampler not in objective.SAMPLERS:
+            raise ConfigError(f"sampler: there is no '{self.sampler}'{suggestion(self.sampler, objective.SAMPLERS)}")
+        self.trained_under()
+
+    def trained_under(self) -> objective.Objective:
+        """The objective of the denoiser."""
+        return objective.Objective(
+            self.objective, self.time_mean, self.time_std, self.shift, self.shift_base, self.min_snr
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint; the modules are in evaluation mode and ask for no gradients.
+
+    The denoiser carries its `objective`, which losses and samplers follow.
+    """
+
+    folder: Path
+    space: SearchSpace
+    architecture: Architecture
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+    info: CheckpointInfo
+
+
+def save(
+    folder: str | Path,
+    denoiser: Mapping[str, Tensor],
+    space: SearchSpace,
+    architecture: Architecture,
+    decoder: str | Path,
+    info: CheckpointInfo,
+) -> Path:
+    """Write a checkpoint, if this is the worker that writes.
+
+    Args:
+        denoiser: its state dict.
+        decoder: folder that holds decoder.safetensors and decoder.json, which are copied.
+    """
+    folder, decoder = Path(folder), Path(decoder)
+    if not distributed.is_main():
+        return folder
+    space.save(folder / "space.yaml")
+    architecture.save(folder / "architecture.json")
+    tensors.save(folder / "denoiser.safetensors", denoiser)
+    save_autoencoder(folder, load_autoencoder(decoder))
+    provenance = {
+        "library": nas.__version__,
+        "torch": torch.__version__,
+        "space": space.name,
+        "space_hash": space.hash,
+        "architecture": architecture.choices,
+        "architecture_hash": short_hash(architecture.choices),
+        **info.provenance,
+    }
+    write_json(folder / "checkpoint.json", {**asdict(info), "provenance": provenance})
+    return folder
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Read what `save` wrote.
+
+    Raises:
+        ConfigError: a file is missing, or does not fit the others.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and not (folder / "checkpoint.json").exists():
+        patterns = ("*/checkpoint.json", "*/*/checkpoint.json")  # of a run's folder `checkpoints`, of a run
+        found = [path for pattern in patterns for path in folder.glob(pattern)]
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+        stage = (
+            f"did you mean '{newest.parent}'?" if newest else "give that of a finished finetune or adversarial stage"
+        )
+        raise ConfigError(f"{folder}: this folder holds no checkpoint.json; {stage}")
+    info = build_config(
+        CheckpointInfo, read_json(folder / "checkpoint.json", "checkpoint"), f"{folder}/checkpoint.json"
+    )
+    space = SearchSpace.load(folder / "space.yaml")
+    architecture = space.check(Architecture.load(folder / "architecture.json"))
+    with torch.device("meta"):
+        denoiser = build(space, architecture)
+    load_into(denoiser, folder / "denoiser.safetensors", "space.yaml and architecture.json")
+    denoiser.objective = info.trained_under()
+    return Checkpoint(
+        folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
+    )
+
+
+def prediction(denoiser: Denoiser) -> dict[str, Any]:
+    """The fields of `CheckpointInfo` that a denoiser's objective decides."""
+    fields = asdict(objective.of(denoiser))
+    return {"objective": fields.pop("prediction"), **fields}
+
+
+def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> None:
+    tensors.save(Path(folder) / "decoder.safetensors", autoencoder.state_dict())
+    write_json(Path(folder) / "decoder.json", asdict(autoencoder.config))
+
+
+def load_autoencoder(folder: str | Path) -> Autoencoder:
+    """The autoencoder of a checkpoint, of a `decoder` stage or of a diffusers checkpoint, in evaluation mode.
+
+    Raises:
+        ConfigError: a file is missing, or does not fit the others.
+    """
+    path = Path(folder) / "decoder.json"
+    if not (Path(folder) / "decoder.safetensors").exists() and _diffusers_weights(folder):
+        return diffusers.load_autoencoder(folder).eval().requires_grad_(False)
+    config = build_config(VAEConfig, read_json(path, "decoder"), str(path))
+    with torch.device("meta"):
+        autoencoder = Autoencoder(config)
+    load_into(autoencoder, Path(folder) / "decoder.safetensors", "decoder.json")
+    return autoencoder.eval().requires_grad_(False)
+
+
+def autoencoder_weights(folder: str | Path) -> tuple[Path, ...]:
+    """The files with an autoencoder's weights: `decoder.safetensors`, or diffusers' in the folder or its `vae`."""
+    own = Path(folder) / "decoder.safetensors"
+    found = None if own.exists() else _diffusers_weights(folder)
+    return found.files if found else (own,)
+
+
+def _diffusers_weights(folder: str | Path) -> WeightFiles | None:
+    """The weights of a diffusers autoencoder in the folder or its `vae`.
+
+    Raises:
+        ConfigError: there are only weights of a kind that is not read.
+    """
+    parts = [part for part in (Path(folder) / "vae", Path(folder)) if (part / "config.json").exists()]
+    found = [weight_files.find(part, diffusers.STEM) for part in parts]
+    if parts and not any(found):
+        raise ConfigError(weight_files.missing(parts[0], diffusers.STEM))
+    return next((files for files in found if files), None)
+
+
+def load_into(module: torch.nn.Module, path: Path, described: str = "the files beside it") -> None:
+    """Load a weights file into a module, which may be on the meta device.
+
+    Raises:
+        ConfigError: it is missing, damaged, or another module's than the one `described`.
+    """
+    fit(module, tensors.load(path), path, described=described)

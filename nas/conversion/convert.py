@@ -1,0 +1,187 @@
+"""Torch modules to what phones run. Profiling measures and export writes what these functions give, so they agree."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import ConfigError, MissingDependency, NasError, suggestion
+from nas.files import replacing
+from nas.profiling.runtimes.base import NO_MEMORY, ToolError, is_unsupported
+
+COREML_TARGETS = ("iOS17", "iOS18")
+"""From iOS 18 on, attention stays one op; for iOS 17 it becomes two products and a softmax."""
+
+_NO_OPS = {torch.ops.aten.alias.default, torch.ops.aten.detach.default}
+_CHECKS = {torch.ops.aten._assert_tensor_metadata.default}
+
+
+class Unconvertible(NasError):
+    """A format has no way to say what a module computes."""
+
+
+def coremltools() -> ModuleType:
+    """The library, imported without its warnings about what a Linux machine lacks.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        with quiet():
+            import coremltools
+    except ImportError as error:
+        raise _missing("coremltools", "coremltools", error) from None
+    return coremltools
+
+
+def to_coreml(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    output: str,
+    target: str = "iOS17",
+    float32: Collection[str] = (),
+) -> Any:
+    """A Core ML program of `module` in float16, as a `coremltools.models.MLModel` that is not compiled or loaded.
+
+    Positions and timesteps stay float32 up to their sines and cosines: float16 cannot tell 1000 from 1000.4, which is
+    a different angle.
+
+    Args:
+        module: in evaluation mode; tensors of rank 5 at most.
+        inputs: examples by the names of `forward`'s arguments, in order; their shapes are the program's. Floats become
+            float16 inputs, whole numbers int32.
+        output: what to call the result, a float16 tensor.
+        target: the oldest system it runs on, of `COREML_TARGETS`.
+        float32: inputs that stay float32.
+
+    Raises:
+        ConfigError: an unknown target.
+        MissingDependency: coremltools is not installed.
+        Unconvertible: Core ML has no way to say what the module computes.
+        ToolError: the converter failed for another reason.
+    """
+    if target not in COREML_TARGETS:
+        raise ConfigError(f"target: unknown '{target}'{suggestion(target, COREML_TARGETS)}")
+    ct = coremltools()
+
+    def dtype(name: str) -> type:
+        if not inputs[name].is_floating_point():
+            return ct.converters.mil.mil.types.int32
+        return ct.converters.mil.mil.types.fp32 if name in float32 else ct.converters.mil.mil.types.fp16
+
+    try:
+        with quiet():
+            return ct.convert(
+                exported_program(module, inputs),
+                inputs=[ct.TensorType(name=name, shape=x.shape, dtype=dtype(name)) for name, x in inputs.items()],
+                outputs=[ct.TensorType(name=output, dtype=ct.converters.mil.mil.types.fp16)],
+                minimum_deployment_target=getattr(ct.target, target),
+                compute_precision=ct.transform.FP16ComputePrecision(lambda op: not _is_angle(op)),
+                convert_to="mlprogram",
+                skip_model_load=True,
+            )
+    except Exception as error:
+        raise _refused(module, "Core ML", error) from error
+
+
+def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
+    """The module's graph at these shapes in basic operations, without those that do nothing."""
+    program = torch.export.export(module.eval(), tuple(distinct(inputs).values())).run_decompositions({})
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target in _NO_OPS:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target in _CHECKS:
+            graph.erase_node(node)
+    return program
+
+
+def distinct(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the inputs, none of which shares memory with another.
+
+    torch.export takes one tensor given as two arguments for one argument: the program would ignore the other.
+    """
+    return {name: x.detach().clone() for name, x in inputs.items()}
+
+
+def _is_angle(op: Any) -> bool:
+    """Whether a Core ML op is a sine or a cosine, or does nothing but feed one."""
+    if op.op_type in ("sin", "cos"):
+        return True
+    users = [user for output in op.outputs for user in output.child_ops]
+    return op.op_type in ("mul", "expand_dims", "reshape", "tile") and bool(users) and all(map(_is_angle, users))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars, warnings and log lines of a converter; exceptions come through."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Path:
+    """Write `module` as a LiteRT model in float32 whose inputs have the names of `inputs`.
+
+    Raises:
+        MissingDependency: litert-torch is not installed.
+        Unconvertible: LiteRT has no way to say what the module computes.
+        ToolError: the converter failed for another reason.
+    """
+    try:
+        with quiet(), contextlib.redirect_stdout(io.StringIO()):
+            import litert_torch
+    except ImportError as error:
+        raise _missing("litert-torch", "'nas-video[litert]'", error) from None
+    except Exception as error:
+        raise _refused(module, "LiteRT", error) from error
+    try:
+        with quiet(), contextlib.redirect_stdout(io.StringIO()):
+            model = litert_torch.convert(module.eval(), sample_kwargs=distinct(inputs))
+            with replacing(path) as temporary:
+                model.export(str(temporary))
+    except Exception as error:
+        raise _refused(module, "LiteRT", error) from error
+    return path
+
+
+def _missing(library: str, target: str, error: ImportError) -> MissingDependency:
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name == library.replace("-", "_"):
+        return MissingDependency(f"{library} is not installed; run: pip install {target}")
+    return MissingDependency(f"{library} cannot be imported ({_first_line(error)}); run: pip install {target}")
+
+
+def _refused(module: nn.Module, format: str, error: Exception) -> Exception:
+    """What to raise for an error of a converter: the workload's fault, the converter's, or this machine's."""
+    if isinstance(error, MemoryError | OSError | NasError) or NO_MEMORY.search(str(error)):
+        return error
+    name = type(module).__name__
+    if is_unsupported(error):
+        return Unconvertible(f"{name} cannot be converted to {format}: {_first_line(error)}")
+    said = f"{type(error).__name__}: {_first_line(error)}{_room()}"
+    return ToolError(f"{name}: the converter to {format} failed: {said}")
+
+
+def _room() -> str:
+    """What a converter may not say by itself: that the disk for temporary files is full."""
+    with contextlib.suppress(OSError):
+        folder = tempfile.gettempdir()
+        free_mb = shutil.disk_usage(folder).free / 1e6
+        if free_mb < 100:
+            return f" (the temporary folder {folder} has {free_mb:.1f} MB free; set TMPDIR to another)"
+    return ""

@@ -1,0 +1,1 @@
+"""Data sets: reading and writing clips and images, and the latent cache that training reads."""

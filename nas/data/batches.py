@@ -1,0 +1,95 @@
+"""Batches of latents for the denoiser's stages: functions of (seed, step) alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nas import distributed
+from nas.data.latent_cache import Cache
+from nas.data.source import bucket_batch
+from nas.diffusion.objective import Objective, draw_times, generator
+from nas.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean latents `(B, C, T, h, w)`, contexts `(B, tokens, dim)`, noise like the latents, timesteps `(B,)`."""
+
+    latents: Tensor
+    context: Tensor
+    noise: Tensor
+    t: Tensor
+
+    def split(self, parts: int) -> list[Batch]:
+        """So many equal batches.
+
+        Raises:
+            ConfigError: they would not be equal.
+        """
+        if parts == 1:
+            return [self]
+        if len(self.latents) % parts:
+            raise ConfigError(f"batch: {len(self.latents)} clips cannot be accumulated in {parts} equal parts")
+        fields = (self.latents, self.context, self.noise, self.t)
+        return [Batch(*part) for part in zip(*(field.chunk(parts) for field in fields))]
+
+
+class Batches:
+    """Batches from a `decoder` stage's training cache.
+
+    Args:
+        decoder: folder of the finished stage.
+        seed: with the step it decides everything.
+        videos, images: sizes of a batch of clips and of a batch of images.
+        image_share: share of the steps that see images instead of clips.
+        drop: share of captions that are replaced by the empty one, for classifier-free guidance.
+        objective: what timesteps to draw.
+    """
+
+    def __init__(
+        self,
+        decoder: Path,
+        seed: int,
+        videos: int,
+        images: int,
+        image_share: float = 0.0,
+        drop: float = 0.1,
+        objective: Objective | None = None,
+    ) -> None:
+        self.cache = Cache(decoder / "train")
+        self.seed, self.videos, self.images, self.image_share, self.drop = seed, videos, images, image_share, drop
+        self.objective = objective or Objective()
+
+    def of_videos(self, step: int) -> Batch:
+        return self._batch("videos", step, self.videos)
+
+    def of_images(self, step: int) -> Batch:
+        return self._batch("images", step, self.images)
+
+    def joint(self, step: int) -> Batch:
+        """Images in `image_share` of the steps, evenly spread, else clips."""
+        images = self.image_share
+        image_step = int((step + 1) * images) > int(step * images)
+        return self.of_images(step) if image_step else self.of_videos(step)
+
+    def _batch(self, kind: str, step: int, size: int) -> Batch:
+        """This worker's share of what the step sees."""
+        mine = distributed.share(size)
+        bucket, chosen = bucket_batch(self.seed, step, size, self.cache.counts(kind))
+        latents, context = self.cache.latents(kind, chosen[mine], bucket, (self.seed, step))
+        stream = generator(self.seed, step, kind == "images")
+        noise = torch.randn((size, *latents.shape[1:]), generator=stream)
+        t = draw_times(self.objective, size, stream, latents.shape[-2:])
+        dropped = torch.rand(size, generator=stream) < self.drop
+        context = torch.where(dropped[mine][:, None, None], self.cache.empty, context)
+        return Batch(*(values.to(distributed.device()) for values in (latents, context, noise[mine], t[mine])))
+
+
+def held_out(decoder: Path, count: int) -> tuple[Tensor, Tensor]:
+    """Latents `(n, C, T, h, w)` and contexts `(n, tokens, dim)` of up to `count` held-out clips."""
+    cache = Cache(decoder / "test")
+    return cache.latents("videos", range(min(count, cache.videos)))

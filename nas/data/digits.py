@@ -1,0 +1,101 @@
+"""Moving digits: the demo's real data. Handwritten digits of scikit-learn travel over a canvas in one of four directions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from nas.data.source import Sample
+from nas.errors import ConfigError, MissingDependency
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+"""Name to (dy, dx); their order is the classifier's order of classes."""
+
+SIZE, DIGIT, SPEED = 32, 16, 2
+"""Pixels: side of the canvas, side of a digit, and how far it moves per frame."""
+
+
+def caption(digit: int, direction: str | None = None) -> str:
+    return f"the digit {WORDS[digit]}" + (f" moves {direction}" if direction else "")
+
+
+LABELS = tuple((digit, direction) for digit in range(len(WORDS)) for direction in range(len(DIRECTIONS)))
+"""Every (digit, direction) that a clip can show."""
+
+
+def caption_of(label: tuple[int, int]) -> str:
+    """What a clip of this (digit, direction) is called."""
+    return caption(label[0], list(DIRECTIONS)[label[1]])
+
+
+class MovingDigits:
+    """Clips `(1, frames, 32, 32)` of one digit moving left, right, up or down; images are its clips' single frames.
+
+    Every fifth image of the data set is held out: the test split's clips hold digits never trained on.
+    A clip is a function of its index alone, so nothing needs to be stored.
+
+    Args:
+        split: `train` or `test`.
+        frames: at 2 pixels a frame a digit travels inside the canvas for up to 9 frames.
+
+    Raises:
+        ConfigError: an unknown split, or too many frames.
+        MissingDependency: scikit-learn is not installed.
+    """
+
+    channels, height, width = 1, SIZE, SIZE
+    skipped = ()
+
+    def __init__(self, split: str = "train", frames: int = 8) -> None:
+        if split not in ("train", "test"):
+            raise ConfigError(f"digits: there is no split '{split}'; known: train, test")
+        if SPEED * (frames - 1) > SIZE - DIGIT:
+            raise ConfigError(f"digits: {frames} frames are too many; a digit leaves the canvas after 9")
+        self.split, self.frames = split, frames
+
+    @cached_property
+    def _digits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images `(N, 16, 16)` in [-1, 1] and their labels `(N,)`."""
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError:
+            raise MissingDependency("scikit-learn is not installed; run: pip install 'nas-video[demo]'") from None
+        from scipy.ndimage import zoom
+
+        data = load_digits()
+        held_out = np.arange(len(data.images)) % 5 == 0
+        chosen = held_out if self.split == "test" else ~held_out
+        images = zoom(data.images[chosen] / 8 - 1, (1, 2, 2), order=1, mode="nearest", grid_mode=True)
+        return images.astype(np.float32), data.target[chosen]
+
+    @property
+    def videos(self) -> int:
+        return 4 * len(self._digits[0])
+
+    images = videos
+
+    def labels(self, index: int) -> tuple[int, int]:
+        """(digit, direction) of the clip at `index`."""
+        return int(self._digits[1][index // 4]), index % 4
+
+    def video(self, index: int) -> Sample:
+        return Sample(self._render(index), caption_of(self.labels(index)))
+
+    def image(self, index: int) -> Sample:
+        digit, _ = self.labels(index)
+        frame = np.random.default_rng((1, index)).integers(self.frames)
+        return Sample(self._render(index)[:, frame : frame + 1], caption(digit))
+
+    def _render(self, index: int) -> np.ndarray:
+        direction = np.array(list(DIRECTIONS.values())[index % 4])
+        room, path = SIZE - DIGIT, SPEED * (self.frames - 1)
+        start = np.random.default_rng((0, index)).integers(0, room + 1, size=2)
+        axis = int(np.abs(direction).argmax())
+        start[axis] = start[axis] % (room - path + 1) + (path if direction[axis] < 0 else 0)
+        clip = np.full((1, self.frames, SIZE, SIZE), -1, np.float32)
+        for frame in range(self.frames):
+            y, x = start + SPEED * frame * direction
+            clip[0, frame, y : y + DIGIT, x : x + DIGIT] = self._digits[0][index // 4]
+        return clip

@@ -1,0 +1,77 @@
+"""Images in files, as they are meant to be seen: upright, in sRGB, on white where they are transparent."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from nas.data.buckets import Size, choose
+from nas.data.frames import Undecodable, check_size, crop
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM")
+"""What Pillow may take a file for. Others start programs (EPS) or are no pictures of cameras and tools."""
+
+
+def read_image(file: BinaryIO, buckets: tuple[Size, ...] | list[Size]) -> np.ndarray:
+    """An image `(3, 1, H, W)` in [-1, 1], scaled to cover the bucket nearest in ratio and cropped.
+
+    Of several pictures in one file it is the first.
+
+    Raises:
+        Undecodable: it is damaged, no image, or too large.
+    """
+    from PIL import Image, ImageOps
+
+    Image.init()  # or it does not know the rarer formats by name
+    try:
+        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            check_size(image.width, image.height)
+            upright = _rgb(ImageOps.exif_transpose(image))
+    except Undecodable:
+        raise
+    except Exception as error:  # whatever Pillow's parsers meet in a broken file
+        raise Undecodable(
+            f"cannot be decoded ({getattr(error, 'strerror', None) or error or type(error).__name__})"
+        ) from None
+    size = choose(buckets, upright.width / upright.height, np.inf)
+    return crop(np.asarray(ImageOps.fit(upright, (size.width, size.height))), size)[:, None]
+
+
+def _rgb(image: Any) -> Any:
+    """An image of any kind as sRGB."""
+    from PIL import Image
+
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257 + 0.5).clip(0, 255).astype(np.uint8))
+        profile = None
+    elif image.mode in ("I", "F"):
+        raise Undecodable("has pixels of 32 bits, and does not say what is white")
+    if image.mode in ("P", "PA", "LA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        below = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(below, image).convert("RGB")
+    return _to_srgb(image, profile) if profile else image.convert("RGB")
+
+
+def _to_srgb(image: Any, profile: bytes) -> Any:
+    """By the profile in the file, or as without one where it is broken or of another kind of image."""
+    from PIL import ImageCms
+
+    image = image.convert("L") if image.mode == "1" else image
+    try:
+        theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, theirs, _srgb(), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image.convert("RGB")
+
+
+@lru_cache(maxsize=1)
+def _srgb() -> Any:
+    from PIL import ImageCms
+
+    return ImageCms.createProfile("sRGB")

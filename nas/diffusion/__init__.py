@@ -1,0 +1,1 @@
+"""Prediction types, losses, noise schedules and samplers."""

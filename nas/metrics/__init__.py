@@ -1,0 +1,1 @@
+"""Quality of clips: reconstruction, Frechet distances, and the evaluation of generated clips."""

@@ -1,0 +1,152 @@
+"""How good generated digit clips are: a classifier that is checked before it is trusted, and the distance it spans.
+
+The Frechet distance (Heusel et al. 2017, arXiv 1706.08500, eq. 6) is taken between the classifier's penultimate
+features, in the place of Inception's: no feature network for video comes with a package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.data.digits import DIRECTIONS, WORDS, MovingDigits
+from nas.data.source import batch_indices
+from nas.diffusion.objective import generator
+from nas.errors import NasError
+from nas.models import tensors
+from nas.models.weights import fit
+from nas.progress import progress
+
+NEEDED_ACCURACY = 0.97
+"""Direction accuracy on held-out real clips below which the classifier is not fit to judge."""
+
+
+class Classifier(nn.Module):
+    """Clips `(B, 1, T, 32, 32)` -> logits of digit `(B, 10)` and of direction `(B, 4)`."""
+
+    def __init__(self, features: int = 48) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv3d(1, 24, (3, 5, 5), 2, (1, 2, 2)),
+            nn.SiLU(),
+            nn.Conv3d(24, 48, 3, 2, 1),
+            nn.GroupNorm(8, 48),
+            nn.SiLU(),
+            nn.Conv3d(48, 96, (1, 3, 3), 1, (0, 1, 1)),
+            nn.GroupNorm(8, 96),
+            nn.SiLU(),
+        )
+        self.project = nn.Linear(2 * 96, features)
+        self.digit = nn.Linear(features, len(WORDS))
+        self.direction = nn.Linear(features, len(DIRECTIONS))
+
+    def features(self, clips: Tensor) -> Tensor:
+        """`(B, features)`, what the Frechet distance compares."""
+        hidden = self.body(clips).flatten(2)  # pooled over time and place: a digit is the same wherever it is
+        return F.silu(self.project(torch.cat([hidden.mean(2), hidden.amax(2)], 1)))
+
+    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.features(clips)
+        return self.digit(hidden), self.direction(hidden)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a batch of clips is worth: Frechet distance to held-out real clips, and how often the caption is met."""
+
+    frechet: float
+    digit_accuracy: float
+    direction_accuracy: float
+
+
+class Judge:
+    """A trained, checked classifier and the features of the held-out real clips."""
+
+    def __init__(self, classifier: Classifier, frames: int, real: int = 1000) -> None:
+        self.classifier = classifier.eval().requires_grad_(False)
+        test = MovingDigits("test", frames)
+        chosen = batch_indices(0, 0, min(real, test.videos), test.videos)
+        clips, labels = _clips(test, chosen)
+        self._test = clips, labels
+        self.real = self._features(clips)
+        self.accuracy = self._accuracy(self.real, labels)
+        if self.accuracy[1] < NEEDED_ACCURACY:
+            raise NasError(
+                f"the classifier finds the direction of only {self.accuracy[1]:.3f} of held-out real clips, "
+                f"{NEEDED_ACCURACY} are needed to judge generated ones; train it for more steps"
+            )
+
+    def __call__(self, clips: Tensor, labels: Tensor) -> Quality:
+        """Judge clips `(N, 1, T, 32, 32)` in [-1, 1] asked to show `labels` `(N, 2)`: digit and direction."""
+        features = self._features(clips)
+        digit, direction = self._accuracy(features, labels)
+        return Quality(frechet_distance(features.numpy(), self.real.numpy()), digit, direction)
+
+    def held_out(self, count: int) -> tuple[Tensor, Tensor]:
+        """Held-out real clips `(count, 1, T, 32, 32)` and their labels `(count, 2)`."""
+        clips, labels = self._test
+        return clips[:count], labels[:count]
+
+    @torch.no_grad()
+    def _features(self, clips: Tensor) -> Tensor:
+        return torch.cat([self.classifier.features(part) for part in clips.split(100)])
+
+    @torch.no_grad()
+    def _accuracy(self, features: Tensor, labels: Tensor) -> tuple[float, float]:
+        heads = self.classifier.digit, self.classifier.direction
+        hits = [(head(features).argmax(1) == labels[:, i]).float().mean().item() for i, head in enumerate(heads)]
+        return hits[0], hits[1]
+
+
+def judge(folder: Path, frames: int, steps: int = 250, seed: int = 0) -> Judge:
+    """The judge for clips of so many frames: its classifier is read from `folder`, or trained there first.
+
+    Raises:
+        NasError: the classifier does not reach `NEEDED_ACCURACY`.
+    """
+    path = folder / f"classifier-{frames}x{steps}-{seed}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier()
+    if not path.exists():
+        _train(classifier, MovingDigits("train", frames), steps, seed)
+        tensors.save(path, classifier.state_dict())
+    fit(classifier, tensors.load(path), path)
+    return Judge(classifier, frames)
+
+
+def _train(classifier: Classifier, source: MovingDigits, steps: int, seed: int, batch: int = 64) -> None:
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    for step in progress(range(steps), "classifier", steps):
+        clips, labels = _clips(source, batch_indices(seed, step, batch, source.videos))
+        clips = clips + 0.1 * torch.randn(clips.shape, generator=generator(seed, step))
+        loss = sum(F.cross_entropy(logits, labels[:, i]) for i, logits in enumerate(classifier(clips)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _clips(source: MovingDigits, indices: list[int]) -> tuple[Tensor, Tensor]:
+    clips = torch.from_numpy(np.stack([source.video(index).pixels for index in indices]))
+    return clips, torch.tensor([source.labels(index) for index in indices])
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance of the Gaussians fitted to features `(N, D)` and `(M, D)`.
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)); the last trace is the sum of the square roots of the eigenvalues
+    of A^(1/2) B A^(1/2), which is symmetric, so that no complex numbers appear.
+    """
+    difference = a.mean(0) - b.mean(0)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(cov_a)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
+    return float(difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)

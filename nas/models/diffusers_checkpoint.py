@@ -1,0 +1,284 @@
+"""Weights from and to a diffusers checkpoint folder: Stable Diffusion's UNet and VAE.
+
+A folder as `save_pretrained` writes it or the Hub holds it: `unet/config.json`, `unet/diffusion_pytorch_model.safetensors`
+(or a variant of it, or shards: see `weight_files`), and the same under `vae/`. Only safetensors are read: no pickle
+that could run code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from nas.config import build
+from nas.errors import ConfigError, MissingDependency
+from nas.files import read_json, write_atomic, write_json
+from nas.models import weight_files
+from nas.models.autoencoder import Autoencoder, VAEConfig
+from nas.models.unet import UNet
+from nas.models.weight_files import WeightFiles
+from nas.models.weights import fit
+from nas.spaces import Backbone
+
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
+HUB_FILES = [f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", WEIGHTS)]
+HUB_TEXT = ["tokenizer/*", "text_encoder/config.json", "text_encoder/model.safetensors"]
+HUB_FILES += ["scheduler/*", *HUB_TEXT]
+
+
+def load_unet(folder: str | Path) -> UNet:
+    """The spatial UNet of a checkpoint, in the size its config says.
+
+    Args:
+        folder: the checkpoint's, or its `unet` folder.
+
+    Raises:
+        ConfigError: no such file, weights that do not fit, or a config that is not of the Stable Diffusion v1 kind.
+    """
+    folder = _part(folder, "unet")
+    config = _config(folder)
+    backbone = unet_backbone(config, folder)
+    inputs = {name: _number(config, name, folder, None) for name in ("in_channels", "cross_attention_dim")}
+    with torch.device("meta"):
+        unet = UNet(backbone, *inputs.values())
+    _assign(unet, folder)
+    return unet
+
+
+def save_unet(unet: UNet, folder: str | Path) -> Path:
+    """Write `config.json` and the weights of a UNet as diffusers' `UNet2DConditionModel.save_pretrained` does.
+
+    One with a text embedding, which diffusers does not have, says so by `text_tokens` in the config.
+    """
+    folder, config = Path(folder), unet.config
+    levels, cross = range(len(config.channels)), config.attention_levels
+    described = {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": unet.conv_in.in_channels,
+        "out_channels": unet.conv_out.out_channels,
+        "block_out_channels": list(config.channels),
+        "layers_per_block": config.layers_per_block,
+        "down_block_types": ["CrossAttnDownBlock2D" if i in cross else "DownBlock2D" for i in levels],
+        "up_block_types": ["CrossAttnUpBlock2D" if i in cross else "UpBlock2D" for i in reversed(levels)],
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if config.mid else None,
+        "attention_head_dim": config.heads,
+        "cross_attention_dim": unet.context_dim,
+        "norm_num_groups": config.norm_groups,
+    }
+    if config.text_tokens:
+        described["text_tokens"] = config.text_tokens
+    state = {name: value.detach().contiguous() for name, value in unet.state_dict().items()}
+    write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
+    write_json(folder / "config.json", described)
+    return folder
+
+
+def prediction(folder: str | Path) -> str:
+    """What a checkpoint's UNet predicts, as its scheduler says: `epsilon` (also where it has none) or `v`.
+
+    Raises:
+        ConfigError: something else.
+    """
+    path = Path(folder) / "scheduler" / "scheduler_config.json"
+    kind = read_json(path, "scheduler config", dict).get("prediction_type", "epsilon") if path.exists() else "epsilon"
+    names = {"epsilon": "epsilon", "v_prediction": "v"}
+    if kind not in names:
+        raise ConfigError(f"{path}: prediction_type: '{kind}' is not known; known: {', '.join(names)}")
+    return names[kind]
+
+
+def checkpoint_folder(name: str | Path, files: Sequence[str] = HUB_FILES) -> Path:
+    """The folder itself, or the files of a repository of the Hub, downloaded once: UNet, VAE and text encoder.
+
+    Raises:
+        ConfigError: there is no such folder, and no such repository or no way to reach it; says how to get the files.
+        MissingDependency: it is a repository's name, and huggingface_hub is not installed.
+    """
+    name = str(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ConfigError(f"{name}: no such checkpoint folder; give one that holds unet/, or a Hub name as OWNER/NAME")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingDependency("huggingface_hub is not installed; run: pip install 'nas-video[diffusers]'") from None
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
+        lacking = _lacking(folder, files)
+        if lacking:  # no plain weights there: their variants, or shards, or the names of what is not read
+            snapshot_download(name, allow_patterns=lacking, etag_timeout=5)
+        return folder
+    except Exception as error:  # the Hub's client raises its own and its HTTP library's classes
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        wanted = " ".join(f'--include "{part}/*"' for part in dict.fromkeys(file.split("/")[0] for file in files))
+        raise ConfigError(
+            f"{name}: no such folder, and not to be had from the Hub ({reason}); where there is a network run "
+            f"'hf download {name} {wanted}' and bring what it puts into ~/.cache/huggingface/hub here, or add "
+            "--local-dir DIR and give DIR instead"
+        ) from None
+
+
+def _lacking(folder: Path, files: Sequence[str]) -> list[str]:
+    """Patterns of the other forms of the weights that a download did not bring."""
+    weights = [Path(file) for file in files if file.endswith(".safetensors") and not (folder / file).exists()]
+    return [f"{path.parent}/{path.stem}*.{end}" for path in weights for end in ("safetensors", "json")]
+
+
+def load_spatial_weights(model: UNet, folder: str | Path) -> None:
+    """Take a checkpoint's UNet weights over into a denoiser or supernet of the same backbone.
+
+    Its temporal layers stay as they are.
+
+    Raises:
+        ConfigError: as `load_unet`; also when the checkpoint is of another size (prune it first).
+    """
+    folder = _part(folder, "unet")
+    _assign(model, folder)
+
+
+def load_autoencoder(folder: str | Path) -> Autoencoder:
+    """The autoencoder of a checkpoint, its temporal factors at zero.
+
+    Args:
+        folder: the checkpoint's, or its `vae` folder.
+
+    Raises:
+        ConfigError: no such file, or weights that do not fit.
+    """
+    folder = _part(folder, "vae")
+    config, file = _config(folder), folder / "config.json"
+    fields = {
+        "channels": config.get("block_out_channels"),
+        "layers_per_block": config.get("layers_per_block", 1),
+        "latent_channels": config.get("latent_channels", 4),
+        "image_channels": config.get("in_channels", 3),
+        "norm_groups": config.get("norm_num_groups", 32),
+        "mid_attention": config.get("mid_block_add_attention", True),
+        "scaling_factor": config.get("scaling_factor", 0.18215),
+    }
+    described = build(VAEConfig, fields, str(file))
+    with torch.device("meta"):
+        autoencoder = Autoencoder(described)
+    found = weights_of(folder)
+    try:
+        autoencoder.load_image_weights(_modern_names(found.read()))
+    except ConfigError as error:
+        raise ConfigError(f"{found.named}: {error}") from None
+    return autoencoder
+
+
+def unet_backbone(config: dict[str, Any], folder: Path) -> Backbone:
+    """The backbone that a `UNet2DConditionModel`'s config describes.
+
+    Raises:
+        ConfigError: it uses what this library's backbone does not have.
+    """
+    down, up = (_list(config, f"{name}_block_types", str, folder) for name in ("down", "up"))
+    levels = len(_list(config, "block_out_channels", int, folder))
+    cross = tuple(i for i, kind in enumerate(down) if kind == "CrossAttnDownBlock2D")
+    expected_up = ["CrossAttnUpBlock2D" if i in cross else "UpBlock2D" for i in reversed(range(levels))]
+    plain = {
+        "down_block_types": set(down) <= {"CrossAttnDownBlock2D", "DownBlock2D"},
+        "up_block_types": list(up) == expected_up,
+        "mid_block_type": config.get("mid_block_type", "UNetMidBlock2DCrossAttn") in ("UNetMidBlock2DCrossAttn", None),
+        "attention_head_dim": isinstance(config.get("attention_head_dim", 8), int),
+        "layers_per_block": isinstance(config.get("layers_per_block", 2), int),
+        "use_linear_projection": not config.get("use_linear_projection"),
+        "class_embed_type": config.get("class_embed_type") is None,
+        "addition_embed_type": config.get("addition_embed_type") is None,
+        "transformer_layers_per_block": config.get("transformer_layers_per_block", 1) == 1,
+    }
+    for field, fits in plain.items():
+        if not fits:
+            raise ConfigError(
+                f"{folder / 'config.json'}: {field}: {config.get(field)!r} is not of the Stable Diffusion v1 kind; "
+                "use an SD v1.x checkpoint or one pruned from it"
+            )
+    try:
+        return Backbone(
+            channels=tuple(config["block_out_channels"]),
+            layers_per_block=_number(config, "layers_per_block", folder, 2),
+            attention_levels=cross,
+            mid=config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is not None,
+            heads=_number(config, "attention_head_dim", folder, 8),
+            norm_groups=_number(config, "norm_num_groups", folder, 32),
+            text_tokens=_number(config, "text_tokens", folder, 0) if config.get("text_tokens") else 0,
+        )
+    except ConfigError as error:
+        where = folder / "config.json"
+        raise ConfigError(str(error) if str(error).startswith(str(where)) else f"{where}: {error}") from None
+
+
+def weights_of(folder: Path) -> WeightFiles:
+    """The files with the weights of a `unet` or `vae` folder.
+
+    Raises:
+        ConfigError: there are none that are read.
+    """
+    found = weight_files.find(folder, STEM)
+    if found is None:
+        raise ConfigError(weight_files.missing(folder, STEM))
+    return found
+
+
+def _assign(model: UNet, folder: Path) -> None:
+    found = weights_of(folder)
+    state = {name: value for name, value in found.read().items() if not name.startswith("temporal.")}
+    try:
+        fit(model, state, found.named, optional=["temporal."])
+    except ConfigError as error:
+        raise ConfigError(f"{error}; is the checkpoint of this size?") from None
+
+
+def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Checkpoints of before 2023 name the VAE's attention query, key, value, proj_attn, some as 1x1 convolutions."""
+    names = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    modern = {}
+    for key, value in state.items():
+        if ".attentions." in key:
+            parts = key.split(".")
+            parts[-2] = names.get(parts[-2], parts[-2])
+            key = ".".join(parts)
+            value = value[:, :, 0, 0] if value.dim() == 4 else value
+        modern[key] = value
+    return modern
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json of a part.
+
+    Raises:
+        ConfigError: it is missing, or holds no mapping.
+    """
+    config = read_json(folder / "config.json", "diffusers config", dict)
+    if not isinstance(config, dict):
+        raise ConfigError(f"{folder / 'config.json'}: expected a mapping, found {type(config).__name__}")
+    return config
+
+
+def _number(config: dict[str, Any], name: str, folder: Path, default: int | None) -> int:
+    """A whole number from 1 up out of a config."""
+    value = config.get(name, default)
+    if type(value) is not int or not 1 <= value <= 1 << 20:
+        raise ConfigError(f"{folder / 'config.json'}: {name}: expected a whole number above 0, found {value!r:.60}")
+    return value
+
+
+def _list(config: dict[str, Any], name: str, kind: type, folder: Path) -> list[Any]:
+    """A list out of a config, not empty."""
+    value = config.get(name)
+    if not isinstance(value, list) or not value or not all(type(entry) is kind for entry in value):
+        raise ConfigError(f"{folder / 'config.json'}: {name}: expected a list of {kind.__name__}, found {value!r:.60}")
+    return value
+
+
+def _part(folder: str | Path, name: str) -> Path:
+    folder = Path(folder)
+    return folder / name if (folder / name).is_dir() else folder

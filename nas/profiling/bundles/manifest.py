@@ -1,0 +1,98 @@
+"""What a bundle's `manifest.json` says, as data classes: a damaged one is refused in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from nas.config import AtLeast0
+from nas.errors import ConfigError, shown
+from nas.profiling.bundles.compile import Package
+from nas.ranges import Range
+
+Megabytes = Annotated[float, Range(0, 1e9)]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A package: the fields of `nas.profiling.bundles.compile.Package`, with paths inside the bundle's folder."""
+
+    workload: str
+    path: str
+    several: str | None
+    copies: Annotated[int, Range(0, 1000)]
+    params: AtLeast0
+    weights_mb: Megabytes
+    inputs_mb: Megabytes
+    activations_mb: Annotated[float, Range(0, 1e9, unknown=True)]
+    form: str
+
+    def __post_init__(self) -> None:
+        if not self.workload.strip():
+            raise ConfigError("workload is empty")
+        if (self.several is None) != (self.copies == 0):
+            raise ConfigError(f"copies is {self.copies}: a package 'several' holds one more at least, none holds 0")
+        for name in (self.path, self.several):
+            if name is not None:
+                check_inside(name)
+
+    def package(self, folder: Path) -> Package:
+        """The package with its files in the bundle's folder."""
+        several = folder / self.several if self.several else None
+        return Package(**{**vars(self), "path": folder / self.path, "several": several})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in a bundle.
+
+    Attributes:
+        space, space_hash, dtype: of the search space.
+        runtime, target: what it is compiled for; the target is Core ML's, else empty.
+        versions: of this library and the converters.
+        date, commit: of packing.
+        packages: the workloads.
+        reference: the workload that is timed between the others.
+        infeasible: workloads that could not be compiled, with the reason.
+        files: SHA-256 of every file.
+        bundle: a hash of all of the above.
+    """
+
+    space: str
+    space_hash: str
+    dtype: str
+    runtime: Literal["coreml", "litert"]
+    target: str
+    versions: dict[str, str | None]
+    date: str
+    commit: str | None
+    packages: tuple[Entry, ...]
+    reference: Entry
+    infeasible: dict[str, str]
+    files: dict[str, str]
+    bundle: str
+
+    def __post_init__(self) -> None:
+        names = [entry.workload for entry in self.packages] + list(self.infeasible)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"workload {shown(twice)} is there twice")
+        for name in self.files:
+            check_inside(name)
+        for entry in (*self.packages, self.reference):
+            for name in (entry.path, entry.several):
+                if name and not any(file == name or file.startswith(f"{name}/") for file in self.files):
+                    raise ConfigError(f"package {shown(name)} is not among the files")
+
+
+def check_inside(name: str) -> None:
+    """Refuse the name of a file that is not inside the bundle's folder.
+
+    Raises:
+        ConfigError: it is such a name, or one that no filesystem has.
+    """
+    path = PurePosixPath(name)
+    odd = not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name or ":" in name
+    if odd or len(name) > 1000 or any(len(part.encode()) > 255 for part in path.parts):
+        raise ConfigError(f"{shown(name)} is no file inside the bundle")

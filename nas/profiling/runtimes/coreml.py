@@ -1,0 +1,119 @@
+"""The `coreml` runtime: Core ML programs in float16, on a Mac's own compute units or on an iPhone behind it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from nas.conversion.convert import COREML_TARGETS
+from nas.errors import ConfigError, MissingDependency, suggestion
+from nas.files import short_hash
+from nas.profiling.bundles.compile import Compiler, Package
+from nas.profiling.bundles.runner import UNITS
+from nas.profiling.host import describe_host
+from nas.profiling.runtimes.base import Loaded, Runnable, Runtime, Session
+from nas.profiling.runtimes.iphone import GUIDE, Phone, PhoneSession
+from nas.profiling.workers.pool import Child, Children
+
+MEMORY = "estimated from the shapes (nas.costs.op_counts) in float16, not measured: Core ML tells no peak memory"
+PRECISION = "float16 inputs, weights and outputs"
+LATENCY = "Core ML's own time around a prediction; an operator: half of what two more copies add to a graph of one"
+REMOTE = (
+    "each prediction is a call of its own over devicectl with file copies, so the phone idles between samples and its "
+    "clocks may be lower than in an app that runs steps one after the other"
+)
+
+
+class CoreMLRuntime(Runtime):
+    """Core ML programs with float16 inputs, weights and outputs, converted from the torch modules.
+
+    Args:
+        device: `local`, a Mac's own units; `iphone`, or `iphone:NAME` where several are connected.
+        compute_unit: `all`, `cpu`, `cpu+gpu` or `cpu+ne` (Neural Engine): what Core ML may choose from.
+        target: the oldest system the program runs on; from iOS 18 on attention is one op.
+        team: the Apple development team that signs the app on an iPhone; else `DEVELOPMENT_TEAM` of the environment.
+
+    Raises:
+        ConfigError: an unknown device, unit or target.
+        MissingDependency: this machine cannot run Core ML; the text says what can.
+    """
+
+    name = "coreml"
+
+    def __init__(
+        self, device: str = "local", compute_unit: str = "all", target: str = "iOS17", team: str | None = None
+    ) -> None:
+        kind, _, name = device.partition(":")
+        if kind not in ("local", "iphone"):
+            raise ConfigError(f"runtime 'coreml' has no device '{device}'{suggestion(kind, ['local', 'iphone'])}")
+        if compute_unit not in UNITS:
+            raise ConfigError(f"compute_unit: unknown '{compute_unit}'{suggestion(compute_unit, UNITS)}")
+        if target not in COREML_TARGETS:
+            raise ConfigError(f"target: unknown '{target}'{suggestion(target, COREML_TARGETS)}")
+        if kind == "local" and sys.platform != "darwin":
+            raise MissingDependency(
+                "runtime 'coreml' measures on a Mac, or on an iPhone behind one; on this machine use "
+                f"'nas pack --runtime coreml', and measure the folder there: {GUIDE}"
+            )
+        self.device, self.compute_unit, self.target = device, compute_unit, target
+        self.phone = Phone(name, team) if kind == "iphone" else None
+        self.block_ms = 4000.0 if self.phone else 20.0
+        self.compiler = Compiler("coreml", target)
+        self.children = None if self.phone else Children("nas.profiling.workers.coreml", {}, fork=False)
+
+    def describe(self) -> dict[str, Any]:
+        found = {
+            "runtime": "coreml",
+            "version": f"coremltools {version('coremltools')}",
+            "device": self.device,
+            **describe_host(),
+            "threads": None,
+            "compute_unit": self.compute_unit,
+            "target": self.target,
+            "precision": PRECISION,
+            "latency": LATENCY,
+            "memory": MEMORY,
+        }
+        if self.phone is not None:
+            device, hardware = self.phone.device, self.phone.hardware
+            kind = [hardware[key] for key in ("marketingName", "productType") if hardware.get(key)]
+            found |= {
+                "phone": short_hash(device.identifier),
+                "chip": ", ".join(kind) or "iPhone of unknown kind",
+                "os": f"iOS {device.os_version} ({device.os_build_number})",
+                "host": found["chip"],
+                "remote": REMOTE,
+            }
+            del found["cores"], found["load"]  # the Mac's
+        return found
+
+    def open(self, workload: Runnable | Package) -> Session:
+        package = self.compiler.package(workload, alone=workload is self.reference)
+        if self.phone is not None:
+            return PhoneSession(self.phone, package, self.compute_unit, self.compiler.folder.path)
+        return MacSession(self.children.start(), package, self.compute_unit)
+
+    def close(self) -> None:
+        if self.phone is not None:
+            self.phone.close()
+        if self.children is not None:
+            self.children.close()
+            self.children = None
+        self.compiler.close()
+
+
+class MacSession(Session):
+    """One workload in a child process on this Mac."""
+
+    def __init__(self, child: Child, package: Package, unit: str) -> None:
+        self.child = child
+        arguments = (package.path, package.several, package.copies, unit)
+        load_ms = child.ask("call", "nas.profiling.workers.coreml:load", *arguments)
+        self.loaded = Loaded(package.activations_mb, package.weights_mb, package.params, load_ms, package.form)
+
+    def block(self, runs: int) -> list[float]:
+        return self.child.ask("call", "nas.profiling.workers.coreml:block", runs)
+
+    def close(self) -> None:
+        self.child.close()

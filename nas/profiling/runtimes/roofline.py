@@ -1,0 +1,211 @@
+"""The `roofline` runtime: what a device's peak figures allow, from the shapes alone. Never measured, always `estimated`.
+
+latency = max(operations / peak compute, bytes moved / bandwidth) + kernels * launch overhead      (Williams et al., 2009)
+
+No kernel reaches both peaks, so these are the times that the device cannot beat; they rank operators and tell compute
+from memory, and no more. All of it in float16, the width that phones run at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nas import __version__, config
+from nas.costs.op_counts import Work, work
+from nas.errors import ConfigError, suggestion
+from nas.profiling.runtimes.base import InPlace, Loaded, OutOfMemory, Runnable, Runtime, Session, WholeModel
+from nas.spaces import Backbone, Operator, Workload
+
+KINDS = ("vendor", "third party", "measured", "assumption")
+BYTES = 2
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and who says so.
+
+    Attributes:
+        value: in the unit that the field's name tells.
+        source: where it is published, or why it is assumed.
+        kind: `vendor`, `third party`, `measured` or `assumption`.
+    """
+
+    value: float
+    source: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device's peak figures, as a YAML file holds them.
+
+    Attributes:
+        name, chip: for people.
+        peak_tflops: float16 operations in 10^12 a second, a multiply-add counted as two.
+        bandwidth_gb_s: memory bandwidth in 10^9 bytes a second.
+        launch_us: what it costs to start one kernel.
+        usable_memory_mb: what one application may hold, in 10^6 bytes.
+        fused_attention: 1 where attention's scores stay on the chip, 0 where they lie in memory.
+    """
+
+    name: str
+    chip: str
+    peak_tflops: Figure
+    bandwidth_gb_s: Figure
+    launch_us: Figure
+    usable_memory_mb: Figure
+    fused_attention: Figure
+
+    @classmethod
+    def load(cls, name: str) -> Device:
+        """A shipped description by its name, or one at a path that ends in .yaml.
+
+        Raises:
+            ConfigError: no such device; or what is wrong in the file.
+        """
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            folder = Path(str(resources.files("nas.profiling.runtimes"))) / "devices"
+            known = sorted(file.stem for file in folder.glob("*.yaml"))
+            if name not in known:
+                raise ConfigError(
+                    f"runtime 'roofline' has no device '{name}'{suggestion(name, known)}; "
+                    f"known: {', '.join(known)}, or a path to a .yaml file"
+                )
+            path = folder / f"{name}.yaml"
+        device = config.load(cls, path, "device description")
+        for field, figure in device.figures():
+            if figure.kind not in KINDS:
+                raise ConfigError(f"{path}: {field}.kind: unknown '{figure.kind}'{suggestion(figure.kind, KINDS)}")
+            if not (figure.value > 0 or (field in ("launch_us", "fused_attention") and figure.value == 0)):
+                raise ConfigError(f"{path}: {field}.value: {figure.value} must be above 0")
+        return device
+
+    def figures(self) -> Iterator[tuple[str, Figure]]:
+        """Each figure by its field's name."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Figure):
+                yield field.name, value
+
+
+class RooflineRuntime(Runtime):
+    """Estimates for a device that need not be there.
+
+    Args:
+        device: a name in `nas/profiling/runtimes/devices/`, or a path to a YAML file like those.
+    """
+
+    name = "roofline"
+    source = "estimated"
+
+    def __init__(self, device: str) -> None:
+        self.device, self.figures = device, Device.load(device)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "runtime": "roofline",
+            "version": f"nas-video {__version__}",
+            "device": Path(self.device).stem,
+            "device_name": self.figures.name,
+            "chip": self.figures.chip,
+            "os": "none: an estimate from peak figures",
+            "threads": 0,
+            "precision": "float16",
+            "figures": {
+                field: {"value": figure.value, "kind": figure.kind, "source": " ".join(figure.source.split())}
+                for field, figure in self.figures.figures()
+            },
+        }
+
+    def open(self, workload: Runnable) -> EstimateSession:
+        counted = count(workload, bool(self.figures.fused_attention.value))
+        loaded = Loaded(
+            memory_mb=counted.peak * BYTES / MB,
+            weights_mb=counted.params * BYTES / MB,
+            params=counted.params,
+            load_ms=math.nan,
+        )
+        needed, usable = loaded.memory_mb + loaded.weights_mb, self.figures.usable_memory_mb.value
+        if needed > usable:
+            raise OutOfMemory(f"out of memory: needs {needed:.0f} MB of {usable:.0f} MB that an application may hold")
+        return EstimateSession(loaded, self.latency_ms(counted))
+
+    def latency_ms(self, counted: Work) -> float:
+        """The roofline of some work."""
+        compute_s = counted.flops / (self.figures.peak_tflops.value * 1e12)
+        memory_s = counted.moved * BYTES / (self.figures.bandwidth_gb_s.value * 1e9)
+        total_ms = max(compute_s, memory_s) * 1e3 + counted.kernels * self.figures.launch_us.value / 1e3
+        return float(f"{total_ms:.5g}")
+
+    def close(self) -> None:
+        pass
+
+
+class EstimateSession(Session):
+    """One workload's estimate; every run of it takes the same time."""
+
+    def __init__(self, loaded: Loaded, latency_ms: float) -> None:
+        self.loaded, self.latency_ms = loaded, latency_ms
+
+    def block(self, runs: int) -> list[float]:
+        return [self.latency_ms] * runs
+
+    def close(self) -> None:
+        pass
+
+
+def count(workload: Runnable, fused_attention: bool) -> Work:
+    """The work of anything that can be measured; a whole denoiser is the sum of its parts."""
+    if isinstance(workload, InPlace):
+        return count(workload.workload, fused_attention)
+    if isinstance(workload, WholeModel):
+        space = workload.space
+        placed = [space.workload(slot, choice) for slot, choice in workload.arch.items]
+        parts = [space.backbone_workload(), *(part for part in placed if part is not None)]
+        return sum((count(part, fused_attention) for part in parts), Work())
+    total = work(workload)
+    if fused_attention:
+        return total
+    scores = largest_scores(workload)
+    # written, read and written by the softmax, read again; two copies of them alive at once
+    spilled = Work(moved=4 * sum(scores), kernels=2 * len(scores))
+    both = total + spilled
+    return Work(both.flops, both.moved, both.kernels, both.params, total.peak + 2 * max(scores, default=0))
+
+
+def largest_scores(workload: Workload) -> list[int]:
+    """Elements of the attention scores of each attention in a workload that is an operator or a backbone."""
+    part = workload.part
+    if isinstance(part, Operator):
+        return [_operator_scores(workload)] if "heads" in dict(part.options) else []
+    if not isinstance(part, Backbone):
+        return []
+    batch, _, frames, height, width = workload.shape
+    found = []
+    for level in range(len(part.channels)):
+        tokens = (height >> level) * (width >> level)
+        blocks = (2 * part.layers_per_block + 1) * (level in part.attention_levels)
+        blocks += part.mid and level == len(part.channels) - 1
+        found += [batch * frames * part.heads * tokens * keys for keys in (tokens, workload.context[1])] * blocks
+    return found
+
+
+def _operator_scores(workload: Workload) -> int:
+    batch, _, frames, height, width = workload.shape
+    operator, places = workload.part, height * width
+    if operator.kind == "SelfAttention1D":
+        keys = frames
+    elif operator.kind == "SelfAttention3D":
+        keys = frames * places
+    else:
+        context = operator["context"]
+        anchor = (1 if operator.kind == "CrossAttention1D" else places) if "anchor" in context else 0
+        keys = anchor + (workload.context[1] if "text" in context else 0)
+    return batch * operator["heads"] * frames * places * keys

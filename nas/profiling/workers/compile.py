@@ -1,0 +1,56 @@
+"""What runs inside the compiling process. Importing it imports torch; the converters come when they are needed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from nas.conversion.convert import Unconvertible, to_coreml
+from nas.costs.op_counts import work
+from nas.files import short_hash
+from nas.profiling.bundles.compile import Package
+from nas.profiling.runtimes.base import Infeasible, Runnable
+from nas.profiling.runtimes.litert import cache_folder
+from nas.profiling.workers.litert_convert import converted, module_and_inputs
+from nas.spaces import Workload
+
+MB = 1e6
+BYTES = {"coreml": 2, "litert": 4}
+"""Of a number, as each runtime stores and computes it here."""
+
+
+def compile_workload(workload: Runnable, copies: int, runtime: str, target: str, folder: Path) -> Package:
+    """Write a workload, with random weights, as files of the runtime; see `Compiler.package`.
+
+    Core ML packages go to `folder`; LiteRT models to the cache that the local runtime has too.
+    """
+    module, inputs = module_and_inputs(workload, "", 1)
+    counts = [1, copies] if copies > 1 else [1]
+    if runtime == "coreml":
+        paths = [_coreml(workload, count, target, folder) for count in counts]
+    else:
+        paths = [Path(converted(workload, "", count, cache_folder())["path"]) for count in counts]
+    numbers = sum(p.numel() for p in module.parameters())
+    return Package(
+        workload=str(workload),
+        path=paths[0],
+        several=paths[1] if copies > 1 else None,
+        copies=copies - 1,
+        params=numbers,
+        weights_mb=(numbers + sum(b.numel() for b in module.buffers())) * BYTES[runtime] / MB,
+        inputs_mb=sum(x.numel() for x in inputs.values()) * BYTES[runtime] / MB,
+        activations_mb=work(workload).peak * BYTES[runtime] / MB if isinstance(workload, Workload) else math.nan,
+        form="reference",
+        target=target,
+    )
+
+
+def _coreml(workload: Runnable, copies: int, target: str, folder: Path) -> Path:
+    module, inputs = module_and_inputs(workload, "", copies)
+    path = folder / f"{short_hash([str(workload), copies, target])}.mlpackage"
+    try:
+        model = to_coreml(module, inputs, "output", target, float32={"timestep"} & set(inputs))
+    except Unconvertible as error:
+        raise Infeasible(str(error)) from None
+    model.save(str(path))
+    return path

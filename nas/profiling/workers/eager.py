@@ -1,0 +1,203 @@
+"""What runs inside a child of the `eager` runtime. Importing it imports torch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+import torch._dynamo  # torch's profiler needs it: a second, spent once here and not in each of the copies of this process
+from torch import Tensor, nn
+
+from nas import models
+from nas.errors import MissingDependency
+from nas.models.denoiser import run, to_frames, to_video
+from nas.profiling.host import clock_of, limit_memory
+from nas.profiling.memory import peak_activation_bytes
+from nas.profiling.runtimes.base import InPlace, Loaded, Runnable, WholeModel
+from nas.spaces import Backbone, Decoder, TextEncoder, Workload
+
+MB = 1e6
+
+
+class Compiled:
+    """A workload as a torch module with inputs, ready to run.
+
+    Args:
+        known: what an earlier one found of the same workload, which is then not measured again.
+
+    Attributes:
+        loaded: memory, weights, parameters and load time.
+        copies: for an operator in place, how many more of it `run` holds than `base`; else 0.
+        clock: what times the runs.
+    """
+
+    def __init__(
+        self, workload: Runnable, device: str, threads: int, compile: bool, known: Loaded | None = None
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.device, self.compile, self.copies = _device(device), compile, 0
+        if self.device.type == "cpu":
+            limit_memory()
+        self.clock = clock_of(threads)[1] if self.device.type == "cpu" else time.perf_counter
+        alone = workload.workload if isinstance(workload, InPlace) else workload
+        self.loaded = known or self._measured(*self._use(alone))
+        if isinstance(workload, InPlace):
+            self._use_in_place(workload)
+        elif known:
+            self._use(workload)
+
+    def run(self) -> None:
+        """One forward pass, to its end."""
+        self._forward(self.module)
+
+    def base(self) -> None:
+        """One forward pass of the denoiser without the operator's copies, on the same weights and inputs."""
+        self._forward(self.bare)
+
+    def _use(self, workload: Workload | WholeModel) -> tuple[nn.Module, float]:
+        """Build the module and run it once.
+
+        Returns:
+            the module as it is built, and the ms that this took.
+        """
+        start = time.perf_counter()
+        module = build_module(workload).eval().to(self.device, getattr(torch, workload.dtype))
+        self.inputs = make_inputs(workload, self.device)
+        self.module = torch.compile(module) if self.compile else module
+        self.run()
+        return module, (time.perf_counter() - start) * 1e3
+
+    def _measured(self, module: nn.Module, load_ms: float) -> Loaded:
+        return Loaded(
+            memory_mb=peak_activation_bytes(self.run, self.device) / MB,
+            weights_mb=sum(w.numel() * w.element_size() for w in [*module.parameters(), *module.buffers()]) / MB,
+            params=sum(p.numel() for p in module.parameters()),
+            load_ms=load_ms,
+        )
+
+    def _use_in_place(self, workload: InPlace) -> None:
+        """Time the operator inside the denoiser from here on; what is known of it alone stays."""
+        self._use(workload.whole)
+        bare = AsDenoiser(self.module)
+        self.bare, self.copies = torch.compile(bare) if self.compile else bare, workload.copies
+        self.base()
+        times = [_seconds(self.base) for _ in range(3)]
+        self.loaded = replace(self.loaded, tolerance_ms=sorted(times)[1])  # seconds: a thousandth of the ms
+
+    @torch.inference_mode()
+    def _forward(self, module: nn.Module) -> None:
+        module(*self.inputs)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+class AtSite(nn.Module):
+    """An operator between the denoiser's features: `(B*T, C, H, W)`, context -> `(B*T, C, H, W)`."""
+
+    def __init__(self, operator: nn.Module, frames: int) -> None:
+        super().__init__()
+        self.operator, self.frames = operator, frames
+
+    def forward(self, features: Tensor, context: Tensor | None) -> Tensor:
+        return to_frames(self.operator(to_video(features, self.frames), context))
+
+
+class AsDenoiser(nn.Module):
+    """A UNet as a denoiser with nothing in its slots: `(B, C, T, H, W)`, timestep, context -> `(B, C, T, H, W)`."""
+
+    def __init__(self, unet: models.UNet) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        return run(self.unet, x, timestep, context, {})
+
+
+class Encode(nn.Module):
+    """A text encoder of transformers: tokens `(B, tokens)` -> context `(B, tokens, dim)`."""
+
+    def __init__(self, part: TextEncoder, tokens: int, width: int) -> None:
+        super().__init__()
+        try:
+            import transformers
+        except ImportError:
+            raise MissingDependency(
+                "a text encoder is measured with transformers; run: pip install 'nas-video[demo]'"
+            ) from None
+        family, positions = {"bert": ("Bert", 512), "clip": ("CLIPText", 77)}[part.kind]
+        config = getattr(transformers, f"{family}Config")(
+            vocab_size=part.vocabulary,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=part.layers,
+            num_attention_heads=part.heads,
+            max_position_embeddings=max(positions, tokens),
+        )
+        self.model = getattr(transformers, f"{family}Model")(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(input_ids=x).last_hidden_state
+
+
+class Decode(nn.Module):
+    """The decoder of an autoencoder: latents `(B, C, T, h, w)` -> video; a part of a clip remembers its last frames."""
+
+    def __init__(self, part: Decoder) -> None:
+        super().__init__()
+        self.autoencoder, self.whole = models.Autoencoder(part.vae), part.frames is None
+        del self.autoencoder.encoder, self.autoencoder.quant_conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.autoencoder.decode_unscaled(x, None if self.whole else {})
+
+
+def build_module(workload: Workload | WholeModel) -> nn.Module:
+    """The untrained module of a workload, its weights drawn at random (some begin as zeros, which a runtime might
+    skip). An operator comes as it stands in the denoiser: between features with the frames in the batch."""
+    torch.manual_seed(0)
+    if isinstance(workload, WholeModel):
+        module: nn.Module = models.build(workload.space, workload.arch)
+    elif isinstance(workload.part, Backbone):
+        module = AsDenoiser(models.UNet(workload.part, workload.shape[1], workload.context[2]))
+    elif isinstance(workload.part, TextEncoder):
+        module = Encode(workload.part, *workload.context[1:])
+    elif isinstance(workload.part, Decoder):
+        module = Decode(workload.part)
+    else:
+        context_dim = workload.context[2] if workload.context else 1
+        module = AtSite(models.build_operator(workload.part, workload.shape[1], context_dim), workload.shape[2])
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    return module
+
+
+def make_inputs(workload: Workload | WholeModel, device: torch.device) -> tuple[Tensor | None, ...]:
+    """Random inputs of the workload's shapes, for `build_module`'s forward."""
+    part = workload.part if isinstance(workload, Workload) else None
+    if isinstance(part, TextEncoder):
+        return (torch.randint(part.vocabulary, workload.shape, device=device),)
+    options = {"device": device, "dtype": getattr(torch, workload.dtype)}
+    x = torch.randn(workload.shape, **options)
+    context = torch.randn(workload.context, **options) if workload.context else None
+    if isinstance(part, Decoder):
+        return (x,)
+    if part is None or isinstance(part, Backbone):
+        return x, torch.full((workload.shape[0],), 500.0, device=device), context
+    return to_frames(x), context
+
+
+def _seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MissingDependency("device 'cuda': torch finds no CUDA GPU; use --device local, or install a CUDA torch")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise MissingDependency("device 'mps': torch finds no Apple GPU; use --device local")
+    return torch.device(name)

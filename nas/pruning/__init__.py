@@ -1,0 +1,1 @@
+"""Block and channel pruning of the spatial backbone."""

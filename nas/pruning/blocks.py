@@ -1,0 +1,115 @@
+"""Pruning: a smaller backbone out of a trained one, before distillation heals it (BK-SDM, arXiv 2305.15798, section 3).
+
+First whole blocks go. Of each down block the first layers stay; of each up block the first ones and the last, so that
+every layer still joins a skip of the width it was trained with. Transformers of levels that lose their attention go,
+and so may the mid block and, with it, the lowest levels. Then the layers that stay lose channels: `nas.pruning.channels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nas.errors import ConfigError
+from nas.models.unet import UNet
+from nas.pruning.channels import slice_channels, taylor_scores
+from nas.spaces import Backbone
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What block removal took away.
+
+    Attributes:
+        modules: names of removed resnets and transformers in the original, such as `down_blocks.0.resnets.1`.
+        params_before, params_after: numbers of parameters.
+    """
+
+    modules: tuple[str, ...]
+    params_before: int
+    params_after: int
+
+
+def prune(unet: UNet, target: Backbone, loss: Callable[[UNet], Tensor] | None = None) -> tuple[UNet, Removed]:
+    """A UNet of configuration `target` out of a larger one: blocks removed, then channels sliced.
+
+    Args:
+        loss: the loss of a UNet on a calibration batch, to choose channels by their effect on it (Taylor); default: by
+            the norms of their weights. It is that of the model without the removed blocks.
+
+    Raises:
+        ConfigError: `target` is not a part of the UNet: see `remove_blocks` and `slice_channels`.
+    """
+    config = unet.config
+    same_widths = replace(
+        target,
+        channels=config.channels[: len(target.channels)],
+        heads=config.heads,
+        norm_groups=config.norm_groups,
+        text_tokens=config.text_tokens,
+    )
+    shallow, removed = remove_blocks(unet, same_widths)
+    sliced = slice_channels(shallow, target, None if loss is None else taylor_scores(shallow, loss))
+    return sliced, replace(removed, params_after=sum(p.numel() for p in sliced.parameters()))
+
+
+def remove_blocks(unet: UNet, target: Backbone) -> tuple[UNet, Removed]:
+    """A UNet of configuration `target` with copies of the weights that stay.
+
+    Raises:
+        ConfigError: `target` is not a part of the UNet: other widths, heads or groups, more layers, or attention or a
+            mid block where there is none.
+    """
+    config = unet.config
+    levels = len(target.channels)
+    for field in ("channels", "heads", "norm_groups", "text_tokens"):
+        ours, theirs = getattr(config, field), getattr(target, field)
+        if theirs != (ours[:levels] if field == "channels" else ours):
+            raise ConfigError(f"backbone.{field}: block removal keeps {ours}, the target says {theirs}")
+    if levels < len(config.channels) and (target.mid or config.channels[levels] != config.channels[levels - 1]):
+        raise ConfigError(
+            f"backbone.channels: {levels} of {len(config.channels)} levels: the lowest can go only without a mid block "
+            "and where the level below is as wide, so that the up blocks still get inputs of their width"
+        )
+    if target.layers_per_block > config.layers_per_block:
+        raise ConfigError(f"backbone.layers_per_block: {target.layers_per_block} of {config.layers_per_block}")
+    if not set(target.attention_levels) <= set(config.attention_levels) or (target.mid and not config.mid):
+        raise ConfigError("backbone: the target has attention or a mid block where the original has none")
+    renamed = _kept_layers(config, target)
+    state, removed = {}, {}
+    with torch.device("meta"):
+        pruned = UNet(target, unet.conv_in.in_channels, unet.context_dim)
+    wanted = set(pruned.state_dict())
+    for key, value in unet.state_dict().items():
+        layer = ".".join(key.split(".")[: 3 if key.startswith("mid_block") else 4])
+        new = key.replace(layer, renamed[layer], 1) if renamed.get(layer) else key
+        if renamed.get(layer, "") is not None and new in wanted:
+            state[new] = value.clone()
+        else:
+            removed[layer] = None
+    pruned.load_state_dict(state, assign=True)
+    before, after = (sum(p.numel() for p in model.parameters()) for model in (unet, pruned))
+    return pruned.train(unet.training), Removed(tuple(removed), before, after)
+
+
+def _kept_layers(config: Backbone, target: Backbone) -> dict[str, str | None]:
+    """The new name of each layer of the down and up blocks, None for those that go."""
+    renamed: dict[str, str | None] = {}
+    gone = len(config.channels) - len(target.channels)  # the lowest levels: the last down blocks, the first up blocks
+    for side, extra, shift in (("down", 0, 0), ("up", 1, gone)):
+        old_count, new_count = config.layers_per_block + extra, target.layers_per_block + extra
+        kept = [*range(new_count - extra), *range(old_count - extra, old_count)]
+        for level in range(len(config.channels)):
+            new_level = level - shift
+            stays = 0 <= new_level < len(target.channels)
+            for part in ("resnets", "attentions"):
+                block, new_block = f"{side}_blocks.{level}.{part}", f"{side}_blocks.{new_level}.{part}"
+                for old in range(old_count):
+                    stays_too = stays and old in kept
+                    renamed[f"{block}.{old}"] = f"{new_block}.{kept.index(old)}" if stays_too else None
+            sampler = f"{side}samplers.0"
+            renamed[f"{side}_blocks.{level}.{sampler}"] = f"{side}_blocks.{new_level}.{sampler}" if stays else None
+    return renamed

@@ -1,0 +1,265 @@
+"""What a run found, what it costs and how good it is, in plain sentences. The page and the final screen share them."""
+
+from __future__ import annotations
+
+import math
+
+from nas.costs.clip_summary import clip_sentence
+from nas.costs.sources import of_memory, of_whole
+from nas.report.formatting import (
+    MISSING,
+    count,
+    counted_percent,
+    figures,
+    listed,
+    megabytes,
+    milliseconds,
+    percent,
+    plural,
+    plus_minus,
+)
+from nas.runs.folder import RunFolder, layers
+from nas.runs.record import Quality
+from nas.spaces import NONE
+
+QUANTITIES = {
+    "latency_ms": ("latency of a step", milliseconds),
+    "memory_mb": ("peak memory", megabytes),
+    "params": ("parameters", count),
+}
+"""What a budget may bound in a run's record, in words, and how its numbers are written."""
+
+
+SCORE = "The score is minus the supernet's validation loss on held-out clips, so it is below 0 and higher is better."
+
+
+def in_one_sentence(run: RunFolder) -> str:
+    """The run's result with its numbers, for the top of the page; empty before anything is known."""
+    record, parts = run.record, []
+    predicted = record.predicted or run.cost
+    costs = record.measured or predicted
+    if costs is not None:
+        bound = record.budget.get("latency_ms")
+        limit = f", budget {milliseconds(bound)}" if bound is not None else ""
+        how = of_whole(whole_source(run, "latency_ms")) if record.measured else "predicted"
+        parts.append(f"a denoising step takes {milliseconds(costs.latency_ms)} ({how}{limit})")
+        parts.append(f"the denoiser has {count(costs.params)} parameters")
+    last = _last_stage(record.quality)
+    if last:
+        row = last[0]
+        of = f" of {row.clips} clips" if row.clips else ""
+        parts.append(
+            f"at {plural(row.steps, 'step')} {counted_percent(row.direction_accuracy, row.clips)}{of} move as their"
+            f" caption says and {counted_percent(row.digit_accuracy, row.clips)} show its digit"
+        )
+    if record.trials and run.choices:
+        score = f", score {_score(run)}" if _score(run) != MISSING else ""
+        against = (
+            f" against {_range(record.random_scores)} of random architectures"
+            if score and len(finite_scores(run)) > 1
+            else ""
+        )
+        parts.append(
+            f"it was chosen from {plural(record.trials, 'architecture')} that the search tried{score}{against}"
+        )
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def finite_scores(run: RunFolder) -> list[float]:
+    """The scores of the random architectures, those that are numbers."""
+    return [score for score in run.record.random_scores if math.isfinite(score)]
+
+
+def _score(run: RunFolder) -> str:
+    return plus_minus(run.chosen.score, run.chosen.score_std) if run.chosen else MISSING
+
+
+def _range(values) -> str:
+    finite = [value for value in values if math.isfinite(value)]
+    return f"{figures(min(finite), 4)} to {figures(max(finite), 4)}"
+
+
+def _last_stage(rows: tuple[Quality, ...]) -> list[Quality]:
+    """The rows of the last stage that was judged, most steps first."""
+    generated = [row for row in rows if row.model not in ("real", "control")]
+    return sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
+
+
+def found(run: RunFolder) -> list[str]:
+    """What the search found: how many trials, and the layers of the winner."""
+    record, sentences = run.record, []
+    space = run.space.name if run.space else record.space
+    if record.trials:
+        beyond = record.infeasible_trials
+        outside = f"; {beyond:,} of them broke the budget" if beyond else ""
+        size = f", which has {_combinations(run.space.size)}" if run.space else ""
+        tried = plural(record.trials, "architecture")
+        sentences.append(f"The search tried {tried} of the space {space}{size}{outside}.")
+    if run.choices:
+        counted = layers(run.choices)
+        empty = sum(choice == NONE for choice in run.choices.values())
+        names = [f"{choice} \N{MULTIPLICATION SIGN}{n}" for choice, n in counted.items()]
+        text = f"The chosen architecture has {plural(sum(counted.values()), 'temporal layer')}"
+        text += f" in {plural(len(run.choices), 'slot')}: {listed(names)}" if names else ": none at all"
+        text += f"; {plural(empty, 'slot')} {'stays' if empty == 1 else 'stay'} empty." if empty and names else "."
+        sentences.append(text)
+    ranked = [c for c in record.candidates if c.retrained_loss is not None]
+    if len(ranked) > 1 and run.choices:
+        best = min(ranked, key=lambda c: c.retrained_loss)
+        if _same(best.choices, run.choices):
+            place = [_same(c.choices, run.choices) for c in record.candidates].index(True) + 1
+            sentences.append(
+                f"It had the lowest validation loss of the {len(ranked)} best after brief retraining"
+                f" ({figures(best.retrained_loss)}), and was number {place} in the search's own ranking."
+            )
+    if finite_scores(run) and run.chosen:
+        number = len(finite_scores(run))
+        sentences.append(
+            f"{SCORE} The chosen architecture scores {_score(run)}; {plural(number, 'random architecture')} within the"
+            f" budget {'scores' if number == 1 else 'score'} {_range(run.record.random_scores)}."
+        )
+        if run.chosen.score_std is not None:
+            sentences.append(
+                "\N{PLUS-MINUS SIGN} is the standard deviation over draws of the validation's noise, without what all"
+                " candidates share."
+            )
+    return sentences
+
+
+def costs(run: RunFolder) -> list[str]:
+    """What the winner costs: the whole model, the prediction, and the budget, a sentence for each quantity."""
+    record, sentences = run.record, []
+    predicted = record.predicted or run.cost
+    for name, (words, unit) in QUANTITIES.items():
+        value = getattr(record.measured or predicted, name, None)
+        against = _against(value, record.budget.get(name), unit)
+        if name == "params":
+            text = f"It has {unit(value)} parameters{against}" if value is not None else ""
+        else:
+            text = _measured_and_predicted(run, name, words, unit, predicted, against)
+        if text:
+            sentences.append(text + ".")
+    return sentences
+
+
+def whole_source(run: RunFolder, name: str) -> str:
+    """How the whole model's `latency_ms`, `memory_mb` or `params` came about: a `source` of table rows."""
+    sources = run.costs.sources if run.costs else ()
+    source = (run.record.measured and run.record.measured.source) or (sources[0] if len(sources) == 1 else "measured")
+    return of_memory(source, run.table.meta) if name == "memory_mb" and run.table else source
+
+
+def clip(run: RunFolder) -> list[str]:
+    """How long a clip takes in the steps that the pipeline is distilled to, where the table knows all of its parts."""
+    if run.cost is None or run.cost.generation_s is None:
+        return []
+    return [clip_sentence(run.costs, run.space.architecture(run.choices))]
+
+
+def quality(run: RunFolder) -> list[str]:
+    """How good generated clips are: the last stage at its fewest and most steps, beside its control and real clips."""
+    rows = run.record.quality
+    last = _last_stage(rows)
+    if not last:
+        return []
+    sentences = []
+    for row in last[:1] + last[1:][-1:]:
+        text = (
+            f"After the {row.model} stage, at {plural(row.steps, 'step')}, the Fréchet distance to held-out clips"
+            f" is {figures(row.frechet)}{_beside(rows, row)}; {counted_percent(row.direction_accuracy, row.clips)} of the clips"
+            f" move as their caption says and {counted_percent(row.digit_accuracy, row.clips)} show its digit"
+        )
+        sentences.append(text + ".")
+    real = next((row for row in rows if row.model == "real"), None)
+    if real:
+        sentences.append(
+            f"Held-out real clips reach {figures(real.frechet)}, {counted_percent(real.direction_accuracy, real.clips)}"
+            f" and {counted_percent(real.digit_accuracy, real.clips)} under the same classifier: the best that can be expected."
+        )
+    judged = {row.clips for row in last if row.clips}
+    if judged:
+        numbers = listed([f"{n:,}" for n in sorted(judged)])
+        sentences.append(f"Of {numbers} clips a number; in brackets the 95% confidence interval of each share.")
+    return sentences
+
+
+MEASURED = {
+    "ssim": "SSIM of reconstructed held-out clips",
+    "psnr_db": "PSNR of reconstructed held-out clips / dB",
+    "fvd": "FVD of generated clips",
+    "validation_loss_before": "held-out loss before",
+    "validation_loss": "held-out loss",
+}
+"""Metrics of a stage that say how good it is on any data, in words."""
+
+
+def held_out(run: RunFolder) -> list[str]:
+    """What the stages measured on data that no classifier can judge, as `decoder: SSIM of ... 0.81`."""
+    return [
+        f"{stage}: {name} {figures(values[key])}"
+        for stage, values in run.results.items()
+        for key, name in MEASURED.items()
+        if key in values and not stage.startswith("retrain")
+    ]
+
+
+def warnings(run: RunFolder) -> list[str]:
+    """What a reader must not overlook: a broken budget, a prediction that is far off, estimates among the numbers."""
+    record, found = run.record, []
+    for costs in (record.measured, record.predicted):
+        for name, (words, unit) in QUANTITIES.items():
+            label = "predicted" if costs is record.predicted else f"{whole_source(run, name)} whole"
+            bound, value = record.budget.get(name), getattr(costs, name, None)
+            if bound is not None and value is not None and value > bound:
+                found.append(f"Over budget: the {words}, {label}, is {unit(value)} against at most {unit(bound)}.")
+    if record.measured and record.predicted and record.measured.latency_ms > 0:
+        error = record.predicted.latency_ms / record.measured.latency_ms - 1
+        if abs(error) > 0.1:
+            side, told = "below" if error < 0 else "above", of_whole(whole_source(run, "latency_ms"))
+            found.append(f"The predicted latency is {percent(abs(error))} {side} the one {told}, more than 10% off.")
+    sources = [source for source in (run.costs.sources if run.costs else ()) if source != "measured"]
+    if sources:
+        found.append(
+            f"The lookup table holds {listed(sources)} rows: {'nothing' if 'measured' not in run.costs.sources else 'not everything'} in it was measured."
+        )
+    return found
+
+
+def _measured_and_predicted(run, name, words, unit, predicted, against) -> str:
+    measured, guess = getattr(run.record.measured, name, None), getattr(predicted, name, None)
+    if measured is None:
+        return f"The {words} is predicted to be {unit(guess)}{against}" if guess is not None else ""
+    text = f"The {words}, {of_whole(whole_source(run, name))}, is {unit(measured)}{against}"
+    if guess is None or not measured > 0:
+        return text
+    error = guess / measured - 1
+    gap = "the same" if abs(error) < 0.005 else f"{percent(abs(error))} {'less' if error < 0 else 'more'}"
+    return f"{text}; the prediction was {unit(guess)} ({gap})"
+
+
+def _against(value: float | None, bound: float | None, unit) -> str:
+    if bound is None or value is None:
+        return ""
+    verdict = "within the budget of" if value <= bound else "over the budget of"
+    return f", {verdict} {unit(bound)}"
+
+
+def _beside(rows: tuple[Quality, ...], row: Quality) -> str:
+    """What other models reach at the same number of steps, as `(finetune 13.9, control 12.5)`."""
+    others = [other for other in rows if other.steps == row.steps and other.model not in (row.model, "real")]
+    return f" ({listed([f'{o.model} {figures(o.frechet)}' for o in others])})" if others else ""
+
+
+def _combinations(size: int) -> str:
+    if size < 1e9:
+        return f"{size:,} combinations"
+    power = str(round(math.log10(size))).translate(
+        str.maketrans("0123456789", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+    )
+    return f"about 10{power} combinations"
+
+
+def _same(a: dict[str, str], b: dict[str, str]) -> bool:
+    slots = a.keys() | b.keys()
+    return all(a.get(slot, NONE) == b.get(slot, NONE) for slot in slots)

@@ -1,0 +1,1 @@
+"""The run folder, its record, and the whole job that fills it."""

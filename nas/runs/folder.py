@@ -1,0 +1,269 @@
+"""Everything a run folder holds, read part by part: what is not there yet, or is broken, is said and never stops a page."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from nas.costs import Cost, CostModel, LookupTable
+from nas.errors import ConfigError, NasError
+from nas.files import read_json, read_text
+from nas.runs.record import RECORD, Candidate, RunRecord
+from nas.spaces import NONE, Architecture, SearchSpace, colors
+
+COSTS = ("latency_ms", "memory_mb", "params")
+STAGES = ("decoder", "distill", "supernet", "retrain", "finetune", "control", "adversarial")
+"""The order in which stages are shown (`retrain-0` is a `retrain`); others come after, and real clips last."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class RunFolder:
+    """What is known of a run. Parts that are missing are None or empty, and `missing` says why.
+
+    Attributes:
+        path: the run folder.
+        record, space, table: as their own classes read them.
+        front: columns latency_ms, memory_mb, params, score, and one per slot.
+        choices: the winner's choice by slot; empty before there is one.
+        histories: training history by stage, in order of the stages; columns step and any other numeric ones.
+        results: what each finished stage measured, by stage: numbers by name.
+        missing: part -> why it is not shown, one line each.
+    """
+
+    path: Path
+    record: RunRecord
+    space: SearchSpace | None = None
+    table: LookupTable | None = None
+    costs: CostModel | None = None
+    front: pd.DataFrame | None = None
+    choices: dict[str, str] = field(default_factory=dict)
+    histories: dict[str, pd.DataFrame] = field(default_factory=dict)
+    results: dict[str, dict[str, float]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunFolder:
+        """Read what is there.
+
+        Raises:
+            ConfigError: there is no such folder.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise ConfigError(f"{path}: no such run folder; give the folder that 'nas run' writes")
+        run = cls(path, RunRecord(name=path.resolve().name, space="", space_hash=""))
+        run.record = run._part("record", RECORD, RunRecord.load, run.record)
+        run.space = run._part("space", "space.yaml", SearchSpace.load)
+        run.table = run._part("table", "table.csv", _read_table)
+        run.costs = run._cost_model()
+        run.front = run._part("front", "front.csv", run._read_front)
+        run.choices = run._winner()
+        run.histories = run._histories()
+        run.results = run._results()
+        return run
+
+    @property
+    def slots(self) -> list[str]:
+        """Slots in the order they run."""
+        if self.space is not None:
+            return list(self.space.slots)
+        return list(self.choices)
+
+    @cached_property
+    def colours(self) -> dict[str, str]:
+        """Colour by choice, for everything this run mentions."""
+        mentioned = list(self.choices.values())
+        mentioned += [choice for candidate in self.record.candidates for choice in candidate.choices.values()]
+        return colors.of_space(self.space, mentioned)
+
+    @property
+    def no_classifier(self) -> bool:
+        """Whether no classifier can judge this run's clips, which exists for moving digits only."""
+        return "decoder" in self.results and not self.record.quality and "judge" not in self.results["decoder"]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The winner as the search scored it, on the front or not; None if it is none of the candidates."""
+        found = self.record.candidates if self.choices else ()
+        return next((c for c in found if layer_key(c.choices) == layer_key(self.choices)), None)
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """The predicted cost of the winner with its breakdown."""
+        return self.predict(self.choices) if self.choices else None
+
+    @cached_property
+    def slot_latencies_ms(self) -> dict[str, dict[str, float]]:
+        """Latency by slot and choice; nothing for what cannot run, everything empty without a cost model."""
+        if self.costs is None:
+            return {}
+        latencies = zip(self.space.slots.items(), self.costs.terms().latency_ms)
+        return {
+            slot: {c: float(ms) for c, ms in zip(choices, column) if np.isfinite(ms)}
+            for (slot, choices), column in latencies
+        }
+
+    def predict(self, choices: dict[str, str]) -> Cost | None:
+        """The predicted cost of the architecture with these choices, if it can be predicted."""
+        if self.costs is None:
+            return None
+        try:
+            return self.costs.predict(self.space.architecture(choices))
+        except (NasError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def _part(self, name: str, file: str, read: Callable[[Path], T], default: T | None = None) -> T | None:
+        path = self.path / file
+        if not path.exists():
+            self.missing[name] = f"{file} is not there yet"
+            return default
+        if not path.is_file():  # opening a pipe or a device may wait forever
+            self.missing[name] = f"{file} cannot be read: it is not a regular file"
+            return default
+        try:
+            return read(path.parent if file == RECORD else path)
+        except Exception as error:  # whatever a damaged file makes its reader raise: the other parts are shown
+            self.missing[name] = f"{file} cannot be read: {one_line(error)}"
+            return default
+
+    def _cost_model(self) -> CostModel | None:
+        if self.space is None or self.table is None:
+            return None
+        try:
+            return CostModel(self.space, self.table, estimates=True)
+        except Exception as error:  # of a damaged table too
+            self.missing["costs"] = f"costs cannot be predicted: {one_line(error)}"
+            return None
+
+    def _read_front(self, path: Path) -> pd.DataFrame:
+        try:
+            frame = pd.read_csv(path, keep_default_na=False, dtype=str)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            raise ConfigError(f"not a table ({' '.join(str(error).split())})") from None
+        for column in (*COSTS, "score"):
+            if column not in frame.columns:
+                raise ConfigError(f"column '{column}' is missing")
+            frame[column] = pd.to_numeric(frame[column], errors="coerce")
+        frame = frame[np.isfinite(frame[[*COSTS, "score"]]).all(axis=1)].reset_index(drop=True)
+        if frame.empty:
+            raise ConfigError("it has no complete row")
+        return frame
+
+    def _winner(self) -> dict[str, str]:
+        arch = self._part("architecture", "architecture.json", Architecture.load)
+        choices = arch.choices if arch else self.record.choices
+        if choices and self.space is not None:
+            try:
+                arch = arch or Architecture(self.record.space, self.record.space_hash, tuple(choices.items()))
+                choices = self.space.check(arch).choices
+            except (NasError, TypeError, ValueError, AttributeError) as error:
+                self.missing["architecture"] = f"the architecture does not fit the search space: {one_line(error)}"
+                return {}
+        if choices:
+            self.missing.pop("architecture", None)
+        return dict(choices)
+
+    def _histories(self) -> dict[str, pd.DataFrame]:
+        paths = sorted(self.path.glob("checkpoints/**/history.csv"))
+        names = [path.parent.name for path in paths]  # the control's is adversarial/control
+        found = {n if names.count(n) == 1 else str(p.parent.relative_to(self.path)): p for n, p in zip(names, paths)}
+        histories = {}
+        for stage in sorted(found, key=lambda stage: (stage_order(stage), stage)):
+            file = str(found[stage].relative_to(self.path))
+            frame = self._part(f"history {stage}", file, _read_history)
+            if frame is not None:
+                histories[stage] = frame
+        if not found:
+            self.missing["training"] = "no stage has written a checkpoints/STAGE/history.csv yet"
+        return histories
+
+    def _results(self) -> dict[str, dict[str, float]]:
+        found = {}
+        for path in sorted(self.path.glob("checkpoints/**/result.json")):
+            stage, file = path.parent.name, str(path.relative_to(self.path))
+            value = self._part(f"result {stage}", file, _read_result)
+            if value is not None:
+                found[stage] = value
+        return {stage: found[stage] for stage in sorted(found, key=lambda stage: (stage_order(stage), stage))}
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, short enough for a page; its kind as well where it is not one of this library's."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, NasError) and text else f"{type(error).__name__} {text}".strip()
+
+
+def inside(run: Path, name: str) -> Path | None:
+    """A regular file of the run folder that a record or a person names; None if it is missing or lies outside.
+
+    Links are followed first, so that one inside the folder cannot name a file outside of it.
+    """
+    try:
+        path = (run / name).resolve()
+        return path if name and path.is_relative_to(run.resolve()) and path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have; links in a circle
+        return None
+
+
+def _read_table(path: Path) -> LookupTable:
+    table = LookupTable.load(path)
+    if not isinstance(table.meta, dict):
+        raise ConfigError(f"{path.stem}.meta.json beside it does not hold names and values")
+    return table
+
+
+def _read_result(path: Path) -> dict[str, float]:
+    """The numbers among a finished stage's metrics; `judge` is there, as 1, where a classifier was trained."""
+    value = read_json(path, "stage result")
+    metrics = value.get("metrics") if isinstance(value, dict) else None
+    if not isinstance(metrics, dict):
+        raise ConfigError("it holds no 'metrics' by name")
+    numbers = {n: float(v) for n, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return numbers | ({"judge": 1.0} if "judge" in metrics else {})
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    """Numeric columns of a training history, `step` first; a torn last line is dropped, empty columns too."""
+    text = read_text(path, "history")
+    header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
+    if not rows:
+        raise ConfigError("it has no rows yet")
+    frame = pd.DataFrame([row for row in rows if len(row) == len(header)], columns=header)
+    frame = frame.loc[:, ~frame.columns.duplicated()].apply(pd.to_numeric, errors="coerce")
+    frame = frame.replace([np.inf, -np.inf], np.nan).dropna(axis="columns", how="all")
+    if "step" not in frame.columns:
+        frame.insert(0, "step", np.arange(1, len(frame) + 1))
+    frame = frame.dropna(subset="step").sort_values("step", kind="stable").reset_index(drop=True)
+    if frame.empty or len(frame.columns) < 2:
+        raise ConfigError("it has no numbers to draw")
+    return frame[["step", *[c for c in frame.columns if c != "step"]]]
+
+
+def stage_order(stage: str) -> int:
+    """Where a stage stands among the others."""
+    kind = stage.split("-")[0]
+    return STAGES.index(kind) if kind in STAGES else len(STAGES) + (stage == "real")
+
+
+def layer_key(choices: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Equal for choices that make the same model: a slot that is not named is empty."""
+    return tuple(sorted((slot, choice) for slot, choice in choices.items() if choice != NONE))
+
+
+def layers(choices: dict[str, str]) -> dict[str, int]:
+    """How many slots take each choice, `none` left out, most frequent first."""
+    counts: dict[str, int] = {}
+    for choice in choices.values():
+        if choice != NONE:
+            counts[choice] = counts.get(choice, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

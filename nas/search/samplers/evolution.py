@@ -1,0 +1,91 @@
+"""The evolutionary search of SnapGen-V (arXiv 2412.10494, section 3.2): add, remove, replace or move a temporal layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nas.costs import Budget, CostModel
+from nas.search.history import History
+from nas.search.problem import Problem
+from nas.search.samplers.base import PlacementSampler, scalarise
+from nas.search.samplers.repair import repair
+from nas.spaces import NONE, SearchSpace
+
+MOVES = ("add", "remove", "replace", "move")
+
+
+class EvolutionSampler(PlacementSampler):
+    """Mutates the best architectures so far; every proposal is within the budget.
+
+    The first `population` proposals are random ones, repaired into the budget. Then a parent is the best of
+    `tournament` draws from the `population` best trials, and its child differs by one or more moves. Children over
+    budget are redrawn; what the paper does with operators that run out of memory, for every bound.
+
+    Args:
+        population: architectures that may have children.
+        tournament: draws that compete to be the parent.
+        seed: see `PlacementSampler`.
+    """
+
+    TRIES = 200
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        cost: CostModel,
+        budget: Budget | None = None,
+        population: int = 20,
+        tournament: int = 3,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(Problem.build(space, cost, budget), seed)
+        self.population, self.tournament = population, tournament
+
+    def propose(self, history: History, rng: np.random.Generator) -> np.ndarray:
+        space = self.problem.space
+        feasible = self.problem.feasible(history.codes) if len(history.codes) else np.zeros(0, dtype=bool)
+        if feasible.sum() < self.population:
+            return repair(self.problem, space.encode(space.random(rng)), rng)
+        score = scalarise(history.values[feasible], rng)
+        parents = history.codes[feasible][np.argsort(-score, kind="stable")[: self.population]]
+        return self._child(parents, history.taken(), rng)
+
+    def _child(self, parents: np.ndarray, taken: set[bytes], rng: np.random.Generator) -> np.ndarray:
+        """A feasible child that was not tried before, if `TRIES` mutations find one; else a repaired one.
+
+        Args:
+            parents: codes `(N, slots)`, the best first.
+        """
+        space = self.problem.space
+        for _ in range(self.TRIES):
+            parent = parents[rng.integers(len(parents), size=self.tournament).min()]
+            child = parent.copy()
+            for _ in range(rng.geometric(0.5)):
+                child = mutate(space, child, str(rng.choice(MOVES)), rng)
+            child = space.encode(space.decode(child))
+            if child.tobytes() not in taken and self.problem.feasible(child[None])[0]:
+                return child
+        return repair(self.problem, child, rng)
+
+
+def mutate(space: SearchSpace, codes: np.ndarray, move: str, rng: np.random.Generator) -> np.ndarray:
+    """One move; the same codes again where there is nothing to move."""
+    codes, offered = codes.copy(), list(space.slots.values())
+    filled = np.array([choices[code] != NONE for choices, code in zip(offered, codes)])
+    pool = np.flatnonzero(~filled if move == "add" else filled)
+    if len(pool) == 0:
+        return codes
+    slot = int(rng.choice(pool))
+    layers = [code for code, choice in enumerate(offered[slot]) if choice != NONE]
+    if move in ("add", "replace"):
+        codes[slot] = rng.choice(layers) if layers else codes[slot]
+    elif NONE in offered[slot]:
+        layer = offered[slot][codes[slot]]
+        if move == "move":
+            targets = [i for i in np.flatnonzero(~filled) if layer in offered[i]]
+            if not targets:
+                return codes
+            target = int(rng.choice(targets))
+            codes[target] = offered[target].index(layer)
+        codes[slot] = offered[slot].index(NONE)
+    return codes

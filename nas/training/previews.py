@@ -1,0 +1,80 @@
+"""Clips sampled while a denoiser trains, always from the same noise and captions: to look at, and to measure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nas import checkpoint, distributed
+from nas.data import video
+from nas.data.batches import held_out
+from nas.data.latent_cache import Cache
+from nas.diffusion.objective import MAX_SAMPLING_STEPS
+from nas.metrics.evaluation import generate
+from nas.ranges import check_range
+from nas.training.monitors import health
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What to sample while a denoiser trains on clips.
+
+    Attributes:
+        every: after so many steps, and again; 0 for never.
+        clips: how many, of the captions of the first held-out clips.
+        steps: denoising steps.
+    """
+
+    every: int = 0
+    clips: int = 4
+    steps: int = 8
+
+    def __post_init__(self) -> None:
+        check_range(self, ("every",), 0)
+        check_range(self, ("clips",), 1)
+        check_range(self, ("steps",), 1, MAX_SAMPLING_STEPS)
+
+
+class Grids:
+    """`FOLDER/samples/step-NUMBER.gif` and `.mp4`, and how the clips move and spread beside the real ones.
+
+    Args:
+        folder: of the stage.
+        decoder: of the finished `decoder` stage.
+        guidance: scale of classifier-free guidance.
+    """
+
+    def __init__(self, watch: Watch, folder: Path, decoder: Path, guidance: float) -> None:
+        self.watch, self.folder, self.guidance = watch, folder / "samples", guidance
+        if watch.every:
+            self.real, self.context = held_out(decoder, watch.clips)
+            self.empty = Cache(decoder / "train").empty
+            self.autoencoder = checkpoint.load_autoencoder(decoder)
+
+    def __call__(self, denoiser: nn.Module, steps_done: int) -> dict[str, float]:
+        """`sampled_motion` and `sampled_spread` after so many steps: NaN where nothing is due; {} if nothing ever is.
+
+        The first worker writes the files; all must call, since a sharded denoiser needs all to run.
+        """
+        if not self.watch.every:
+            return {}
+        if steps_done % self.watch.every:
+            return {"sampled_motion": math.nan, "sampled_spread": math.nan}
+        training = denoiser.training
+        shape, watch = tuple(self.real.shape[1:]), self.watch
+        latents = generate(denoiser.eval(), self.context, self.empty, shape, watch.steps, self.guidance)
+        denoiser.train(training)
+        if distributed.is_main():
+            self.write(latents, steps_done)
+        return {f"sampled_{name}": value for name, value in health(latents, self.real).items()}
+
+    @torch.no_grad()
+    def write(self, latents: torch.Tensor, steps_done: int) -> None:
+        grid = video.tile(video.to_uint8(self.autoencoder.decode(latents).numpy()), columns=len(latents))
+        grid = video.enlarge(grid)  # to look at
+        for suffix in (".gif", ".mp4"):
+            video.save(self.folder / f"step-{steps_done:07d}{suffix}", grid)

@@ -1,0 +1,1 @@
+"""The training stages: decoder, distill, supernet, finetune, adversarial, and data preparation."""

@@ -1,0 +1,278 @@
+"""Stage `decoder`: train the autoencoder with its separable video decoder, then encode the data once for all.
+
+On moving digits it first trains and checks the classifier that will judge generated clips. Clips that cannot be used
+are listed in the folder's skipped.csv, others take their place. Metrics: `psnr_db` and `ssim` of held-out clips, `judge` (the classifier's accuracy on held-out real clips and on their reconstructions), and counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas import checkpoint, distributed
+from nas.data import latent_cache, registry, skipped
+from nas.data.digits import LABELS, caption_of
+from nas.data.latent_cache import encode_clips
+from nas.data.skipped import Usable
+from nas.data.source import Source, batch_indices
+from nas.diffusion.objective import generator
+from nas.errors import ConfigError, NasError
+from nas.files import write_json
+from nas.metrics.digit_classifier import Judge, judge
+from nas.metrics.reconstruction import WINDOW, Fidelity, reconstruct
+from nas.models import Autoencoder, VAEConfig
+from nas.models.text_encoder import TextEncoder
+from nas.ranges import check_range
+from nas.spaces import SearchSpace
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import run
+from nas.training.stage import Inputs, must_be_finite
+
+JUDGED_REAL = 256
+"""Held-out real clips that the classifier judges, for the best that generated ones can reach."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Config of the stage.
+
+    Attributes:
+        data: `digits`, or the folder of a data set, relative to the file that names it.
+        fps: frames per second that the clips of a folder are resampled to.
+        buckets: bring the clips of a folder to buckets of shape and length for the denoiser, not to one size. The
+            autoencoder itself trains on the search space's size.
+        steps, batch: optimiser steps, and clips in each.
+        channels, norm_groups, mid_attention: of the autoencoder, see `VAEConfig`. By default what the search space
+            declares as its `decoder`, which costs are counted with; (16, 32, 32), 8 and False where it declares none.
+        kl: weight of the divergence from a normal latent, next to a mean squared error per pixel.
+        videos, images: how many of each to encode for training; all by default.
+        held_out: clips of the test split to encode, for validation losses.
+        classifier_steps: training of the judge of digit clips.
+    """
+
+    data: str = "digits"
+    fps: float = registry.FPS
+    buckets: bool = False
+    steps: int = 300
+    batch: int = 8
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=3e-3))
+    channels: tuple[int, ...] | None = None
+    norm_groups: int | None = None
+    mid_attention: bool | None = None
+    kl: float = 1e-4
+    videos: int | None = 3000
+    images: int | None = 3000
+    held_out: int = 256
+    classifier_steps: int = 250
+    save_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps", "batch", "save_every", "videos", "held_out", "classifier_steps"), 1)
+        check_range(self, ("images", "kl"), 0)
+        check_range(self, ("fps",), 0, 1000, above=True)
+
+    def within(self, space: SearchSpace) -> DecoderConfig:
+        """This config with the autoencoder that the search space declares.
+
+        Raises:
+            ConfigError: it asks for another one.
+        """
+        declared = _declared(space)
+        for name in ("channels", "norm_groups", "mid_attention"):
+            asked, wanted = getattr(self, name), getattr(declared, name)
+            if space.decoder is not None and asked not in (None, wanted):
+                raise ConfigError(
+                    f"decoder.{name}: {_text(asked)} is not what the search space '{space.name}' declares, "
+                    f"decoder.vae.{name}: {_text(wanted)}, which its costs are counted with; drop one of the two"
+                )
+        chosen = {name: getattr(self, name) for name in ("channels", "norm_groups", "mid_attention")}
+        return replace(self, **{name: getattr(declared, name) if v is None else v for name, v in chosen.items()})
+
+
+def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    space, config = inputs.space, config.within(inputs.space)
+    data = config.data if config.data == "digits" else str(inputs.path(config.data))
+    factor = 2 ** (len(config.channels) - 1)
+    source, test = (registry.load(data, split, space, factor, config.fps) for split in ("train", "test"))
+    if min(source.height, source.width) < WINDOW:
+        raise ConfigError(
+            f"latent, decoder.channels: make clips of {source.height}x{source.width} pixels; reconstructions are judged "
+            f"in windows of {WINDOW}x{WINDOW} (SSIM), so give larger latents or more levels"
+        )
+    for split, found in (("train", source), ("test", test)):
+        latent_cache.same_source(folder / split, found)
+    usable = Usable(source, folder / skipped.SKIPPED)
+    referee = judge(folder, source.frames, config.classifier_steps, config.seed) if config.data == "digits" else None
+    torch.manual_seed(config.seed)
+    autoencoder = Autoencoder(_vae_config(config, source, inputs))
+    learner = Learner(autoencoder, config.optimization, config.steps, compute=inputs.compute)
+    shape = (space.latent.channels, source.frames, space.latent.height, space.latent.width)
+
+    def step(number: int) -> dict[str, float]:
+        mine, terms = distributed.share(config.batch), []
+        clips = pixels(usable, batch_indices(config.seed, number, config.batch, source.videos)[mine])
+        noise = torch.randn((config.batch, *shape), generator=generator(config.seed, number))[mine]
+
+        def loss(part: Noised) -> Tensor:
+            mean, log_variance = autoencoder.encode_moments(part.clips)
+            rebuilt = autoencoder.decode_unscaled(mean + part.noise * (0.5 * log_variance).exp())
+            error = F.mse_loss(rebuilt, part.clips)
+            divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+            terms.append((error.item(), divergence.item()))
+            return error + config.kl * divergence
+
+        row = learner.descend(loss, Noised(clips.to(learner.device), noise.to(learner.device)), number)
+        error, divergence = (sum(values) / len(terms) for values in zip(*terms))
+        return {"loss": error, "kl": divergence, "grad_norm": row["grad_norm"]}
+
+    seconds = run("decoder", folder, config.steps, {"autoencoder": learner}, step, config.save_every)
+    autoencoder = learner.result().cpu()
+    if not distributed.is_main():
+        return {}, seconds
+    autoencoder = _scaled(autoencoder, usable)
+    checkpoint.save_autoencoder(folder, autoencoder)
+
+    text = TextEncoder(space.text)
+    judged = [caption_of(label) for label in LABELS] if referee else []
+    shaped = registry.load(data, "train", space, factor, config.fps, config.buckets)
+    train = latent_cache.prepare(
+        folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, judged, "encode train"
+    )
+    held = latent_cache.prepare(
+        folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test"
+    )
+    write_json(
+        folder / "data.json",
+        {
+            "data": data,
+            "frames": source.frames,
+            "classifier_steps": config.classifier_steps,
+            "seed": config.seed,
+        },
+    )
+    seen = fidelity(autoencoder, Usable(test, folder / "test" / skipped.SKIPPED))
+    metrics = {
+        "psnr_db": seen.psnr_db,
+        "ssim": seen.ssim,
+        "videos": train.videos,
+        "images": train.images,
+        "held_out": held.videos,
+        "skipped": len(skipped.read(folder / "train" / skipped.SKIPPED)),
+        "scaling_factor": autoencoder.scaling_factor,
+    }
+    if referee is not None:
+        metrics["judge"] = _check(referee, autoencoder)
+    return metrics, seconds
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Clips `(B, C, T, H, W)` and the noise `(B, c, T, h, w)` of their latents."""
+
+    clips: Tensor
+    noise: Tensor
+
+    def split(self, parts: int) -> list[Noised]:
+        if len(self.clips) % parts:
+            raise ConfigError(f"batch: {len(self.clips)} clips cannot be accumulated in {parts} equal parts")
+        return [Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
+
+
+def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
+    """Nothing, where a finished stage's data are gone, or are what they were.
+
+    Raises:
+        ConfigError: other clips or captions are there under the same names.
+    """
+    data = inputs.path(config.data)
+    if config.data == "digits" or not data.is_dir():
+        return
+    factor = 2 ** (len(config.within(inputs.space).channels) - 1)
+    for split in ("train", "test"):
+        latent_cache.same_source(folder / split, registry.load(str(data), split, inputs.space, factor, config.fps))
+
+
+def pixels(source: Usable, indices: list[int]) -> Tensor:
+    return torch.from_numpy(np.stack([source.video(index).pixels for index in indices]))
+
+
+@torch.no_grad()
+def fidelity(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Fidelity:
+    """PSNR and SSIM of reconstructed clips."""
+    found = Fidelity()
+    for index in batch_indices(0, 0, min(clips, source.videos), source.videos):
+        video = pixels(source, [index])
+        found.add(reconstruct(autoencoder, video), video)
+    return found
+
+
+def _declared(space: SearchSpace) -> VAEConfig:
+    """The autoencoder that a search space declares, or a small one."""
+    if space.decoder is not None:
+        return space.decoder.vae
+    return VAEConfig((16, 32, 32), latent_channels=space.latent.channels, norm_groups=8, mid_attention=False)
+
+
+def _text(value: Any) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAEConfig:
+    """The autoencoder to train, from a config that is complete (`within`).
+
+    Raises:
+        ConfigError: it does not fit the clips or the latents.
+    """
+    latent, declared = inputs.space.latent, _declared(inputs.space)
+    if inputs.space.decoder is not None and declared.image_channels != source.channels:
+        raise ConfigError(
+            f"{config.data}: clips of {source.channels} color channels; the search space '{inputs.space.name}' declares "
+            f"decoder.vae.image_channels: {declared.image_channels}, which its costs are counted with; change that"
+        )
+    vae = replace(
+        declared,
+        channels=config.channels,
+        image_channels=source.channels,
+        norm_groups=config.norm_groups,
+        mid_attention=config.mid_attention,
+        scaling_factor=1.0,
+    )
+    size = (source.height // vae.downsampling, source.width // vae.downsampling)
+    if size != (latent.height, latent.width):
+        raise ConfigError(
+            f"decoder.channels: {len(config.channels)} levels make {size[0]}x{size[1]} latents of "
+            f"{source.height}x{source.width} clips; the search space asks for {latent.height}x{latent.width}"
+        )
+    return vae
+
+
+@torch.no_grad()
+def _scaled(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Autoencoder:
+    """The same autoencoder with a scaling factor that gives latents a standard deviation of 1."""
+    chosen = batch_indices(0, 0, clips, source.videos)
+    means = [encode_clips(lambda part: autoencoder.encode_moments(part)[0], pixels(source, [i])) for i in chosen]
+    spread = must_be_finite(torch.cat(means).std().item(), "decoder: the standard deviation of latents")
+    if not spread:
+        raise NasError("decoder: all latents are the same: the training diverged; lower the learning rate")
+    scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / spread))
+    scaled.load_state_dict(autoencoder.state_dict())
+    return scaled.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _check(referee: Judge, autoencoder: Autoencoder) -> dict[str, Any]:
+    clips, labels = referee.held_out(JUDGED_REAL)
+    rebuilt = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in clips.split(32)])
+    return {
+        "real_digit_accuracy": referee.accuracy[0],
+        "real_direction_accuracy": referee.accuracy[1],
+        "reconstructed": asdict(referee(rebuilt, labels)),
+        "real": asdict(referee(clips, labels)),
+    }

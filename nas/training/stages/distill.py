@@ -1,0 +1,106 @@
+"""Stage `distill`: the spatial backbone, on images.
+
+The objective on images (T = 1), which skips temporal layers; with a teacher, its output and its block features too: see
+`nas.training.teacher`. Metric: `validation_loss` on held-out frames; with a teacher also `teacher_loss` there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas import distributed
+from nas.data.batches import Batch, Batches, held_out
+from nas.data.latent_cache import Cache
+from nas.diffusion import objective
+from nas.diffusion.objective import validation_loss
+from nas.models import build, tensors
+from nas.models.diffusers_checkpoint import load_spatial_weights
+from nas.ranges import check_range
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import run
+from nas.training.stage import Inputs, finished, must_be_finite
+from nas.training.teacher import Student, distance, load_teacher, losses
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Config of the stage. `batch` counts images, `drop` is the share of captions emptied for guidance.
+
+    Attributes:
+        teacher: a larger backbone to learn from: the folder of a checkpoint, this library's or diffusers', or a Hub
+            name; None: from data alone.
+        pruned: a folder that `nas prune` wrote: the weights to start from; None: fresh ones. Both folders are relative
+            to the file that names them.
+        output_weight, feature_weight: of the teacher's losses beside the task's; both 1 in BK-SDM.
+    """
+
+    steps: int = 300
+    batch: int = 64
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=2e-3))
+    drop: float = 0.1
+    validation: int = 128
+    save_every: int = 100
+    seed: int = 0
+    teacher: str | None = None
+    pruned: str | None = None
+    output_weight: float = 1.0
+    feature_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps", "batch", "validation", "save_every"), 1)
+        check_range(self, ("drop",), 0, 1)
+        check_range(self, ("output_weight", "feature_weight"), 0)
+
+
+def local_or_hub(name: str, inputs: Inputs) -> str:
+    """The folder that a config names if there is one, else the name, for the Hub."""
+    folder = inputs.path(name)
+    hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return name if hub and not folder.is_dir() else str(folder)
+
+
+def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    source = finished(inputs.decoder, "decoder")
+    torch.manual_seed(config.seed)
+    backbone = build(inputs.space, inputs.space.architecture({}))
+    if config.pruned is not None:  # it reads text as its original did: there is nothing to fit
+        load_spatial_weights(backbone, inputs.path(config.pruned))
+    elif backbone.text_embedding is not None:
+        backbone.text_embedding.fit(Cache(source / "train").all_contexts())
+    backbone.objective = inputs.objective
+    teacher = None if config.teacher is None else load_teacher(local_or_hub(config.teacher, inputs), inputs.space)
+    trained = backbone if teacher is None else Student(backbone, teacher)
+    learner = Learner(trained, config.optimization, config.steps, compute=inputs.compute, called=True)
+    batches = Batches(source, config.seed, 0, config.batch, drop=config.drop, objective=inputs.objective)
+
+    def step(number: int) -> dict[str, float]:
+        batch = batches.of_images(number)
+        if teacher is None:
+            return learner.descend(lambda part: objective.of_batch(learner.model, part), batch, number)
+        seen: list[dict[str, float]] = []
+
+        def loss(part: Batch) -> Tensor:
+            found = losses(learner.model, teacher, part)
+            seen.append({name: value.item() for name, value in found.items()})
+            return found["task"] + config.output_weight * found["output"] + config.feature_weight * found["features"]
+
+        done = learner.descend(loss, batch, number)
+        return done | {name: sum(part[name] for part in seen) / len(seen) for name in seen[0]}
+
+    seconds = run("distill", folder, config.steps, {"backbone": learner}, step, config.save_every)
+    trained = learner.result()
+    backbone = trained if teacher is None else trained.denoiser
+    if not distributed.is_main():
+        return {}, seconds
+    latents, contexts = held_out(source, config.validation)
+    loss = validation_loss(backbone, latents[:, :, :1], contexts)
+    metrics = {"validation_loss": must_be_finite(loss, "distill: validation_loss")}
+    if teacher is not None:
+        metrics["teacher_loss"] = distance(backbone, teacher, latents[:, :, :1], contexts)
+    tensors.save(folder / "denoiser.safetensors", backbone.state_dict())
+    return metrics, seconds

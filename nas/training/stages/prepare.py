@@ -1,0 +1,145 @@
+"""`nas prepare`: the latents and text embeddings of a data set under an autoencoder that is trained already.
+
+The folder it writes stands in the place of a finished `decoder` stage: the autoencoder, the caches `train` and `test`,
+the lists of what was skipped. Started again after whatever stopped it, it goes on after the last whole shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas import checkpoint
+from nas.data import latent_cache, registry, skipped
+from nas.data.clips import Clips
+from nas.data.source import Source
+from nas.data.video import check_fps
+from nas.errors import ConfigError
+from nas.files import read_json, short_hash, write_json
+from nas.locks import output_lock
+from nas.models.text_encoder import TextEncoder
+from nas.spaces import Decoder, SearchSpace, VAEConfig
+from nas.training.stage import Inputs, StageResult, run_in_folder
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What a prepared folder is made of; another one is refused.
+
+    Attributes:
+        data: the folder of a data set.
+        decoder: the folder of an autoencoder: a `decoder` stage's, or a checkpoint, this library's or diffusers'.
+        fps, buckets: see `sources.load`.
+        videos, images: how many to prepare, from a fixed shuffle; all by default.
+        held_out: clips of the test split, for validation losses; all of the search space's own size.
+        data_hash, decoder_hash: of what data there are, and of the weights; filled in by `prepare`.
+    """
+
+    data: str
+    decoder: str
+    fps: float = registry.FPS
+    buckets: bool = False
+    videos: int | None = None
+    images: int | None = None
+    held_out: int = 256
+    data_hash: str = ""
+    decoder_hash: str = ""
+
+
+def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> StageResult:
+    """Fill `out`, or go on with it. Metrics: `videos`, `images`, `held_out`, and `skipped`, a number.
+
+    Raises:
+        ConfigError: the data or the autoencoder cannot be read or do not fit the space, or `out` was begun with others.
+        LockedError: another process is at it.
+    """
+    check_fps(config.fps)
+    for name in ("videos", "images", "held_out"):
+        count = getattr(config, name)
+        if count is not None and (not isinstance(count, int) or count < (name != "images")):
+            raise ConfigError(f"{name}: must be a number of at least {int(name != 'images')}, not {count}")
+    if config.data == "digits":
+        raise ConfigError("data: digits are prepared by the decoder stage, with their judge; give a folder of clips")
+    if space.backbone is None:
+        raise ConfigError(f"{space.name}: is a space of costs alone; give one with a backbone")
+    out = Path(out)
+    done = (out / "result.json").exists()
+    with contextlib.nullcontext() if done else output_lock(out, folder=True):  # before anything is read
+        return _prepare(out, config, space)
+
+
+def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResult:
+    autoencoder = checkpoint.load_autoencoder(config.decoder)
+    vae = autoencoder.config
+    if vae.latent_channels != space.latent.channels:
+        raise ConfigError(
+            f"{config.decoder}: makes latents of {vae.latent_channels} channels, "
+            f"the search space '{space.name}' wants {space.latent.channels}"
+        )
+    if space.decoder is not None and Decoder(vae, space.decoder.frames).hash() != space.decoder.hash():
+        raise ConfigError(
+            f"{config.decoder}: another autoencoder ({_size(vae)}) than the one that the search space '{space.name}' "
+            f"declares as its decoder and counts costs with ({_size(space.decoder.vae)}); give that one, or change the space"
+        )
+    train, test = (
+        registry.load(config.data, split, space, vae.downsampling, config.fps, config.buckets and split == "train")
+        for split in ("train", "test")
+    )
+    if vae.image_channels != train.channels:
+        raise ConfigError(
+            f"{config.decoder}: reads {vae.image_channels} colour channels, {config.data} has {train.channels}"
+        )
+    asked = PrepareConfig(
+        **{**vars(config), "data_hash": _hash(train) + _hash(test), "decoder_hash": _file_hash(config.decoder)}
+    )
+
+    def encode_all(folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+        started = time.monotonic()
+        text = TextEncoder(space.text)
+        held = latent_cache.prepare(
+            folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test"
+        )
+        done = latent_cache.prepare(
+            folder / "train", train, autoencoder.encode, text, config.videos, config.images, title="encode train"
+        )
+        checkpoint.save_autoencoder(folder, autoencoder)
+        write_json(folder / "data.json", {"data": config.data, "frames": space.latent.frames, "fps": config.fps})
+        lists = [skipped.read(folder / split / skipped.SKIPPED) for split in ("test", "train")]
+        metrics = {"videos": done.videos, "images": done.images, "held_out": held.videos}
+        metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
+        return metrics, time.monotonic() - started
+
+    _same_data(out, asked)
+    return run_in_folder("prepare", encode_all, out, asked, Inputs(space))
+
+
+def _size(vae: VAEConfig) -> str:
+    return f"channels {list(vae.channels)}, {vae.layers_per_block} layers, {vae.image_channels} colors"
+
+
+def _same_data(out: Path, asked: PrepareConfig) -> None:
+    """
+    Raises:
+        ConfigError: the folder was begun when the data, of the same name, held something else.
+    """
+    begun = read_json(out / "stage.json", "stage", dict) if (out / "stage.json").exists() else {}
+    config = begun.get("config") if isinstance(begun, dict) else None
+    there = config if isinstance(config, dict) else {}
+    if there.get("data") == asked.data and there.get("data_hash", asked.data_hash) != asked.data_hash:
+        raise ConfigError(f"{out}: {latent_cache.OTHER_DATA} ({asked.data})")
+
+
+def _hash(source: Source) -> str:
+    return source.hash if isinstance(source, Clips) else ""
+
+
+def _file_hash(decoder: str) -> str:
+    digests = []
+    for path in checkpoint.autoencoder_weights(decoder):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest()[:12])
+    return digests[0] if len(digests) == 1 else short_hash(digests)

@@ -1,0 +1,133 @@
+"""Stage `supernet`: single-path training of every operator in every slot, on images and clips jointly.
+
+Each step trains one path. Paths come in fair rounds (FairNAS, arXiv 1907.01845): within a round every choice of every
+slot is trained once. Metric: `validation_loss` of a fixed set of random paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas import distributed
+from nas.data.batches import Batches, held_out
+from nas.diffusion import objective
+from nas.diffusion.objective import validation_loss
+from nas.models import Denoiser, Supernet, build, fair_round, tensors
+from nas.models.weights import fit
+from nas.ranges import check_range
+from nas.spaces import Architecture
+from nas.training.learner import Learner, Optimization
+from nas.training.loop import run
+from nas.training.stage import Inputs, finished, must_be_finite
+
+WEIGHTS = "supernet.safetensors"
+
+
+@dataclass(frozen=True)
+class SupernetConfig:
+    """Config of the stage.
+
+    Attributes:
+        batch, images: clips in a video step, images in an image step.
+        image_share: share of steps that are image steps; they train the spatial backbone alone.
+        spatial_rate: learning rate of the spatial backbone as a part of the temporal layers'; 0 freezes it.
+        drop: share of captions emptied for guidance.
+        validation: held-out clips for the validation loss of `paths` random paths.
+    """
+
+    steps: int = 400
+    batch: int = 16
+    images: int = 64
+    image_share: float = 0.1
+    optimization: Optimization = field(default_factory=lambda: Optimization(lr=2e-3))
+    spatial_rate: float = 0.25
+    drop: float = 0.1
+    validation: int = 64
+    paths: int = 4
+    save_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("steps", "batch", "images", "validation", "paths", "save_every"), 1)
+        check_range(self, ("image_share", "drop"), 0, 1)
+        check_range(self, ("spatial_rate",), 0)
+
+
+def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    source, start = finished(inputs.decoder, "decoder"), finished(inputs.start, "distill")
+    torch.manual_seed(config.seed)
+    model = Supernet(inputs.space)
+    fit(model, tensors.load(file := start / "denoiser.safetensors"), file, optional=["temporal."])
+    model.objective = inputs.objective
+
+    def spatial(name: str) -> bool:
+        return not name.startswith("temporal.")
+
+    learner = Learner(
+        model,
+        config.optimization,
+        config.steps,
+        slow=spatial,
+        slow_rate=config.spatial_rate,
+        trained=lambda name: config.spatial_rate > 0 or not spatial(name),
+        compute=inputs.compute,
+    )
+    image_share = config.image_share if config.spatial_rate > 0 else 0.0
+    batches = Batches(source, config.seed, config.batch, config.images, image_share, config.drop, inputs.objective)
+    rounds = fair_paths(inputs, config.seed)
+
+    def step(number: int) -> dict[str, float]:
+        batch = batches.joint(number)
+        row = learner.descend(lambda part: objective.of_batch(learner.model, part, rounds(number)), batch, number)
+        return {**row, "frames": batch.latents.shape[2]}
+
+    seconds = run("supernet", folder, config.steps, {"supernet": learner}, step, config.save_every)
+    model = learner.result()
+    if not distributed.is_main():
+        return {}, seconds
+    latents, contexts = held_out(source, config.validation)
+    losses = [validation_loss(model, latents, contexts, inputs.space.random(path)) for path in range(config.paths)]
+    metrics = {"validation_loss": must_be_finite(float(np.mean(losses)), "supernet: validation_loss")}
+    tensors.save(folder / WEIGHTS, model.state_dict())
+    return metrics, seconds
+
+
+def fair_paths(inputs: Inputs, seed: int):
+    """Step -> path, by fair rounds that are each a function of (seed, number of the round)."""
+    length = max(map(len, inputs.space.slots.values()))
+
+    @lru_cache(maxsize=2)
+    def round_of(number: int) -> list[Architecture]:
+        return fair_round(inputs.space, np.random.default_rng((seed, number)))
+
+    return lambda step: round_of(step // length)[step % length]
+
+
+def load(folder: Path, inputs: Inputs) -> Supernet:
+    """The trained supernet of a finished stage, in evaluation mode."""
+    model = Supernet(inputs.space)
+    fit(model, tensors.load(file := finished(folder, "supernet") / WEIGHTS), file)
+    model.objective = inputs.objective
+    return model.eval().requires_grad_(False)
+
+
+def denoiser_from(folder: Path | None, inputs: Inputs) -> Denoiser:
+    """The denoiser of `inputs.architecture`, to train on.
+
+    Out of a finished `supernet` stage it has the supernet's weights, out of a `distill` stage the spatial backbone's,
+    with temporal layers that change nothing yet.
+    """
+    folder = finished(folder, "supernet")
+    if (folder / WEIGHTS).exists():
+        denoiser = load(folder, inputs).extract(inputs.architecture)
+    else:
+        denoiser = build(inputs.space, inputs.architecture)
+        fit(denoiser, tensors.load(file := folder / "denoiser.safetensors"), file, optional=["temporal."])
+    denoiser.objective = inputs.objective
+    return denoiser.train()

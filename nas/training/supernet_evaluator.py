@@ -1,0 +1,71 @@
+"""Scores of architectures from a trained supernet: by the supernet itself, and after brief stand-alone training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from nas.data.batches import held_out
+from nas.diffusion.objective import validation_loss
+from nas.spaces import Architecture
+from nas.training.stage import Inputs, finished
+from nas.training.stages import supernet
+from nas.training.stages.finetune import FinetuneConfig, joint
+
+
+class SupernetEvaluator:
+    """`Architecture -> float`, higher is better: minus the supernet's loss on held-out clips.
+
+    Every architecture meets the same clips, noise and timesteps, so that differences are the architectures' own.
+
+    Args:
+        inputs: `space`, `decoder` and `start` (the finished `supernet` stage).
+        clips: how many held-out clips.
+        threads: of torch, set when given: for worker processes.
+    """
+
+    def __init__(self, inputs: Inputs, clips: int = 64, threads: int | None = None) -> None:
+        self.inputs, self.clips, self.threads = inputs, clips, threads
+        self._loaded = None
+
+    def __call__(self, arch: Architecture) -> float:
+        return self.score(arch)
+
+    def score(self, arch: Architecture, seed: int = 0) -> float:
+        """The score under the noise and the timesteps that `seed` draws. The search uses seed 0 throughout."""
+        if self._loaded is None:  # on first use, so that a worker process gets the evaluator and not the weights
+            if self.threads:
+                torch.set_num_threads(self.threads)
+            model = supernet.load(self.inputs.start, self.inputs)
+            self._loaded = model, *held_out(finished(self.inputs.decoder, "decoder"), self.clips)
+        model, latents, contexts = self._loaded
+        return -validation_loss(model, latents, contexts, arch, seed=seed)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_loaded": None}
+
+
+def retrain(folder: str | Path, inputs: Inputs, config: FinetuneConfig) -> float:
+    """Validation loss of `inputs.architecture` after brief training on its own.
+
+    From the supernet's weights when `inputs.start` is a finished `supernet` stage, from the spatial backbone's alone
+    when it is a `distill` stage.
+
+    Resumes, and returns at once what the folder already knows.
+
+    Args:
+        config: the steps, batches and learning rate; its judging is not used.
+    """
+    from nas.training.stage import run_in_folder
+
+    return run_in_folder("retrain", _retrain, Path(folder), config, inputs).metrics["validation_loss"]
+
+
+def _retrain(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict, float]:
+    source = finished(inputs.decoder, "decoder")
+    torch.manual_seed(config.seed)
+    denoiser = supernet.denoiser_from(inputs.start, inputs)
+    learner, seconds = joint("retrain", folder, denoiser, source, config, inputs.compute)
+    denoiser = learner.result()
+    return {"validation_loss": validation_loss(denoiser.eval(), *held_out(source, config.validation))}, seconds

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from nas.data import skipped
+from nas.data.buckets import Size
+from nas.data.decoding import read_video
+from nas.data.folders import Folder
+from nas.data.latent_cache import Cache, prepare
+from nas.errors import ConfigError
+from tests.support.clip_files import brightness, write_clip, write_image
+
+OWN = [Size(8, 32, 32)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    split = folder / "train"
+    split.mkdir()
+    write_clip(split / "good.mp4", 8)
+    write_clip(split / "fast.mp4", 20, rate=16)
+    write_clip(split / "one.mp4", 1)
+    (split / "corrupt.mp4").write_bytes((split / "good.mp4").read_bytes()[:300])
+    (split / "empty.mp4").write_bytes(b"")
+    (split / "prose.mp4").write_text("this is no video")
+    write_clip(split / "mute.mp4", 8)
+    write_image(split / "grey.png")
+    names = ["good", "fast", "one", "corrupt", "empty", "prose", "missing"]
+    rows = [f"{name}.mp4,a {name} clip" for name in names] + ["mute.mp4,", "grey.png,all grey"]
+    (split / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+def test_clips_are_decoded_cropped_and_resampled(data):
+    source = Folder(data, "train", OWN)
+    good, fast = source.video(0), source.video(1)
+    assert good.pixels.shape == (3, 8, 32, 32) and good.caption == "a good clip"
+    assert np.allclose(brightness(good.pixels), 10 * np.arange(8), atol=5)
+    steps = np.diff(brightness(fast.pixels))  # 16 frames per second to 8: every second frame
+    assert np.allclose(steps, 20, atol=5)
+    slow = Folder(data, "train", OWN, fps=16).video(0)
+    assert (np.diff(brightness(slow.pixels)) < 3).sum() >= 3  # 8 frames per second to 16: frames twice
+
+
+def test_what_cannot_be_used_is_skipped_and_listed(data, tmp_path):
+    source = Folder(data, "train", OWN)
+
+    def encode(pixels):
+        return pixels[:, :1, :, ::4, ::4]
+
+    def text(captions):
+        return torch.zeros(len(captions), 2, 3)
+
+    cache = prepare(tmp_path / "cache", source, encode, text)
+    assert (cache.videos, cache.images) == (2, 1)
+    reasons = {Path(file).name: reason for file, reason in skipped.read(tmp_path / "cache/skipped.csv")}
+    assert reasons.keys() == {"one.mp4", "corrupt.mp4", "empty.mp4", "prose.mp4", "missing.mp4", "mute.mp4"}
+    assert "has only 1 frame" in reasons["one.mp4"] and "empty caption" in reasons["mute.mp4"]
+    latents, contexts = Cache(tmp_path / "cache").latents("videos", [0, 1])
+    assert latents.shape == (2, 1, 8, 8, 8) and contexts.shape == (2, 2, 3)
+
+
+def test_a_cache_that_was_interrupted_goes_on_after_its_last_shard(data, tmp_path, monkeypatch):
+    from nas.data import latent_cache as module
+
+    monkeypatch.setattr(module, "SHARD", 2)
+    seen = []
+
+    class Counting(Folder):
+        def video(self, index):
+            if len(seen) == 5 and "again" not in seen:
+                raise KeyboardInterrupt
+            seen.append(index)
+            return super().video(index)
+
+    source = Counting(data, "train", OWN)
+    arguments = (tmp_path / "c", source, lambda pixels: pixels[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(*arguments)
+    with pytest.raises(ConfigError, match="no such cache file"):
+        Cache(tmp_path / "c")
+    before = set(seen[:4])
+    seen.append("again")
+    cache = prepare(*arguments)
+    assert not before & set(seen[seen.index("again") + 1 :])  # whole shards are not read again
+    assert (cache.videos, cache.images) == (2, 1)
+
+
+def test_metadata_mistakes_are_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"neither metadata\.csv nor metadata.jsonl"):
+        Folder(tmp_path, "train", OWN)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "label": "x"}\n')
+    with pytest.raises(ConfigError, match=r"metadata.jsonl:1: text: missing"):
+        Folder(tmp_path, "train", OWN)
+    (tmp_path / "metadata.jsonl").write_text('{"filename": "a.mp4", "text": "x"}\n')
+    with pytest.raises(ConfigError, match=r"file_name: missing; did you mean 'filename'"):
+        Folder(tmp_path, "train", OWN)
+
+
+def test_without_a_test_folder_files_are_split_once_for_all(tmp_path):
+    names = [f"{number}.mp4" for number in range(400)]
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},x\n" for name in names))
+    train, test = (Folder(tmp_path, split, OWN) for split in ("train", "test"))
+    assert train.videos + test.videos == 400 and 5 < test.videos < 45
+    paths = [{source.name("videos", i) for i in range(source.videos)} for source in (train, test)]
+    assert not paths[0] & paths[1]
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},x\n" for name in names[:3]))
+    train, test = (Folder(tmp_path, split, OWN) for split in ("train", "test"))
+    assert (train.videos, test.videos) == (2, 1)  # of three something is held out as well
+
+
+def test_the_window_of_a_long_clip_is_found_without_decoding_what_is_before(tmp_path):
+    clip = write_clip(tmp_path / "long.mp4", 2000, rate=24)
+    starts = set()
+    for share in (0.0, 0.37, 0.8, 1.0):
+        with clip.open("rb") as file:
+            shown = brightness(read_video(file, OWN, 8, share)).round(-1) / 10
+        assert (np.abs((np.diff(shown) - 3 + 13) % 25.6 - 13) <= 1).all()  # 24 frames per second to 8: every third
+        starts.add(shown[0])
+    assert len(starts) > 1
+
+
+def test_a_clip_on_its_side_is_turned_upright(tmp_path):
+    """As a phone stores it: a wide picture and the word that it is to be shown turned by a quarter."""
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:, :16] = 255  # the left quarter of what is stored
+    with av.open(str(tmp_path / "plain.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+    data = bytearray((tmp_path / "plain.mp4").read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    quarter = (0, one, 0, -one & 0xFFFFFFFF, 0, 0, 0, 0, 1 << 30)  # clockwise: the left side comes to the top
+    data[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big") for value in quarter)
+    (tmp_path / "turned.mp4").write_bytes(data)
+    with (tmp_path / "turned.mp4").open("rb") as file:
+        shown = read_video(file, [Size(8, 32, 32), Size(8, 32, 24)], 8, 0)[0, 0]
+    assert shown.shape == (32, 24)  # the upright bucket
+    assert shown[:6].mean() > 0.8 and shown[10:].mean() < -0.8
+
+
+def test_a_csv_caption_may_hold_line_ends_and_a_clip_several_captions(tmp_path):
+    write_clip(tmp_path / "a.mp4", 8)
+    write_clip(tmp_path / "b.mp4", 8)
+    (tmp_path / "metadata.csv").write_text(
+        '\ufefffile_name,text\na.mp4,"one\nline, two"\na.mp4,other\nb.mp4,b\n', encoding="utf-8"
+    )
+    source = Folder(tmp_path, "train", OWN)
+    other = Folder(tmp_path, "test", OWN)
+    found = {s.video(i).caption for s in (source, other) for i in range(s.videos)}
+    assert found == {"one\nline, two", "other", "b"}
+    names = [{s.name("videos", i) for i in range(s.videos)} for s in (source, other)]
+    assert not names[0] & names[1]
+
+
+def test_a_folder_without_images_gives_single_frames_of_its_clips(tmp_path):
+    write_clip(tmp_path / "a.mp4", 20)
+    write_clip(tmp_path / "b.mp4", 1)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.mp4,a\nb.mp4,b\n")
+    sources = [Folder(tmp_path, split, OWN) for split in ("train", "test")]
+    images = {s.image(i).caption: s.image(i).pixels for s in sources for i in range(s.images)}
+    assert {caption: pixels.shape for caption, pixels in images.items()} == dict.fromkeys("ab", (3, 1, 32, 32))
+    assert 0 < brightness(images["a"])[0] < 200  # a frame from within

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from nas.errors import NasError
+from nas.metrics.digit_classifier import Classifier, Judge, frechet_distance, judge
+
+
+def test_frechet_distance_agrees_with_scipy_and_is_zero_to_itself():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6)), rng.normal(1, 2, size=(150, 6))
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_judge_tells_real_clips_from_wrong_and_from_broken_ones(decoder):
+    referee = judge(decoder, 8, 60)
+    clips, labels = referee.held_out(200)
+    real = referee(clips, labels)
+    backwards = referee(clips.flip(2), labels)
+    noisy = referee(torch.randn_like(clips), labels)
+    assert real.direction_accuracy >= 0.97
+    assert backwards.direction_accuracy < 0.1
+    assert noisy.frechet > 5 * real.frechet
+
+
+def test_a_classifier_that_cannot_judge_is_refused():
+    with pytest.raises(NasError, match=r"direction of only 0\.\d+ of held-out real clips, 0.97 are needed"):
+        Judge(Classifier(), frames=8, real=50)

@@ -1,0 +1,139 @@
+"""Accumulation, checkpointing and half precision of a denoiser: the same gradients by other means."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+import torch
+
+import nas
+from nas.data.batches import Batch
+from nas.diffusion import objective
+from nas.errors import ConfigError
+from nas.training.execution import Compute, blocks, checkpoint_blocks
+from nas.training.learner import Learner, Optimization
+
+CPU = torch.device("cpu")
+
+
+def denoiser(space: nas.SearchSpace, seed: int = 0) -> nas.models.Denoiser:
+    """With temporal layers that do something: their outputs are not zero."""
+    torch.manual_seed(seed)
+    model = nas.models.build(space, space.architecture({"down.0.0/0": "Conv1D", "up.1.1/0": "SelfAttention1D"}))
+    for parameter in model.temporal.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def batch(space: nas.SearchSpace, size: int = 4) -> Batch:
+    stream = objective.generator(1, size)
+    shape = (size, *space.input_shape()[1:])
+    x, noise = (torch.randn(shape, generator=stream) for _ in range(2))
+    context = torch.randn(size, *space.context_shape()[1:], generator=stream)
+    return Batch(x, context, noise, objective.logit_normal(size, stream))
+
+
+def gradients(model: torch.nn.Module, data: Batch) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    objective.of_batch(model, data).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_checkpointed_blocks_give_the_same_gradients(space):
+    plain, again = denoiser(space), denoiser(space)
+    names = list(again.state_dict())
+    checkpoint_blocks(again)
+    assert len(list(blocks(again))) > 10 and list(again.state_dict()) == names
+    expected, got = gradients(plain, batch(space)), gradients(again, batch(space))
+    assert expected.keys() == got.keys()
+    assert all(torch.allclose(value, got[name], rtol=1e-5, atol=1e-7) for name, value in expected.items())
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(space):
+    """Bytes of the tensors that autograd saves, each counted once."""
+
+    def saved_bytes(model: torch.nn.Module) -> int:
+        kept = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # alive, so that no address returns
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = objective.of_batch(model, batch(space))
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        del loss
+        return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in weights)
+
+    plain, again = denoiser(space), denoiser(space)
+    checkpoint_blocks(again)
+    assert saved_bytes(again) < 0.5 * saved_bytes(plain)
+
+
+def test_accumulated_gradients_are_the_whole_batchs(space):
+    got = {}
+    for parts in (1, 2, 4):
+        learner = Learner(denoiser(space), Optimization(lr=1e-3), 10, compute=Compute(accumulate=parts))
+        row = learner.descend(lambda part: objective.of_batch(learner.model, part), batch(space), 0)  # noqa: B023
+        got[parts] = row, {name: p.grad for name, p in learner.module.named_parameters() if p.grad is not None}
+    for parts in (2, 4):
+        assert got[parts][0] == pytest.approx(got[1][0], rel=1e-6)
+        assert all(torch.allclose(value, got[parts][1][name], atol=1e-6) for name, value in got[1][1].items())
+    with pytest.raises(ConfigError, match="4 clips cannot be accumulated in 3 equal parts"):
+        batch(space).split(3)
+
+
+def test_bf16_runs_the_layers_in_half_precision_and_learns_the_same(space):
+    """The path that a GPU takes, on this machine's bf16: float32 weights and loss, bf16 inside."""
+    seen = {}
+    learners = {
+        name: Learner(denoiser(space), Optimization(lr=1e-3), 10, compute=Compute(precision=name))
+        for name in ("fp32", "bf16")
+    }
+    losses = {}
+    for name, learner in learners.items():
+        learner.module.conv_in.register_forward_hook(lambda m, i, out, name=name: seen.update({name: out.dtype}))
+        losses[name] = [
+            learner.descend(lambda part, t=learner: objective.of_batch(t.model, part), batch(space), step)["loss"]
+            for step in range(5)
+        ]
+    assert seen == {"fp32": torch.float32, "bf16": torch.bfloat16}
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+    assert all(p.dtype == torch.float32 for p in learners["bf16"].parameters)
+
+
+def test_what_a_device_cannot_compute_is_refused():
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        Compute(precision="fp16").autocast(CPU)
+    with pytest.raises(ConfigError, match="there is no 'fp8'"):
+        Compute(precision="fp8")
+    with pytest.raises(ConfigError, match="accumulate: must be at least 1"):
+        Compute(accumulate=0)
+
+
+def test_the_scaled_loss_of_fp16_takes_the_same_steps_and_its_scale_is_part_of_the_state(space, monkeypatch):
+    """The scaler that a GPU needs, run here in float32: only autocast is left out."""
+    monkeypatch.setattr(Compute, "autocast", lambda self, device: contextlib.nullcontext())
+
+    def learner(precision: str) -> Learner:
+        torch.manual_seed(0)
+        return Learner(torch.nn.Linear(3, 1), Optimization(lr=0.05), 10, compute=Compute(precision=precision))
+
+    def step(trained: Learner, number: int, factor: float = 1.0) -> float:
+        x = torch.randn(8, 3, generator=objective.generator(0, number))
+        return trained.update(factor * (trained.module(x) - x.sum(1, keepdim=True)).square().mean(), number)
+
+    plain, scaled = learner("fp32"), learner("fp16")
+    for number in range(4):
+        assert step(plain, number) == pytest.approx(step(scaled, number), rel=1e-5)
+    assert torch.allclose(plain.module.weight, scaled.module.weight, atol=1e-6)
+    scale, weight = scaled.scaler.get_scale(), scaled.module.weight.detach().clone()
+    assert math.isnan(step(scaled, 4, factor=3e38))  # scaled, it overflows
+    assert scaled.scaler.get_scale() == scale / 2 and torch.equal(weight, scaled.module.weight)
+    again = learner("fp16")
+    again.load({name: value.clone() for name, value in scaled.state().items()})
+    assert again.scaler.get_scale() == scale / 2
+    assert step(again, 5) == step(scaled, 5)
