@@ -39,6 +39,12 @@ from nas.models.weights import fit
 from nas.ranges import check_range
 from nas.spaces import Architecture, SearchSpace
 
+STAGE_ORDER = ("decoder", "distill", "supernet", "finetune", "adversarial")
+"""The training stages in the order in which they run; each starts from the one before it."""
+
+BASE = "base"
+"""The key of `stage.json` with the folder in which relative paths of its config start."""
+
 
 @dataclass(frozen=True)
 class CheckpointInfo:

@@ -329,3 +329,10 @@ def short_hash(value: Any) -> str:
     """12 hexadecimal digits that change whenever the JSON form of `value` does."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def local_or_hub(name: str, base: Path) -> str:
+    """The folder `name`, relative to `base`, if there is one or `name` cannot be the Hub's; else the name."""
+    folder = (base / Path(name).expanduser()).absolute()
+    hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return name if hub and not folder.is_dir() else str(folder)

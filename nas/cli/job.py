@@ -15,10 +15,13 @@ def _declare_run(parser: argparse.ArgumentParser) -> None:
 
 @command("run", "the whole job: profile, search, train, export, report", "nas run configs/demo.yaml", _declare_run)
 def run(args: argparse.Namespace) -> None:
+    from nas.report import write
     from nas.report.summary import summary
     from nas.runs.job import run_job
 
-    print(summary(run_job(args.config, args.out)))
+    folder = run_job(args.config, args.out)
+    write(folder)
+    print(summary(folder))
 
 
 @command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,12 @@ import yaml
 
 import nas
 from nas import checkpoint as checkpoints
-from nas.config import build
 from nas.costs import LookupTable
 from nas.diffusion import objective
+from nas.errors import ConfigError
 from nas.export import manifest, standalone
-from nas.files import copy_atomic, read_json, write_atomic
+from nas.files import copy_atomic, local_or_hub, read_json, write_atomic
 from nas.spaces import Text
-from nas.training import STAGES, DecoderConfig, DistillConfig, Inputs
-from nas.training.recipe import BEFORE
-from nas.training.stage import BASE
-from nas.training.stages.distill import local_or_hub
 
 COMMANDS = """#!/bin/sh
 # Trains {what} from data to a {steps}-step model. Started again, it goes on where it stopped.
@@ -59,7 +55,7 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
     folder = out / "recipe"
     loaded.space.save(folder / "space.yaml")
     loaded.architecture.save(folder / "architecture.json")
-    stages = {name: _plain(asdict(_config(loaded.folder, name))) for name in BEFORE}
+    stages = _stage_configs(loaded.folder)
     needed = _bring(stages, loaded.space.text, folder)
     contents = {"space": "space.yaml", "architecture": "architecture.json"}
     contents |= {"objective": asdict(objective.of(loaded.denoiser)), "stages": stages}
@@ -69,8 +65,8 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
     commands = COMMANDS.format(
         what=" ".join(str(loaded.architecture).split()),
         steps=loaded.info.steps,
-        stages=" ".join(BEFORE),
-        data=shlex.quote(stages["decoder"]["data"]),
+        stages=" ".join(checkpoints.STAGE_ORDER),
+        data=shlex.quote(stages.get("decoder", {}).get("data", "digits")),
         checks="".join(needed),
     )
     write_atomic(folder / "train.sh", commands).chmod(0o755)
@@ -83,16 +79,20 @@ CHECK = "[ -d {folder} ] || {{ echo {message} >&2; exit 2; }}\n"
 def _bring(stages: dict[str, dict[str, Any]], text: Text, folder: Path) -> list[str]:
     """Copy what the stages need into the recipe's folder, where it is small; else lines that check that it is there."""
     needed = []
-    if stages["decoder"]["data"] != "digits":
+    decoder, distill = stages.get("decoder", {}), stages.get("distill", {})
+    if decoder.get("data", "digits") != "digits":
         message = '"train.sh: there is no folder $data; give that of the clips: train.sh OUT DATA"'
         needed.append(CHECK.format(folder='"$data"', message=message))
-    pruned, teacher = (stages["distill"][name] for name in ("pruned", "teacher"))
+    pruned = distill.get("pruned")
     if pruned is not None:
         found = Path(pruned) / "unet" if (Path(pruned) / "unet").is_dir() else Path(pruned)
         for path in sorted(path for path in found.iterdir() if path.is_file()):
             copy_atomic(path, folder / "pruned" / "unet" / path.name)
-        stages["distill"]["pruned"] = "pruned"
-    others = {"stages.distill.teacher in recipe.yaml": teacher, "text.encoder in space.yaml": text.encoder}
+        distill["pruned"] = "pruned"
+    others = {
+        "stages.distill.teacher in recipe.yaml": distill.get("teacher"),
+        "text.encoder in space.yaml": text.encoder,
+    }
     for field, name in others.items():
         if name is not None and Path(name).is_absolute():
             message = shlex.quote(f"train.sh: there is no folder {name}; change {field}")
@@ -100,32 +100,33 @@ def _bring(stages: dict[str, dict[str, Any]], text: Text, folder: Path) -> list[
     return needed
 
 
-def _located(config: Any, base: str | None) -> Any:
-    """A config with absolute paths for those that start in `base` (the working folder if it is not known)."""
-    inputs = Inputs(None, base=Path(base) if base else None)
-    if isinstance(config, DecoderConfig) and config.data != "digits":
-        return replace(config, data=str(inputs.path(config.data)))
-    if isinstance(config, DistillConfig):
-        pruned = None if config.pruned is None else str(inputs.path(config.pruned))
-        teacher = None if config.teacher is None else local_or_hub(config.teacher, inputs)
-        return replace(config, pruned=pruned, teacher=teacher)
-    return config
+def _stage_configs(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """The config of every stage of the checkpoint's run that was trained; `nas train` has defaults for the others.
+
+    Paths in them are absolute: they start in the folder that `stage.json` names, else in the working folder.
+    """
+    configs = {}
+    for stage in checkpoints.STAGE_ORDER:
+        for folder in (checkpoint, checkpoint.parent / stage):
+            path = folder / "stage.json"
+            record = read_json(path, "stage", dict) if path.exists() else {}
+            if record.get("stage") == stage:
+                config, base = record.get("config"), record.get(checkpoints.BASE) or "."
+                if not isinstance(config, dict) or not isinstance(base, str):
+                    raise ConfigError(f"{path}: config: expected a mapping; train the stage again, or restore the file")
+                configs[stage] = _located(config, Path(base), str(path))
+                break
+    return configs
 
 
-def _config(checkpoint: Path, stage: str) -> Any:
-    """The config of a stage: that of the checkpoint or of its neighbour in the run, or else the default."""
-    for folder in (checkpoint, checkpoint.parent / stage):
-        path = folder / "stage.json"
-        if path.exists():
-            asked = read_json(path, "stage", dict)
-            if isinstance(asked, dict) and asked.get("stage") == stage:
-                config = build(STAGES[stage].config, asked.get("config"), str(path), "config")
-                return _located(config, asked.get(BASE))
-    return STAGES[stage].config()
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which YAML can say."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+def _located(config: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
+    """A stage's config with absolute paths for those that start in `base`."""
+    located = dict(config)
+    for field in ("data", "pruned", "teacher"):
+        name = config.get(field)
+        if name is None or (field == "data" and name == "digits"):
+            continue
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}: config.{field}: expected text; train the stage again, or restore the file")
+        located[field] = local_or_hub(name, base) if field == "teacher" else str((base / name).absolute())
+    return located

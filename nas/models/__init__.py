@@ -1,6 +1,5 @@
 """Floor 1: the torch modules. Temporal operators, spatial backbone, denoiser, supernet, autoencoder, discriminator."""
 
-from nas.costs.activation_memory import activation_bytes_estimate
 from nas.models.autoencoder import Autoencoder
 from nas.models.denoiser import Denoiser, build
 from nas.models.discriminator import Discriminator
@@ -19,7 +18,6 @@ __all__ = [
     "Supernet",
     "UNet",
     "VAEConfig",
-    "activation_bytes_estimate",
     "build",
     "build_operator",
     "decode_chunks",

@@ -63,7 +63,7 @@ class SelfAttention3D(SelfAttention):
 
     Every pixel of every frame looks at every pixel of every frame, so it can follow what moves.
     The strongest operator and the dearest: (T*H*W)^2 scores, 16 times as many at twice the height and width.
-    On runtimes without fused attention those scores lie in memory: see `activation_bytes_estimate`.
+    On runtimes without fused attention those scores lie in memory: see `nas.costs.activation_memory`.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -156,9 +156,6 @@ class Job:
             step(self)
             self.record.step_seconds[name] = round(time.monotonic() - started, 1)
             self.record.save(self.folder)
-        from nas.report import write
-
-        write(self.folder)
 
     # -- the steps -------------------------------------------------------------------------------------------------
 

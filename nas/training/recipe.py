@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import config, distributed
+from nas.checkpoint import STAGE_ORDER
 from nas.diffusion.objective import Objective
 from nas.errors import ConfigError, suggestion
 from nas.locks import output_lock
@@ -30,13 +31,7 @@ from nas.training.execution import Compute
 from nas.training.previews import Watch
 from nas.training.stage import Inputs, StageResult, hash_of, same_or_new
 
-BEFORE = {
-    "decoder": None,
-    "distill": "decoder",
-    "supernet": "distill",
-    "finetune": "supernet",
-    "adversarial": "finetune",
-}
+BEFORE = dict(zip(STAGE_ORDER, (None, *STAGE_ORDER)))
 """The stage that each stage starts from, in the order in which they run."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import distributed
+from nas.checkpoint import BASE
 from nas.config import build
 from nas.diffusion.objective import Objective
 from nas.errors import FIXES, ConfigError, NasError
@@ -21,9 +22,6 @@ from nas.spaces import Architecture, SearchSpace
 from nas.training.execution import Compute, lacks_memory
 from nas.training.loop import STATE, older_states
 from nas.training.previews import Watch
-
-BASE = "base"
-"""Key of stage.json: the folder in which relative paths of the config start."""
 
 
 @dataclass(frozen=True)

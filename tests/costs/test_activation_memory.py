@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nas.models import activation_bytes_estimate, build_operator
+from nas.costs.activation_memory import activation_bytes_estimate
+from nas.models import build_operator
 from nas.spaces import Operator
 from nas.spaces.operators import DEFAULTS
 

@@ -87,9 +87,8 @@ def test_training_reads_the_recipe_back(folder, tiny_checkpoint):
     loaded = checkpoint.load(tiny_checkpoint)
     space = SearchSpace.load(folder / asked.space)
     assert space.hash == loaded.space.hash
-    assert list(asked.stages) == list(BEFORE) and set(BEFORE) == set(STAGES)
-    for stage, options in asked.stages.items():
-        assert build(STAGES[stage].config, options, "recipe.yaml") == STAGES[stage].config()
+    assert set(BEFORE) == set(STAGES)
+    assert asked.stages == {}, "the checkpoint's run has no stage's config: every stage has its defaults"
 
 
 def test_the_script_calls_every_stage_in_order_and_stops_at_a_failure(folder, tmp_path):
@@ -128,4 +127,4 @@ def test_the_configs_of_the_run_are_kept(tiny_checkpoint, tmp_path):
     folder = recipe(run / "adversarial", tmp_path / "out")[0]
     stages = load(Recipe, folder / "recipe.yaml", "recipe").stages
     assert build(STAGES["decoder"].config, stages["decoder"], "recipe.yaml") == used
-    assert build(STAGES["distill"].config, stages["distill"], "recipe.yaml") == STAGES["distill"].config()
+    assert set(stages) == {"decoder"}, "the others have their defaults"

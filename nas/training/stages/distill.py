@@ -18,6 +18,7 @@ from nas.data.batches import Batch, Batches, held_out
 from nas.data.latent_cache import Cache
 from nas.diffusion import objective
 from nas.diffusion.objective import validation_loss
+from nas.files import local_or_hub
 from nas.models import build, tensors
 from nas.models.diffusers_checkpoint import load_spatial_weights
 from nas.ranges import check_range
@@ -57,13 +58,6 @@ class DistillConfig:
         check_range(self, ("output_weight", "feature_weight"), 0)
 
 
-def local_or_hub(name: str, inputs: Inputs) -> str:
-    """The folder that a config names if there is one, else the name, for the Hub."""
-    folder = inputs.path(name)
-    hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    return name if hub and not folder.is_dir() else str(folder)
-
-
 def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     source = finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
@@ -73,7 +67,9 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     elif backbone.text_embedding is not None:
         backbone.text_embedding.fit(Cache(source / "train").all_contexts())
     backbone.objective = inputs.objective
-    teacher = None if config.teacher is None else load_teacher(local_or_hub(config.teacher, inputs), inputs.space)
+    teacher = (
+        None if config.teacher is None else load_teacher(local_or_hub(config.teacher, inputs.path(".")), inputs.space)
+    )
     trained = backbone if teacher is None else Student(backbone, teacher)
     learner = Learner(trained, config.optimization, config.steps, compute=inputs.compute, called=True)
     batches = Batches(source, config.seed, 0, config.batch, drop=config.drop, objective=inputs.objective)
