@@ -138,7 +138,7 @@ def _cross(operator: Operator, batch: int, channels: int, frames: int, places: i
 def _backbone(workload: Workload) -> Work:
     backbone, (batch, latent, frames, height, width) = workload.part, workload.shape
     _, tokens, dim = workload.context
-    images, widths, levels = batch * frames, backbone.channels, len(backbone.channels)
+    images, widths = batch * frames, backbone.channels
     time_dim = 4 * widths[0]
 
     def places(level: int) -> int:
@@ -163,36 +163,29 @@ def _backbone(workload: Workload) -> Work:
         total = norm + project + norm + self_attention + out + add + norm + cross + out + add
         return total + norm + _feed_forward(n, channels) + add + project + add
 
-    def layer(inputs: int, outputs: int, level: int) -> Work:
-        total = resnet(inputs, outputs, level)
-        return total + transformer(outputs, level) if level in backbone.attention_levels else total
-
-    total = _conv(places(0), latent, widths[0], 9)
-    total += _linear(batch, widths[0], time_dim) + _linear(batch, time_dim, time_dim)
+    total = _linear(batch, widths[0], time_dim) + _linear(batch, time_dim, time_dim)
     if backbone.text_tokens:
         total += _pointwise(batch * tokens * dim, 2) + _linear(batch, tokens * dim, time_dim)
-    skips, channels = [(widths[0], 0)], widths[0]
-    for level, width_ in enumerate(widths):
-        for _ in range(backbone.layers_per_block):
-            total += layer(channels, width_, level)
-            channels = width_
-            skips.append((channels, level))
-        if level < levels - 1:
-            total += _conv(places(level + 1), channels, channels, 9, scale=4.0)
-            skips.append((channels, level + 1))
-    alive = sum(c * places(level) for c, level in skips)
-    if backbone.mid:
-        total += resnet(channels, channels, levels - 1) + transformer(channels, levels - 1)
-        total += resnet(channels, channels, levels - 1)
-    for level in reversed(range(levels)):
-        for _ in range(backbone.layers_per_block + 1):
-            joined = channels + skips.pop()[0]
-            total += _pointwise(places(level) * joined) + layer(joined, widths[level], level)
-            channels = widths[level]
-        if level > 0:
-            total += _pointwise(places(level - 1) * channels) + _conv(places(level - 1), channels, channels, 9)
-    total += _norm(places(0) * channels, channels) + _pointwise(places(0) * channels)
-    total += _conv(places(0), channels, latent, 9)
+    alive = 0
+    for layer in backbone.layers():
+        n = places(layer.level)
+        if layer.skip:  # the concatenation
+            total += _pointwise(n * (layer.in_channels + layer.skip_channels))
+        if layer.kind == "conv_in":
+            total += _conv(n, latent, layer.channels, 9)
+        elif layer.kind == "resnet":
+            total += resnet(layer.in_channels + layer.skip_channels, layer.channels, layer.level)
+        elif layer.kind == "transformer":
+            total += transformer(layer.channels, layer.level)
+        elif layer.kind == "downsample":
+            total += _conv(n, layer.channels, layer.channels, 9, scale=4.0)
+        elif layer.kind == "upsample":
+            total += _pointwise(n * layer.channels) + _conv(n, layer.channels, layer.channels, 9)
+        else:
+            total += _norm(n * layer.in_channels, layer.in_channels) + _pointwise(n * layer.in_channels)
+            total += _conv(n, layer.in_channels, latent, 9)
+        if layer.is_skip:
+            alive += layer.channels * n
     widest = max(6 * c * places(level) for level, c in enumerate(widths))
     return _peak(total, alive + widest)
 

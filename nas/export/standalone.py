@@ -16,9 +16,9 @@ from types import ModuleType
 from nas.errors import SpaceError
 from nas.models import OPERATORS, denoiser, layers, operators, positions, unet
 from nas.models.denoiser import layers_by_site, module_name
-from nas.spaces import NONE, Architecture, Operator, SearchSpace
+from nas.spaces import NONE, Architecture, Operator, SearchSpace, topology
 
-SOURCES: tuple[ModuleType, ...] = (layers, positions, operators, unet, denoiser)
+SOURCES: tuple[ModuleType, ...] = (topology, layers, positions, operators, unet, denoiser)
 """In the order in which their definitions build on each other."""
 
 TEMPLATE = '''"""A text-to-video denoiser: search space {space.name} ({space.hash}), architecture

@@ -58,10 +58,8 @@ class Discriminator(nn.Module):
         pooled = context.mean(dim=1) if pooled is None else pooled
         after_site = temporal_step(encoder.layers(), frames, context)
         skips = encoder.encode(to_frames(x), encoder.embed_time(timestep, context), context, after_site)
-        logits, position = [], 0
-        for block, head in zip(encoder.down_blocks, self.heads):
-            position += len(block.resnets) + (block.downsamplers is not None)
-            logits.append(head(skips[position], frames, pooled))
+        last = {layer.block: layer.name for layer in encoder.topology if layer.name in skips and layer.block}
+        logits = [head(skips[name], frames, pooled) for name, head in zip(last.values(), self.heads)]
         return torch.cat(logits, dim=1)
 
 

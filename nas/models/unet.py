@@ -1,13 +1,9 @@
 """The spatial backbone: Stable Diffusion's UNet with the state-dict names of diffusers' `UNet2DConditionModel`.
 
-Frames ride in the batch: features are `(B*T, C, H, W)`, the frames of a clip together. Timestep and text are given
-once per clip. After each spatial block layer the UNet calls back with the name of the site, as in
-`nas.spaces.backbone`, which is where temporal layers come in.
-
-    conv_in -> down_blocks[L]: (resnet [, transformer], *site down.L.J*) x layers_per_block [, downsampler]
-            -> mid_block: resnet, transformer, resnet, *site mid.0*
-            -> up_blocks[K]: (join skip, resnet [, transformer], *site up.K.J*) x (layers_per_block + 1) [, upsampler]
-            -> norm, SiLU, conv_out
+Which layers there are, in which order, and which outputs are concatenated as skips is `nas.spaces.topology`; here each
+layer becomes a module. Features are `(B*T, C, H, W)`: the frames of a clip are consecutive in the batch. Timestep and
+text are given once per clip. After each layer with a site the UNet calls back with the site's name, which is where the
+temporal layers run.
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ from torch.nn import functional as F
 
 from nas.models.layers import Attention, FeedForward, Upsampler, sinusoid
 from nas.spaces import Backbone
+from nas.spaces.topology import Layer, unet_layers
 
 AfterSite = Callable[[str, Tensor], Tensor]
 """Called with a site's name and its features `(B*T, C, H, W)`; returns the features to go on with."""
@@ -124,25 +121,6 @@ class Downsampler(nn.Module):
         return self.conv(x)
 
 
-class Block(nn.Module):
-    """One level, down, mid or up: resnets, a transformer after each if it has attention, then its resampler.
-
-    A holder of parameters under diffusers' names; `UNet` runs it, since skips and sites tie the blocks together.
-    """
-
-    def __init__(self, resnets: list[nn.Module], attentions: list[nn.Module], **samplers: nn.Module | None) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(resnets)
-        self.attentions = nn.ModuleList(attentions)
-        for name, sampler in samplers.items():
-            self.add_module(name, None if sampler is None else nn.ModuleList([sampler]))
-
-    def layer(self, index: int, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        """Resnet `index` and, where the level has attention, its transformer."""
-        x = self.resnets[index](x, time)
-        return self.attentions[index](x, context) if index < len(self.attentions) else x
-
-
 class UNet(nn.Module):
     """The spatial denoiser.
 
@@ -155,16 +133,8 @@ class UNet(nn.Module):
     def __init__(self, config: Backbone, latent_channels: int, context_dim: int) -> None:
         super().__init__()
         self.config, self.context_dim = config, context_dim
+        self.topology = unet_layers(config)
         widths, groups, time_dim = config.channels, config.norm_groups, 4 * config.channels[0]
-        last = len(widths) - 1
-
-        def resnet(in_channels: int, out_channels: int) -> ResnetBlock:
-            return ResnetBlock(in_channels, out_channels, time_dim, groups)
-
-        def transformers(level: int, count: int) -> list[nn.Module]:
-            count = count if level in config.attention_levels else 0
-            return [SpatialTransformer(widths[level], config.heads, context_dim, groups) for _ in range(count)]
-
         self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
         self.time_embedding = nn.ModuleDict(
             {"linear_1": nn.Linear(widths[0], time_dim), "linear_2": nn.Linear(time_dim, time_dim)}
@@ -172,29 +142,27 @@ class UNet(nn.Module):
         self.text_embedding = None
         if config.text_tokens:
             self.text_embedding = TextEmbedding(config.text_tokens, context_dim, time_dim)
-        skips = [widths[0]]
-        self.down_blocks = nn.ModuleList()
-        for level, width in enumerate(widths):
-            inputs = [skips[-1]] + [width] * (config.layers_per_block - 1)
-            down = Downsampler(width) if level < last else None
-            resnets = [resnet(channels, width) for channels in inputs]
-            self.down_blocks.append(Block(resnets, transformers(level, len(inputs)), downsamplers=down))
-            skips += [width] * (len(inputs) + (down is not None))
-        self.mid_block = None
-        if config.mid:
-            attention = SpatialTransformer(widths[-1], config.heads, context_dim, groups)
-            self.mid_block = Block([resnet(widths[-1], widths[-1]) for _ in range(2)], [attention])
-        self.up_blocks = nn.ModuleList()
-        channels = widths[-1]
-        for level in reversed(range(len(widths))):
-            resnets = []
-            for _ in range(config.layers_per_block + 1):
-                resnets.append(resnet(channels + skips.pop(), widths[level]))
-                channels = widths[level]
-            up = Upsampler(channels) if level > 0 else None
-            self.up_blocks.append(Block(resnets, transformers(level, len(resnets)), upsamplers=up))
+        self.down_blocks = nn.ModuleList(nn.Module() for _ in widths)
+        self.mid_block = nn.Module() if config.mid else None
+        self.up_blocks = nn.ModuleList(nn.Module() for _ in widths)
+        for layer in self.topology:
+            if layer.block:
+                block, group, _ = layer.name.rsplit(".", 2)
+                block = self.get_submodule(block)
+                if not hasattr(block, group):
+                    block.add_module(group, nn.ModuleList())
+                getattr(block, group).append(self._module(layer))
         self.conv_norm_out = nn.GroupNorm(groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], latent_channels, 3, padding=1)
+
+    def _module(self, layer: Layer) -> nn.Module:
+        config = self.config
+        if layer.kind == "resnet":
+            inputs = layer.in_channels + layer.skip_channels
+            return ResnetBlock(inputs, layer.channels, 4 * config.channels[0], config.norm_groups)
+        if layer.kind == "transformer":
+            return SpatialTransformer(layer.channels, config.heads, self.context_dim, config.norm_groups)
+        return Downsampler(layer.channels) if layer.kind == "downsample" else Upsampler(layer.channels)
 
     def read_text(self, context: Tensor) -> Tensor:
         """Text `(B, M, D)` as every layer wants it: standardised where the backbone says so, else as it is."""
@@ -208,40 +176,44 @@ class UNet(nn.Module):
         time = linear_2(F.silu(linear_1(waves)))
         return time if self.text_embedding is None else time + self.text_embedding(context)
 
-    def encode(self, x: Tensor, time: Tensor, context: Tensor, after_site: AfterSite) -> list[Tensor]:
-        """Run conv_in and the down blocks on `(B*T, C, H, W)`; the skips in order, the last of them is the result."""
-        skips = [self.conv_in(x)]
-        for level, block in enumerate(self.down_blocks):
-            for index in range(len(block.resnets)):
-                skips.append(after_site(f"down.{level}.{index}", block.layer(index, skips[-1], time, context)))
-            if block.downsamplers is not None:
-                skips.append(block.downsamplers[0](skips[-1]))
+    def encode(self, x: Tensor, time: Tensor, context: Tensor, after_site: AfterSite) -> dict[str, Tensor]:
+        """Run conv_in and the down blocks on `(B*T, C, H, W)`; the skips by the name of the layer that makes them."""
+        skips: dict[str, Tensor] = {}
+        layers = [layer for layer in self.topology if layer.kind == "conv_in" or layer.block.startswith("down.")]
+        self._run(layers, x, skips, time, context, after_site)
         return skips
-
-    def middle(self, x: Tensor, time: Tensor, context: Tensor, after_site: AfterSite) -> Tensor:
-        """The mid block, if there is one, on `(B*T, C, H, W)`."""
-        if self.mid_block is None:
-            return x
-        x = self.mid_block.layer(0, x, time, context)
-        return after_site("mid.0", self.mid_block.resnets[1](x, time))
-
-    def decode(self, x: Tensor, skips: list[Tensor], time: Tensor, context: Tensor, after_site: AfterSite) -> Tensor:
-        """The up blocks and conv_out; takes the skips off the list."""
-        for up, block in enumerate(self.up_blocks):
-            for index in range(len(block.resnets)):
-                x = torch.cat([x, skips.pop()], dim=1)  # by this name, so that what was joined is freed
-                x = block.layer(index, x, time, context)
-                x = after_site(f"up.{up}.{index}", x)
-            if block.upsamplers is not None:
-                x = block.upsamplers[0](x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def denoise(self, x: Tensor, timestep: Tensor, context: Tensor, after_site: AfterSite) -> Tensor:
         """Frames `(B*T, C, H, W)`, timesteps `(B,)` or `()`, read text `(B, M, D)` -> `(B*T, C, H, W)`."""
-        time = self.embed_time(timestep, context)
-        skips = self.encode(x, time, context, after_site)
-        # Handed on without a name here, which would keep what the mid block gives alive to the end.
-        return self.decode(self.middle(skips[-1], time, context, after_site), skips, time, context, after_site)
+        return self._run(self.topology, x, {}, self.embed_time(timestep, context), context, after_site)
+
+    def _run(
+        self,
+        layers: list[Layer],
+        x: Tensor,
+        skips: dict[str, Tensor],
+        time: Tensor,
+        context: Tensor,
+        after_site: AfterSite,
+    ) -> Tensor:
+        """Run layers one after the other. Skips are added to `skips` and removed from it, which frees them."""
+        for layer in layers:
+            if layer.skip:
+                x = torch.cat([x, skips.pop(layer.skip)], dim=1)
+            module = self.get_submodule(layer.name)
+            if layer.kind == "resnet":
+                x = module(x, time)
+            elif layer.kind == "transformer":
+                x = module(x, context)
+            elif layer.kind == "conv_out":
+                x = module(F.silu(self.conv_norm_out(x)))
+            else:
+                x = module(x)
+            if layer.site:
+                x = after_site(layer.site, x)
+            if layer.is_skip:
+                skips[layer.name] = x
+        return x
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """One denoising step on images: `(B, C, H, W)`, timesteps `(B,)` or `()`, text `(B, M, D)` -> `(B, C, H, W)`."""

@@ -96,20 +96,16 @@ def remove_blocks(unet: UNet, target: Backbone) -> tuple[UNet, Removed]:
 
 
 def _kept_layers(config: Backbone, target: Backbone) -> dict[str, str | None]:
-    """The new name of each layer of the down and up blocks, None for those that go."""
+    """The new name of each layer of the blocks, None for those that are removed."""
+    names = {(layer.block, layer.kind, layer.index): layer.name for layer in target.layers()}
     renamed: dict[str, str | None] = {}
-    gone = len(config.channels) - len(target.channels)  # the lowest levels: the last down blocks, the first up blocks
-    for side, extra, shift in (("down", 0, 0), ("up", 1, gone)):
-        old_count, new_count = config.layers_per_block + extra, target.layers_per_block + extra
-        kept = [*range(new_count - extra), *range(old_count - extra, old_count)]
-        for level in range(len(config.channels)):
-            new_level = level - shift
-            stays = 0 <= new_level < len(target.channels)
-            for part in ("resnets", "attentions"):
-                block, new_block = f"{side}_blocks.{level}.{part}", f"{side}_blocks.{new_level}.{part}"
-                for old in range(old_count):
-                    stays_too = stays and old in kept
-                    renamed[f"{block}.{old}"] = f"{new_block}.{kept.index(old)}" if stays_too else None
-            sampler = f"{side}samplers.0"
-            renamed[f"{side}_blocks.{level}.{sampler}"] = f"{side}_blocks.{new_level}.{sampler}" if stays else None
+    for layer in config.layers():
+        index: int | None = layer.index
+        if layer.kind in ("resnet", "transformer") and layer.block != "mid":
+            extra = layer.block.startswith("up.")  # an up block has one layer more, and keeps its last one
+            old_count, new_count = config.layers_per_block + extra, target.layers_per_block + extra
+            kept = [*range(new_count - extra), *range(old_count - extra, old_count)]
+            index = kept.index(layer.index) if layer.index in kept else None
+        if layer.block:
+            renamed[layer.name] = names.get((layer.block, layer.kind, index))
     return renamed

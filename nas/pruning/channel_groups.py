@@ -66,41 +66,29 @@ def weight_axes(config: Backbone) -> dict[str, tuple[Axis, ...]]:
             norm(f"{block}.norm{number}", tokens)
         layer(f"{name}.proj_out", on, tokens)
 
-    def block_layer(block: str, index: int, into: Axis, out: Axis, attention: bool) -> None:
-        resnet(f"{block}.resnets.{index}", into, out)
-        if attention:
-            transformer(f"{block}.attentions.{index}", out)
-
-    last = len(config.channels) - 1
     layer("time_embedding.linear_1", ("time_embedding.linear_1",), None)
     layer("time_embedding.linear_2", ("time_embedding.linear_2",), ("time_embedding.linear_1",))
     layer("text_embedding.linear", ("time_embedding.linear_2",), None)
-    layer("conv_in", ("down_blocks.0",), None)
-    skips, into = [("down_blocks.0",)], ("down_blocks.0",)
-    for level in range(last + 1):
-        own = (f"down_blocks.{level}",)
-        for index in range(config.layers_per_block):
-            block_layer(own[0], index, into, own, level in config.attention_levels)
-            into = own
-            skips.append(own)
-        if level < last:
-            into = (f"{own[0]}.downsamplers.0",)
-            layer(f"{into[0]}.conv", into, own)
-            skips.append(into)
-    if config.mid:
-        block_layer("mid_block", 0, into, into, True)
-        block_layer("mid_block", 1, into, into, False)
-    for up, level in enumerate(reversed(range(last + 1))):
-        for index in range(config.layers_per_block + 1):
-            out = (f"up_blocks.{up}.resnets.{index}",)
-            block_layer(f"up_blocks.{up}", index, into + skips.pop(), out, level in config.attention_levels)
-            into = out
-        if level > 0:
-            sampled = (f"up_blocks.{up}.upsamplers.0",)
-            layer(f"{sampled[0]}.conv", sampled, into)
-            into = sampled
-    norm("conv_norm_out", into)
-    layer("conv_out", None, into)
+    made: dict[str, tuple[str, ...]] = {}
+    into: tuple[str, ...] = ()
+    for this in config.layers():
+        side, _, level = this.block.partition(".")
+        if this.kind == "conv_in":
+            out = ("down_blocks.0",)
+            layer("conv_in", out, None)
+        elif this.kind == "resnet":
+            out = {"down": (f"down_blocks.{level}",), "mid": into, "up": (this.name,)}[side]
+            resnet(this.name, into + made.get(this.skip, ()), out)
+        elif this.kind == "transformer":
+            out = into
+            transformer(this.name, out)
+        elif this.kind == "conv_out":
+            norm("conv_norm_out", into)
+            layer("conv_out", None, into)
+        else:
+            out = (this.name,)
+            layer(f"{this.name}.conv", out, into)
+        made[this.name] = into = out
     return axes
 
 

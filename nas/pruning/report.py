@@ -115,9 +115,8 @@ def _counts(unet: UNet, latent: Latent, text: Text) -> dict[str, tuple[int, int]
             torch.empty(1, text.tokens, text.dim),
         )
         params: dict[str, int] = {}
-        levels = len(unet.config.channels)
         for name, parameter in meta.named_parameters():
-            block = _block(name, levels)
+            block = _block(name, meta)
             params[block] = params.get(block, 0) + parameter.numel()
         with torch.no_grad(), FlopCounterMode(display=False, depth=None) as counter:
             meta(*inputs)
@@ -126,18 +125,15 @@ def _counts(unet: UNet, latent: Latent, text: Text) -> dict[str, tuple[int, int]
     root = next(name for name in by_module if name.count(".") == 0 and name != "Global")
     for name, module in meta.named_modules():
         if isinstance(module, ResnetBlock | SpatialTransformer | Downsampler | Upsampler):
-            macs[_block(name, levels)] += sum(by_module[f"{root}.{name}"].values()) // 2
+            macs[_block(name, meta)] += sum(by_module[f"{root}.{name}"].values()) // 2
     macs["ends"] = counter.get_total_flops() // 2 - sum(macs.values())
     return {block: (params[block], macs[block]) for block in params}
 
 
-def _block(name: str, levels: int) -> str:
-    part, number = [*name.split("."), "0"][:2]
-    if part == "down_blocks":
-        return f"down.{number}"
-    if part == "up_blocks":
-        return f"up.{levels - 1 - int(number)}"
-    return "mid" if part == "mid_block" else "ends"
+def _block(name: str, unet: UNet) -> str:
+    """The block that a parameter or module belongs to; `ends` for what is in none."""
+    layers = (layer for layer in unet.topology if name == layer.name or name.startswith(f"{layer.name}."))
+    return next((layer.block for layer in layers if layer.block), "ends")
 
 
 def _pairs(block: BlockReport) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -96,18 +96,22 @@ def _unet(space: SearchSpace, width: float) -> Drawing:
     words = " channels," if cell >= 120 else " ch,"
     drawing = Drawing(width, text_size=11.0 if cell >= 90 else 9.5)
     depth = max(len(group) for group in space.slot_groups)
+    sites: dict[str, list[str]] = {}
+    for layer in backbone.layers():
+        if layer.site:
+            sites.setdefault(layer.block, []).append(layer.site)
     by_site: dict[str, list[str]] = {}
     for slot in space.slots:
         by_site.setdefault(space.site_name(slot), []).append(slot)
 
-    def group(kind: str, index: int, sites: int, x: float, y: float) -> Box:
+    def group(block: str, x: float, y: float) -> Box:
         """One level of one side: its spatial blocks side by side, the slots of each below it."""
-        names = [f"{kind}.{index}.{i}" if kind != "mid" else "mid.0" for i in range(sites)]
+        names = sites[block]
         site = space.sites[names[0]]
         box = Box(
             x,
             y,
-            sites * cell + (sites + 1) * PAD,
+            len(names) * cell + (len(names) + 1) * PAD,
             18 + BLOCK_HEIGHT + depth * SLOT_HEIGHT + PAD,
             f"{site.channels}{words} {site.height}\N{MULTIPLICATION SIGN}{site.width}",
         )
@@ -123,8 +127,8 @@ def _unet(space: SearchSpace, width: float) -> Drawing:
     right_side = width - ((per_level + 1) * cell + (per_level + 2) * PAD)
     y, down, up = 0.5, [], []
     for level in range(levels):
-        down.append(group("down", level, per_level, 0.5, y))
-        up.append(group("up", levels - 1 - level, per_level + 1, right_side - 0.5, y))
+        down.append(group(f"down.{level}", 0.5, y))
+        up.append(group(f"up.{level}", right_side - 0.5, y))
         y = down[-1].bottom + row_gap
     for upper, lower in itertools.pairwise(down):
         drawing.flow.append(((upper.middle, upper.bottom), (lower.middle, lower.y)))
@@ -136,7 +140,7 @@ def _unet(space: SearchSpace, width: float) -> Drawing:
     if backbone.mid:
         box_width = cell + 2 * PAD
         centre = min(max((down[-1].middle + up[-1].middle) / 2, down[-1].middle + box_width / 2 + 14), width)
-        mid = group("mid", 0, 1, centre - box_width / 2, y)
+        mid = group("mid", centre - box_width / 2, y)
         line = mid.y + 18 + BLOCK_HEIGHT / 2
         drawing.flow.append(((down[-1].middle, down[-1].bottom), (down[-1].middle, line), (mid.x, line)))
         to = max(up[-1].middle, mid.right + 14)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from nas.errors import SpaceError
 from nas.files import short_hash
 from nas.ranges import check_range
+from nas.spaces.topology import Layer, unet_layers
 
 MAX_SIZE, MAX_LEVELS = 1 << 20, 16
 """Of a file: the widest layer or longest side, and the most levels, or layers of a block, that it may ask for."""
@@ -106,10 +107,12 @@ class Backbone:
     def hash(self) -> str:
         return short_hash(asdict(self))
 
+    def layers(self) -> list[Layer]:
+        """Every layer in the order in which the UNet runs them."""
+        return unet_layers(self)
+
     def sites(self, latent: Latent) -> dict[str, Site]:
         """Every site in the order in which the UNet runs them.
-
-        The UNet pushes a skip after conv_in, after each down layer and after each downsampler; each up layer pops one.
 
         Raises:
             SpaceError: height or width cannot be halved often enough.
@@ -120,26 +123,13 @@ class Backbone:
                 f"latent: {latent.height}x{latent.width} cannot be halved {levels - 1} times, as {levels} levels need"
             )
 
-        def size(level: int) -> tuple[int, int]:
-            return latent.height >> level, latent.width >> level
-
-        sites, skips = [], []
-
-        def push(level: int, channels: int) -> None:
-            height, width = size(level)
-            skips.append(channels * height * width)
-
-        push(0, self.channels[0])
-        for level, channels in enumerate(self.channels):
-            for layer in range(self.layers_per_block):
-                sites.append(Site(f"down.{level}.{layer}", channels, *size(level), sum(skips)))
-                push(level, channels)
-            if level < levels - 1:
-                push(level + 1, channels)
-        if self.mid:
-            sites.append(Site("mid.0", self.channels[-1], *size(levels - 1), sum(skips)))
-        for up, level in enumerate(reversed(range(levels))):
-            for layer in range(self.layers_per_block + 1):
-                skips.pop()
-                sites.append(Site(f"up.{up}.{layer}", self.channels[level], *size(level), sum(skips)))
-        return {site.name: site for site in sites}
+        sites, skips = {}, {}
+        for layer in self.layers():
+            height, width = latent.height >> layer.level, latent.width >> layer.level
+            skips.pop(layer.skip, None)
+            if layer.site:
+                alive = sum(skips.values())
+                sites[layer.site] = Site(layer.site, layer.channels, height, width, alive)
+            if layer.is_skip:
+                skips[layer.name] = layer.channels * height * width
+        return sites

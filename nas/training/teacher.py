@@ -140,18 +140,13 @@ def block_features(unet: UNet, x: Tensor, timestep: Tensor, context: Tensor) -> 
 
 def block_widths(unet: UNet) -> dict[str, int]:
     """Block -> channels of its features."""
-    channels = unet.config.channels
-    return {block: channels[-1] if block == "mid" else channels[int(block[-1])] for block in _last_sites(unet).values()}
+    return {layer.block: layer.channels for layer in unet.topology if layer.site}
 
 
 def _last_sites(unet: UNet) -> dict[str, str]:
     """The last site of each block -> the block's name: `down.L`, `mid` or `up.L`, where L is the level in both."""
-    config = unet.config
-    levels, layers = range(len(config.channels)), config.layers_per_block
-    sites = {f"down.{level}.{layers - 1}": f"down.{level}" for level in levels}
-    if config.mid:
-        sites["mid.0"] = "mid"
-    return sites | {f"up.{up}.{layers}": f"up.{level}" for up, level in enumerate(reversed(levels))}
+    last = {layer.block: layer.site for layer in unet.topology if layer.site}
+    return {site: block for block, site in last.items()}
 
 
 def _mean_square(difference: Tensor, weights: Tensor | None) -> Tensor:

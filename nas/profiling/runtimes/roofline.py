@@ -189,11 +189,10 @@ def largest_scores(workload: Workload) -> list[int]:
         return []
     batch, _, frames, height, width = workload.shape
     found = []
-    for level in range(len(part.channels)):
-        tokens = (height >> level) * (width >> level)
-        blocks = (2 * part.layers_per_block + 1) * (level in part.attention_levels)
-        blocks += part.mid and level == len(part.channels) - 1
-        found += [batch * frames * part.heads * tokens * keys for keys in (tokens, workload.context[1])] * blocks
+    for layer in part.layers():
+        if layer.kind == "transformer":
+            tokens = (height >> layer.level) * (width >> layer.level)
+            found += [batch * frames * part.heads * tokens * keys for keys in (tokens, workload.context[1])]
     return found
 
 
