@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 
 from nas.costs import LookupTable
 from nas.costs.interpolate import interpolated
-from nas.costs.op_counts import work
+from nas.costs.workload_counts import count_ops
 from nas.errors import TableError
 from nas.spaces import Operator, SearchSpace, Workload
 
@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
             guesses = {
                 "nas": fill(space, table, [hidden])[str(hidden)].latency_ms,
                 "kind": per_kind(same, measured, hidden),
-                "arithmetic": work(hidden).flops * np.exp(np.mean(np.log(measured / [work(w).flops for w in same]))),
+                "arithmetic": count_ops(hidden).flops
+                * np.exp(np.mean(np.log(measured / [count_ops(w).flops for w in same]))),
             }
             for method, guess in guesses.items():
                 errors[method].append(abs(guess / truth - 1))
@@ -83,7 +84,7 @@ def per_kind(same: list[Workload], measured: np.ndarray, hidden: Workload) -> fl
 
 
 def terms(workload: Workload) -> np.ndarray:
-    counted = work(workload)
+    counted = count_ops(workload)
     return np.array([counted.flops - counted.attention, counted.attention, counted.moved, counted.kernels], float)
 
 

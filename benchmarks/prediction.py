@@ -29,7 +29,7 @@ from scipy.stats import spearmanr
 from torch.utils.benchmark import Timer
 
 from nas.costs import Calibration, CostModel, LookupTable, TableWriter
-from nas.costs.op_counts import work
+from nas.costs.workload_counts import count_ops
 from nas.profiling import calibrate, measure_architectures, profile
 from nas.profiling.host import clock_of
 from nas.profiling.protocol import Protocol
@@ -146,7 +146,7 @@ def naive_litert(space: SearchSpace, table: LookupTable, threads: int) -> Lookup
 def architecture_flops(space: SearchSpace, arch: Architecture) -> float:
     workloads = [space.workload(slot, choice) for slot, choice in arch.items]
     parts = [space.backbone_workload(), *(workload for workload in workloads if workload)]
-    return float(sum(work(workload).flops for workload in parts))
+    return float(sum(count_ops(workload).flops for workload in parts))
 
 
 def quality(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:

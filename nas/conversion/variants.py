@@ -1,6 +1,6 @@
-"""Other ways of writing the temporal operators: the same numbers, in an order of work that some runtimes do faster.
+"""Operator variants: the same numbers as an operator's reference module, in an order of operations some runtimes run faster.
 
-| operator | form | how |
+| operator | variant | how |
 | --- | --- | --- |
 | `Conv1D` | `reference` | one (k,1) `Conv2d` over (T, H*W) |
 | | `shifted` | k pointwise `Conv2d`s on shifted frames, frames in the batch, summed |
@@ -10,9 +10,9 @@
 | | `folded` | k shifted frames side by side as k C channels, one (k,k) `Conv2d` |
 | | `native` | one (k,k,k) `Conv3d` |
 
-The attentions have one form, `reference`: it repeats no keys and values (see `nas.models.operators`). Which form a
-runtime is fastest at is measured, workload by workload, and stands in the table's `form` column; `in_forms` makes an
-exported denoiser use the same ones.
+The attentions have the `reference` only: it repeats no keys and values (see `nas.models.operators`). The variants of a
+kind are named by its `OperatorSpec`. Which one is fastest is measured, workload by workload, and stands in the lookup
+table's `form` column; `apply_variants` makes an exported denoiser use the same ones.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch.nn import functional as F
 from nas.errors import ConfigError, suggestion
 from nas.models.denoiser import Denoiser, module_name
 from nas.models.operators import Conv1D, Conv3D
-from nas.spaces import NONE
+from nas.spaces import NONE, operator_spec, resolve
 
 REFERENCE = "reference"
 
 
-class InForm(nn.Module):
-    """Norm, activation, a convolution over time written in some form, residual: `(B, C, T, H, W)` -> the same.
+class ConvVariant(nn.Module):
+    """Norm, activation, a convolution over time in some order of operations, residual: `(B, C, T, H, W)` -> the same.
 
     Args:
         norm: the reference operator's.
@@ -48,7 +48,7 @@ class InForm(nn.Module):
         return x + self.mix(hidden)
 
 
-class Shifted(nn.Module):
+class ShiftedConv(nn.Module):
     """The sum of one 2D convolution per slice of the kernel over time, each on frames shifted by one more."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -57,10 +57,10 @@ class Shifted(nn.Module):
         self.convs = nn.ModuleList(_conv2d(part, bias if i == middle else None) for i, part in enumerate(weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _from_frames(sum(conv(part) for conv, part in zip(self.convs, shifted(x, len(self.convs)))), x)
+        return _from_frames(sum(conv(part) for conv, part in zip(self.convs, shifted_frames(x, len(self.convs)))), x)
 
 
-class Folded(nn.Module):
+class FoldedConv(nn.Module):
     """One 2D convolution whose input channels are those of all frames that the kernel sees."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -69,10 +69,10 @@ class Folded(nn.Module):
         self.conv = _conv2d(torch.cat(list(weight), dim=1), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _from_frames(self.conv(torch.cat(shifted(x, self.kernel), dim=1)), x)
+        return _from_frames(self.conv(torch.cat(shifted_frames(x, self.kernel), dim=1)), x)
 
 
-class Native(nn.Module):
+class NativeConv(nn.Module):
     """The 3D convolution of the runtime itself."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -86,55 +86,68 @@ class Native(nn.Module):
         return self.conv(x)
 
 
-FORMS: dict[str, dict[str, Callable[[Tensor, Tensor], nn.Module]]] = {
-    "Conv1D": {"shifted": Shifted, "folded": Folded, "native": Native},
-    "Conv3D": {"folded": Folded, "native": Native},
-}
-"""Operator kind -> form -> what makes its convolution from weight `(k over time, out, in, height, width)` and bias."""
+def shifted(operator: nn.Module) -> nn.Module:
+    """The `shifted` variant of a `Conv1D`."""
+    return _conv_variant(operator, ShiftedConv)
 
 
-def forms_of(kind: str) -> tuple[str, ...]:
-    """The forms that an operator kind can be written in, the reference first."""
-    return (REFERENCE, *FORMS.get(kind, ()))
+def folded(operator: nn.Module) -> nn.Module:
+    """The `folded` variant of a `Conv1D` or `Conv3D`."""
+    return _conv_variant(operator, FoldedConv)
 
 
-def in_form(operator: nn.Module, form: str) -> nn.Module:
-    """An operator of `nas.models.build_operator`, written in a form; equal to it up to rounding.
+def native(operator: nn.Module) -> nn.Module:
+    """The `native` variant of a `Conv1D` or `Conv3D`."""
+    return _conv_variant(operator, NativeConv)
+
+
+def _conv_variant(operator: nn.Module, mix: Callable[[Tensor, Tensor], nn.Module]) -> nn.Module:
+    return ConvVariant(operator.norm, mix(*_kernel(operator))).train(operator.training)
+
+
+def variants_of(kind: str) -> tuple[str, ...]:
+    """The variants of an operator kind, the reference first."""
+    return (REFERENCE, *operator_spec(kind).variants)
+
+
+def as_variant(module: nn.Module, kind: str, variant: str) -> nn.Module:
+    """An operator's module as one of its variants; equal to it up to rounding.
 
     Args:
-        operator: left as it is; what returns shares its parameters where they need not be rearranged.
-        form: one of `forms_of` its kind; empty is the reference.
+        module: of `nas.models.build_operator`; left as it is. The result shares its parameters where it can.
+        kind: the operator's kind.
+        variant: one of `variants_of` the kind; empty is the reference.
 
     Raises:
-        ConfigError: the operator has no such form.
+        ConfigError: the kind has no such variant.
     """
-    kind = type(operator).__name__
-    if form in ("", REFERENCE):
-        return operator
-    if form not in FORMS.get(kind, ()):
-        raise ConfigError(f"{kind} has no form '{form}'{suggestion(form, forms_of(kind))}")
-    weight, bias = _kernel(operator)
-    return InForm(operator.norm, FORMS[kind][form](weight, bias)).train(operator.training)
+    if variant in ("", REFERENCE):
+        return module
+    variants = operator_spec(kind).variants
+    if variant not in variants:
+        raise ConfigError(f"{kind} has no variant '{variant}'{suggestion(variant, variants_of(kind))}")
+    return resolve(variants[variant])(module)
 
 
-def in_forms(denoiser: Denoiser, forms: Mapping[str, str]) -> Denoiser:
-    """Write the temporal layers of a denoiser, in place, in the forms of a lookup table's rows.
+def apply_variants(denoiser: Denoiser, variants: Mapping[str, str]) -> Denoiser:
+    """Replace the temporal layers of a denoiser, in place, by the variants that a lookup table's rows name.
 
     Args:
         denoiser: of `nas.models.build`.
-        forms: workload's key -> form; what is not there stays the reference.
+        variants: workload's key -> variant; what is not there stays the reference.
 
     Raises:
-        ConfigError: an operator has no such form.
+        ConfigError: an operator has no such variant.
     """
     for slot, choice in denoiser.arch.items:
         if choice != NONE:
-            name, form = module_name(slot), forms.get(str(denoiser.space.workload(slot, choice)), REFERENCE)
-            denoiser.temporal[name] = in_form(denoiser.temporal[name], form)
+            name, kind = module_name(slot), denoiser.space.operators[choice].kind
+            variant = variants.get(str(denoiser.space.workload(slot, choice)), REFERENCE)
+            denoiser.temporal[name] = as_variant(denoiser.temporal[name], kind, variant)
     return denoiser
 
 
-def shifted(x: Tensor, kernel: int) -> list[Tensor]:
+def shifted_frames(x: Tensor, kernel: int) -> list[Tensor]:
     """`(B, C, T, H, W)` -> for each slice of the kernel the frames it reads, `(B*T, C, H, W)`; zeros beyond the clip."""
     frames, pad = x.shape[2], kernel // 2
     padded = F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, 0, pad, pad))

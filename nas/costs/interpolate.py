@@ -16,9 +16,9 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
-from nas.costs.op_counts import work
 from nas.costs.row import COLUMNS, Row
 from nas.costs.table import LookupTable
+from nas.costs.workload_counts import count_ops
 from nas.errors import TableError
 from nas.spaces import Operator, SearchSpace, Workload
 from nas.spaces.workload import DTYPE_BYTES
@@ -115,7 +115,7 @@ def _solve(x: np.ndarray, y: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray,
 
 
 def _row(workload: Workload, fit: _Fit, known: Mapping[Workload, Row]) -> Row:
-    latency_ms, counted = fit.latency_ms(workload), work(workload)
+    latency_ms, counted = fit.latency_ms(workload), count_ops(workload)
     row = Row(
         str(workload),
         latency_ms,
@@ -126,20 +126,19 @@ def _row(workload: Workload, fit: _Fit, known: Mapping[Workload, Row]) -> Row:
         source="interpolated",
     )
     for other, failed in known.items():
-        if failed.status != "ok" and other.kind == workload.kind and work(other).peak <= counted.peak:
+        if failed.status != "ok" and other.kind == workload.kind and count_ops(other).peak <= counted.peak:
             reason = f"interpolated: the smaller {other} cannot run: {failed.reason}"
             return replace(row, latency_ms=float("inf"), status="infeasible", reason=reason)
     return row
 
 
 def _features(workload: Workload) -> np.ndarray:
-    counted = work(workload)
-    traffic = counted.moved * DTYPE_BYTES[workload.dtype]
-    return np.array([counted.flops - counted.attention, counted.attention, traffic, counted.kernels])
+    counted = count_ops(workload)
+    traffic = counted.memory_traffic * DTYPE_BYTES[workload.dtype]
+    return np.array([counted.flops - counted.attention_flops, counted.attention_flops, traffic, counted.kernels])
 
 
 def _held_mb(workload: Workload) -> np.ndarray:
     """Activations, attention scores of all heads, and weights."""
-    counted, options = work(workload), dict(workload.part.options)
-    scores = options.get("heads", 0) * counted.attention / (4 * workload.shape[1] + 5)  # flops of each pair of tokens
-    return np.array([counted.peak, scores, counted.params]) * DTYPE_BYTES[workload.dtype] / 1e6
+    counted = count_ops(workload)
+    return np.array([counted.peak, sum(counted.attention_scores), counted.params]) * DTYPE_BYTES[workload.dtype] / 1e6

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from types import ModuleType
 
 from nas.errors import SpaceError
-from nas.models import OPERATORS, denoiser, layers, operators, positions, unet
+from nas.models import denoiser, layers, operators, positions, unet
 from nas.models.denoiser import layers_by_site, module_name
-from nas.spaces import NONE, Architecture, Operator, SearchSpace, topology
+from nas.spaces import NONE, Architecture, Operator, SearchSpace, resolve, topology
 
 SOURCES: tuple[ModuleType, ...] = (topology, layers, positions, operators, unet, denoiser)
 """In the order in which their definitions build on each other."""
@@ -80,7 +80,10 @@ def source(space: SearchSpace, arch: Architecture, version: str) -> str:
     if space.backbone is None:
         raise SpaceError(f"search space '{space.name}' is cost-only: it has no backbone to write a model of")
     chosen = {slot: space.operators[choice] for slot, choice in arch.items if choice != NONE}
-    imports, code = _extract({"UNet", "run", *(OPERATORS[operator.kind].__name__ for operator in chosen.values())})
+    modules = [resolve(operator.spec.module) for operator in chosen.values()]
+    others = [inspect.getmodule(module) for module in modules]
+    sources = tuple(dict.fromkeys([*SOURCES, *others]))
+    imports, code = _extract(sources, {"UNet", "run", *(module.__name__ for module in modules)})
     return TEMPLATE.format(
         space=space,
         version=version,
@@ -99,10 +102,10 @@ def source(space: SearchSpace, arch: Architecture, version: str) -> str:
 def _module(space: SearchSpace, slot: str, operator: Operator) -> str:
     """The entry of a slot in the module dictionary, written out: `"down_0_0_0": Conv1D(64, kernel=3)`."""
     options = dict(operator.options)
-    if "context" in options:
+    if operator.spec.takes_text:
         options["context_dim"] = space.text.dim
     arguments = [str(space.sites[space.site_name(slot)].channels), *(f"{k}={v!r}" for k, v in options.items())]
-    return f'"{module_name(slot)}": {OPERATORS[operator.kind].__name__}({", ".join(arguments)})'
+    return f'"{module_name(slot)}": {resolve(operator.spec.module).__name__}({", ".join(arguments)})'
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,11 @@ class _Definition:
     mentions: frozenset[str]
 
 
-def _extract(wanted: set[str]) -> tuple[str, str]:
-    """The definitions that `wanted` names need, in order, and the imports that those need."""
+def _extract(sources: tuple[ModuleType, ...], wanted: set[str]) -> tuple[str, str]:
+    """The definitions that `wanted` names need, in the order of the sources, and the imports that those need."""
     definitions: dict[str, _Definition] = {}
     imports: dict[str, Import] = {"SimpleNamespace": ("types", "SimpleNamespace"), "nn": ("torch", "nn")}
-    for module in SOURCES:
+    for module in sources:
         text = inspect.getsource(module)
         for node in ast.parse(text).body:
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -3,7 +3,7 @@
 from nas.models.autoencoder import Autoencoder
 from nas.models.denoiser import Denoiser, build
 from nas.models.discriminator import Discriminator
-from nas.models.operators import OPERATORS, build_operator
+from nas.models.operators import build_operator
 from nas.models.paths import fair_round, sample_path
 from nas.models.supernet import Supernet
 from nas.models.tiling import decode_chunks
@@ -11,7 +11,6 @@ from nas.models.unet import UNet
 from nas.spaces import VAEConfig
 
 __all__ = [
-    "OPERATORS",
     "Autoencoder",
     "Denoiser",
     "Discriminator",

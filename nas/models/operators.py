@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from nas.models.layers import Attention, FeedForward, attend, merge_heads, split_heads, zero_
 from nas.models.positions import add_frame, add_frame_and_place
-from nas.spaces import Operator
+from nas.spaces import Operator, resolve
 
 
 class SelfAttention(nn.Module):
@@ -63,7 +63,7 @@ class SelfAttention3D(SelfAttention):
 
     Every pixel of every frame looks at every pixel of every frame, so it can follow what moves.
     The strongest operator and the dearest: (T*H*W)^2 scores, 16 times as many at twice the height and width.
-    On runtimes without fused attention those scores lie in memory: see `nas.costs.activation_memory`.
+    On runtimes without fused attention those scores lie in memory: see `nas.costs.workload_counts`.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -223,17 +223,6 @@ class TextAnchorAttention(nn.Module):
         return self.to_out(merge_heads(attended))
 
 
-OPERATORS: dict[str, type[nn.Module]] = {
-    "SelfAttention1D": SelfAttention1D,
-    "SelfAttention3D": SelfAttention3D,
-    "Conv1D": Conv1D,
-    "Conv3D": Conv3D,
-    "CrossAttention1D": CrossAttention1D,
-    "CrossAttention3D": CrossAttention3D,
-}
-"""The module of each operator kind. A new kind is one class here and one line in `nas.spaces.operators.DEFAULTS`."""
-
-
 def build_operator(operator: Operator, channels: int, context_dim: int) -> nn.Module:
     """The untrained module of an operator, zero-initialised at its output.
 
@@ -246,9 +235,9 @@ def build_operator(operator: Operator, channels: int, context_dim: int) -> nn.Mo
         A module whose `forward(x, context)` takes `x` `(B, C, T, H, W)` and text `(B, tokens, context_dim)`.
     """
     options = dict(operator.options)
-    if "context" in options:
+    if operator.spec.takes_text:
         options["context_dim"] = context_dim
-    return OPERATORS[operator.kind](channels, **options)
+    return resolve(operator.spec.module)(channels, **options)
 
 
 def to_tokens(x: Tensor) -> Tensor:

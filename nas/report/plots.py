@@ -23,7 +23,7 @@ from nas.report.formatting import figures
 from nas.report.sections.table import heat_cells
 from nas.report.unet_layout import BAR, draw, longest_latency_ms
 from nas.runs.record import Candidate
-from nas.spaces import NONE, Architecture, SearchSpace, colors
+from nas.spaces import NONE, Architecture, SearchSpace, colors, operator_kinds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,7 +187,7 @@ def plot_losses(
                     f"plot_losses: {stage or 'the history'} has no column '{needed}'{suggestion(needed, frame.columns)}"
                 )
         data = frame[["step", column]].dropna()
-        colour = list(colors.OPERATORS.values())[(1, 3, 5, 0, 2, 4)[i % 6]]
+        colour = [spec.color for spec in operator_kinds().values() if spec.color][(1, 3, 5, 0, 2, 4)[i % 6]]
         window = max(len(data) // 20, 5)
         smooth = data[column].rolling(window, center=True, min_periods=1).median() if len(data) >= 40 else data[column]
         if len(data) >= 40:

@@ -3,7 +3,7 @@
 from nas.spaces.architecture import Architecture
 from nas.spaces.backbone import Backbone, Latent, Site, Text
 from nas.spaces.load import shipped
-from nas.spaces.operators import NONE, Operator
+from nas.spaces.operators import NONE, Operator, OperatorSpec, operator_kinds, operator_spec, register_operator, resolve
 from nas.spaces.pipeline import Decoder, TextEncoder, VAEConfig
 from nas.spaces.space import SearchSpace
 from nas.spaces.workload import Workload
@@ -15,11 +15,16 @@ __all__ = [
     "Decoder",
     "Latent",
     "Operator",
+    "OperatorSpec",
     "SearchSpace",
     "Site",
     "Text",
     "TextEncoder",
     "VAEConfig",
     "Workload",
+    "operator_kinds",
+    "operator_spec",
+    "register_operator",
+    "resolve",
     "shipped",
 ]

@@ -1,36 +1,14 @@
-"""One colour per operator, the same in every plot, told apart by colour-blind readers.
-
-A family is a hue (blue self-attention, orange convolution, purple cross-attention) and 3D is the darker of the two.
-The six were chosen so that any two differ by more than 20 in CIELAB under normal vision, protanopia, deuteranopia and
-tritanopia (simulated after Machado et al. 2009); plots name the operator in words as well.
-"""
+"""One color per operator, the same in every figure; figures name the operator in words as well."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from nas.spaces import NONE, Operator, SearchSpace
+from nas.spaces import NONE, Operator, SearchSpace, operator_kinds
 
-OPERATORS = {
-    "SelfAttention1D": "#5aa5ec",
-    "SelfAttention3D": "#1257c4",
-    "Conv1D": "#e0a03a",
-    "Conv3D": "#b5401a",
-    "CrossAttention1D": "#d29cc0",
-    "CrossAttention3D": "#9c2488",
-}
 BACKBONE = "#8b9097"
 OTHERS = ("#009e73", "#f0e442", "#56b4e9", "#d55e00", "#cc79a7", "#0072b2", "#e69f00")
 """For choices that are no known operator (cost-only spaces): Okabe and Ito's palette."""
-
-SHORT = {
-    "SelfAttention1D": "Self 1D",
-    "SelfAttention3D": "Self 3D",
-    "Conv1D": "Conv 1D",
-    "Conv3D": "Conv 3D",
-    "CrossAttention1D": "Cross 1D",
-    "CrossAttention3D": "Cross 3D",
-}
 
 
 def of_space(space: SearchSpace | None, choices: Iterable[str] = ()) -> dict[str, str]:
@@ -41,14 +19,15 @@ def of_space(space: SearchSpace | None, choices: Iterable[str] = ()) -> dict[str
     offered = [choice for offers in space.slots.values() for choice in offers] if space else []
     operators: Mapping[str, Operator] = (space.operators if space else None) or {}
     colours: dict[str, str] = {}
-    uses = dict.fromkeys(OPERATORS, 0)
+    own = {kind: spec.color for kind, spec in operator_kinds().items() if spec.color}
+    uses = dict.fromkeys(own, 0)
     others = 0
     for choice in dict.fromkeys([*offered, *choices]):
         if choice == NONE:
             continue
         kind = operators[choice].kind if choice in operators else choice
-        if kind in OPERATORS:
-            colours[choice] = _shade(OPERATORS[kind], uses[kind])
+        if kind in own:
+            colours[choice] = _shade(own[kind], uses[kind])
             uses[kind] += 1
         else:
             colours[choice] = _shade(OTHERS[others % len(OTHERS)], others // len(OTHERS))
@@ -58,7 +37,8 @@ def of_space(space: SearchSpace | None, choices: Iterable[str] = ()) -> dict[str
 
 def short(choice: str) -> str:
     """A name that fits into a drawing."""
-    return SHORT.get(choice, choice)
+    kinds = operator_kinds()
+    return kinds[choice].label or choice if choice in kinds else choice
 
 
 def _shade(colour: str, step: int) -> str:

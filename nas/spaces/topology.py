@@ -12,8 +12,7 @@ all walk that list.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from nas.spaces.backbone import Backbone
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 LayerKind = Literal["conv_in", "resnet", "transformer", "downsample", "upsample", "conv_out"]
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer of the spatial UNet.
 
     Attributes:

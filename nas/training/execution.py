@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nas.errors import ConfigError, suggestion
-from nas.models import OPERATORS
 from nas.models.unet import ResnetBlock, SpatialTransformer
 from nas.ranges import check_range
+from nas.spaces import operator_kinds, resolve
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,7 +65,7 @@ class Compute:
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
     """The blocks of a denoiser or supernet: resnets, spatial transformers and temporal layers."""
-    kinds = (ResnetBlock, SpatialTransformer, *OPERATORS.values())
+    kinds = (ResnetBlock, SpatialTransformer, *(resolve(spec.module) for spec in operator_kinds().values()))
     return (module for module in model.modules() if isinstance(module, kinds))
 
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nas.costs.activation_memory import activation_bytes_estimate
+from nas.costs.workload_counts import activation_bytes
 from nas.models import build_operator
-from nas.spaces import Operator
-from nas.spaces.operators import DEFAULTS
+from nas.spaces import Operator, Workload, operator_kinds
 
 
 class PeakBytes(TorchDispatchMode):
@@ -31,17 +30,18 @@ class PeakBytes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("size", [(2, 32, 4, 8, 8), (1, 64, 8, 16, 16)])
-@pytest.mark.parametrize("kind", DEFAULTS)
+@pytest.mark.parametrize("kind", operator_kinds())
 def test_the_estimate_is_near_the_bytes_torch_holds(kind, size):
     operator = Operator(kind)
     module, x, text = build_operator(operator, size[1], 24), torch.randn(size), torch.randn(size[0], 16, 24)
     with torch.no_grad(), PeakBytes() as measured:
         module(x, text)
     peak = measured.peak + x.nbytes
-    assert 0.7 * peak < activation_bytes_estimate(operator, size, text_tokens=16) < 1.5 * peak
+    assert 0.7 * peak < activation_bytes(Workload(operator, size, (size[0], 16, 24))) < 1.5 * peak
 
 
 def test_self_attention_at_full_resolution_says_what_it_needs():
     shape = (1, 160, 8, 64, 64)
-    fused, split = (activation_bytes_estimate(Operator("SelfAttention3D"), shape, fused=f) for f in (True, False))
+    workload = Workload(Operator("SelfAttention3D"), shape)
+    fused, split = (activation_bytes(workload, fused_attention=fused) for fused in (True, False))
     assert fused < 1e9 and split > 8 * 32768**2 * 4  # eight heads of 32768 x 32768 scores: 34 GB and more

@@ -11,7 +11,7 @@ import nas
 from nas.cli import main
 from nas.costs import CostModel, LookupTable
 from nas.costs.interpolate import interpolated
-from nas.costs.op_counts import work
+from nas.costs.workload_counts import count_ops
 from nas.errors import TableError
 
 MID = Path(__file__).parent / "tables" / "mid.csv"
@@ -84,9 +84,9 @@ def test_what_cannot_be_interpolated_is_refused(space, table):
 
 def test_attention_is_part_of_the_arithmetic(space):
     for workload in space.workloads():
-        counted = work(workload)
-        assert 0 <= counted.attention < counted.flops
-        assert (counted.attention > 0) == (not workload.kind.startswith("Conv"))
+        counted = count_ops(workload)
+        assert 0 <= counted.attention_flops < counted.flops
+        assert (counted.attention_flops > 0) == (not workload.kind.startswith("Conv"))
 
 
 def test_the_command_line_shows_the_interval(space, table, tmp_path, capsys):

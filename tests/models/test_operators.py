@@ -8,22 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from nas.models import OPERATORS, build_operator
-from nas.spaces import Operator
-from nas.spaces.operators import CONTEXTS, DEFAULTS
+from nas.models import build_operator
+from nas.spaces import Operator, operator_kinds, operator_spec, resolve
+from nas.spaces.operators import CONTEXTS
 
 C, D, HEADS = 12, 10, 2
 CROSS = [(kind, context) for kind in ("CrossAttention1D", "CrossAttention3D") for context in CONTEXTS]
-ALL = [(kind, None) for kind in DEFAULTS if not kind.startswith("Cross")] + CROSS
+ALL = [(kind, None) for kind in operator_kinds() if not kind.startswith("Cross")] + CROSS
 
 
 def operator(kind, context=None, channels=C, heads=HEADS, kernel=3):
     offered = {"heads": heads, "kernel": kernel, "context": context}
-    return build_operator(Operator(kind, tuple((k, offered[k]) for k in DEFAULTS[kind])), channels, D)
+    return build_operator(Operator(kind, tuple((k, offered[k]) for k in operator_spec(kind).options)), channels, D)
 
 
-def test_every_kind_of_the_search_spaces_has_a_module():
-    assert set(OPERATORS) == set(DEFAULTS)
+@pytest.mark.parametrize("kind", operator_kinds())
+def test_every_reference_of_a_spec_can_be_loaded(kind):
+    spec = operator_spec(kind)
+    assert issubclass(resolve(spec.module), torch.nn.Module)
+    assert all(callable(resolve(reference)) for reference in (spec.count_ops, *spec.variants.values()))
 
 
 @settings(max_examples=25, deadline=None)

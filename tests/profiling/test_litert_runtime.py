@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas.conversion.variants import forms_of
-from nas.costs.op_counts import work
+from nas.conversion.variants import variants_of
+from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, MissingDependency
 from nas.profiling.runtimes import litert
 from nas.profiling.runtimes.base import InPlace
@@ -38,7 +38,7 @@ def runtime(tmp_path_factory):
 @needs_litert
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workload", "form"), [(CONV3D, form) for form in forms_of("Conv3D")] + [(CROSS, "reference")], ids=str
+    ("workload", "form"), [(CONV3D, form) for form in variants_of("Conv3D")] + [(CROSS, "reference")], ids=str
 )
 def test_a_converted_chain_computes_what_the_reference_computes(workload, form, tmp_path):
     from ai_edge_litert.interpreter import Interpreter
@@ -50,7 +50,7 @@ def test_a_converted_chain_computes_what_the_reference_computes(workload, form, 
     with torch.inference_mode():
         wanted = reference(**inputs).numpy()
     assert np.abs(given - wanted).max() < 1e-5 * np.abs(wanted).max()
-    assert found["params"] == work(workload).params and (found["form"], found["copies"]) == (form, 2)
+    assert found["params"] == count_ops(workload).params and (found["form"], found["copies"]) == (form, 2)
 
 
 @needs_litert
@@ -69,7 +69,7 @@ def test_a_model_is_converted_once_for_all_runs(runtime):
 def test_an_operator_is_a_difference_of_graphs_in_its_fastest_form(runtime):
     large = Workload(Operator("Conv1D", {"kernel": 3}), (1, 64, 8, 32, 32))
     session = runtime.open(large)
-    assert session.loaded.form in forms_of("Conv1D") and session.loaded.params == work(large).params
+    assert session.loaded.form in variants_of("Conv1D") and session.loaded.params == count_ops(large).params
     one_tensor_mb = 64 * 8 * 32 * 32 * 4 / 1e6
     assert one_tensor_mb < session.loaded.memory_mb < 8 * one_tensor_mb
     alone = runtime.open_alone(large)
@@ -106,7 +106,7 @@ def test_an_operator_in_place_is_counted_once_per_slot(runtime, tmp_path):
     placed = InPlace(space, workload)
     session = runtime.open(placed)
     assert placed.copies == 2 and len(session.block(3)) == 3
-    assert session.loaded.params == work(workload).params
+    assert session.loaded.params == count_ops(workload).params
     session.close()
 
 
@@ -132,7 +132,7 @@ def test_every_part_of_a_pipeline_takes_its_inputs_by_name():
 def test_every_form_is_measured_with_the_weights_of_the_reference():
     x = module_and_inputs(CONV3D, "reference", 2)[1]
     with torch.inference_mode():
-        outputs = [module_and_inputs(CONV3D, form, 2)[0](**x) for form in forms_of("Conv3D")]
+        outputs = [module_and_inputs(CONV3D, form, 2)[0](**x) for form in variants_of("Conv3D")]
     for other in outputs[1:]:
         torch.testing.assert_close(other, outputs[0], rtol=1e-5, atol=1e-5)
 

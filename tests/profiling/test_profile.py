@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from nas.costs import LookupTable, TableWriter
-from nas.costs.op_counts import work
+from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, TableError
 from nas.profiling import Infeasible, Loaded, OutOfMemory, Protocol, Runtime, Session, measure_architectures, profile
 from nas.profiling.calibrate import fit
@@ -131,7 +131,7 @@ def test_work_counts_parameters_exactly_and_flops_as_torch_does(name):
             module, inputs = build_module(workload).eval(), make_inputs(workload, meta)
             with FlopCounterMode(display=False) as counter:
                 module(*inputs)
-        counted = work(workload)
+        counted = count_ops(workload)
         assert counted.params == sum(p.numel() for p in module.parameters())
         # torch counts products alone; norms and activations add up to a few percent
         assert 1 <= counted.flops / counter.get_total_flops() < 1.1, str(workload)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nas.costs import CostModel
-from nas.costs.op_counts import work
+from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, TableError
 from nas.profiling import Infeasible, calibrate, profile
 from nas.profiling.runtimes.roofline import Device, RooflineRuntime
@@ -56,8 +56,10 @@ def test_the_slower_of_compute_and_memory_decides(phone):
     dense = Workload(Operator("Conv3D", {"kernel": 3}), (1, 256, 4, 16, 16))
     thin = Workload(Operator("Conv1D", {"kernel": 3}), (1, 8, 4, 64, 64))
     with RooflineRuntime(str(phone)) as runtime:
-        assert runtime.open(dense).block(1)[0] == pytest.approx(work(dense).flops / 1e12 * 1e3, rel=1e-4)
-        assert runtime.open(thin).block(1)[0] == pytest.approx(work(thin).moved * 2 / 10e9 * 1e3, rel=1e-4)
+        assert runtime.open(dense).block(1)[0] == pytest.approx(count_ops(dense).flops / 1e12 * 1e3, rel=1e-4)
+        assert runtime.open(thin).block(1)[0] == pytest.approx(
+            count_ops(thin).memory_traffic * 2 / 10e9 * 1e3, rel=1e-4
+        )
         with pytest.raises(Infeasible, match="of 100 MB"):
             runtime.open(Workload(Operator("Conv3D", {"kernel": 3}), (1, 256, 16, 64, 64)))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nas.costs import CostModel
-from nas.costs.op_counts import work
+from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, MissingDependency
 from nas.profiling import RUNTIMES, Infeasible, Protocol, measure_architectures, profile
 from nas.profiling.host import clock_of
@@ -72,7 +72,7 @@ def test_it_says_where_its_numbers_come_from(runtime):
 
 
 def test_a_session_knows_its_workload_and_runs_it_in_blocks(runtime):
-    session, counted = runtime.open(conv(8)), work(conv(8))
+    session, counted = runtime.open(conv(8)), count_ops(conv(8))
     assert session.loaded.params == counted.params
     weights_mb = counted.params * (2 if runtime.name in ("coreml", "roofline") else 4) / 1e6
     kept_mb = 0.5 if runtime.name == "litert" else 0.0  # what it keeps for each operation besides

@@ -14,7 +14,7 @@ from nas.costs import Budget, Cost
 from nas.errors import ConfigError
 from nas.report import plots
 from nas.runs.folder import RunFolder
-from nas.spaces import colors
+from nas.spaces import operator_kinds
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_the_breakdown_has_a_bar_as_long_as_each_cost(folder):
     frame = folder.cost.breakdown.iloc[::-1]
     assert [bar.get_width() for bar in ax.patches] == pytest.approx(list(frame["latency_ms"]))
     for bar, choice in zip(ax.patches, frame["choice"]):
-        if choice in colors.OPERATORS:
-            assert to_hex(bar.get_facecolor()) == colors.OPERATORS[choice]
+        if choice in operator_kinds():
+            assert to_hex(bar.get_facecolor()) == operator_kinds()[choice].color
 
 
 def test_the_table_has_every_median_and_says_what_cannot_run(folder):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.report import formatting
-from nas.spaces import Operator, SearchSpace, colors
+from nas.spaces import Operator, SearchSpace, colors, operator_kinds, operator_spec
 
 VISION = {  # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
     "normal": np.eye(3),
@@ -32,7 +32,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 def test_operators_can_be_told_apart_by_everybody():
     for name, matrix in VISION.items():
-        seen = {kind: lab(np.asarray(matrix) @ linear(colour)) for kind, colour in colors.OPERATORS.items()}
+        seen = {kind: lab(np.asarray(matrix) @ linear(spec.color)) for kind, spec in operator_kinds().items()}
         for a, b in itertools.combinations(seen, 2):
             assert np.linalg.norm(seen[a] - seen[b]) > 20, f"{a} and {b} look alike with {name}"
 
@@ -41,7 +41,7 @@ def test_choices_of_one_kind_get_shades_and_every_choice_a_colour_of_its_own():
     operators = {"small": Operator("Conv3D"), "large": Operator("Conv3D", (("kernel", 5),)), "a": Operator("Conv1D")}
     space = SearchSpace("mine", {"s": ["none", *operators, *map(str, range(9))]}, operators)
     found = colors.of_space(space)
-    assert found["small"] == colors.OPERATORS["Conv3D"] != found["large"]
+    assert found["small"] == operator_spec("Conv3D").color != found["large"]
     assert len(set(found.values())) == len(found) == 12
 
 

@@ -16,7 +16,7 @@ from nas.profiling.runtimes.base import Loaded, Runnable, Runtime, Session
 from nas.profiling.runtimes.iphone import GUIDE, Phone, PhoneSession
 from nas.profiling.workers.pool import Child, Children
 
-MEMORY = "estimated from the shapes (nas.costs.op_counts) in float16, not measured: Core ML tells no peak memory"
+MEMORY = "estimated from the shapes (nas.costs.workload_counts) in float16, not measured: Core ML tells no peak memory"
 PRECISION = "float16 inputs, weights and outputs"
 LATENCY = "Core ML's own time around a prediction; an operator: half of what two more copies add to a graph of one"
 REMOTE = (

@@ -79,9 +79,9 @@ class LitertRuntime(Runtime):
         inner = workload.workload if isinstance(workload, InPlace) else workload
         if not isinstance(getattr(inner, "part", None), Operator):
             return self._child("Whole", self.converted(inner))
-        from nas.conversion.variants import forms_of
+        from nas.conversion.variants import variants_of
 
-        alone = self._chained(inner, self._fastest(inner, forms_of(inner.kind)))
+        alone = self._chained(inner, self._fastest(inner, variants_of(inner.kind)))
         if not isinstance(workload, InPlace):
             return alone
         alone.close()

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from nas import __version__, config
-from nas.costs.op_counts import Work, work
+from nas.costs.op_counts import OpCounts
+from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, suggestion
 from nas.profiling.runtimes.base import InPlace, Loaded, OutOfMemory, Runnable, Runtime, Session, WholeModel
-from nas.spaces import Backbone, Operator, Workload
 
 KINDS = ("vendor", "third party", "measured", "assumption")
 BYTES = 2
@@ -137,10 +137,10 @@ class RooflineRuntime(Runtime):
             raise OutOfMemory(f"out of memory: needs {needed:.0f} MB of {usable:.0f} MB that an application may hold")
         return EstimateSession(loaded, self.latency_ms(counted))
 
-    def latency_ms(self, counted: Work) -> float:
-        """The roofline of some work."""
+    def latency_ms(self, counted: OpCounts) -> float:
+        """The roofline of what was counted."""
         compute_s = counted.flops / (self.figures.peak_tflops.value * 1e12)
-        memory_s = counted.moved * BYTES / (self.figures.bandwidth_gb_s.value * 1e9)
+        memory_s = counted.memory_traffic * BYTES / (self.figures.bandwidth_gb_s.value * 1e9)
         total_ms = max(compute_s, memory_s) * 1e3 + counted.kernels * self.figures.launch_us.value / 1e3
         return float(f"{total_ms:.5g}")
 
@@ -161,50 +161,14 @@ class EstimateSession(Session):
         pass
 
 
-def count(workload: Runnable, fused_attention: bool) -> Work:
-    """The work of anything that can be measured; a whole denoiser is the sum of its parts."""
+def count(workload: Runnable, fused_attention: bool) -> OpCounts:
+    """What anything that can be measured takes; a whole denoiser is the sum of its parts."""
     if isinstance(workload, InPlace):
         return count(workload.workload, fused_attention)
     if isinstance(workload, WholeModel):
         space = workload.space
         placed = [space.workload(slot, choice) for slot, choice in workload.arch.items]
         parts = [space.backbone_workload(), *(part for part in placed if part is not None)]
-        return sum((count(part, fused_attention) for part in parts), Work())
-    total = work(workload)
-    if fused_attention:
-        return total
-    scores = largest_scores(workload)
-    # written, read and written by the softmax, read again; two copies of them alive at once
-    spilled = Work(moved=4 * sum(scores), kernels=2 * len(scores))
-    both = total + spilled
-    return Work(both.flops, both.moved, both.kernels, both.params, total.peak + 2 * max(scores, default=0))
-
-
-def largest_scores(workload: Workload) -> list[int]:
-    """Elements of the attention scores of each attention in a workload that is an operator or a backbone."""
-    part = workload.part
-    if isinstance(part, Operator):
-        return [_operator_scores(workload)] if "heads" in dict(part.options) else []
-    if not isinstance(part, Backbone):
-        return []
-    batch, _, frames, height, width = workload.shape
-    found = []
-    for layer in part.layers():
-        if layer.kind == "transformer":
-            tokens = (height >> layer.level) * (width >> layer.level)
-            found += [batch * frames * part.heads * tokens * keys for keys in (tokens, workload.context[1])]
-    return found
-
-
-def _operator_scores(workload: Workload) -> int:
-    batch, _, frames, height, width = workload.shape
-    operator, places = workload.part, height * width
-    if operator.kind == "SelfAttention1D":
-        keys = frames
-    elif operator.kind == "SelfAttention3D":
-        keys = frames * places
-    else:
-        context = operator["context"]
-        anchor = (1 if operator.kind == "CrossAttention1D" else places) if "anchor" in context else 0
-        keys = anchor + (workload.context[1] if "text" in context else 0)
-    return batch * operator["heads"] * frames * places * keys
+        return sum((count(part, fused_attention) for part in parts), OpCounts())
+    counts = count_ops(workload)
+    return counts if fused_attention else counts.unfused()

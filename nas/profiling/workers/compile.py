@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from nas.conversion.convert import Unconvertible, to_coreml
-from nas.costs.op_counts import work
+from nas.costs.workload_counts import count_ops
 from nas.files import short_hash
 from nas.profiling.bundles.compile import Package
 from nas.profiling.runtimes.base import Infeasible, Runnable
@@ -39,7 +39,7 @@ def compile_workload(workload: Runnable, copies: int, runtime: str, target: str,
         params=numbers,
         weights_mb=(numbers + sum(b.numel() for b in module.buffers())) * BYTES[runtime] / MB,
         inputs_mb=sum(x.numel() for x in inputs.values()) * BYTES[runtime] / MB,
-        activations_mb=work(workload).peak * BYTES[runtime] / MB if isinstance(workload, Workload) else math.nan,
+        activations_mb=count_ops(workload).peak * BYTES[runtime] / MB if isinstance(workload, Workload) else math.nan,
         form="reference",
         target=target,
     )

@@ -20,7 +20,7 @@ from nas.files import read_json, write_json
 from nas.models import autoencoder, denoiser, layers, operators, positions, unet
 from nas.profiling.runtimes.base import Infeasible, Runnable, WholeModel
 from nas.profiling.workers.eager import Decode, Encode, build_module, make_inputs
-from nas.spaces import Backbone, Decoder, Operator, TextEncoder
+from nas.spaces import Backbone, Decoder, Operator, TextEncoder, resolve, topology
 
 KEPT_BYTES = 20e9
 """The cache holds no more than this; what was used longest ago goes first."""
@@ -85,7 +85,7 @@ def module_and_inputs(workload: Runnable, form: str, copies: int) -> tuple[nn.Mo
     """The module of a workload and its inputs by name, contiguous, all of them tensors."""
     module, given = build_module(workload).eval(), make_inputs(workload, torch.device("cpu"))
     if isinstance(workload, WholeModel):
-        variants.in_forms(module, dict(workload.forms))
+        variants.apply_variants(module, dict(workload.forms))
     part = getattr(workload, "part", None)
     if part is None or isinstance(part, Backbone):
         names: tuple[str, ...] = ("x", "timestep", "context")
@@ -94,7 +94,7 @@ def module_and_inputs(workload: Runnable, form: str, copies: int) -> tuple[nn.Mo
     else:
         names, module = ("features", "context"), Chain([module, *(redrawn(module) for _ in range(copies - 1))])
         for at_site in module.operators:
-            at_site.operator = variants.in_form(at_site.operator, form)
+            at_site.operator = variants.as_variant(at_site.operator, part.kind, form)
         given = given if given[1] is not None else given[:1]
     return module, {name: x.contiguous() for name, x in zip(names, given)}
 
@@ -125,8 +125,10 @@ def _key(workload: Runnable, form: str, copies: int) -> str:
     part = getattr(workload, "part", None)
     if isinstance(part, TextEncoder | Decoder):
         defined_by += [Encode, Decode, autoencoder]
-    elif not isinstance(part, Operator):
-        defined_by += [unet, denoiser]
+    elif isinstance(part, Operator):
+        defined_by += [inspect.getmodule(resolve(part.spec.module))]
+    else:
+        defined_by += [unet, topology, denoiser]
     names = ("torch", "litert-torch", "ai-edge-litert")
     written = [str(workload), str(getattr(workload, "forms", "")), form or variants.REFERENCE, str(copies)]
     text = "\n".join([*written, *map(_version, names), *map(inspect.getsource, defined_by)])

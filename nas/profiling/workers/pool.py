@@ -41,7 +41,9 @@ class Children:
         self.module, self.timeout_s, self.fork = module, timeout_s, fork
         self.scratch = Scratch("nas-profile-")
         self.log = self.scratch.path / "log"
-        self.environment = {**os.environ, "TMPDIR": str(self.scratch.path), **environment}
+        # A worker finds what its parent finds: operators may be defined beside a script.
+        search_path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+        self.environment = {**os.environ, "TMPDIR": str(self.scratch.path), **environment, "PYTHONPATH": search_path}
         self.template: Child | None = None
 
     def start(self) -> Child:
