@@ -79,3 +79,12 @@ def shown(value: Any) -> str:
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
+
+
+def encodable(text: str) -> bool:
+    """Whether it is Unicode: no half of a surrogate pair, as broken files and arguments leave it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -16,11 +16,11 @@ from nas.checkpoint import Checkpoint
 from nas.data import video
 from nas.diffusion.objective import MAX_GUIDANCE, MAX_SAMPLING_STEPS
 from nas.errors import ConfigError, NasError
+from nas.failures import lacks_memory
 from nas.metrics.evaluation import generate
 from nas.models import Autoencoder
 from nas.models.text_encoder import EMPTY, TextEncoder
 from nas.ranges import in_range
-from nas.training.execution import lacks_memory
 
 CHUNK = 8
 """Latent frames that are decoded at once where the space's `decoder.frames` does not say: what bounds the decoder's

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import ConfigError, MissingDependency, NasError, suggestion
+from nas.failures import NO_MEMORY, ToolError, is_unsupported
 from nas.files import replacing
-from nas.profiling.runtimes.base import NO_MEMORY, ToolError, is_unsupported
 
 COREML_TARGETS = ("iOS17", "iOS18")
 """From iOS 18 on, attention stays one op; for iOS 17 it becomes two products and a softmax."""

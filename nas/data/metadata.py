@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from nas.errors import ConfigError, suggestion
+from nas.errors import ConfigError, encodable, suggestion
 from nas.files import open_regular
 
 VIDEOS = frozenset(
@@ -107,15 +107,6 @@ def parse_object(text: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError("expected an object with file_name and text")
     return row
-
-
-def encodable(text: str) -> bool:
-    """Whether it is Unicode: no half of a surrogate pair, as broken files and arguments leave it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _open_text(path: Path) -> TextIO:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.data.metadata import encodable
-from nas.errors import ConfigError, MissingDependency, NasError
+from nas.errors import ConfigError, MissingDependency, NasError, encodable
 from nas.models import weight_files
 from nas.models.diffusers_checkpoint import HUB_TEXT, checkpoint_folder
 from nas.models.weights import not_finite

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from nas.costs import LookupTable, Row, TableWriter
 from nas.costs.side_files import meta_path, read_meta
 from nas.errors import ConfigError, NasError, SpaceError, TableError
+from nas.failures import ToolError
 from nas.files import write_json
 from nas.locks import output_lock
 from nas.profiling import runtimes
@@ -28,7 +29,6 @@ from nas.profiling.runtimes.base import (
     Runnable,
     Runtime,
     Session,
-    ToolError,
     WholeModel,
 )
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload

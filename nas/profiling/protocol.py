@@ -17,7 +17,8 @@ from math import ceil, isfinite
 import numpy as np
 
 from nas.costs import Row
-from nas.profiling.runtimes.base import Infeasible, Loaded, Session, ToolError
+from nas.failures import ToolError
+from nas.profiling.runtimes.base import Infeasible, Loaded, Session
 
 
 @dataclass(frozen=True)

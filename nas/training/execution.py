@@ -73,11 +73,3 @@ def checkpoint_blocks(model: nn.Module) -> None:
     """Gradient checkpointing of each block, in place; names of parameters stay."""
     for block in blocks(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error of torch, or Python's own, says that memory was not to be had."""
-    text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
-    )

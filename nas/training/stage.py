@@ -16,10 +16,11 @@ from nas.checkpoint import BASE
 from nas.config import build
 from nas.diffusion.objective import Objective
 from nas.errors import FIXES, ConfigError, NasError
+from nas.failures import lacks_memory
 from nas.files import read_json, read_text, short_hash, write_json
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
-from nas.training.execution import Compute, lacks_memory
+from nas.training.execution import Compute
 from nas.training.loop import STATE, older_states
 from nas.training.previews import Watch
 

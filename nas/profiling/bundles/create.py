@@ -27,6 +27,7 @@ from typing import Any
 import nas
 from nas import config
 from nas.errors import ConfigError, NasError, SpaceError
+from nas.failures import ToolError
 from nas.files import read_json, write_atomic, write_json
 from nas.locks import output_lock
 from nas.profiling.bundles import runner
@@ -36,7 +37,7 @@ from nas.profiling.bundles.runner import file_hash
 from nas.profiling.host import commit
 from nas.profiling.profile import Progress
 from nas.profiling.runtimes.android import TOOL, find_tool
-from nas.profiling.runtimes.base import Infeasible, Runtime, ToolError
+from nas.profiling.runtimes.base import Infeasible, Runtime
 from nas.spaces import SearchSpace, Workload
 
 MANIFEST, RESULTS, VISITS = "manifest.json", "results.jsonl", "results"

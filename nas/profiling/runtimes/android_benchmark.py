@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from math import isnan, nan
 
 from nas.errors import NasError
+from nas.failures import NO_MEMORY, UNSUPPORTED, ToolError
 from nas.profiling.bundles.compile import Package
-from nas.profiling.runtimes.base import NO_MEMORY, UNSUPPORTED, Infeasible, Loaded, OutOfMemory, ToolError
+from nas.profiling.runtimes.base import Infeasible, Loaded, OutOfMemory
 
 MIB = 2**20 / 1e6
 GET = (

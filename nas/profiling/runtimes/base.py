@@ -6,12 +6,11 @@ torch, phones or processes. Between them stands a `Session`: one workload, compi
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from nas.errors import NasError
+from nas.failures import MACHINE, NO_MEMORY, ToolError
 from nas.files import short_hash
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
@@ -22,26 +21,6 @@ class Infeasible(Exception):
 
 class OutOfMemory(Infeasible):
     """For want of memory, it seems: with nothing else beside it the workload may run."""
-
-
-class ToolError(NasError):
-    """A library, a tool or this machine failed, which says nothing about the workload: no row is made of it."""
-
-
-NO_MEMORY = re.compile(
-    r"bad_alloc|out of memory|(cannot|can't|failed to|unable to) allocate|ENOMEM|size calculation overflowed|"
-    r"invalid buffer size",
-    re.IGNORECASE,
-)
-UNSUPPORTED = re.compile(
-    r"not (yet )?(implemented|supported)|unsupported|(only|n't|not) supports?\b|no (such )?(kernel|operation|lowering)\b|"
-    r"lowering not found|unresolved|didn't find op|failed to (legalize|prepare|invoke)|"
-    r"rank (must|greater|[0-9])",
-    re.IGNORECASE,
-)
-"""How libraries and tools say that they have no way to run an operation."""
-CRASHED = re.compile(r"illegal memory access|misaligned address|launch failure|device-side assert|cuda_error_launch")
-"""How an accelerator says that a kernel crashed, where on a CPU the process would."""
 
 
 def failed(said: str) -> Infeasible:
@@ -63,19 +42,6 @@ def refusal(what: str, error: BaseException) -> Infeasible | ToolError:
     if not isinstance(error, RuntimeError | ValueError) or MACHINE.search(str(error)):
         return ToolError(said)
     return Infeasible(said)
-
-
-MACHINE = re.compile(
-    r"no space left|disk quota|read-only file system|permission denied|too many open files", re.IGNORECASE
-)
-"""What the system says of a machine in whatever error it reaches us."""
-
-
-def is_unsupported(error: BaseException) -> bool:
-    """Whether a library says with this error that it has no way to run what it was given."""
-    if isinstance(error, NotImplementedError):
-        return True
-    return isinstance(error, RuntimeError | ValueError) and UNSUPPORTED.search(str(error)) is not None
 
 
 @dataclass(frozen=True)

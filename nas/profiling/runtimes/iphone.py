@@ -19,10 +19,11 @@ from typing import Any
 
 from nas.conversion.convert import coremltools, quiet
 from nas.errors import MissingDependency, NasError
+from nas.failures import ToolError
 from nas.profiling.bundles.compile import Package
 from nas.profiling.bundles.runner import UNITS, be_patient, forget, random_inputs, temporary_files_in
 from nas.profiling.host import usable, user_cache
-from nas.profiling.runtimes.base import Infeasible, Loaded, Session, ToolError, refusal
+from nas.profiling.runtimes.base import Infeasible, Loaded, Session, refusal
 
 MOST_RUNS = 5
 """Of a block: each is a call over the cable that takes a second or so, however short the prediction."""

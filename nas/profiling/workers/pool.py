@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nas.profiling.runtimes.base import Infeasible, Loaded, OutOfMemory, Session, ToolError, failed
+from nas.failures import ToolError
+from nas.profiling.runtimes.base import Infeasible, Loaded, OutOfMemory, Session, failed
 from nas.profiling.scratch import Scratch
 
 CAN_FORK = sys.platform == "linux"

@@ -22,7 +22,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from nas.errors import FIXES, MissingDependency, NasError
-from nas.profiling.runtimes.base import CRASHED, NO_MEMORY, Infeasible, OutOfMemory, ToolError, is_unsupported
+from nas.failures import CRASHED, NO_MEMORY, ToolError, is_unsupported
+from nas.profiling.runtimes.base import Infeasible, OutOfMemory
 
 PR_SET_PDEATHSIG = 1
 WARM_UP_S = 3.0

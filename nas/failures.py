@@ -1,0 +1,46 @@
+"""Whose failure an error of a library, a tool or the system is: the workload's, the machine's, or the tool's."""
+
+from __future__ import annotations
+
+import re
+
+from nas.errors import NasError
+
+
+class ToolError(NasError):
+    """A library, a tool or this machine failed, which says nothing about the workload: no row is made of it."""
+
+
+NO_MEMORY = re.compile(
+    r"bad_alloc|out of memory|(cannot|can't|failed to|unable to) allocate|ENOMEM|size calculation overflowed|"
+    r"invalid buffer size",
+    re.IGNORECASE,
+)
+UNSUPPORTED = re.compile(
+    r"not (yet )?(implemented|supported)|unsupported|(only|n't|not) supports?\b|no (such )?(kernel|operation|lowering)\b|"
+    r"lowering not found|unresolved|didn't find op|failed to (legalize|prepare|invoke)|"
+    r"rank (must|greater|[0-9])",
+    re.IGNORECASE,
+)
+"""How libraries and tools say that they have no way to run an operation."""
+CRASHED = re.compile(r"illegal memory access|misaligned address|launch failure|device-side assert|cuda_error_launch")
+"""How an accelerator says that a kernel crashed, where on a CPU the process would."""
+MACHINE = re.compile(
+    r"no space left|disk quota|read-only file system|permission denied|too many open files", re.IGNORECASE
+)
+"""What the system says of a machine in whatever error it reaches us."""
+
+
+def is_unsupported(error: BaseException) -> bool:
+    """Whether a library says with this error that it has no way to run what it was given."""
+    if isinstance(error, NotImplementedError):
+        return True
+    return isinstance(error, RuntimeError | ValueError) and UNSUPPORTED.search(str(error)) is not None
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of torch, or Python's own, says that memory could not be allocated."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
