@@ -112,7 +112,7 @@ def search(args: argparse.Namespace) -> None:
     model = cost_model(args)
     with output_lock(args.out):
         pass  # what cannot be written is known before anything is searched; searches that share a study end here too
-    budget = Budget.parse(args.budget, model.largest())
+    budget = Budget.parse(args.budget, model.upper_bounds())
     storage = args.storage or f"{args.out}.journal"
     result = run_search(
         model.space,

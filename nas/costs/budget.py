@@ -50,15 +50,15 @@ class Budget:
                 raise BudgetError(f"budget: {name}: {refusal}")
 
     @classmethod
-    def parse(cls, text: str, largest: object | None = None) -> Budget:
+    def parse(cls, text: str, upper_bounds: object | None = None) -> Budget:
         """Read `"latency<=80ms, memory<=1.2GB, params<=600M"`.
 
         Units: us, ms, s; B, KB, MB, GB (powers of 1000), KiB, MiB, GiB (of 1024); K, M, B for parameters; and %,
-        of what `largest` costs (`CostModel.largest`), for a budget that means the same on any machine.
+        of what `upper_bounds` costs (`CostModel.upper_bounds`), for a budget that means the same on any machine.
 
         Raises:
             BudgetError: a part that is not `name<=number unit`, an unknown name or unit, a cost bounded twice, or a
-                bound in % of a cost that `largest` does not have.
+                bound in % of a cost that `upper_bounds` does not have.
         """
         bounds: dict[str, float] = {}
         for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
@@ -74,7 +74,7 @@ class Budget:
             if field in bounds:
                 raise BudgetError(f"budget: {name} is bounded twice")
             if unit == "%":
-                units = {"%": _hundredth(largest, field, name)}
+                units = {"%": _percent(upper_bounds, field, name)}
             bounds[field] = float(number) * _factor(name, unit, units)
         return cls(**bounds)
 
@@ -111,14 +111,16 @@ class Budget:
 
 def _known(name: str, value):
     if value is None or np.isnan(value).any():
-        raise BudgetError(f"budget: {name} is bounded but not known; CostModel.within says what is missing")
+        raise BudgetError(f"budget: {name} is bounded but not known; CostModel.resolve_budget says what is missing")
     return value
 
 
-def _hundredth(largest: object | None, field: str, name: str) -> float:
-    if np.isnan(getattr(largest, field, None) or np.nan):
-        raise BudgetError(f"budget: a bound on {name} in % needs a known most expensive architecture; give a unit")
-    return getattr(largest, field) / 100
+def _percent(upper_bounds: object | None, field: str, name: str) -> float:
+    if np.isnan(getattr(upper_bounds, field, None) or np.nan):
+        raise BudgetError(
+            f"budget: a bound on {name} in % needs the largest {name} of the space, which is not known; give a unit"
+        )
+    return getattr(upper_bounds, field) / 100
 
 
 def _factor(name: str, unit: str, units: dict[str, float]) -> float:

@@ -26,9 +26,9 @@ def clip_sentence(cost: CostModel, arch: Architecture) -> str:
     try:
         generation = cost.generation()
     except TableError as error:
-        passes = cost.steps * (2 if cost.guidance else 1)
+        denoiser_calls = cost.steps * (2 if cost.guidance else 1)
         return (
-            f"{_clip(cost)} takes {passes * latency_ms / 1e3:.3g} s of denoising {where}: {passes} x denoiser at "
+            f"{_clip(cost)} takes {denoiser_calls * latency_ms / 1e3:.3g} s of denoising {where}: {denoiser_calls} x denoiser at "
             f"{latency_ms:.3g} ms ({source}). Text encoder and decoder come on top: {error}"
         )
     parts = [

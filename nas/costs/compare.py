@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nas.costs.sources import listed
-from nas.costs.table import SAME, LookupTable
+from nas.costs.table import COMPARABLE_KEYS, LookupTable
 from nas.errors import TableError
 from nas.files import read_text
 from nas.spaces import SearchSpace
@@ -96,7 +96,7 @@ def difference(first: LookupTable, second: LookupTable) -> Difference:
     rows = rows.loc[logs.abs().sort_values(ascending=False, kind="stable").index]
     finite = logs[np.isfinite(logs)]
     in_first, in_second = first.frame["workload"], second.frame["workload"]
-    keys = [*SAME, "protocol"]
+    keys = [*COMPARABLE_KEYS, "protocol"]
     pairs = {key: (first.meta.get(key), second.meta.get(key)) for key in keys}
     return Difference(
         rows.reset_index(drop=True),
@@ -122,7 +122,7 @@ def merged(tables: Sequence[LookupTable], prefer_first: bool = False) -> LookupT
     """
     first = tables[0]
     for other in tables[1:]:
-        for key in SAME:
+        for key in COMPARABLE_KEYS:
             if first.meta.get(key) != other.meta.get(key):
                 raise TableError(
                     f"{_name(other)}: was profiled with {key}={other.meta.get(key)!r}, {_name(first)} with "

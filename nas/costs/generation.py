@@ -19,7 +19,7 @@ from nas.spaces import SearchSpace
 class Generation:
     """What the clips of one batch take beside the denoiser, and how often the denoiser runs.
 
-    `seconds = (text encoder + passes x denoiser + decoder_runs x decoder) / 1000`. The empty prompt of classifier-free
+    `seconds = (text encoder + denoiser_calls x denoiser + decoder_runs x decoder) / 1000`. The empty prompt of classifier-free
     guidance is encoded once and for all, so it costs nothing here.
 
     With guidance this is an upper bound: a phone runs its model, exported for one clip, twice a step; torch runs both
@@ -66,18 +66,18 @@ class Generation:
         return cls(steps, guidance, text, decoder, space.decoder_runs)
 
     @property
-    def passes(self) -> int:
+    def denoiser_calls(self) -> int:
         """Runs of the denoiser."""
         return self.steps * (2 if self.guidance else 1)
 
     @property
-    def around_s(self) -> float:
+    def overhead_s(self) -> float:
         """What the text encoder and the decoder take; infinite where one of them cannot run."""
         return (self.text.latency_ms + self.decoder_runs * self.decoder.latency_ms) / 1e3
 
     def seconds(self, latency_ms):
         """The whole clip, for one latency of the denoiser in ms or an array of them."""
-        return self.around_s + self.passes / 1e3 * latency_ms
+        return self.overhead_s + self.denoiser_calls / 1e3 * latency_ms
 
     def latency_bound_ms(self, generation_s: float) -> float:
         """The latency of the denoiser at which a clip takes `generation_s`.
@@ -88,19 +88,19 @@ class Generation:
         for name, row in (("text encoder", self.text), ("decoder", self.decoder)):
             if row.status != "ok":
                 raise BudgetError(f"budget: no clip can be made: the {name} cannot run on the device: {row.reason}")
-        if self.around_s >= generation_s:
+        if self.overhead_s >= generation_s:
             raise BudgetError(
                 f"budget: generation<={generation_s:g}s cannot be met: the text encoder and the decoder alone take "
-                f"{self.around_s:.4g} s; raise the bound, or make them smaller"
+                f"{self.overhead_s:.4g} s; raise the bound, or make them smaller"
             )
-        return (generation_s - self.around_s) * 1e3 / self.passes
+        return (generation_s - self.overhead_s) * 1e3 / self.denoiser_calls
 
     def parts(self, latency_ms: float, source: str) -> pd.DataFrame:
         """One row each for the text encoder, the denoiser and the decoder: part, runs, latency_ms (of a run), seconds,
         source."""
         parts = [
             ("text encoder", 1, self.text.latency_ms, self.text.source),
-            ("denoiser", self.passes, latency_ms, source),
+            ("denoiser", self.denoiser_calls, latency_ms, source),
             ("decoder", self.decoder_runs, self.decoder.latency_ms, self.decoder.source),
         ]
         frame = pd.DataFrame(parts, columns=["part", "runs", "latency_ms", "source"])

@@ -14,7 +14,7 @@ from nas.costs.interpolate import interpolated
 from nas.costs.row import Row
 from nas.costs.sources import listed, to_add
 from nas.costs.table import Calibration, LookupTable, command_to_measure
-from nas.costs.terms import CostTerms, Fused
+from nas.costs.terms import CostTerms, TabulatedCosts
 from nas.errors import SpaceError, TableError
 from nas.ranges import in_range
 from nas.spaces import Architecture, SearchSpace
@@ -86,7 +86,7 @@ class CostModel:
         self.sources = tuple(sorted(sources))
         self._terms = self._build_terms(table.calibration or Calibration())
         self._check_calibration()
-        self._fused = Fused(self._terms)
+        self._tabulated = TabulatedCosts(self._terms)
         try:
             self._generation = self.generation()
         except TableError:
@@ -103,7 +103,7 @@ class CostModel:
             SpaceError: the architecture belongs to another space.
         """
         codes = self.space.encode(arch)
-        latency_ms, memory_mb, params = self._fused(codes[None])[0].tolist()
+        latency_ms, memory_mb, params = self._tabulated(codes[None])[0].tolist()
         return Cost(latency_ms, memory_mb, int(params), self._breakdown(codes), self._clip_s(latency_ms))
 
     def predict_many(self, codes: np.ndarray | Sequence[Sequence[int]]) -> pd.DataFrame:
@@ -120,7 +120,7 @@ class CostModel:
         if len(codes) and not ((codes.min(0) >= 0).all() and (codes.max(0) < sizes).all()):
             slot = list(self.space.slots)[int(((codes.min(0) < 0) | (codes.max(0) >= sizes)).argmax())]
             raise SpaceError(f"slot '{slot}' has codes 0..{len(self.space.slots[slot]) - 1}; one of the codes is not")
-        costs = self._fused(codes)
+        costs = self._tabulated(codes)
         frame = pd.DataFrame({"latency_ms": costs[:, 0], "memory_mb": costs[:, 1]}, copy=False)
         frame["params"] = costs[:, 2].astype(np.int64)
         if self._generation is not None:
@@ -151,7 +151,7 @@ class CostModel:
         """
         return self.generation(steps, guidance).seconds(self.predict(arch).latency_ms)
 
-    def within(self, budget: Budget) -> Budget:
+    def resolve_budget(self, budget: Budget) -> Budget:
         """The same budget with its bound on the generation time, if any, as one on the latency of the denoiser.
 
         Raises:
@@ -178,7 +178,7 @@ class CostModel:
                     "it; bound latency and params instead, or fill the column from a device that does"
                 )
 
-    def largest(self) -> Cost:
+    def upper_bounds(self) -> Cost:
         """Each cost at its highest over all architectures that can run (not one architecture's: the corner of them)."""
         terms = self._terms
         finite = [np.isfinite(latency) for latency in terms.latency_ms]

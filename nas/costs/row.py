@@ -15,7 +15,7 @@ from nas.csv_files import read_csv, shown_cell
 from nas.errors import ConfigError, TableError, shown, suggestion
 
 SOURCES = ("measured", "estimated", "interpolated")
-NEEDED = ("workload", "latency_ms", "memory_mb", "weights_mb", "params")
+REQUIRED_COLUMNS = ("workload", "latency_ms", "memory_mb", "weights_mb", "params")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ _LOWEST = dict.fromkeys(("latency_p10_ms", "latency_p90_ms"), -_LONGEST_MS)
 def read_cells(path: Path) -> tuple[pd.DataFrame, list[int]]:
     """The cells of the file as text, and the line on which each row ends."""
     try:
-        found = read_csv(path, "lookup table", NEEDED, kept=HEADER)
+        found = read_csv(path, "lookup table", REQUIRED_COLUMNS, kept=HEADER)
     except ConfigError as error:
         raise (error if not path.is_file() else TableError(str(error))) from None
     _check_columns(found.header, str(path))
@@ -83,9 +83,9 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, list[int]]:
 
 
 def _check_columns(columns: list[str], where: str) -> None:
-    for column in NEEDED:
+    for column in REQUIRED_COLUMNS:
         if column not in columns:
-            raise TableError(f"{where}: column '{column}' is missing; a table needs {', '.join(NEEDED)}")
+            raise TableError(f"{where}: column '{column}' is missing; a table needs {', '.join(REQUIRED_COLUMNS)}")
     for column in columns:
         if column not in COLUMNS:
             raise TableError(f"{where}: unknown column '{column}'{suggestion(str(column), COLUMNS)}")
@@ -133,7 +133,9 @@ def _check_values(frame: pd.DataFrame, at: Callable[[int], str]) -> None:
     ok = frame["status"] == "ok"
     for column, highest in _HIGHEST.items():
         values = frame[column]
-        unknown = values.isna() & (~ok if column in NEEDED else True) | (values.isna() & (column == "memory_mb"))
+        unknown = values.isna() & (~ok if column in REQUIRED_COLUMNS else True) | (
+            values.isna() & (column == "memory_mb")
+        )
         allowed = (values >= _LOWEST.get(column, 0.0)) & (values <= highest) | unknown
         allowed |= ~ok & np.isinf(values) & (values > 0) & (column == "latency_ms")
         least = "a finite number" if column in _LOWEST else "a number of 0 or more"

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from nas.config import build
-from nas.costs.row import COLUMNS, HEADER, NEEDED, Row, checked, read_cells
+from nas.costs.row import COLUMNS, HEADER, REQUIRED_COLUMNS, Row, checked, read_cells
 from nas.costs.side_files import calibration_path, check_alone, meta_path, read_meta
 from nas.csv_files import read_csv
 from nas.errors import NasError, TableError, shown, suggestion
@@ -27,7 +27,7 @@ from nas.locks import output_lock
 from nas.ranges import check_range
 from nas.spaces import SearchSpace
 
-SAME = (
+COMPARABLE_KEYS = (
     "runtime",
     "version",
     "device",
@@ -151,7 +151,7 @@ class TableWriter:
 
     Args:
         path: the CSV; rows that are already there are kept.
-        meta: provenance; on resuming, the keys in `SAME` must be what they were.
+        meta: provenance; on resuming, the keys in `COMPARABLE_KEYS` must be what they were.
 
     Attributes:
         done: the workloads that have a row.
@@ -203,12 +203,12 @@ class TableWriter:
             write_atomic(self.path, HEADER)
             return
         table = LookupTable.load(self.path)
-        if tuple(read_csv(self.path, "lookup table", NEEDED, kept=HEADER).header) != COLUMNS:
+        if tuple(read_csv(self.path, "lookup table", REQUIRED_COLUMNS, kept=HEADER).header) != COLUMNS:
             raise TableError(
                 f"{self.path}:1: has other columns than this version writes; profile into a new file, or join the two "
                 "with 'nas table merge'"
             )
-        for key in SAME:
+        for key in COMPARABLE_KEYS:
             if table.meta.get(key) != meta.get(key):
                 raise TableError(
                     f"{self.path}: was profiled with {key}={shown(table.meta.get(key))}, now it is "

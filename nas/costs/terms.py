@@ -26,7 +26,7 @@ class CostTerms:
     base_peak_mb: float = 0.0
 
 
-class Fused:
+class TabulatedCosts:
     """Costs of many codes at once: slots are fused into groups whose joint choices are tabulated.
 
     One gather then serves four or so slots, and the table of a group still fits the processor's cache.

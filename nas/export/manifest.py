@@ -27,7 +27,7 @@ def cost_model(checkpoint: Checkpoint, table: LookupTable) -> CostModel:
 
 
 def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
-    """What a clip costs on the table's device: `sources`, `passes` of the denoiser, `denoiser_ms` of one, and
+    """What a clip costs on the table's device: `sources`, `denoiser_calls` of the denoiser, `denoiser_ms` of one, and
     `generation_s` with its `parts` where the table knows the text encoder and the decoder."""
     cost = cost_model(checkpoint, table)
     found = cost.predict(checkpoint.architecture)
@@ -35,7 +35,7 @@ def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
         "device": table.meta.get("chip") or table.meta.get("device"),
         "runtime": table.meta.get("runtime"),
         "sources": list(cost.sources),
-        "passes": cost.steps * (2 if cost.guidance else 1),
+        "denoiser_calls": cost.steps * (2 if cost.guidance else 1),
         "denoiser_ms": found.latency_ms,
         "generation_s": found.generation_s,
     }

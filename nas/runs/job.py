@@ -141,7 +141,7 @@ class Job:
             if name not in known:
                 raise ConfigError(f"{file}: {field_name}: nothing called '{name}'{suggestion(name, known)}")
         try:
-            Budget.parse(config.budget, largest=Budget(1.0, 1.0, 1.0, 1.0))
+            Budget.parse(config.budget, upper_bounds=Budget(1.0, 1.0, 1.0, 1.0))
         except BudgetError as error:
             raise BudgetError(f"{file}: {error}") from None
 
@@ -285,7 +285,7 @@ class Job:
     @cached_property
     def budget(self) -> Budget:
         """With a bound on the generation time as one on the latency, which a whole model can be held to."""
-        return self.cost.within(Budget.parse(self.config.budget, self.cost.largest()))
+        return self.cost.resolve_budget(Budget.parse(self.config.budget, self.cost.upper_bounds()))
 
     @property
     def chosen(self) -> Architecture:

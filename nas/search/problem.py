@@ -57,7 +57,7 @@ class Problem:
             BudgetError: the text encoder and the decoder alone take longer than a clip may.
         """
         budget = budget or Budget()
-        limits = cost.within(budget)  # a bound on the time of a clip is one on latency
+        limits = cost.resolve_budget(budget)  # a bound on the time of a clip is one on latency
         terms = cost.terms()
         sizes = np.array([len(choices) for choices in space.slots.values()])
         latency = np.concatenate(terms.latency_ms).astype(float)

@@ -47,5 +47,5 @@ def test_percent_of_the_most_expensive():
     assert Budget.parse("latency<=40%, params<=300K", largest) == Budget(latency_ms=80, params=300e3)
     with pytest.raises(BudgetError, match="bound on memory in %"):
         Budget.parse("memory<=40%", largest)
-    with pytest.raises(BudgetError, match="needs a known most expensive"):
+    with pytest.raises(BudgetError, match="needs the largest latency of the space"):
         Budget.parse("latency<=40%")

@@ -43,7 +43,7 @@ def test_seconds_are_the_sum_of_what_runs(space):
     codes = np.stack([space.encode(space.random(seed)) for seed in range(50)])
     frame = cost.predict_many(codes)
     assert frame["generation_s"].to_numpy() == pytest.approx((around_ms + 12 * frame["latency_ms"]) / 1e3)
-    assert cost.largest().generation_s >= frame["generation_s"].max()
+    assert cost.upper_bounds().generation_s >= frame["generation_s"].max()
     parts = cost.generation().parts(step_ms, "measured")
     assert parts["seconds"].sum() == pytest.approx(cost.generation_s(arch)) and list(parts["runs"]) == [1, 12, 4]
 
@@ -57,7 +57,7 @@ def test_a_table_without_the_parts_still_gives_the_rest(space):
     measure = "nas profile --space demo --runtime eager --device cuda --pipeline --out"
     for ask in (
         lambda: cost.generation_s(arch),
-        lambda: cost.within(nas.Budget(generation_s=1)),
+        lambda: cost.resolve_budget(nas.Budget(generation_s=1)),
         lambda: nas.search.optimum(space, cost, {}, nas.Budget(generation_s=1)),
     ):
         with pytest.raises(TableError, match=measure):
@@ -65,7 +65,7 @@ def test_a_table_without_the_parts_still_gives_the_rest(space):
     with pytest.raises(BudgetError, match="generation_s is bounded but not known"):
         nas.Budget(generation_s=1).holds(cost.predict(arch))
     with pytest.raises(BudgetError, match="generation in % needs"):
-        nas.Budget.parse("generation<=50%", cost.largest())
+        nas.Budget.parse("generation<=50%", cost.upper_bounds())
 
 
 def test_a_space_that_declares_no_decoder_says_where_to(space):
@@ -90,12 +90,12 @@ def test_an_estimated_decoder_does_not_mix_silently(space):
 
 def test_the_bound_on_a_clip_is_a_bound_on_a_step(space):
     cost = CostModel(space, table_for(space), steps=4)
-    around_s = cost.generation().around_s
-    bound = cost.within(nas.Budget(generation_s=around_s + 0.2, params=1e6))
+    overhead_s = cost.generation().overhead_s
+    bound = cost.resolve_budget(nas.Budget(generation_s=overhead_s + 0.2, params=1e6))
     assert bound.bounds() == pytest.approx({"latency_ms": 50, "params": 1e6})
-    assert cost.within(nas.Budget(latency_ms=10, generation_s=around_s + 0.2)).latency_ms == 10
-    with pytest.raises(BudgetError, match=rf"text encoder and the decoder alone take {around_s:.4g} s"):
-        cost.within(nas.Budget(generation_s=around_s))
+    assert cost.resolve_budget(nas.Budget(latency_ms=10, generation_s=overhead_s + 0.2)).latency_ms == 10
+    with pytest.raises(BudgetError, match=rf"text encoder and the decoder alone take {overhead_s:.4g} s"):
+        cost.resolve_budget(nas.Budget(generation_s=overhead_s))
 
 
 def test_a_decoder_that_cannot_run_makes_no_clip(space):
@@ -104,4 +104,4 @@ def test_a_decoder_that_cannot_run_makes_no_clip(space):
     cost = CostModel(space, table)
     assert cost.predict(space.random(0)).generation_s == np.inf
     with pytest.raises(BudgetError, match="the decoder cannot run on the device: killed"):
-        cost.within(nas.Budget(generation_s=1e9))
+        cost.resolve_budget(nas.Budget(generation_s=1e9))

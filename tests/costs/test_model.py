@@ -112,13 +112,13 @@ def test_wrong_codes(codes):
         CostModel(space, table_for(space)).predict_many(codes)
 
 
-def test_largest_is_the_corner_of_what_can_run():
+def test_upper_bounds_are_the_corner_of_what_can_run():
     space = nas.SearchSpace(name="c", slots={"s0": ["none", "a", "b"], "s1": ["none", "a"]})
     table = table_for(space)
     table.frame.loc[1, "status"] = "infeasible"
     cost = CostModel(space, table)
     every = cost.predict_many([[i, j] for i in range(3) for j in range(2)])
     every = every[np.isfinite(every["latency_ms"])]
-    largest = cost.largest()
-    assert (largest.latency_ms, largest.params) == pytest.approx((every["latency_ms"].max(), every["params"].max()))
-    assert largest.memory_mb >= every["memory_mb"].max()
+    bounds = cost.upper_bounds()
+    assert (bounds.latency_ms, bounds.params) == pytest.approx((every["latency_ms"].max(), every["params"].max()))
+    assert bounds.memory_mb >= every["memory_mb"].max()

@@ -208,7 +208,7 @@ def test_only_what_asks_for_memory_misses_it(unknown):
             ask()
         assert f"row '{key}': memory_mb is unknown" in str(caught.value)
     with pytest.raises(BudgetError, match="memory in % needs"):
-        nas.Budget.parse("memory<=50%", cost.largest())
+        nas.Budget.parse("memory<=50%", cost.upper_bounds())
     with pytest.raises(BudgetError, match="memory_mb is bounded but not known"):
         nas.Budget(memory_mb=1e6).mask(frame)
 

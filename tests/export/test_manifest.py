@@ -31,7 +31,7 @@ def test_the_managers_sentence_is_the_cost_models(tiny_checkpoint, tmp_path, sou
     recipe(tiny_checkpoint, tmp_path, table=table)
     found = json.loads((tmp_path / "export.json").read_text())["recipe"]
     latency_ms = CostModel(loaded.space, table).predict(loaded.architecture).latency_ms
-    assert found["predicted"]["denoiser_ms"] == latency_ms and found["predicted"]["passes"] == 2
+    assert found["predicted"]["denoiser_ms"] == latency_ms and found["predicted"]["denoiser_calls"] == 2
     assert f"takes {2 * latency_ms / 1e3:.3g} s" in found["summary"] and "Phone 3 (litert)" in found["summary"]
     assert f"({source})" in found["summary"]
 

@@ -28,7 +28,7 @@ def searched(tmp_path_factory):
     """A run folder with a study of a real search, whose third trial is the winner."""
     path = report_folders.finished(tmp_path_factory.mktemp("runs") / "demo")
     folder = RunFolder.read(path)
-    budget = Budget(latency_ms=folder.costs.largest().latency_ms)
+    budget = Budget(latency_ms=folder.costs.upper_bounds().latency_ms)
     result = run_search(
         folder.space, folder.costs, lambda arch: len(str(arch)), budget, trials=3, storage=path / "study.journal"
     )

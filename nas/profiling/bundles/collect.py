@@ -15,7 +15,7 @@ import pandas as pd
 
 from nas.costs import LookupTable, Row
 from nas.costs.side_files import meta_path, read_meta
-from nas.costs.table import SAME
+from nas.costs.table import COMPARABLE_KEYS
 from nas.errors import ConfigError, NasError, TableError
 from nas.files import read_text
 from nas.locks import output_lock
@@ -85,7 +85,7 @@ def _collected(bundle: Bundle) -> LookupTable:
     if not rows and not visits:
         raise TableError(f"{folder}: nothing was measured yet; run 'nas measure {folder}', or the script in it")
     hosts = [host for _, host in rows] or [visit.host for visit in visits]
-    for key in SAME:
+    for key in COMPARABLE_KEYS:
         values = sorted({str(host.get(key)) for host in hosts})
         if len(values) > 1:
             raise TableError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.costs import Row
-from nas.costs.table import SAME
+from nas.costs.table import COMPARABLE_KEYS
 from nas.errors import ConfigError, TableError
 from nas.locks import output_lock
 from nas.profiling import runtimes
@@ -70,7 +70,7 @@ def _measure(
         options.setdefault("tool", bundle.folder / "benchmark_model")
     with runtimes.make(runtime or name, device or DEVICES[name], **options) as chosen:
         host = chosen.describe()
-        for key in SAME:
+        for key in COMPARABLE_KEYS:
             if before and before[0].host.get(key) != host.get(key):
                 raise ConfigError(
                     f"{path}: was measured with {key}={before[0]['host'].get(key)!r}, now it is {host.get(key)!r}; "
