@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 import nas
-from nas.config import build, load
+from nas.config import build
 from nas.diffusion.objective import Objective
-from nas.runs.job import JobConfig
+from nas.runs.job import load_job_config
 from nas.training import AdversarialConfig, FinetuneConfig, Inputs, run_stage
 
 FEW = (1, 2, 4)
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/adversarial"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    job, name = load(JobConfig, args.config, "job"), str(args.config)
+    job, name = load_job_config(args.config), str(args.config)
     space = nas.SearchSpace.load(args.run / "space.yaml")
     arch = space.check(nas.Architecture.load(args.run / "architecture.json"))
     checkpoints = args.run / "checkpoints"

@@ -26,13 +26,13 @@ import torch
 from scipy.stats import t as student
 
 import nas
-from nas.config import build, load
+from nas.config import build
 from nas.data.digits import WORDS
 from nas.diffusion.objective import Objective
 from nas.errors import ConfigError, NasError
 from nas.files import read_json, write_json
 from nas.models import tensors
-from nas.runs.job import JobConfig
+from nas.runs.job import load_job_config
 from nas.training import FinetuneConfig, Inputs, run_stage
 
 KINDS = ("video only", "joint")
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/joint"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    job = load(JobConfig, args.config, "job")
+    job = load_job_config(args.config)
     config = build(FinetuneConfig, job.stages.get("finetune", {}), str(args.config), "stages.finetune")
     config = replace(
         config,

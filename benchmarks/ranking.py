@@ -17,9 +17,9 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 import nas
-from nas.config import build, load
+from nas.config import build
 from nas.diffusion.objective import Objective
-from nas.runs.job import JobConfig
+from nas.runs.job import load_job_config
 from nas.training import FinetuneConfig, Inputs, SupernetEvaluator, retrain
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    job = load(JobConfig, args.job, "job")
+    job = load_job_config(args.job)
     space, objective = nas.SearchSpace.load(job.space), build(Objective, job.objective, args.job, "objective")
     decoder = args.run / "decoder"
     evaluator = SupernetEvaluator(Inputs(space, decoder, args.run / "supernet", objective=objective), args.clips)

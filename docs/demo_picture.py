@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from nas.costs import Budget
 from nas.report import plots
 from nas.runs.folder import RunFolder
-from nas.runs.record import Sample
+from nas.runs.record import Preview
 
 CLIPS, FRAMES = 3, 4
 """How many clips are shown, and how many of each one's frames."""
@@ -29,30 +29,30 @@ def picture(run: RunFolder, out: Path) -> Path:
     left, right = above.subplots(1, 2, width_ratios=(1, 1.55))
     plots.plot_front(run.front, budget=Budget(**run.record.budget), chosen=run.chosen or arch, ax=left)
     left.set_title("what no other architecture beats", loc="left", fontsize=9)
-    plots.plot_architecture(space, arch, run.cost, ax=right)
+    plots.plot_architecture(space, arch, run.predicted_cost, ax=right)
     right.set_title("the chosen layers, and their share of the latency", loc="left", fontsize=9)
-    shown = best_samples(run)
+    shown = best_previews(run)
     rows = below.subplots(len(shown), CLIPS, squeeze=False)
-    for axes, sample in zip(rows, shown):
-        film(axes, sample, run.path, captions=sample is shown[0])
+    for axes, preview in zip(rows, shown):
+        film(axes, preview, run.path, captions=preview is shown[0])
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     return out
 
 
-def best_samples(run: RunFolder) -> list[Sample]:
+def best_previews(run: RunFolder) -> list[Preview]:
     """The fine-tuned model at its most steps, and the last stage at four (or the nearest that it has)."""
-    by_model = {model: [s for s in run.record.samples if s.model == model] for model in ("finetune", "adversarial")}
+    by_model = {model: [s for s in run.record.previews if s.model == model] for model in ("finetune", "adversarial")}
     nearest = {"finetune": lambda s: -s.steps, "adversarial": lambda s: abs(s.steps - 4)}
-    return [min(samples, key=nearest[model]) for model, samples in by_model.items() if samples]
+    return [min(previews, key=nearest[model]) for model, previews in by_model.items() if previews]
 
 
-def film(axes: list[Axes], sample: Sample, run: Path, captions: bool) -> None:
-    """Some frames of the first clips of a sample's grid."""
-    with Image.open(run / sample.gif) as gif:
+def film(axes: list[Axes], preview: Preview, run: Path, captions: bool) -> None:
+    """Some frames of the first clips of a preview's grid."""
+    with Image.open(run / preview.gif) as gif:
         frames = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
     gap = frames[0].height // 16
-    width = (frames[0].width + gap) // len(sample.captions)
+    width = (frames[0].width + gap) // len(preview.captions)
     shown = [frames[round(i * (len(frames) - 1) / (FRAMES - 1))] for i in range(FRAMES)]
     for clip, ax in enumerate(axes):
         strip = Image.new("L", (FRAMES * width - gap, shown[0].height), 255)
@@ -61,9 +61,9 @@ def film(axes: list[Axes], sample: Sample, run: Path, captions: bool) -> None:
         ax.imshow(strip, cmap="gray", vmin=0, vmax=255)
         ax.set_axis_off()
         if captions:
-            ax.set_title(f'"{sample.captions[clip]}"', loc="left", fontsize=9)
+            ax.set_title(f'"{preview.captions[clip]}"', loc="left", fontsize=9)
     label = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 9}
-    axes[0].text(-0.03, 0.5, f"{sample.steps} steps", transform=axes[0].transAxes, **label)
+    axes[0].text(-0.03, 0.5, f"{preview.steps} steps", transform=axes[0].transAxes, **label)
 
 
 if __name__ == "__main__":

@@ -228,11 +228,11 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
         ({"search": {"trials": 0}}, "search.trials: must be at least 1"),
         ({"search": {"shortlist": -3}}, "search.shortlist: must be at least 1"),
         (
-            {"samples": {"captions": ["a"], "steps": {"finetune": [4, 0]}}},
-            "samples.steps.finetune[1]: must be at least 1",
+            {"previews": {"captions": ["a"], "steps": {"finetune": [4, 0]}}},
+            "previews.steps.finetune[1]: must be at least 1",
         ),
     ],
 )
 def test_a_job_asks_for_numbers_that_can_be(mapping, says):
-    whole = {"name": "a", "space": "demo", "budget": "", "samples": {"captions": [], "steps": {}}, **mapping}
+    whole = {"name": "a", "space": "demo", "budget": "", "previews": {"captions": [], "steps": {}}, **mapping}
     assert says in refused(lambda: build(JobConfig, whole, "job.yaml"))

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial
 
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.report import findings
-from nas.runs.folder import RunFolder, inside
-from nas.runs.record import RunRecord, Sample
+from nas.runs.folder import RunFolder, file_in_run
+from nas.runs.record import Preview, RunRecord
 from nas.search import open_storage
 
 PICTURE, CLIP = "a-", "c-"
@@ -114,10 +114,10 @@ class IllustratedStorage(optuna.storages.JournalStorage):
                 lines.append(f"- {words}: {unit(value)}{limit}")
         return "\n".join(["Predicted from the lookup table:", "", *lines]) if lines else ""
 
-    def samples(self) -> tuple[Sample, ...]:
+    def previews(self) -> tuple[Preview, ...]:
         """Those that the run has by now."""
         try:
-            return RunRecord.load(self.run.path).samples
+            return RunRecord.load(self.run.path).previews
         except NasError:  # a run that has only begun
             return ()
 
@@ -139,8 +139,8 @@ class IllustratedStorage(optuna.storages.JournalStorage):
     def _clips(self) -> dict[str, str]:
         named = [
             (f"{CLIP}{i:x}", f"{s.model}, {s.steps} steps.gif")
-            for i, s in enumerate(self.samples())
-            if inside(self.run.path, s.gif)
+            for i, s in enumerate(self.previews())
+            if file_in_run(self.run.path, s.gif)
         ]
         return {key: value for name, file in named for key, value in _artifact(name, file, "image/gif").items()}
 
@@ -157,8 +157,8 @@ class Illustrations:
             raise ArtifactNotFound(f"{artifact_id}: no artifact of this run")
         number = int(digits, 16)
         if kind == CLIP:
-            samples = self.storage.samples()
-            path = inside(self.storage.run.path, samples[number].gif) if number < len(samples) else None
+            previews = self.storage.previews()
+            path = file_in_run(self.storage.run.path, previews[number].gif) if number < len(previews) else None
             if path is None:
                 raise ArtifactNotFound(f"{artifact_id}: no such clip in the run folder")
             return path.open("rb")

@@ -18,8 +18,8 @@ from nas.report.formatting import (
     plural,
     plus_minus,
 )
-from nas.runs.folder import RunFolder, layers
-from nas.runs.record import Quality
+from nas.runs.folder import RunFolder, layer_counts
+from nas.runs.record import StageQuality
 from nas.spaces import NONE
 
 QUANTITIES = {
@@ -36,7 +36,7 @@ SCORE = "The score is minus the supernet's validation loss on held-out clips, so
 def in_one_sentence(run: RunFolder) -> str:
     """The run's result with its numbers, for the top of the page; empty before anything is known."""
     record, parts = run.record, []
-    predicted = record.predicted or run.cost
+    predicted = record.predicted or run.predicted_cost
     costs = record.measured or predicted
     if costs is not None:
         bound = record.budget.get("latency_ms")
@@ -80,7 +80,7 @@ def _range(values) -> str:
     return f"{figures(min(finite), 4)} to {figures(max(finite), 4)}"
 
 
-def _last_stage(rows: tuple[Quality, ...]) -> list[Quality]:
+def _last_stage(rows: tuple[StageQuality, ...]) -> list[StageQuality]:
     """The rows of the last stage that was judged, most steps first."""
     generated = [row for row in rows if row.model not in ("real", "control")]
     return sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
@@ -97,7 +97,7 @@ def found(run: RunFolder) -> list[str]:
         tried = plural(record.trials, "architecture")
         sentences.append(f"The search tried {tried} of the space {space}{size}{outside}.")
     if run.choices:
-        counted = layers(run.choices)
+        counted = layer_counts(run.choices)
         empty = sum(choice == NONE for choice in run.choices.values())
         names = [f"{choice} \N{MULTIPLICATION SIGN}{n}" for choice, n in counted.items()]
         text = f"The chosen architecture has {plural(sum(counted.values()), 'temporal layer')}"
@@ -130,7 +130,7 @@ def found(run: RunFolder) -> list[str]:
 def costs(run: RunFolder) -> list[str]:
     """What the winner costs: the whole model, the prediction, and the budget, a sentence for each quantity."""
     record, sentences = run.record, []
-    predicted = record.predicted or run.cost
+    predicted = record.predicted or run.predicted_cost
     for name, (words, unit) in QUANTITIES.items():
         value = getattr(record.measured or predicted, name, None)
         against = _against(value, record.budget.get(name), unit)
@@ -145,16 +145,16 @@ def costs(run: RunFolder) -> list[str]:
 
 def whole_source(run: RunFolder, name: str) -> str:
     """How the whole model's `latency_ms`, `memory_mb` or `params` came about: a `source` of table rows."""
-    sources = run.costs.sources if run.costs else ()
+    sources = run.cost_model.sources if run.cost_model else ()
     source = (run.record.measured and run.record.measured.source) or (sources[0] if len(sources) == 1 else "measured")
     return of_memory(source, run.table.meta) if name == "memory_mb" and run.table else source
 
 
 def clip(run: RunFolder) -> list[str]:
     """How long a clip takes in the steps that the pipeline is distilled to, where the table knows all of its parts."""
-    if run.cost is None or run.cost.generation_s is None:
+    if run.predicted_cost is None or run.predicted_cost.generation_s is None:
         return []
-    return [clip_sentence(run.costs, run.space.architecture(run.choices))]
+    return [clip_sentence(run.cost_model, run.space.architecture(run.choices))]
 
 
 def quality(run: RunFolder) -> list[str]:
@@ -218,10 +218,10 @@ def warnings(run: RunFolder) -> list[str]:
         if abs(error) > 0.1:
             side, told = "below" if error < 0 else "above", of_whole(whole_source(run, "latency_ms"))
             found.append(f"The predicted latency is {percent(abs(error))} {side} the one {told}, more than 10% off.")
-    sources = [source for source in (run.costs.sources if run.costs else ()) if source != "measured"]
+    sources = [source for source in (run.cost_model.sources if run.cost_model else ()) if source != "measured"]
     if sources:
         found.append(
-            f"The lookup table holds {listed(sources)} rows: {'nothing' if 'measured' not in run.costs.sources else 'not everything'} in it was measured."
+            f"The lookup table holds {listed(sources)} rows: {'nothing' if 'measured' not in run.cost_model.sources else 'not everything'} in it was measured."
         )
     return found
 
@@ -245,7 +245,7 @@ def _against(value: float | None, bound: float | None, unit) -> str:
     return f", {verdict} {unit(bound)}"
 
 
-def _beside(rows: tuple[Quality, ...], row: Quality) -> str:
+def _beside(rows: tuple[StageQuality, ...], row: StageQuality) -> str:
     """What other models reach at the same number of steps, as `(finetune 13.9, control 12.5)`."""
     others = [other for other in rows if other.steps == row.steps and other.model not in (row.model, "real")]
     return f" ({listed([f'{o.model} {figures(o.frechet)}' for o in others])})" if others else ""

@@ -57,10 +57,10 @@ def table(heads: Sequence[str], rows: Sequence[Markup], class_: str, words: Sequ
     return tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows), class_=class_)
 
 
-def bar(share: float, *marks: Any, colour: str | None = None, over: bool = False, cut: bool = False) -> Markup:
+def bar(share: float, *marks: Any, color: str | None = None, over: bool = False, cut: bool = False) -> Markup:
     """A bar as long as `share` of its track; `marks` stand on it."""
     share = 0.0 if math.isnan(share) else min(max(share, 0.0), 1.0)
-    style = f"width:{share:.2%}" + (f";background:{colour}" if colour else "")
+    style = f"width:{share:.2%}" + (f";background:{color}" if color else "")
     filled = tag("i", class_="bar" + " over" * over + " cut" * cut, style=style)
     return tag("div", filled, marks, class_="bullet")
 

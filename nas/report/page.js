@@ -39,7 +39,7 @@
     const width = Number(track.getAttribute("width"));
     const share = choice === NONE ? 0 : data.full_ms ? Math.min((ms || 0) / data.full_ms, 1) : 1;
     fill.setAttribute("width", Math.max(width * share, choice === NONE ? 0 : 2));
-    fill.style.fill = data.colours[choice] || "none";
+    fill.style.fill = data.colors[choice] || "none";
     group.classList.toggle("empty", choice === NONE);
     group.querySelector("title").textContent = `${slot}: ${choice}` + (ms === undefined ? "" : `, ${written.latency_ms(ms)}`);
     const label = group.querySelector(".choice");
@@ -88,7 +88,7 @@
       const entry = document.createElement("span");
       const swatch = document.createElement("i");
       swatch.className = "swatch";
-      swatch.style.background = data.colours[choice] || "transparent";
+      swatch.style.background = data.colors[choice] || "transparent";
       entry.append(swatch, `${slot}  ${data.short[choice] || choice}`);
       lines.push(entry);
     });

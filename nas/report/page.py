@@ -26,7 +26,7 @@ PARTS = {
     "record": "the run's record",
     "space": "the search space",
     "table": "the lookup table",
-    "costs": "predicted costs",
+    "cost_model": "predicted costs",
     "front": "the Pareto front",
     "architecture": "the chosen architecture",
     "training": "training curves",
@@ -65,7 +65,7 @@ def render(run: RunFolder) -> str:
 
 NOTHING = {
     "slots": [],
-    "colours": {},
+    "colors": {},
     "short": {},
     "latency_ms": {},
     "full_ms": None,
@@ -96,7 +96,7 @@ def _body(run: RunFolder, shown: list[Shown]) -> Markup:
         ("architecture", "Architecture", "The architecture", lambda: search.architecture(run, shown)),
         ("candidates", "Candidates", "The best candidates", lambda: search.candidates(run, shown)),
         ("costs", "Costs", "What it costs", lambda: cost.costs(run)),
-        ("samples", "Clips", "Clips, stage by stage", lambda: clips.samples(run)),
+        ("previews", "Clips", "Clips, stage by stage", lambda: clips.previews(run)),
         ("quality", "Quality", "How good the clips are", lambda: results.quality(run)),
         ("training", "Training", "Training, stage by stage", lambda: results.training(run)),
         ("table", "Table", "The lookup table", lambda: table.lookup_table(run)),
@@ -142,7 +142,7 @@ def _unfinished(run: RunFolder) -> Markup:
     record = run.record
     for there, words in (
         (record.measured, "the whole model's cost"),
-        (record.samples, "sample clips"),
+        (record.previews, "sample clips"),
         (record.quality or run.no_classifier, "quality of the clips"),
         (record.exported, "exported packages"),
     ):
@@ -173,8 +173,8 @@ def _data(run: RunFolder, shown: list[Shown]) -> dict:
     latencies = run.slot_latencies_ms
     return {
         "slots": run.slots,
-        "colours": run.colours,
-        "short": {choice: short(choice) for choice in run.colours},
+        "colors": run.colors,
+        "short": {choice: short(choice) for choice in run.colors},
         "latency_ms": latencies,
         "full_ms": longest_latency_ms(latencies, [a.choices for a in shown]),
         "budget": run.record.budget,

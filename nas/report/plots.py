@@ -4,7 +4,7 @@
     >>> ax = plots.plot_front(result.front, budget=budget, chosen=result.best)
     >>> ax.figure.savefig("front.pdf")
 
-Without `ax` a new figure is made at a column's width. Colours are those of the report (`nas.spaces.colors`).
+Without `ax` a new figure is made at a column's width. Colors are those of the report (`nas.spaces.colors`).
 matplotlib is imported when the first plot is drawn.
 """
 
@@ -90,7 +90,7 @@ def plot_breakdown(
     Args:
         cost: what `CostModel.predict` gave.
         quantity: `latency_ms`, `memory_mb`, `weights_mb` or `params`.
-        palette: colour by choice (`colours.of_space(space)`), for choices that are not named after their operator.
+        palette: color by choice (`colors.of_space(space)`), for choices that are not named after their operator.
 
     Raises:
         ConfigError: no such quantity.
@@ -187,12 +187,12 @@ def plot_losses(
                     f"plot_losses: {stage or 'the history'} has no column '{needed}'{suggestion(needed, frame.columns)}"
                 )
         data = frame[["step", column]].dropna()
-        colour = [spec.color for spec in operator_kinds().values() if spec.color][(1, 3, 5, 0, 2, 4)[i % 6]]
+        color = [spec.color for spec in operator_kinds().values() if spec.color][(1, 3, 5, 0, 2, 4)[i % 6]]
         window = max(len(data) // 20, 5)
         smooth = data[column].rolling(window, center=True, min_periods=1).median() if len(data) >= 40 else data[column]
         if len(data) >= 40:
-            ax.plot(data["step"], data[column], color=colour, linewidth=0.6, alpha=0.3)
-        ax.plot(data["step"], smooth, color=colour, linewidth=1.3, label=stage, linestyle=("-", "--", "-.", ":")[i % 4])
+            ax.plot(data["step"], data[column], color=color, linewidth=0.6, alpha=0.3)
+        ax.plot(data["step"], smooth, color=color, linewidth=1.3, label=stage, linestyle=("-", "--", "-.", ":")[i % 4])
     if len(named) > 1:
         ax.legend(frameon=False, fontsize=7)
     ax.set_xlabel("Step")
@@ -201,7 +201,7 @@ def plot_losses(
 
 
 def plot_architecture(space: SearchSpace, arch: Architecture, cost: Cost | None = None, ax: Axes | None = None) -> Axes:
-    """The layers of `arch` on the UNet, coloured by operator; with `cost`, each bar is as long as its latency.
+    """The layers of `arch` on the UNet, colored by operator; with `cost`, each bar is as long as its latency.
 
     Raises:
         SpaceError: the architecture belongs to another space.

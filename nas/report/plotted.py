@@ -54,7 +54,7 @@ def architectures(run: RunFolder) -> list[Shown]:
         costs = candidate.predicted
         numbers = costs.latency_ms, costs.memory_mb, costs.params, candidate.score
         add(Shown(dict(candidate.choices), *numbers, f"Candidate {i}")).score_std = candidate.score_std
-    costs = run.record.predicted or run.cost
+    costs = run.record.predicted or run.predicted_cost
     if run.choices and costs:
         winner = Shown(run.choices, costs.latency_ms, costs.memory_mb, costs.params, None, "")
         add(winner)

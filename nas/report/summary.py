@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nas.report import findings
 from nas.report.formatting import count, counted_percent, duration, figures, megabytes, milliseconds, percent
-from nas.runs.folder import RunFolder, layers, one_line
-from nas.runs.record import Quality
+from nas.runs.folder import RunFolder, layer_counts, one_line
+from nas.runs.record import StageQuality
 from nas.spaces import NONE
 
 WIDTH = 96
@@ -27,24 +27,24 @@ def summary(run: str | Path) -> str:
         try:
             lines += part(folder)
         except Exception as error:  # what a damaged file of the run holds; the rest is still told
-            lines += _labelled(label, f"cannot be told, a file of the run folder is damaged: {one_line(error)}")
+            lines += _labeled(label, f"cannot be told, a file of the run folder is damaged: {one_line(error)}")
     return "\n".join(lines)
 
 
 def _found(run: RunFolder) -> list[str]:
     if not run.choices:
-        return _labelled("Found", "nothing yet: " + run.missing.get("architecture", "the search has not run"))
-    names = [f"{choice} x{n}" for choice, n in layers(run.choices).items()]
+        return _labeled("Found", "nothing yet: " + run.missing.get("architecture", "the search has not run"))
+    names = [f"{choice} x{n}" for choice, n in layer_counts(run.choices).items()]
     empty = sum(choice == NONE for choice in run.choices.values())
     names += [f"{empty} slots empty"] if empty else []
     tried = (
         f" (of {run.record.trials:,} tried, {run.record.infeasible_trials:,} over budget)" if run.record.trials else ""
     )
-    return _labelled("Found", ", ".join(names) + tried)
+    return _labeled("Found", ", ".join(names) + tried)
 
 
 def _costs(run: RunFolder) -> list[str]:
-    predicted, measured = run.record.predicted or run.cost, run.record.measured
+    predicted, measured = run.record.predicted or run.predicted_cost, run.record.measured
     lines = []
     for label, name, unit in (
         ("Latency", "latency_ms", milliseconds),
@@ -64,43 +64,43 @@ def _costs(run: RunFolder) -> list[str]:
         if bound is not None:
             best = value if value is not None else guess
             told.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
-        lines += _labelled(label, ", ".join(told))
-    return lines + [line for words in findings.clip(run) for line in _labelled("Clip", words)]
+        lines += _labeled(label, ", ".join(told))
+    return lines + [line for words in findings.clip(run) for line in _labeled("Clip", words)]
 
 
 def _quality(run: RunFolder) -> list[str]:
     rows = run.record.quality
     generated = [row for row in rows if row.model not in ("real", "control")]
     if run.no_classifier:
-        return _labelled("Quality", "; ".join(["no classifier for this data", *findings.held_out(run)]))
+        return _labeled("Quality", "; ".join(["no classifier for this data", *findings.held_out(run)]))
     if not generated:
-        return _labelled("Quality", "not evaluated yet")
+        return _labeled("Quality", "not evaluated yet")
     last = sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
     lines = []
     for row in last:
         others = [o for o in rows if o.steps == row.steps and o.model not in (row.model, "real")]
         beside = f" ({', '.join(f'{o.model} {figures(o.frechet)}' for o in others)})" if others else ""
-        lines += _labelled(f"{row.steps} step{'s' * (row.steps != 1)}", f"{row.model}: {_numbers(row)}{beside}")
+        lines += _labeled(f"{row.steps} step{'s' * (row.steps != 1)}", f"{row.model}: {_numbers(row)}{beside}")
     real = next((row for row in rows if row.model == "real"), None)
-    return lines + (_labelled("Real clips", _numbers(real)) if real else [])
+    return lines + (_labeled("Real clips", _numbers(real)) if real else [])
 
 
-def _numbers(row: Quality) -> str:
+def _numbers(row: StageQuality) -> str:
     direction, digit = (counted_percent(share, row.clips) for share in (row.direction_accuracy, row.digit_accuracy))
     accuracies = f"direction {direction}, digit {digit}"
     return f"Frechet {figures(row.frechet)}, {accuracies}"
 
 
 def _where(run: RunFolder) -> list[str]:
-    lines = [line for words in findings.warnings(run) for line in _labelled("Note", words)]
+    lines = [line for words in findings.warnings(run) for line in _labeled("Note", words)]
     seconds = sum(run.record.step_seconds.values())
-    lines += _labelled("Took", duration(seconds)) if seconds else []
+    lines += _labeled("Took", duration(seconds)) if seconds else []
     there = [name for name in ("report.html", "architecture.json", "samples", "export") if (run.path / name).exists()]
     places = ", ".join(there) or "nothing yet"
-    return [*lines, *_labelled("Where", f"{run.path}{os.sep} ({places})")]
+    return [*lines, *_labeled("Where", f"{run.path}{os.sep} ({places})")]
 
 
-def _labelled(label: str, words: str) -> list[str]:
+def _labeled(label: str, words: str) -> list[str]:
     return textwrap.wrap(
         words, WIDTH, initial_indent=f"{label:<12}", subsequent_indent=" " * 12, break_on_hyphens=False
     )

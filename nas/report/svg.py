@@ -1,4 +1,4 @@
-"""The page's pictures as SVG: the UNet, the Pareto front, training curves. Colours of the theme come from page.css."""
+"""The page's pictures as SVG: the UNet, the Pareto front, training curves. Colors of the theme come from page.css."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def path(points: Sequence[tuple[float, float]], **attributes: object) -> Markup:
 def unet(
     drawing: Drawing,
     choices: Mapping[str, str],
-    colours: Mapping[str, str],
+    colors: Mapping[str, str],
     latencies_ms: Mapping[str, Mapping[str, float]],
     full_ms: float | None,
     class_: str,
@@ -69,7 +69,7 @@ def unet(
         parts.append(rect(box.x, box.y, box.width, box.height, class_="block", rx="2"))
         parts.append(text(box.x + 5, box.y + 14.5, _fit(box.label, box.width - 8, drawing.text_size)))
     for slot, box in drawing.slots.items():
-        parts.append(_slot(box, choices.get(slot, NONE), colours, latencies_ms.get(slot, {}), full_ms, drawing))
+        parts.append(_slot(box, choices.get(slot, NONE), colors, latencies_ms.get(slot, {}), full_ms, drawing))
     size = f"font-size:{number(drawing.text_size)}px;max-width:{number(drawing.width)}px"
     if "narrow" in class_:
         size += f";min-width:{number(drawing.width)}px"
@@ -84,7 +84,7 @@ def unet(
     )
 
 
-def _slot(box: Box, choice: str, colours, latencies, full_ms, drawing: Drawing) -> Markup:
+def _slot(box: Box, choice: str, colors, latencies, full_ms, drawing: Drawing) -> Markup:
     """One slot: the operator's name, its latency, and a bar as long as that latency."""
     ms = latencies.get(choice) if choice != NONE else None
     share = 0.0 if choice == NONE else (1.0 if full_ms is None else min((ms or 0.0) / full_ms, 1.0))
@@ -95,7 +95,7 @@ def _slot(box: Box, choice: str, colours, latencies, full_ms, drawing: Drawing) 
         tag("title", says),
         rect(box.x, y, box.width, BAR, class_="track", rx="1.5"),
         rect(box.x, y, max(box.width * share, 2.0 * (choice != NONE)), BAR, class_="fill", rx="1.5",
-             style=f"fill:{colours.get(choice, 'none')}"),
+             style=f"fill:{colors.get(choice, 'none')}"),
         text(box.x, y - 4, _fit(short(choice), box.width * (0.66 if full_ms else 1), drawing.text_size), class_="choice"),
         text(box.right, y - 4, figures(ms) if ms is not None and box.width >= 84 else "", class_="ms", text_anchor="end"),
         data_slot=box.name,
@@ -239,22 +239,22 @@ def curve(history: pd.DataFrame, column: str, width: float = 340.0, height: floa
 def curves(
     histories: Mapping[str, tuple[str, pd.DataFrame]], column: str, width: float = 460.0, height: float = 200.0
 ) -> Markup:
-    """One column of several histories in one chart, smoothed: `{name: (colour, history)}`."""
+    """One column of several histories in one chart, smoothed: `{name: (color, history)}`."""
     lines = {}
-    for name, (colour, history) in histories.items():
+    for name, (color, history) in histories.items():
         data = history[["step", column]].dropna()
         window = max(len(data) // 20, 5)
         smooth = data[column].rolling(window, center=True, min_periods=1).median()
-        lines[name] = colour, data["step"].to_numpy(float), smooth.to_numpy(float)
+        lines[name] = color, data["step"].to_numpy(float), smooth.to_numpy(float)
     steps, values = (np.concatenate([line[i] for line in lines.values()]) for i in (1, 2))
     low, high = spread(np.clip(values, *_without_outliers(values, False)) if len(values) >= 20 else values)
     left, right, top, bottom = 48.0, 8.0, 8.0, 36.0
     x = Scale(*(steps.min(), max(steps.max(), steps.min() + 1)), left, width - right)
     y = Scale(low, high, height - bottom, top)
     parts = _axes(x, y, "step", width, height)
-    for name, (colour, at, value) in lines.items():
+    for name, (color, at, value) in lines.items():
         points = [(x(s), y(v)) for s, v in zip(*_thinned(at, value.clip(low, high)))]
-        parts.append(path(points, class_="line", style=f"stroke:{colour}", data_line=name))
+        parts.append(path(points, class_="line", style=f"stroke:{color}", data_line=name))
     return svg(width, height, *parts, label=f"{column} over steps of {', '.join(lines)}", class_="chart curve")
 
 

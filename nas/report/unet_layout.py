@@ -7,7 +7,7 @@ Levels are rows, resolution falls from top to bottom; the encoder runs down on t
     [down.1]  - - skip - ->  [up.0]
        +------> [mid.0] --------+
 
-A site is a grey spatial block with its slots below it, in the order they run.
+A site is a gray spatial block with its slots below it, in the order they run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Drawing:
     """Rectangles and lines of one drawing, in pixels.
 
     Attributes:
-        groups: one per level and side, labelled with its channels and resolution.
+        groups: one per level and side, labeled with its channels and resolution.
         blocks: the spatial block of each site.
         slots: the place of each slot; a name is written at its top, the bar stands at its bottom.
         flow, skips: lines of the data's way and of the skip connections, each a sequence of points.
@@ -139,8 +139,8 @@ def _unet(space: SearchSpace, width: float) -> Drawing:
         drawing.skips.append(((left.right, line), (right.x, line)))
     if backbone.mid:
         box_width = cell + 2 * PAD
-        centre = min(max((down[-1].middle + up[-1].middle) / 2, down[-1].middle + box_width / 2 + 14), width)
-        mid = group("mid", centre - box_width / 2, y)
+        center = min(max((down[-1].middle + up[-1].middle) / 2, down[-1].middle + box_width / 2 + 14), width)
+        mid = group("mid", center - box_width / 2, y)
         line = mid.y + 18 + BLOCK_HEIGHT / 2
         drawing.flow.append(((down[-1].middle, down[-1].bottom), (down[-1].middle, line), (mid.x, line)))
         to = max(up[-1].middle, mid.right + 14)

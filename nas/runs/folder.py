@@ -1,4 +1,4 @@
-"""Everything a run folder holds, read part by part: what is not there yet, or is broken, is said and never stops a page."""
+"""Reads a run folder file by file; a missing or damaged file is noted with the reason and never raises."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ from nas.files import read_json, read_text
 from nas.runs.record import RECORD, Candidate, RunRecord
 from nas.spaces import NONE, Architecture, SearchSpace, colors
 
-COSTS = ("latency_ms", "memory_mb", "params")
+COST_COLUMNS = ("latency_ms", "memory_mb", "params")
 STAGES = ("decoder", "distill", "supernet", "retrain", "finetune", "control", "adversarial")
-"""The order in which stages are shown (`retrain-0` is a `retrain`); others come after, and real clips last."""
+"""Stages in display order (`retrain-0` is a `retrain`); other stages come after these, real clips last."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class RunFolder:
-    """What is known of a run. Parts that are missing are None or empty, and `missing` says why.
+    """The contents of a run folder. Missing parts are None or empty, and `missing` has the reasons.
 
     Attributes:
         path: the run folder.
-        record, space, table: as their own classes read them.
+        record, space, table: the run's record, search space and lookup table.
+        cost_model: predicts costs from the space and the table, estimated rows included.
         front: columns latency_ms, memory_mb, params, score, and one per slot.
-        choices: the winner's choice by slot; empty before there is one.
-        histories: training history by stage, in order of the stages; columns step and any other numeric ones.
-        results: what each finished stage measured, by stage: numbers by name.
-        missing: part -> why it is not shown, one line each.
+        choices: choice by slot of the chosen architecture; empty before the choice.
+        histories: training history by stage, in display order; columns `step` and any other numeric ones.
+        results: numeric metrics of each finished stage: stage -> name -> value.
+        missing: part -> reason why it is missing, one line each.
     """
 
     path: Path
     record: RunRecord
     space: SearchSpace | None = None
     table: LookupTable | None = None
-    costs: CostModel | None = None
+    cost_model: CostModel | None = None
     front: pd.DataFrame | None = None
     choices: dict[str, str] = field(default_factory=dict)
     histories: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class RunFolder:
 
     @classmethod
     def read(cls, path: str | Path) -> RunFolder:
-        """Read what is there.
+        """Read the files that exist.
 
         Raises:
             ConfigError: there is no such folder.
@@ -65,7 +66,7 @@ class RunFolder:
         run.record = run._part("record", RECORD, RunRecord.load, run.record)
         run.space = run._part("space", "space.yaml", SearchSpace.load)
         run.table = run._part("table", "table.csv", _read_table)
-        run.costs = run._cost_model()
+        run.cost_model = run._cost_model()
         run.front = run._part("front", "front.csv", run._read_front)
         run.choices = run._winner()
         run.histories = run._histories()
@@ -74,51 +75,51 @@ class RunFolder:
 
     @property
     def slots(self) -> list[str]:
-        """Slots in the order they run."""
+        """Slots in execution order."""
         if self.space is not None:
             return list(self.space.slots)
         return list(self.choices)
 
     @cached_property
-    def colours(self) -> dict[str, str]:
-        """Colour by choice, for everything this run mentions."""
+    def colors(self) -> dict[str, str]:
+        """Color by choice, for every choice of the space, the architecture and the candidates."""
         mentioned = list(self.choices.values())
         mentioned += [choice for candidate in self.record.candidates for choice in candidate.choices.values()]
         return colors.of_space(self.space, mentioned)
 
     @property
     def no_classifier(self) -> bool:
-        """Whether no classifier can judge this run's clips, which exists for moving digits only."""
+        """Whether there is no classifier for this run's data; it exists for moving digits only."""
         return "decoder" in self.results and not self.record.quality and "judge" not in self.results["decoder"]
 
     @property
     def chosen(self) -> Candidate | None:
-        """The winner as the search scored it, on the front or not; None if it is none of the candidates."""
-        found = self.record.candidates if self.choices else ()
-        return next((c for c in found if layer_key(c.choices) == layer_key(self.choices)), None)
+        """The candidate that was chosen; None if the chosen architecture is none of the candidates."""
+        candidates = self.record.candidates if self.choices else ()
+        return next((c for c in candidates if layer_key(c.choices) == layer_key(self.choices)), None)
 
     @cached_property
-    def cost(self) -> Cost | None:
-        """The predicted cost of the winner with its breakdown."""
+    def predicted_cost(self) -> Cost | None:
+        """Predicted cost of the chosen architecture, with its breakdown."""
         return self.predict(self.choices) if self.choices else None
 
     @cached_property
     def slot_latencies_ms(self) -> dict[str, dict[str, float]]:
-        """Latency by slot and choice; nothing for what cannot run, everything empty without a cost model."""
-        if self.costs is None:
+        """Latency by slot and choice, without infeasible choices; empty without a cost model."""
+        if self.cost_model is None:
             return {}
-        latencies = zip(self.space.slots.items(), self.costs.terms().latency_ms)
+        latencies = zip(self.space.slots.items(), self.cost_model.terms().latency_ms)
         return {
             slot: {c: float(ms) for c, ms in zip(choices, column) if np.isfinite(ms)}
             for (slot, choices), column in latencies
         }
 
     def predict(self, choices: dict[str, str]) -> Cost | None:
-        """The predicted cost of the architecture with these choices, if it can be predicted."""
-        if self.costs is None:
+        """Predicted cost of the architecture with these choices; None if it cannot be predicted."""
+        if self.cost_model is None:
             return None
         try:
-            return self.costs.predict(self.space.architecture(choices))
+            return self.cost_model.predict(self.space.architecture(choices))
         except (NasError, KeyError, TypeError, ValueError, AttributeError):
             return None
 
@@ -127,12 +128,12 @@ class RunFolder:
         if not path.exists():
             self.missing[name] = f"{file} is not there yet"
             return default
-        if not path.is_file():  # opening a pipe or a device may wait forever
+        if not path.is_file():  # opening a named pipe may block forever
             self.missing[name] = f"{file} cannot be read: it is not a regular file"
             return default
         try:
             return read(path.parent if file == RECORD else path)
-        except Exception as error:  # whatever a damaged file makes its reader raise: the other parts are shown
+        except Exception as error:  # a damaged file may raise anything; the other parts are still read
             self.missing[name] = f"{file} cannot be read: {one_line(error)}"
             return default
 
@@ -141,22 +142,22 @@ class RunFolder:
             return None
         try:
             return CostModel(self.space, self.table, estimates=True)
-        except Exception as error:  # of a damaged table too
-            self.missing["costs"] = f"costs cannot be predicted: {one_line(error)}"
+        except Exception as error:
+            self.missing["cost_model"] = f"costs cannot be predicted: {one_line(error)}"
             return None
 
     def _read_front(self, path: Path) -> pd.DataFrame:
         try:
             frame = pd.read_csv(path, keep_default_na=False, dtype=str)
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise ConfigError(f"not a table ({' '.join(str(error).split())})") from None
-        for column in (*COSTS, "score"):
+            raise ConfigError(f"invalid CSV ({' '.join(str(error).split())})") from None
+        for column in (*COST_COLUMNS, "score"):
             if column not in frame.columns:
                 raise ConfigError(f"column '{column}' is missing")
             frame[column] = pd.to_numeric(frame[column], errors="coerce")
-        frame = frame[np.isfinite(frame[[*COSTS, "score"]]).all(axis=1)].reset_index(drop=True)
+        frame = frame[np.isfinite(frame[[*COST_COLUMNS, "score"]]).all(axis=1)].reset_index(drop=True)
         if frame.empty:
-            raise ConfigError("it has no complete row")
+            raise ConfigError("no complete row")
         return frame
 
     def _winner(self) -> dict[str, str]:
@@ -175,69 +176,69 @@ class RunFolder:
 
     def _histories(self) -> dict[str, pd.DataFrame]:
         paths = sorted(self.path.glob("checkpoints/**/history.csv"))
-        names = [path.parent.name for path in paths]  # the control's is adversarial/control
-        found = {n if names.count(n) == 1 else str(p.parent.relative_to(self.path)): p for n, p in zip(names, paths)}
+        names = [path.parent.name for path in paths]  # e.g. control, of adversarial/control
+        by_stage = {n if names.count(n) == 1 else str(p.parent.relative_to(self.path)): p for n, p in zip(names, paths)}
         histories = {}
-        for stage in sorted(found, key=lambda stage: (stage_order(stage), stage)):
-            file = str(found[stage].relative_to(self.path))
+        for stage in sorted(by_stage, key=lambda stage: (stage_order(stage), stage)):
+            file = str(by_stage[stage].relative_to(self.path))
             frame = self._part(f"history {stage}", file, _read_history)
             if frame is not None:
                 histories[stage] = frame
-        if not found:
+        if not by_stage:
             self.missing["training"] = "no stage has written a checkpoints/STAGE/history.csv yet"
         return histories
 
     def _results(self) -> dict[str, dict[str, float]]:
-        found = {}
+        results = {}
         for path in sorted(self.path.glob("checkpoints/**/result.json")):
             stage, file = path.parent.name, str(path.relative_to(self.path))
             value = self._part(f"result {stage}", file, _read_result)
             if value is not None:
-                found[stage] = value
-        return {stage: found[stage] for stage in sorted(found, key=lambda stage: (stage_order(stage), stage))}
+                results[stage] = value
+        return {stage: results[stage] for stage in sorted(results, key=lambda stage: (stage_order(stage), stage))}
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, short enough for a page; its kind as well where it is not one of this library's."""
+    """An error's message on one line of at most 300 characters, with its type unless it is a `NasError`."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, NasError) and text else f"{type(error).__name__} {text}".strip()
 
 
-def inside(run: Path, name: str) -> Path | None:
-    """A regular file of the run folder that a record or a person names; None if it is missing or lies outside.
+def file_in_run(run: Path, name: str) -> Path | None:
+    """The regular file `name` of the run folder; None if it is missing or outside of the folder.
 
-    Links are followed first, so that one inside the folder cannot name a file outside of it.
+    Links are resolved first, so that a link in the folder cannot lead to a file outside of it.
     """
     try:
         path = (run / name).resolve()
         return path if name and path.is_relative_to(run.resolve()) and path.is_file() else None
-    except (OSError, ValueError, RuntimeError):  # a name that no file can have; links in a circle
+    except (OSError, ValueError, RuntimeError):  # an invalid file name, or a circular link
         return None
 
 
 def _read_table(path: Path) -> LookupTable:
     table = LookupTable.load(path)
     if not isinstance(table.meta, dict):
-        raise ConfigError(f"{path.stem}.meta.json beside it does not hold names and values")
+        raise ConfigError(f"{path.stem}.meta.json is not a mapping")
     return table
 
 
 def _read_result(path: Path) -> dict[str, float]:
-    """The numbers among a finished stage's metrics; `judge` is there, as 1, where a classifier was trained."""
+    """Finite numbers among a finished stage's metrics; `judge` is 1 if a digit classifier was trained."""
     value = read_json(path, "stage result")
     metrics = value.get("metrics") if isinstance(value, dict) else None
     if not isinstance(metrics, dict):
-        raise ConfigError("it holds no 'metrics' by name")
+        raise ConfigError("'metrics' is missing or not a mapping")
     numbers = {n: float(v) for n, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
     return numbers | ({"judge": 1.0} if "judge" in metrics else {})
 
 
 def _read_history(path: Path) -> pd.DataFrame:
-    """Numeric columns of a training history, `step` first; a torn last line is dropped, empty columns too."""
+    """Numeric columns of a training history, `step` first, without a truncated last line and empty columns."""
     text = read_text(path, "history")
     header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
     if not rows:
-        raise ConfigError("it has no rows yet")
+        raise ConfigError("no rows yet")
     frame = pd.DataFrame([row for row in rows if len(row) == len(header)], columns=header)
     frame = frame.loc[:, ~frame.columns.duplicated()].apply(pd.to_numeric, errors="coerce")
     frame = frame.replace([np.inf, -np.inf], np.nan).dropna(axis="columns", how="all")
@@ -245,23 +246,23 @@ def _read_history(path: Path) -> pd.DataFrame:
         frame.insert(0, "step", np.arange(1, len(frame) + 1))
     frame = frame.dropna(subset="step").sort_values("step", kind="stable").reset_index(drop=True)
     if frame.empty or len(frame.columns) < 2:
-        raise ConfigError("it has no numbers to draw")
+        raise ConfigError("no numeric columns")
     return frame[["step", *[c for c in frame.columns if c != "step"]]]
 
 
 def stage_order(stage: str) -> int:
-    """Where a stage stands among the others."""
+    """Position of a stage in display order."""
     kind = stage.split("-")[0]
     return STAGES.index(kind) if kind in STAGES else len(STAGES) + (stage == "real")
 
 
 def layer_key(choices: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Equal for choices that make the same model: a slot that is not named is empty."""
+    """A key that is equal for choices of the same model; a slot without a choice is empty."""
     return tuple(sorted((slot, choice) for slot, choice in choices.items() if choice != NONE))
 
 
-def layers(choices: dict[str, str]) -> dict[str, int]:
-    """How many slots take each choice, `none` left out, most frequent first."""
+def layer_counts(choices: dict[str, str]) -> dict[str, int]:
+    """Number of slots by choice, without `none`, most frequent first."""
     counts: dict[str, int] = {}
     for choice in choices.values():
         if choice != NONE:

@@ -1,7 +1,7 @@
-"""The whole job in one run folder: profile, train the supernet, search, train the winner, export, report.
+"""The whole job in one run folder: profile, train the supernet, search, train the winner, export.
 
-Steps run in the order of `STEPS`. Each leaves its results in the run folder (laid out in `nas.runs.record`) and is
-marked in the record when it is finished, so that a run that was stopped at any moment goes on where it was.
+Steps run in the order of `STEPS`. Each writes its results to the run folder (laid out in `nas.runs.record`) and is marked
+as finished in the record, so that an interrupted run resumes with the first unfinished step.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from typing import Any
 import numpy as np
 
 import nas
-from nas.config import AtLeast0, AtLeast1, build, load
+from nas.config import AtLeast0, AtLeast1, build
 from nas.costs import Budget, CostModel, LookupTable
 from nas.errors import BudgetError, ConfigError, suggestion
 from nas.files import read_text, write_atomic
 from nas.locks import output_lock
-from nas.runs.record import RECORD, Candidate, Costs, Exported, Quality, RunRecord, Sample
+from nas.runs.record import RECORD, Candidate, DenoiserCost, ExportedFile, Preview, RunRecord, StageQuality
 from nas.spaces import Architecture, SearchSpace
+from nas.yaml_files import read_yaml
 
 NOISE_DRAWS = 4
-"""Draws of noise under which each candidate is scored, to tell how exact a score is."""
+"""Noise seeds under which each candidate is scored, to estimate the standard deviation of its score."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How to search.
+    """Settings of the search step.
 
     Attributes:
-        trials: architectures the supernet scores.
-        clips: held-out clips of each score.
-        shortlist: how many of the best are retrained briefly before the choice.
-        random: random architectures within the budget that are scored too, for the report to compare with.
+        trials: number of architectures that the supernet scores.
+        clips: number of held-out clips behind each score.
+        shortlist: number of best architectures that are retrained briefly before one is chosen.
+        random: number of random architectures within the budget that are also scored, as the report's baseline.
     """
 
     trials: AtLeast1 = 60
@@ -50,8 +51,8 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
-    """Which clips to show: captions, and after which stage at how many denoising steps (`model: [steps, ...]`)."""
+class JobPreviewConfig:
+    """Preview clips: one per caption, after each stage in `steps` at its numbers of denoising steps (`stage: [steps, ...]`)."""
 
     captions: tuple[str, ...]
     steps: dict[str, tuple[AtLeast1, ...]]
@@ -60,21 +61,22 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class JobConfig:
-    """A whole job, as YAML.
+    """A whole job, as read from YAML.
 
     Attributes:
-        name: of the run, and of its folder under `runs/`.
+        name: name of the run and of its folder under `runs/`.
         space: a shipped search space's name, or a path; relative paths, here and in `stages`, start in this file's folder.
         budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
-        objective: what the denoiser predicts and at which timesteps it learns to, as in a recipe (`nas train`).
-        stages: the config of each training stage, by its name; `retrain` is a finetune config for the shortlist.
-        formats: what to export.
+        objective: prediction type and training timesteps, as in a training recipe (`nas train`).
+        previews: preview clips to generate after the stages.
+        stages: config of each training stage by name; `retrain` is a finetune config for the shortlist.
+        formats: export formats.
     """
 
     name: str
     space: str
     budget: str
-    samples: SampleConfig
+    previews: JobPreviewConfig
     runtime: str = "eager"
     device: str = "local"
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -85,30 +87,44 @@ class JobConfig:
 
 
 def run_job(config: str | Path, out: str | Path | None = None) -> Path:
-    """Run the job that the YAML file `config` describes, or go on with it; returns the run folder.
+    """Run or resume the job described by the YAML file `config`; returns the run folder.
 
     Raises:
-        ConfigError: the file is wrong, or the run folder was begun with another one.
-        NasError: a step cannot be done; what the steps before it did is kept.
+        ConfigError: the file is invalid, or the run folder was created with another config.
+        NasError: a step failed; the results of earlier steps are kept.
     """
-    asked = load(JobConfig, config, "job")
-    run = Path(out) if out else Path("runs") / asked.name
+    job_config = load_job_config(config)
+    run = Path(out) if out else Path("runs") / job_config.name
     text, kept = read_text(config, "job"), run / "config.yaml"
     with output_lock(run, folder=True):
         if kept.exists() and read_text(kept, "job") != text:
-            raise ConfigError(f"{kept}: this run was begun with another config than {config}; give another --out")
+            raise ConfigError(f"{kept}: this run was started with another config than {config}; give another --out")
         write_atomic(kept, text)
-        Job(asked, run, str(config)).run()
+        Job(job_config, run, str(config)).run()
     return run
 
 
+def load_job_config(path: str | Path) -> JobConfig:
+    """Read a job's YAML file; the key `samples` of earlier versions is read as `previews`.
+
+    Raises:
+        ConfigError: the file is invalid.
+    """
+    mapping = read_yaml(path, "job")
+    if isinstance(mapping, dict) and "samples" in mapping and "previews" not in mapping:
+        mapping["previews"] = mapping.pop("samples")
+        if "samples" in mapping.lines:
+            mapping.lines["previews"] = mapping.lines.pop("samples")
+    return build(JobConfig, mapping, str(path))
+
+
 class Job:
-    """One run, step by step.
+    """The steps of one run.
 
     Args:
-        config: what to do.
+        config: the job.
         run: the run folder.
-        file: where the config was read from, for errors.
+        file: path of the config file, for error messages and relative paths.
     """
 
     def __init__(self, config: JobConfig, run: Path, file: str) -> None:
@@ -117,7 +133,7 @@ class Job:
         from nas.training.recipe import beside
 
         self.config, self.folder = config, run
-        self.base = Path(file).absolute().parent  # relative paths start where they are written
+        self.base = Path(file).absolute().parent  # relative paths are relative to the config file
         self.space = SearchSpace.load(beside(Path(file), config.space))
         kinds = {name: entry.config for name, entry in STAGES.items()} | {"retrain": FinetuneConfig}
         self._check_names(kinds, file)
@@ -126,27 +142,27 @@ class Job:
         self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
 
     def _check_names(self, stages: Collection[str], file: str) -> None:
-        """Refuse at once what a step would only refuse hours later."""
+        """Raise now for unknown names that would otherwise fail a step hours later."""
         from nas.export import FORMATS
         from nas.search.samplers import SAMPLERS
 
         config = self.config
-        shown = ("supernet", "finetune", "adversarial")
+        previewed = ("supernet", "finetune", "adversarial")
         sampler = config.search.sampler.removesuffix("+repair")
         given = [("stages", name, stages) for name in config.stages]
         given += [("formats", name, FORMATS) for name in config.formats]
-        given += [("samples.steps", name, shown) for name in config.samples.steps]
+        given += [("previews.steps", name, previewed) for name in config.previews.steps]
         given += [("search.sampler", sampler, SAMPLERS)]
         for field_name, name, known in given:
             if name not in known:
-                raise ConfigError(f"{file}: {field_name}: nothing called '{name}'{suggestion(name, known)}")
+                raise ConfigError(f"{file}: {field_name}: unknown name '{name}'{suggestion(name, known)}")
         try:
             Budget.parse(config.budget, upper_bounds=Budget(1.0, 1.0, 1.0, 1.0))
         except BudgetError as error:
             raise BudgetError(f"{file}: {error}") from None
 
     def run(self) -> None:
-        """Every step that is not finished yet."""
+        """Run every unfinished step."""
         self.space.save(self.folder / "space.yaml")
         for number, (name, step) in enumerate(STEPS.items(), 1):
             if name in self.record.step_seconds:
@@ -182,14 +198,14 @@ class Job:
         self._train("supernet")
 
     def search(self) -> None:
-        """Search for the best placement inside the budget"""
+        """Search for the best architecture within the budget"""
         from nas.search import run as run_search
         from nas.training import SupernetEvaluator
 
         config, evaluator = self.config.search, SupernetEvaluator(self._inputs("supernet"), self.config.search.clips)
         result = run_search(
             self.space,
-            self.cost,
+            self.cost_model,
             evaluator,
             self.budget,
             trials=config.trials,
@@ -206,12 +222,12 @@ class Job:
         self.record.infeasible_trials = int((~frame["feasible"]).sum())
         self.record.budget = self.budget.bounds()
         best = result.top(config.shortlist)
-        noise = _noise([[evaluator.score(arch, seed) for seed in range(NOISE_DRAWS)] for arch in best])
+        deviations = score_deviations([[evaluator.score(arch, seed) for seed in range(NOISE_DRAWS)] for arch in best])
         self.record.candidates = tuple(
             Candidate(
                 arch.choices, float(scores[tuple(arch.choices.values())]), self._predicted(arch), score_std=deviation
             )
-            for arch, deviation in zip(best, noise)
+            for arch, deviation in zip(best, deviations)
         )
         self.record.random_scores = tuple(evaluator(arch) for arch in self._random(config.random))
 
@@ -220,12 +236,12 @@ class Job:
         from nas.search.problem import Problem
         from nas.search.samplers.repair import repair
 
-        problem, rng = Problem.build(self.space, self.cost, self.budget), np.random.default_rng(self.config.seed)
-        drawn = (self.space.encode(self.space.random(rng)) for _ in range(count))
-        return [self.space.decode(repair(problem, codes, rng)) for codes in drawn]
+        problem, rng = Problem.build(self.space, self.cost_model, self.budget), np.random.default_rng(self.config.seed)
+        random_codes = (self.space.encode(self.space.random(rng)) for _ in range(count))
+        return [self.space.decode(repair(problem, codes, rng)) for codes in random_codes]
 
     def choose(self) -> None:
-        """Retrain the best few briefly, profile each whole, and choose"""
+        """Retrain the best candidates briefly, measure each whole model, and choose one"""
         from nas.profiling import measure_architectures
         from nas.training import retrain
 
@@ -236,7 +252,9 @@ class Job:
             loss = retrain(self.folder / "checkpoints" / f"retrain-{i}", inputs, self.stages["retrain"])
             candidates[i] = replace(candidates[i], retrained_loss=loss)
         rows = measure_architectures(self.space, archs, self.config.runtime, self.config.device, progress=True)
-        measured = [Costs(row.latency_ms, row.memory_mb + row.weights_mb, row.params, row.source) for row in rows]
+        measured = [
+            DenoiserCost(row.latency_ms, row.memory_mb + row.weights_mb, row.params, row.source) for row in rows
+        ]
         best = min(range(len(archs)), key=lambda i: (not self.budget.holds(measured[i]), candidates[i].retrained_loss))
         self.record.candidates = tuple(candidates)
         self.record.choices = archs[best].choices
@@ -244,48 +262,50 @@ class Job:
         archs[best].save(self.folder / "architecture.json")
 
     def finetune(self) -> None:
-        """Fine-tune the chosen architecture, all weights, on images and clips"""
+        """Fine-tune all weights of the chosen architecture on images and clips"""
         metrics = self._train("finetune", architecture=self.chosen).metrics
         self._add_quality("finetune", metrics["quality"], self.stages["finetune"].judged_clips)
 
     def adversarial(self) -> None:
-        """Adversarial fine-tuning to a few steps, and the control: as much training as before"""
+        """Adversarial fine-tuning to a few denoising steps, and the control: plain training for as long"""
         for model, rows in self._train("adversarial").metrics["quality"].items():
             self._add_quality(model, rows, self.stages["adversarial"].judged_clips)
 
-    def samples(self) -> None:
-        """Generate samples after each stage"""
-        from nas.runs.previews import write_samples
+    def previews(self) -> None:
+        """Generate preview clips after each stage"""
+        from nas.runs.previews import write_previews
 
-        config, made = self.config.samples, []
+        config, previews = self.config.previews, []
         for model, counts in config.steps.items():
             for steps in counts:
                 folder, inputs = self.folder / "samples" / model, self._inputs(model)
-                files = write_samples(folder, inputs, self.chosen, config.captions, steps, config.seed)
+                files = write_previews(folder, inputs, self.chosen, config.captions, steps, config.seed)
                 gif, mp4 = (str(path.relative_to(self.folder)) for path in files)
-                made.append(Sample(model, steps, config.captions, gif, mp4))
-        self.record.samples = tuple(made)
+                previews.append(Preview(model, steps, config.captions, gif, mp4))
+        self.record.previews = tuple(previews)
 
     def export(self) -> None:
         """Export the four-step model"""
         from nas.export import FORMATS
 
-        made, checkpoint = [], self.folder / "checkpoints" / "adversarial"
+        exported, checkpoint = [], self.folder / "checkpoints" / "adversarial"
         for name in self.config.formats:
-            for path in FORMATS[name](checkpoint, self.folder / "export", table=self.cost.table):
-                made.append(Exported(name, str(Path(path).relative_to(self.folder)), round(_size_mb(Path(path)), 3)))
-        self.record.exported = tuple(made)
+            for path in FORMATS[name](checkpoint, self.folder / "export", table=self.cost_model.table):
+                exported.append(
+                    ExportedFile(name, str(Path(path).relative_to(self.folder)), round(_size_mb(Path(path)), 3))
+                )
+        self.record.exported = tuple(exported)
 
-    # -- what the steps share --------------------------------------------------------------------------------------
+    # -- shared by the steps ---------------------------------------------------------------------------------------
 
     @cached_property
-    def cost(self) -> CostModel:
+    def cost_model(self) -> CostModel:
         return CostModel(self.space, LookupTable.load(self.folder / "table.csv"))
 
     @cached_property
     def budget(self) -> Budget:
-        """With a bound on the generation time as one on the latency, which a whole model can be held to."""
-        return self.cost.resolve_budget(Budget.parse(self.config.budget, self.cost.upper_bounds()))
+        """The budget with a bound on generation time converted to one on latency."""
+        return self.cost_model.resolve_budget(Budget.parse(self.config.budget, self.cost_model.upper_bounds()))
 
     @property
     def chosen(self) -> Architecture:
@@ -298,16 +318,16 @@ class Job:
         return run_stage(stage, self._stage(stage), self.stages[stage], replace(self._inputs(BEFORE[stage]), **inputs))
 
     def _inputs(self, start: str | None) -> Any:
-        """What a stage that starts from the finished stage `start` builds on."""
+        """Inputs of a stage that starts from the finished stage `start`."""
         from nas.training import Inputs
         from nas.training.stage import hash_of
 
         decoder = self._stage("decoder") if start else None
-        begun = self._stage(start) if start and start != "decoder" else None
+        start_folder = self._stage(start) if start and start != "decoder" else None
         return Inputs(
             self.space,
             decoder,
-            begun,
+            start_folder,
             objective=self.objective,
             table=hash_of(self.folder / "table.csv"),
             base=self.base,
@@ -316,13 +336,13 @@ class Job:
     def _stage(self, name: str) -> Path:
         return self.folder / "checkpoints" / name
 
-    def _predicted(self, arch: Architecture) -> Costs:
-        cost = self.cost.predict(arch)
-        return Costs(cost.latency_ms, cost.memory_mb, cost.params)
+    def _predicted(self, arch: Architecture) -> DenoiserCost:
+        cost = self.cost_model.predict(arch)
+        return DenoiserCost(cost.latency_ms, cost.memory_mb, cost.params)
 
     def _add_quality(self, model: str, rows: list[dict[str, Any]], clips: int) -> None:
-        kept = tuple(quality for quality in self.record.quality if quality.model != model)
-        self.record.quality = kept + tuple(Quality(model, **row, clips=clips) for row in rows)
+        others = tuple(quality for quality in self.record.quality if quality.model != model)
+        self.record.quality = others + tuple(StageQuality(model, **row, clips=clips) for row in rows)
 
 
 STEPS: dict[str, Callable[[Job], None]] = {
@@ -336,17 +356,20 @@ STEPS: dict[str, Callable[[Job], None]] = {
         Job.choose,
         Job.finetune,
         Job.adversarial,
-        Job.samples,
+        Job.previews,
         Job.export,
     )
 }
-"""Every step in order; the first line of its docstring is what a person reads while it runs."""
+"""All steps in order; the first line of a step's docstring is printed when it starts."""
 
 
-def _noise(scores: list[list[float]]) -> list[float]:
-    """The standard deviation of each architecture's scores over draws of the noise, `(architectures, draws)`.
+def score_deviations(scores: list[list[float]]) -> list[float]:
+    """Standard deviation of each architecture's score over noise seeds.
 
-    A draw moves the scores of all architectures together, which changes no ranking; that part is taken out.
+    A seed shifts the scores of all architectures by a common amount, which changes no ranking; it is subtracted.
+
+    Args:
+        scores: `(architectures, seeds)`.
     """
     draws = np.array(scores)
     if len(draws) > 1:

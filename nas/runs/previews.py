@@ -1,4 +1,4 @@
-"""Sample grids of a finished stage, to look at: one clip per caption, side by side, as GIF and MP4."""
+"""Preview clips of a finished stage: one clip per caption, side by side, as GIF and MP4."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from nas.training.stages import supernet
 SUPERNET_GUIDANCE = 2.0
 
 
-def write_samples(
+def write_previews(
     folder: Path, inputs: Inputs, arch: Architecture, captions: Sequence[str], steps: int, seed: int = 0
 ) -> tuple[Path, Path]:
-    """Generate and write `STEPS-steps.gif` and `.mp4` into `folder`.
+    """Generate preview clips and write them to `folder` as `STEPS-steps.gif` and `.mp4`.
 
     Args:
-        inputs: its `start` is the stage to look at: `supernet` (the path of `arch`), or one that wrote a checkpoint.
-        steps: denoising steps.
+        inputs: its `start` is the stage's folder: of `supernet`, from which `arch` is extracted, or of a stage with a checkpoint.
+        steps: number of denoising steps.
 
     Returns:
-        The GIF and the MP4.
+        Paths of the GIF and the MP4.
     """
     denoiser, guidance, sampler = _model(inputs, arch)
     context = TextEncoder(inputs.space.text)([EMPTY, *captions])
@@ -43,5 +43,5 @@ def _model(inputs: Inputs, arch: Architecture) -> tuple[nn.Module, float, str]:
     """The stage's denoiser, its guidance scale and its sampler."""
     if (inputs.start / supernet.WEIGHTS).exists():
         return supernet.load(inputs.start, inputs).extract(arch), SUPERNET_GUIDANCE, "euler"
-    there = checkpoint.load(inputs.start)
-    return there.denoiser, there.info.guidance, there.info.sampler
+    loaded = checkpoint.load(inputs.start)
+    return loaded.denoiser, loaded.info.guidance, loaded.info.sampler

@@ -1,8 +1,8 @@
-"""The record of a run: what `nas run` found out, step by step, as one JSON file that the report reads.
+"""The record of a run: the results of each step of `nas run` in one JSON file, which the report reads.
 
 A run folder holds::
 
-    config.yaml            what was asked for
+    config.yaml            a copy of the job's config
     record.json            this record, rewritten after every step
     space.yaml             the search space, as `SearchSpace.save` writes it
     table.csv              the lookup table (table.meta.json beside it)
@@ -10,7 +10,7 @@ A run folder holds::
     front.csv              the Pareto front of the search: columns latency_ms, memory_mb, params, score, one per slot
     architecture.json      the winner
     checkpoints/STAGE/     per stage: history.csv (step, loss, ...) and the checkpoint
-    samples/STAGE/         clips as GIF and MP4, named in `Sample`
+    samples/STAGE/         clips as GIF and MP4, named in `Preview`
     export/                packages and the training recipe
     report.html
 """
@@ -21,18 +21,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nas.config import AnyNumber, load_json
+from nas.config import AnyNumber, build
 from nas.costs.sources import Source
-from nas.files import write_json
+from nas.files import read_json, write_json
 
 RECORD = "record.json"
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Latency, peak memory and parameters of a denoiser, predicted from the table or of the whole model.
+class DenoiserCost:
+    """Latency, peak memory and parameters of a denoiser: predicted from the table, or of the whole model.
 
-    `source` is that of the whole model's row; empty in a prediction, and in records of versions before it was kept.
+    `source` is the source of the whole model's row; empty for predictions and in records written before it existed.
     """
 
     latency_ms: AnyNumber
@@ -43,34 +43,34 @@ class Costs:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the best architectures of the search, briefly retrained before the choice.
+    """One of the best architectures of the search, retrained briefly before one is chosen.
 
     Attributes:
         choices: choice by slot.
-        score: what the search's evaluator said (higher is better).
+        score: the search evaluator's score (higher is better).
         retrained_loss: validation loss after brief stand-alone training (lower is better).
-        score_std: standard deviation of the score over draws of the evaluator's noise, on the same clips, without the
-            part that moves all candidates together.
+        score_std: standard deviation of the score over noise seeds on the same clips, without the shift that all
+            candidates share.
     """
 
     choices: dict[str, str]
     score: AnyNumber
-    predicted: Costs
+    predicted: DenoiserCost
     retrained_loss: AnyNumber | None = None
     score_std: AnyNumber | None = None
 
 
 @dataclass(frozen=True)
-class Quality:
-    """How good generated clips are after a stage, at a number of denoising steps.
+class StageQuality:
+    """Quality of the clips that a stage's model generates at a number of denoising steps.
 
     Attributes:
         model: the stage, or `control` (plain training continued instead of the adversarial stage), or `real`
-            (held-out clips of the data under the same classifier: the best that can be expected).
+            (held-out clips of the data under the same classifier: an upper bound).
         steps: denoising steps; 0 for real clips.
         frechet: Frechet distance to held-out clips in the classifier's features (lower is better).
         digit_accuracy, direction_accuracy: share of clips that show the digit / direction of their caption.
-        clips: how many clips were judged, which decides how exact the shares are; 0 if that was not recorded.
+        clips: number of evaluated clips, for confidence intervals of the shares; 0 if not recorded.
     """
 
     model: str
@@ -82,8 +82,8 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Clips drawn after a stage: files relative to the run folder, one caption per clip in the grid."""
+class Preview:
+    """Preview clips of a stage: files relative to the run folder, one caption per clip in the grid."""
 
     model: str
     steps: int
@@ -93,7 +93,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedFile:
     """One exported file or folder, relative to the run folder."""
 
     format: str
@@ -103,10 +103,11 @@ class Exported:
 
 @dataclass
 class RunRecord:
-    """Everything the report says that is not in another file of the run folder.
+    """Results of a run that are in no other file of the run folder.
 
     Attributes:
-        random_scores: scores of random architectures within the budget, to compare the search's result with.
+        step_seconds: duration of each finished step by name; a step that is missing has not finished.
+        random_scores: scores of random architectures within the budget, the baseline of the search's result.
     """
 
     name: str
@@ -120,20 +121,26 @@ class RunRecord:
     candidates: tuple[Candidate, ...] = ()
     random_scores: tuple[AnyNumber, ...] = ()
     choices: dict[str, str] = field(default_factory=dict)
-    predicted: Costs | None = None
-    measured: Costs | None = None
-    quality: tuple[Quality, ...] = ()
-    samples: tuple[Sample, ...] = ()
-    exported: tuple[Exported, ...] = ()
+    predicted: DenoiserCost | None = None
+    measured: DenoiserCost | None = None
+    quality: tuple[StageQuality, ...] = ()
+    previews: tuple[Preview, ...] = ()
+    exported: tuple[ExportedFile, ...] = ()
 
     def save(self, run: str | Path) -> Path:
+        """Write the record to the run folder `run`; returns the file's path."""
         return write_json(Path(run) / RECORD, asdict(self))
 
     @classmethod
     def load(cls, run: str | Path) -> RunRecord:
-        """The record of the run folder `run`.
+        """Read the record of the run folder `run`; names of earlier versions are converted.
 
         Raises:
-            ConfigError: no record there, or one that another version wrote.
+            ConfigError: there is no record, or it is invalid.
         """
-        return load_json(cls, Path(run) / RECORD, "run record")
+        path = Path(run) / RECORD
+        values = read_json(path, "run record", dict)
+        for mapping in (values, values.get("step_seconds")):
+            if isinstance(mapping, dict) and "samples" in mapping and "previews" not in mapping:
+                mapping["previews"] = mapping.pop("samples")
+        return build(cls, values, str(path))

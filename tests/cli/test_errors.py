@@ -40,7 +40,7 @@ JOB = """\
 name: quick
 space: demo
 budget: latency<=80%
-samples: {captions: [the digit one moves left], steps: {adversarial: [4]}}
+previews: {captions: [the digit one moves left], steps: {adversarial: [4]}}
 """
 
 COST = "nas cost --space {d}/space.yaml --table {d}/table.csv --arch {d}/arch.json"
@@ -218,7 +218,7 @@ CASES = [
     Case("job stage typo", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "finetun", "did you mean 'finetune'"), lambda d: (d / "job.yaml").write_text(JOB + "stages: {finetun: {}}\n")),
     Case("job wrong type", "nas run {d}/job.yaml --out {d}/run", ("job.yaml:5", "seed", "expected int"), lambda d: (d / "job.yaml").write_text(JOB + "seed: soon\n")),
     Case("job format typo", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "formats", "did you mean 'coreml'"), lambda d: (d / "job.yaml").write_text(JOB + "formats: [coreeml]\n")),
-    Case("job sample of no stage", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "samples.steps", "did you mean 'adversarial'"), replace("job.yaml", "adversarial", "adversary")),
+    Case("job preview of no stage", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "previews.steps", "did you mean 'adversarial'"), replace("job.yaml", "adversarial", "adversary")),
     Case("job record torn", "nas run {d}/job.yaml --out {d}/run", ("record.json", "run record file is no JSON"), lambda d: ((d / "run").mkdir(), (d / "run" / "record.json").write_text('{"na'))),
     Case("no run to report", "nas report {d}/nothing", ("nothing", "no such run folder", "nas run")),
     Case("report of a file", "nas report {d}/job.yaml", ("job.yaml", "run folder")),

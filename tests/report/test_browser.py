@@ -158,5 +158,5 @@ def test_screenshots(pages, finished_run, width, scheme, tmp_path):
     paper = np.median(pixels.reshape(-1, 3), axis=0)
     assert paper.min() > 240 if scheme == "light" else paper.max() < 40
     for choice in set(RunRecord.load(finished_run).choices.values()) - {"none"}:
-        colour = [int(operator_kinds()[choice].color[i : i + 2], 16) for i in (1, 3, 5)]
-        assert (abs(pixels - colour).max(axis=2) <= 3).sum() > 100, f"{choice} is nowhere to be seen"
+        color = [int(operator_kinds()[choice].color[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (abs(pixels - color).max(axis=2) <= 3).sum() > 100, f"{choice} is nowhere to be seen"

@@ -18,7 +18,7 @@ from nas.costs import Budget
 from nas.errors import ConfigError, MissingDependency
 from nas.report import dashboard
 from nas.runs.folder import RunFolder
-from nas.runs.record import RunRecord, Sample
+from nas.runs.record import Preview, RunRecord
 from nas.search import run as run_search
 from tests.support import report_folders
 
@@ -28,9 +28,9 @@ def searched(tmp_path_factory):
     """A run folder with a study of a real search, whose third trial is the winner."""
     path = report_folders.finished(tmp_path_factory.mktemp("runs") / "demo")
     folder = RunFolder.read(path)
-    budget = Budget(latency_ms=folder.costs.upper_bounds().latency_ms)
+    budget = Budget(latency_ms=folder.cost_model.upper_bounds().latency_ms)
     result = run_search(
-        folder.space, folder.costs, lambda arch: len(str(arch)), budget, trials=3, storage=path / "study.journal"
+        folder.space, folder.cost_model, lambda arch: len(str(arch)), budget, trials=3, storage=path / "study.journal"
     )
     result.space.architecture(result.study.trials[2].params).save(path / "architecture.json")
     return path
@@ -107,7 +107,7 @@ def test_no_file_outside_the_run_folder_is_served(searched, tmp_path, kind):
         "pipe": "pipe.gif",
     }
     record = RunRecord.load(run)
-    dataclasses.replace(record, samples=(Sample("finetune", 4, ("a",), named[kind], named[kind]),)).save(run)
+    dataclasses.replace(record, previews=(Preview("finetune", 4, ("a",), named[kind], named[kind]),)).save(run)
     app = dashboard.application(run)
     status, body = ask(app, "/artifacts/0/c-0")
     assert status.startswith("404") and b"secret" not in body

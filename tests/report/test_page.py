@@ -19,7 +19,7 @@ from nas.report import RunRecord, write
 from nas.report.page import render
 from nas.report.summary import summary
 from nas.runs.folder import RunFolder
-from nas.runs.record import Costs, Sample
+from nas.runs.record import DenoiserCost, Preview
 from nas.spaces import SearchSpace
 from tests.support import report_folders
 
@@ -77,11 +77,11 @@ def test_a_finished_run_is_shown_whole(finished_run):
     assert len(set(page.all("data-point"))) == len(front)
     for workload in table.rows():
         assert workload in page.words
-    for caption in record.samples[0].captions:
+    for caption in record.previews[0].captions:
         assert caption in page.words
     embedded = [base64.b64decode(src.split(",")[1]) for src in page.all("src")]
-    assert sorted(embedded) == sorted((finished_run / sample.gif).read_bytes() for sample in record.samples)
-    for part in ("architecture", "front", "candidates", "costs", "table", "samples", "quality", "training", "export"):
+    assert sorted(embedded) == sorted((finished_run / preview.gif).read_bytes() for preview in record.previews)
+    for part in ("architecture", "front", "candidates", "costs", "table", "previews", "quality", "training", "export"):
         assert part in page.all("id")
     assert "Not in this run yet" not in page.words and "not finished" not in page.words
     for word in ("val_loss", "heads_loss", "held-out real clips", "control", "x86-64", space.hash, "d83080a"):
@@ -89,9 +89,9 @@ def test_a_finished_run_is_shown_whole(finished_run):
 
 
 def test_the_summary_says_the_measured_numbers(run):
-    measured = Costs(latency_ms=12.345, memory_mb=4.567, params=1_234_567)
+    measured = DenoiserCost(latency_ms=12.345, memory_mb=4.567, params=1_234_567)
     budget = {"latency_ms": 20.0, "memory_mb": 5.0, "params": 2e6}
-    change(run, predicted=Costs(12.1, 4.6, 1_234_567), measured=measured, budget=budget)
+    change(run, predicted=DenoiserCost(12.1, 4.6, 1_234_567), measured=measured, budget=budget)
     words = page_of(run).words
     assert (
         "measured on the whole model, is 12.3 ms, within the budget of 20.0 ms; the prediction was 12.1 ms (2% less)"
@@ -102,7 +102,7 @@ def test_the_summary_says_the_measured_numbers(run):
 
 
 def test_a_broken_budget_and_a_bad_prediction_are_said_first(run):
-    change(run, predicted=Costs(8.0, 1.0, 10), measured=Costs(10.0, 1.0, 10), budget={"latency_ms": 9.0})
+    change(run, predicted=DenoiserCost(8.0, 1.0, 10), measured=DenoiserCost(10.0, 1.0, 10), budget={"latency_ms": 9.0})
     words = page_of(run).words
     assert "Over budget: the latency of a step, measured whole, is 10.0 ms against at most 9.00 ms." in words
     assert "20% below the one measured on the whole model, more than 10% off" in words
@@ -193,7 +193,7 @@ def test_a_winner_beside_the_front_is_shown_too(run):
     space = SearchSpace.load(run / "space.yaml")
     nothing = space.architecture({})
     nothing.save(run / "architecture.json")
-    change(run, choices=nothing.choices, predicted=Costs(1.0, 0.1, 640))
+    change(run, choices=nothing.choices, predicted=DenoiserCost(1.0, 0.1, 640))
     html = write(run).read_text(encoding="utf-8")
     chosen = [shown for shown in Page(html).data(html)["architectures"] if shown["chosen"]]
     assert len(chosen) == 1 and set(chosen[0]["choices"]) == {"none"} and chosen[0]["score"] is None
@@ -284,7 +284,7 @@ def test_histories_with_odd_columns_are_drawn(run):
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 0.0])
 def test_numbers_that_went_wrong_are_shown_as_such(run, number):
     record = RunRecord.load(run)
-    costs = Costs(number, number, 0)
+    costs = DenoiserCost(number, number, 0)
     change(
         run,
         predicted=costs,
@@ -303,7 +303,7 @@ def test_numbers_that_went_wrong_are_shown_as_such(run, number):
 def test_clips_outside_the_run_folder_are_not_embedded(run, tmp_path):
     secret = tmp_path / "secret.gif"
     secret.write_bytes((run / "samples" / "finetune" / "4.gif").read_bytes())
-    change(run, samples=(Sample("finetune", 4, ("a",), "../secret.gif", str(secret)),))
+    change(run, previews=(Preview("finetune", 4, ("a",), "../secret.gif", str(secret)),))
     page = page_of(run)
     assert not page.all("src") and "is missing" in page.words
 
@@ -312,10 +312,10 @@ def test_clips_of_any_arrangement_have_their_captions(run):
     words = page_of(run).words
     assert words.count(report_folders.CAPTIONS[0]) == 4  # at the top, and above each number of steps
     report_folders.gif(run / "samples" / "grid.gif", seed=0, rows=2, columns=3)
-    sample = Sample("finetune", 4, report_folders.CAPTIONS, "samples/grid.gif", "")
-    change(run, samples=(sample,))
+    preview = Preview("finetune", 4, report_folders.CAPTIONS, "samples/grid.gif", "")
+    change(run, previews=(preview,))
     assert page_of(run).words.count(report_folders.CAPTIONS[0]) == 2
-    change(run, samples=(sample, dataclasses.replace(sample, model="adversarial", captions=("another",))))
+    change(run, previews=(preview, dataclasses.replace(preview, model="adversarial", captions=("another",))))
     words = page_of(run).words
     assert report_folders.CAPTIONS[0] in words and "another" in words
 
@@ -328,9 +328,9 @@ def test_stages_are_shown_in_the_order_of_training(run):
 def test_a_clip_too_large_to_embed_gives_way_to_its_mp4(run, monkeypatch):
     monkeypatch.setattr("nas.report.sections.clips.CLIP_BYTES", 2000)
     (run / "small.mp4").write_bytes(b"\0" * 100)
-    change(run, samples=(Sample("finetune", 4, ("a",), "samples/finetune/4.gif", "small.mp4"),))
+    change(run, previews=(Preview("finetune", 4, ("a",), "samples/finetune/4.gif", "small.mp4"),))
     assert page_of(run).all("src")[0].startswith("data:video/mp4")
-    change(run, samples=(Sample("finetune", 4, ("a",), "samples/finetune/4.gif", ""),))
+    change(run, previews=(Preview("finetune", 4, ("a",), "samples/finetune/4.gif", ""),))
     assert "too large to embed" in page_of(run).words
 
 
@@ -428,21 +428,21 @@ def named(text: str, finished_run):
     """A run in which a person typed `text` wherever a person can type."""
     folder = RunFolder.read(finished_run)
     record = folder.record
-    samples = tuple(dataclasses.replace(s, captions=(text, "plain")) for s in record.samples[:1])
+    previews = tuple(dataclasses.replace(s, captions=(text, "plain")) for s in record.previews[:1])
     folder.record = dataclasses.replace(
         record,
         name=text,
         space=text,
         provenance={"note": text, text or "empty": 1},
         step_seconds={text: 1.0},
-        samples=samples,
+        previews=previews,
         quality=tuple(dataclasses.replace(q, model=text) for q in record.quality[:1]),
         exported=tuple(dataclasses.replace(e, path=text, format=text) for e in record.exported),
     )
     folder.table.meta = {"device": text, "chip": {text or "empty": [text]}}
     column = text.encode(errors="replace").decode()  # a file has no lone surrogates
     folder.histories = {text: folder.histories["supernet"].rename(columns={"grad_norm": column})}
-    folder.missing["costs"] = text
+    folder.missing["cost_model"] = text
     return folder
 
 
@@ -464,7 +464,7 @@ def test_choices_with_nasty_names(text, tmp_path):
     space = SearchSpace(name=text, slots={f"{text}{i}": ["none", text, f"{text}2"] for i in range(3)})
     html = write(report_folders.finished(tmp_path / "run", space)).read_text(encoding="utf-8")
     page = Page(html)
-    assert f"{text}2" in page.data(html)["colours"]
+    assert f"{text}2" in page.data(html)["colors"]
     assert {tag for tag, _ in page.elements} <= {*["html", "head", "meta", "title", "style", "body", "main", "header", "p", "h1", "h2", "h3", "dl", "dt", "dd", "div"],
         *["section", "nav", "a", "table", "thead", "tbody", "tr", "th", "td", "i", "b", "em", "svg", "defs", "marker", "path", "rect", "text", "g", "circle", "details", "summary", "ul", "li", "ol"],
         *["img", "small", "span", "figure", "figcaption", "button", "script", "pre"]}  # fmt: skip

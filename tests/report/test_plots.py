@@ -38,7 +38,7 @@ def test_the_front_has_every_point_on_its_side_of_the_budget(folder):
     inside, beyond, ring, _ = (np.asarray(c.get_offsets()) for c in ax.collections)
     assert len(inside) + len(beyond) == len(folder.front)
     assert inside[:, 0].max() <= budget.latency_ms < beyond[:, 0].min()
-    assert len(ring) == 1 and ring[0, 0] == pytest.approx(folder.cost.latency_ms)
+    assert len(ring) == 1 and ring[0, 0] == pytest.approx(folder.predicted_cost.latency_ms)
     stairs = ax.lines[0].get_ydata()
     assert (np.diff(stairs) >= 0).all() and stairs.max() == folder.front["score"].max()
 
@@ -56,8 +56,8 @@ def test_the_chosen_candidate_of_a_run_is_the_winner(folder):
 
 
 def test_the_breakdown_has_a_bar_as_long_as_each_cost(folder):
-    ax = plots.plot_breakdown(folder.cost)
-    frame = folder.cost.breakdown.iloc[::-1]
+    ax = plots.plot_breakdown(folder.predicted_cost)
+    frame = folder.predicted_cost.breakdown.iloc[::-1]
     assert [bar.get_width() for bar in ax.patches] == pytest.approx(list(frame["latency_ms"]))
     for bar, choice in zip(ax.patches, frame["choice"]):
         if choice in operator_kinds():
@@ -86,17 +86,17 @@ def test_losses_of_all_stages_share_an_axis(folder):
 
 def test_the_architecture_stands_on_the_unet(folder):
     arch = folder.space.architecture(folder.choices)
-    ax = plots.plot_architecture(folder.space, arch, folder.cost)
+    ax = plots.plot_architecture(folder.space, arch, folder.predicted_cost)
     assert set(folder.space.sites) <= written(ax)
     filled = {to_hex(patch.get_facecolor()) for patch in ax.patches}
-    assert {folder.colours[choice] for choice in arch.choices.values() if choice != "none"} <= filled
+    assert {folder.colors[choice] for choice in arch.choices.values() if choice != "none"} <= filled
     plots.plot_architecture(folder.space, arch)  # without costs too
 
 
 def test_plots_draw_on_the_axes_they_are_given(folder, tmp_path):
     figure, axes = plt.subplots(1, 2)
     assert plots.plot_front(folder.front, "params", ax=axes[0]) is axes[0]
-    assert plots.plot_breakdown(folder.cost, "memory_mb", ax=axes[1]) is axes[1]
+    assert plots.plot_breakdown(folder.predicted_cost, "memory_mb", ax=axes[1]) is axes[1]
     figure.savefig(tmp_path / "figure.pdf")
     assert (tmp_path / "figure.pdf").stat().st_size > 5000
 
@@ -104,7 +104,7 @@ def test_plots_draw_on_the_axes_they_are_given(folder, tmp_path):
 def test_a_wrong_name_is_said_with_the_nearest_right_one(folder):
     for wrong in (
         lambda: plots.plot_front(folder.front, "latency"),
-        lambda: plots.plot_breakdown(folder.cost, "latency"),
+        lambda: plots.plot_breakdown(folder.predicted_cost, "latency"),
         lambda: plots.plot_table(folder.space, folder.table, "latency"),
     ):
         with pytest.raises(ConfigError, match="did you mean 'latency_ms'"):
@@ -116,7 +116,7 @@ def test_a_wrong_name_is_said_with_the_nearest_right_one(folder):
 
 
 def test_costs_without_numbers_are_drawn(folder):
-    frame = folder.cost.breakdown.assign(latency_ms=float("inf"))
+    frame = folder.predicted_cost.breakdown.assign(latency_ms=float("inf"))
     plots.plot_breakdown(Cost(float("inf"), 1.0, 1, frame)).figure.canvas.draw()
 
 

@@ -9,7 +9,7 @@ import pytest
 from nas.errors import ConfigError
 from nas.report import RunRecord, write
 from nas.report.summary import WIDTH, summary
-from nas.runs.record import Costs
+from nas.runs.record import DenoiserCost
 from tests.support import report_folders
 
 
@@ -31,7 +31,7 @@ def test_a_finished_run_fits_on_a_screen(finished_run):
 
 def test_it_says_what_is_over_budget(run):
     record = RunRecord.load(run)
-    over = Costs(record.budget["latency_ms"] * 1.2, record.measured.memory_mb, record.measured.params)
+    over = DenoiserCost(record.budget["latency_ms"] * 1.2, record.measured.memory_mb, record.measured.params)
     dataclasses.replace(record, measured=over).save(run)
     text = summary(run)
     assert "OVER (120%)" in text and "Over budget: the latency of a step, measured whole" in text

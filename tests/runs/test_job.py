@@ -36,7 +36,7 @@ stages:
   retrain: {steps: 3}
   finetune: {steps: 5, judged_steps: [1], judged_clips: 40}
   adversarial: {steps: 4, taught: 4, judged_steps: [1], control_judged_steps: [1], control_steps: 4, judged_clips: 40}
-samples:
+previews:
   captions: [the digit three moves left, "<b>the digit seven</b> moves right"]
   steps: {supernet: [1], adversarial: [1]}
 formats: [recipe]
@@ -96,4 +96,4 @@ def test_the_whole_job_survives_a_kill(tmp_path):
     config.write_text(config.read_text().replace("trials: 5", "trials: 6"))
     other = start(config, run)
     _, err = other.communicate(timeout=60)
-    assert other.returncode == 2 and "begun with another config" in err and len(err.strip().splitlines()) == 1
+    assert other.returncode == 2 and "started with another config" in err and len(err.strip().splitlines()) == 1

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from nas.costs import Calibration, CostModel, LookupTable
-from nas.runs.record import Candidate, Costs, Exported, Quality, RunRecord, Sample
+from nas.runs.record import Candidate, DenoiserCost, ExportedFile, Preview, RunRecord, StageQuality
 from nas.spaces import SearchSpace, Workload
 
 FACTORS = {
@@ -124,7 +124,7 @@ def history(columns: tuple[str, ...], steps: int, seed: int) -> pd.DataFrame:
 
 
 def gif(path: Path, seed: int, rows: int = 1, columns: int = 6, frames: int = 8) -> Path:
-    """Moving blobs, clips of 32x32 side by side with a grey gap, enlarged."""
+    """Moving blobs, clips of 32x32 side by side with a gray gap, enlarged."""
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:32, :32]
@@ -155,17 +155,17 @@ def finished(run: Path, space: SearchSpace | str = "demo", name: str = "demo") -
     slots = list(space.slots)
     candidates = []
     for loss, (_, row) in zip((0.2213, 0.2178, 0.2301), best.iterrows()):
-        predicted = Costs(float(row["latency_ms"]), float(row["memory_mb"]), int(row["params"]))
+        predicted = DenoiserCost(float(row["latency_ms"]), float(row["memory_mb"]), int(row["params"]))
         candidates.append(Candidate(dict(row[slots]), float(row["score"]), predicted, loss, 0.0011))
     winner = candidates[1]
     space.architecture(winner.choices).save(run / "architecture.json")
     (run / "config.yaml").write_text("space: demo\nseed: 0\n")
-    samples, quality = [], []
+    previews, quality = [], []
     for i, (model, steps, distance) in enumerate(DISTANCES):
         clip = gif(run / "samples" / model / f"{steps}.gif", seed=i)
-        samples.append(Sample(model, steps, CAPTIONS, str(clip.relative_to(run)), ""))
-        quality.append(Quality(model, steps, distance, 1 - distance / 120, 1 - distance / 150, 80))
-    quality.append(Quality("real", 0, 1.21, 0.985, 0.991, 256))
+        previews.append(Preview(model, steps, CAPTIONS, str(clip.relative_to(run)), ""))
+        quality.append(StageQuality(model, steps, distance, 1 - distance / 120, 1 - distance / 150, 80))
+    quality.append(StageQuality("real", 0, 1.21, 0.985, 0.991, 256))
     for i, (stage, (steps, columns)) in enumerate(STAGES.items()):
         folder = run / "checkpoints" / stage
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,10 +201,13 @@ def finished(run: Path, space: SearchSpace | str = "demo", name: str = "demo") -
         random_scores=tuple(winner.score - gap for gap in (0.021, 0.014, 0.012, 0.017, 0.0145, 0.019, 0.013, 0.016)),
         choices=winner.choices,
         predicted=predicted,
-        measured=Costs(predicted.latency_ms * 1.04, predicted.memory_mb * 0.97, predicted.params),
+        measured=DenoiserCost(predicted.latency_ms * 1.04, predicted.memory_mb * 0.97, predicted.params),
         quality=tuple(quality),
-        samples=tuple(samples),
-        exported=(Exported("coreml", "export/denoiser.mlpackage", 6.9), Exported("recipe", "export/recipe", 0.02)),
+        previews=tuple(previews),
+        exported=(
+            ExportedFile("coreml", "export/denoiser.mlpackage", 6.9),
+            ExportedFile("recipe", "export/recipe", 0.02),
+        ),
     ).save(run)
     return run
 

@@ -76,12 +76,12 @@ def test_folders_of_teachers_start_there_too_and_hub_names_stay(space, tmp_path)
 
 
 def test_a_jobs_paths_start_in_the_folder_of_its_config(tmp_path, monkeypatch):
-    from nas.runs.job import Job, JobConfig, SampleConfig
+    from nas.runs.job import Job, JobConfig, JobPreviewConfig
 
     write_project(tmp_path / "project")
     monkeypatch.chdir(tmp_path)
-    samples = SampleConfig((), {})
-    job = Job(JobConfig("job", "space.yaml", "latency<=75%", samples), tmp_path / "run", "project/job.yaml")
+    previews = JobPreviewConfig((), {})
+    job = Job(JobConfig("job", "space.yaml", "latency<=75%", previews), tmp_path / "run", "project/job.yaml")
     assert job.space.name == "tiny" and job.base == tmp_path / "project"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "table.csv").write_text("")

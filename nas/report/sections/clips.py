@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nas.report.formatting import plural
 from nas.report.markup import Markup, tag
-from nas.runs.folder import RunFolder, inside, stage_order
-from nas.runs.record import Sample
+from nas.runs.folder import RunFolder, file_in_run, stage_order
+from nas.runs.record import Preview
 
 CLIP_BYTES = 4_000_000
 """A clip larger than this is not embedded; the page says where it is."""
@@ -33,14 +33,14 @@ class Clip:
     uri: str = ""
 
 
-def samples(run: RunFolder) -> Markup:
+def previews(run: RunFolder) -> Markup:
     """Clips of every stage playing together: grouped by the number of steps, stages in the order of training."""
-    if not run.record.samples:
+    if not run.record.previews:
         return tag("p", "Not in this run yet: no stage has drawn clips.", class_="absent")
-    captions = run.record.samples[0].captions
-    same = all(sample.captions == captions for sample in run.record.samples)
+    captions = run.record.previews[0].captions
+    same = all(sample.captions == captions for sample in run.record.previews)
     room, groups, strips = PAGE_BYTES, {}, same
-    for sample in sorted(run.record.samples, key=lambda s: (s.steps == 0, -s.steps, stage_order(s.model))):
+    for sample in sorted(run.record.previews, key=lambda s: (s.steps == 0, -s.steps, stage_order(s.model))):
         clip = _clip(run.path, sample, room)
         room -= clip.size
         strips = strips and (not clip.size or _is_row(clip.ratio, len(captions)))
@@ -65,7 +65,7 @@ def hero(run: RunFolder) -> Markup:
     They are of the last stage, at the most denoising steps that it was shown at. Clips side by side in one file become
     one tile each, so that they are large on a phone as well, where a row of six would be the height of a line.
     """
-    made = [s for s in run.record.samples if s.model not in ("real", "control")]
+    made = [s for s in run.record.previews if s.model not in ("real", "control")]
     made.sort(key=lambda s: (-stage_order(s.model), -s.steps))
     for sample in made:
         clip = _clip(run.path, sample, PAGE_BYTES // 3)
@@ -105,11 +105,11 @@ def _captions(captions: tuple[str, ...]) -> Markup:
     )
 
 
-def _clip(run: Path, sample: Sample, room: int) -> Clip:
+def _clip(run: Path, sample: Preview, room: int) -> Clip:
     """The sample as an embedded GIF, or as an MP4 if only that is small enough; else where it lies."""
     reasons = []
     for name, kind in ((sample.gif, "image/gif"), (sample.mp4, "video/mp4")):
-        path = inside(run, name)
+        path = file_in_run(run, name)
         size = path.stat().st_size if path else 0
         if not size:
             reasons.append(f"{name} is missing" if name else "")

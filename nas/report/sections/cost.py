@@ -28,9 +28,9 @@ def costs(run: RunFolder) -> Markup:
 
 def breakdown(run: RunFolder) -> Markup:
     """Latency and memory slot by slot, and what every other choice would have cost there."""
-    cost = run.cost
+    cost = run.predicted_cost
     if cost is None:
-        return absent(run, "costs", "table", "architecture", "space")
+        return absent(run, "cost_model", "table", "architecture", "space")
     frame = cost.breakdown
     slots = frame[(frame["slot"] != "backbone") & frame["latency_ms"].map(math.isfinite)]["latency_ms"]
     longest_ms = float(slots.max() if len(slots) else 0.0) * 1.6 or 1.0
@@ -63,7 +63,7 @@ def _stack(run: RunFolder, cost: Cost) -> Markup:
         if row["latency_ms"] > 0 and math.isfinite(cost.latency_ms):
             share = row["latency_ms"] / cost.latency_ms
             says = f"{row['slot']} {row['choice']}: {milliseconds(row['latency_ms'])}, {percent(share)}"
-            parts.append(tag("i", style=f"flex:{share:.5f};background:{_colour(run, row)}", title=says))
+            parts.append(tag("i", style=f"flex:{share:.5f};background:{_color(run, row)}", title=says))
     label = "Latency of the backbone and of each slot, end to end"
     return tag("div", parts, class_="stack", role="img", aria_label=label)
 
@@ -75,9 +75,9 @@ def _row(run: RunFolder, row: dict, longest_ms: float, most_mb: float) -> Markup
         tag("th", slot, scope="row"),
         tag("td", "spatial UNet" if slot == "backbone" else short(choice), class_="name"),
         tag("td", milliseconds(ms), data_name="latency"),
-        tag("td", bar(ms / longest_ms, _others(run, row, longest_ms), colour=_colour(run, row), cut=ms > longest_ms), class_="barcell"),
+        tag("td", bar(ms / longest_ms, _others(run, row, longest_ms), color=_color(run, row), cut=ms > longest_ms), class_="barcell"),
         tag("td", megabytes(mb), data_name="alive"),
-        tag("td", bar(mb / most_mb, colour=_colour(run, row)), class_="barcell"),
+        tag("td", bar(mb / most_mb, color=_color(run, row)), class_="barcell"),
         tag("td", megabytes(row["weights_mb"]), data_name="weights"),
         tag("td", count(row["params"]), data_name="parameters"),
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def _others(run: RunFolder, row: dict, longest_ms: float) -> list[Markup]:
         tag(
             "i",
             class_="other",
-            style=f"left:{ms / longest_ms:.2%};background:{run.colours.get(other)}",
+            style=f"left:{ms / longest_ms:.2%};background:{run.colors.get(other)}",
             title=f"{other}: {milliseconds(ms)}",
         )
         for other, ms in run.slot_latencies_ms.get(row["slot"], {}).items()
@@ -100,5 +100,5 @@ def _others(run: RunFolder, row: dict, longest_ms: float) -> list[Markup]:
     ]
 
 
-def _colour(run: RunFolder, row: dict) -> str:
-    return BACKBONE if row["slot"] == "backbone" else run.colours.get(row["choice"], "transparent")
+def _color(run: RunFolder, row: dict) -> str:
+    return BACKBONE if row["slot"] == "backbone" else run.colors.get(row["choice"], "transparent")

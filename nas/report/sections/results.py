@@ -14,11 +14,11 @@ from nas.report import findings, svg
 from nas.report.formatting import MISSING, counted_percent, duration, figures, megabytes
 from nas.report.markup import Markup, bar, join, table, tag
 from nas.report.sections.search import absent
-from nas.runs.folder import RunFolder, inside, layer_key, layers, stage_order
+from nas.runs.folder import RunFolder, file_in_run, layer_counts, layer_key, stage_order
 from nas.spaces.colors import short
 
 LINES = ("#1257c4", "#e0a03a", "#9c2488", "#009e73", "#d55e00", "#8b9097")
-"""Colours of curves in one chart."""
+"""Colors of curves in one chart."""
 
 
 def training(run: RunFolder) -> Markup:
@@ -52,19 +52,19 @@ def _retrained(run: RunFolder, histories: Mapping[str, pd.DataFrame]) -> Markup:
         number = stage.removeprefix("retrain-")
         rank = int(number) if number.isdecimal() else -1
         candidate = run.record.candidates[rank] if 0 <= rank < len(run.record.candidates) else None
-        colour = LINES[i % len(LINES)]
-        lines[stage] = colour, history
+        color = LINES[i % len(LINES)]
+        lines[stage] = color, history
         name = f"Candidate {rank + 1}" if rank >= 0 else stage
         told = []
         if candidate is not None:
             told.append(
-                ", ".join(f"{short(c)} \N{MULTIPLICATION SIGN}{n}" for c, n in layers(candidate.choices).items())
+                ", ".join(f"{short(c)} \N{MULTIPLICATION SIGN}{n}" for c, n in layer_counts(candidate.choices).items())
             )
             if candidate.retrained_loss is not None:
                 told.append(f"validation loss {figures(candidate.retrained_loss, 4)}")
             if layer_key(candidate.choices) == layer_key(run.choices):
                 told.append("chosen")
-        swatch = tag("i", class_="swatch", style=f"background:{colour}")
+        swatch = tag("i", class_="swatch", style=f"background:{color}")
         items.append(tag("li", swatch, tag("span", name), tag("small", "; ".join(filter(None, told)))))
     steps = max(int(history["step"].iloc[-1]) for history in histories.values())
     seconds = run.record.step_seconds.get("choose")
@@ -149,7 +149,7 @@ def exported(run: RunFolder) -> Markup:
 
 def provenance(run: RunFolder) -> Markup:
     """Versions, machine, the table's own provenance, hashes of what the page was made from, times of the steps."""
-    record, config = run.record, inside(run.path, "config.yaml")
+    record, config = run.record, file_in_run(run.path, "config.yaml")
     identity = {"run": record.name, "search space": f"{record.space} {record.space_hash}".strip()}
     if run.space is not None and record.space_hash and run.space.hash != record.space_hash:
         identity["space.yaml now"] = f"{run.space.hash}: not what the run recorded"

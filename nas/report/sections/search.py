@@ -24,7 +24,7 @@ def absent(run: RunFolder, *parts: str) -> Markup:
 
 def key_figures(run: RunFolder) -> Markup:
     """Whole model, predicted, and budget, side by side; a bar for the whole model and a line for the budget."""
-    predicted, measured = run.record.predicted or run.cost, run.record.measured
+    predicted, measured = run.record.predicted or run.predicted_cost, run.record.measured
     if predicted is None and measured is None:
         return Markup()
     whole = f"{findings.whole_source(run, 'latency_ms').capitalize()} whole"
@@ -69,10 +69,10 @@ def architecture(run: RunFolder, shown: list[Shown]) -> Markup:
     latencies = run.slot_latencies_ms
     full = longest_latency_ms(latencies, [a.choices for a in shown] or [choices])
     pictures = [
-        svg.unet(draw(run.space, run.slots, width), choices, run.colours, latencies, full, class_)
+        svg.unet(draw(run.space, run.slots, width), choices, run.colors, latencies, full, class_)
         for width, class_ in ((640, "wide"), (340, "narrow"))
     ]
-    words = "Each grey block is a spatial block of the UNet, with its temporal slots below it."
+    words = "Each gray block is a spatial block of the UNet, with its temporal slots below it."
     if run.space is None or run.space.backbone is None:
         words = "This space has no backbone: its slots, in order."
     scale = f" A bar that fills its slot takes {milliseconds(full)}." if full else ""
@@ -83,10 +83,10 @@ def architecture(run: RunFolder, shown: list[Shown]) -> Markup:
 
 
 def legend(run: RunFolder) -> Markup:
-    """Every choice of the space with its colour, its name in drawings, and its hyper-parameters."""
+    """Every choice of the space with its color, its name in drawings, and its hyper-parameters."""
     operators = (run.space.operators if run.space else None) or {}
     items = []
-    for choice, colour in run.colours.items():
+    for choice, color in run.colors.items():
         options = dict(operators[choice].options) if choice in operators else {}
         told = ", ".join(
             v if isinstance(v, str) else f"{v} {k}" if k == "heads" else f"{k} {v}" for k, v in options.items()
@@ -94,7 +94,7 @@ def legend(run: RunFolder) -> Markup:
         items.append(
             tag(
                 "li",
-                tag("i", class_="swatch", style=f"background:{colour}"),
+                tag("i", class_="swatch", style=f"background:{color}"),
                 tag("span", choice),
                 tag("small", told) if told else "",
             )
@@ -147,7 +147,7 @@ def front(run: RunFolder, shown: list[Shown]) -> Markup:
     )
     if band:
         words += (
-            f" The grey band holds {plural(len(random), 'random architecture')} within the budget: what lies above it is"
+            f" The gray band holds {plural(len(random), 'random architecture')} within the budget: what lies above it is"
             " what searching gained."
         )
     if deviations:
@@ -189,10 +189,10 @@ def candidates(run: RunFolder, shown: list[Shown]) -> Markup:
 
 
 def _chips(run: RunFolder, choices: dict[str, str]) -> Markup:
-    """The architecture as a row of small squares, one per slot, in the colours of its layers."""
+    """The architecture as a row of small squares, one per slot, in the colors of its layers."""
     taken = [(slot, choices.get(slot, NONE)) for slot in run.slots or choices]
     chips = [
-        tag("i", class_="chip", style=f"background:{run.colours.get(choice, 'transparent')}", title=f"{slot}: {choice}")
+        tag("i", class_="chip", style=f"background:{run.colors.get(choice, 'transparent')}", title=f"{slot}: {choice}")
         for slot, choice in taken
     ]
     return tag("span", chips, class_="chips")

@@ -42,7 +42,7 @@ def _heat_map(run: RunFolder, rows: dict[str, Row], column: str, title: str) -> 
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     body = []
     for operator in operators:
-        swatch = tag("i", class_="swatch", style=f"background:{run.colours.get(operator)}")
+        swatch = tag("i", class_="swatch", style=f"background:{run.colors.get(operator)}")
         line = [tag("th", swatch, short(operator), scope="row")]
         for shape in shapes:
             line.append(_heat_cell(rows.get(cells.get((operator, shape), "")), column, low, high))
