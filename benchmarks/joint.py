@@ -28,7 +28,7 @@ from scipy.stats import t as student
 import nas
 from nas.config import build
 from nas.data.digits import WORDS
-from nas.diffusion.objective import Objective
+from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, NasError
 from nas.files import read_json, write_json
 from nas.models import tensors

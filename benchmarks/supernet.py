@@ -19,7 +19,9 @@ import numpy as np
 import torch
 
 from nas.data.batches import Batch
-from nas.diffusion import objective
+from nas.diffusion.losses import batch_loss
+from nas.diffusion.schedules import logit_normal
+from nas.diffusion.seeding import generator
 from nas.models import Supernet, fair_round
 from nas.spaces import SearchSpace
 from nas.training.learner import Learner, Optimization
@@ -57,15 +59,15 @@ def main() -> None:
 
 def random_batch(space: SearchSpace, size: int) -> Batch:
     """Noise in the place of latents and text: what a step costs does not depend on them."""
-    stream = objective.generator(0)
+    stream = generator(0)
     latents, noise = (torch.randn(size, *space.input_shape()[1:], generator=stream) for _ in range(2))
     context = torch.randn(size, *space.context_shape()[1:], generator=stream)
-    return Batch(latents, context, noise, objective.logit_normal(size, stream))
+    return Batch(latents, context, noise, logit_normal(size, stream))
 
 
 def step_ms(clock: Callable[[], float], learner: Learner, batch: Batch, number: int, *path: object) -> float:
     started = clock()
-    learner.descend(lambda part: objective.of_batch(learner.model, part, *path), batch, number)
+    learner.descend(lambda part: batch_loss(learner.model, part, *path), batch, number)
     return (clock() - started) * 1e3
 
 

@@ -11,9 +11,9 @@ Layout::
 
 No pickle: reading a checkpoint runs no code of its author.
 
-To generate: encode captions with `nas.models.text_encoder.TextEncoder(space.text)`, draw noise of `space.input_shape()`,
-then `nas.diffusion.objective.sample_euler` (or `sample_renoise`, as `CheckpointInfo.sampler` says) over
-`schedule(denoiser, steps, size)` with `guided(denoiser, context, empty, guidance)`, then `autoencoder.decode`. `nas.metrics.evaluation.generate` does so.
+To generate clips, encode captions with `nas.models.text_encoder.TextEncoder(space.text)`, call
+`nas.diffusion.sampling.generate` with the steps, guidance and sampler of `CheckpointInfo`, and decode the latents with
+`autoencoder.decode`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from torch import Tensor
 import nas
 from nas import distributed
 from nas.config import build as build_config
-from nas.diffusion import objective
+from nas.diffusion.predictions import Objective, get_objective
+from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, SAMPLERS
 from nas.errors import ConfigError, suggestion
 from nas.files import read_json, short_hash, write_json
 from nas.models import Autoencoder, Denoiser, VAEConfig, build, tensors, weight_files
@@ -54,10 +55,10 @@ class CheckpointInfo:
         stage: which stage made it.
         steps: denoising steps it is meant for: 25 after `finetune`, 4 after `adversarial`.
         guidance: scale of classifier-free guidance it is meant for; 1 is none.
-        sampler: `euler` or `renoise`, a function of `nas.diffusion.objective`.
+        sampler: `euler` or `renoise`, see `nas.diffusion.sampling`.
         text_encoder: as in `nas.spaces.Text`.
         objective: `flow`, `epsilon` or `v`: what the denoiser predicts. It and the fields down to `min_snr` make up the
-            `nas.diffusion.objective.Objective` that it was trained under and is sampled by.
+            `nas.diffusion.predictions.Objective` that it was trained under and is sampled by.
         provenance: `space_hash`, `architecture` and `architecture_hash`, `table_hash` of the lookup table it was chosen
             by, `library` version, training `steps` and `seconds`, and so on.
 
@@ -79,17 +80,15 @@ class CheckpointInfo:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_range(self, ("steps",), 1, objective.MAX_SAMPLING_STEPS)
-        check_range(self, ("guidance",), 0, objective.MAX_GUIDANCE)
-        if self.sampler not in objective.SAMPLERS:
-            raise ConfigError(f"sampler: there is no '{self.sampler}'{suggestion(self.sampler, objective.SAMPLERS)}")
+        check_range(self, ("steps",), 1, MAX_SAMPLING_STEPS)
+        check_range(self, ("guidance",), 0, MAX_GUIDANCE)
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(f"sampler: there is no '{self.sampler}'{suggestion(self.sampler, SAMPLERS)}")
         self.trained_under()
 
-    def trained_under(self) -> objective.Objective:
+    def trained_under(self) -> Objective:
         """The objective of the denoiser."""
-        return objective.Objective(
-            self.objective, self.time_mean, self.time_std, self.shift, self.shift_base, self.min_snr
-        )
+        return Objective(self.objective, self.time_mean, self.time_std, self.shift, self.shift_base, self.min_snr)
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def load(folder: str | Path) -> Checkpoint:
 
 def prediction(denoiser: Denoiser) -> dict[str, Any]:
     """The fields of `CheckpointInfo` that a denoiser's objective decides."""
-    fields = asdict(objective.of(denoiser))
+    fields = asdict(get_objective(denoiser))
     return {"objective": fields.pop("prediction"), **fields}
 
 

@@ -14,10 +14,9 @@ from torch import Tensor
 from nas import checkpoint
 from nas.checkpoint import Checkpoint
 from nas.data import video
-from nas.diffusion.objective import MAX_GUIDANCE, MAX_SAMPLING_STEPS
+from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, generate
 from nas.errors import ConfigError, NasError
 from nas.failures import lacks_memory
-from nas.metrics.evaluation import generate
 from nas.models import Autoencoder
 from nas.models.text_encoder import EMPTY, TextEncoder
 from nas.ranges import in_range

@@ -9,7 +9,7 @@ import torch
 import nas
 from nas import checkpoint
 from nas.data import video
-from nas.diffusion import objective
+from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.pipeline import decode
 from nas.spaces import Decoder
@@ -41,7 +41,7 @@ def test_the_clip_is_the_one_that_training_would_sample(pipeline):
     """By hand: Euler steps of the checkpoint's denoiser from the noise of the seed, decoded."""
     parts = pipeline.checkpoint
     context = pipeline._text(["a cat runs"])
-    x = torch.randn((4, 4, 8, 8), generator=objective.generator(3, 0))[None]
+    x = torch.randn((4, 4, 8, 8), generator=generator(3, 0))[None]
     with torch.no_grad():
         for t in (1.0, 0.5):
             x = x - 0.5 * parts.denoiser(x, torch.tensor([1000 * t]), context)

@@ -11,7 +11,9 @@ from torch import Tensor
 from nas import distributed
 from nas.data.latent_cache import Cache
 from nas.data.source import bucket_batch
-from nas.diffusion.objective import Objective, draw_times, generator
+from nas.diffusion.predictions import Objective
+from nas.diffusion.schedules import draw_timesteps
+from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
 
 
@@ -83,7 +85,7 @@ class Batches:
         latents, context = self.cache.latents(kind, chosen[mine], bucket, (self.seed, step))
         stream = generator(self.seed, step, kind == "images")
         noise = torch.randn((size, *latents.shape[1:]), generator=stream)
-        t = draw_times(self.objective, size, stream, latents.shape[-2:])
+        t = draw_timesteps(self.objective, size, stream, latents.shape[-2:])
         dropped = torch.rand(size, generator=stream) < self.drop
         context = torch.where(dropped[mine][:, None, None], self.cache.empty, context)
         return Batch(*(values.to(distributed.device()) for values in (latents, context, noise[mine], t[mine])))

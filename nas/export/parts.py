@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.checkpoint import Checkpoint
-from nas.diffusion.objective import generator
+from nas.diffusion.seeding import generator
 from nas.errors import NasError
 from nas.models import Autoencoder
 from nas.models.text_encoder import TextEncoder

@@ -12,7 +12,7 @@ import yaml
 import nas
 from nas import checkpoint as checkpoints
 from nas.costs import LookupTable
-from nas.diffusion import objective
+from nas.diffusion.predictions import get_objective
 from nas.errors import ConfigError
 from nas.export import manifest, standalone
 from nas.files import copy_atomic, local_or_hub, read_json, write_atomic
@@ -58,7 +58,7 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
     stages = _stage_configs(loaded.folder)
     needed = _bring(stages, loaded.space.text, folder)
     contents = {"space": "space.yaml", "architecture": "architecture.json"}
-    contents |= {"objective": asdict(objective.of(loaded.denoiser)), "stages": stages}
+    contents |= {"objective": asdict(get_objective(loaded.denoiser)), "stages": stages}
     write_atomic(folder / "recipe.yaml", yaml.safe_dump(contents, sort_keys=False))
     write_atomic(folder / "model.py", standalone.source(loaded.space, loaded.architecture, nas.__version__))
     copy_atomic(loaded.folder / "denoiser.safetensors", folder / "denoiser.safetensors")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from nas.data.digits import DIRECTIONS, WORDS, MovingDigits
 from nas.data.source import batch_indices
-from nas.diffusion.objective import generator
+from nas.diffusion.seeding import generator
 from nas.errors import NasError
 from nas.models import tensors
 from nas.models.weights import fit

@@ -8,49 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas import checkpoint, distributed
 from nas.data.digits import LABELS, caption_of
 from nas.data.latent_cache import Cache
-from nas.diffusion import objective
-from nas.diffusion.objective import generator
+from nas.diffusion.sampling import generate
 from nas.files import read_json
 from nas.metrics.digit_classifier import Judge, judge
 from nas.models import Autoencoder
 from nas.progress import progress
-
-
-@torch.no_grad()
-def generate(
-    denoiser: nn.Module,
-    context: Tensor,
-    empty: Tensor,
-    shape: tuple[int, int, int, int],
-    steps: int,
-    guidance: float = 1.0,
-    sampler: str = "euler",
-    seed: int = 0,
-    batch: int = 40,
-) -> Tensor:
-    """Latents `(B, C, T, h, w)` for contexts `(B, tokens, dim)`; clip i depends on the seed and i alone.
-
-    Args:
-        shape: `(C, T, h, w)`.
-        sampler: `euler` or `renoise`.
-    """
-    noise = torch.stack([torch.randn(shape, generator=generator(seed, i)) for i in range(len(context))])
-    schedule, done = objective.schedule(denoiser, steps, shape[-2:]), []
-    device = next(denoiser.parameters()).device
-    noise, context, empty = objective.start(noise, schedule[0]).to(device), context.to(device), empty.to(device)
-    for start in range(0, len(context), batch):
-        part = slice(start, start + batch)
-        velocity = objective.guided(denoiser, context[part], empty, guidance)
-        if sampler == "euler":
-            done.append(objective.sample_euler(velocity, noise[part], schedule))
-        else:
-            done.append(objective.sample_renoise(velocity, noise[part], schedule, generator(seed, start, steps)))
-    return torch.cat(done).cpu()
 
 
 class Examiner:

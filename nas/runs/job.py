@@ -128,7 +128,7 @@ class Job:
     """
 
     def __init__(self, config: JobConfig, run: Path, file: str) -> None:
-        from nas.diffusion.objective import Objective
+        from nas.diffusion.predictions import Objective
         from nas.training import STAGES, FinetuneConfig
         from nas.training.recipe import beside
 

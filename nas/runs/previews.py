@@ -9,7 +9,7 @@ from torch import nn
 
 from nas import checkpoint
 from nas.data import video
-from nas.metrics.evaluation import generate
+from nas.diffusion.sampling import generate
 from nas.models.text_encoder import EMPTY, TextEncoder
 from nas.spaces import Architecture
 from nas.training.stage import Inputs

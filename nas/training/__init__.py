@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import checkpoint
-from nas.diffusion.objective import Objective
+from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, suggestion
 from nas.training.execution import Compute
 from nas.training.history import read_history

@@ -13,8 +13,7 @@ from nas import checkpoint, distributed
 from nas.data import video
 from nas.data.batches import held_out
 from nas.data.latent_cache import Cache
-from nas.diffusion.objective import MAX_SAMPLING_STEPS
-from nas.metrics.evaluation import generate
+from nas.diffusion.sampling import MAX_SAMPLING_STEPS, generate
 from nas.ranges import check_range
 from nas.training.monitors import health
 

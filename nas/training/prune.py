@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from nas.costs import LookupTable
 from nas.data.batches import Batches
-from nas.diffusion import objective
-from nas.diffusion.objective import Objective
+from nas.diffusion.predictions import Objective, add_noise, model_input
 from nas.errors import ConfigError, suggestion
 from nas.files import write_atomic, write_json
 from nas.locks import output_lock
@@ -102,8 +101,8 @@ def distance_from(unet: UNet, asked: Objective, calibration: Calibration):
             f"{calibration.folder}: latents of {channels} channels and text {dim} wide, the checkpoint wants "
             f"{unet.conv_in.in_channels} and {unet.context_dim}; prepare the data with its own autoencoder and encoder"
         )
-    noisy = objective.add_noise(batch.latents, batch.noise, batch.t)
-    x, timestep = objective.model_input(asked, noisy, batch.t)
+    noisy = add_noise(batch.latents, batch.noise, batch.t)
+    x, timestep = model_input(asked, noisy, batch.t)
     x = x[:, :, 0]
     with torch.no_grad():
         wanted = unet(x, timestep, batch.context)

@@ -23,7 +23,7 @@ from typing import Any
 
 from nas import config, distributed
 from nas.checkpoint import STAGE_ORDER
-from nas.diffusion.objective import Objective
+from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, suggestion
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace

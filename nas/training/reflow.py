@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from nas import distributed
 from nas.data.batches import Batch, Batches
-from nas.diffusion import objective
-from nas.diffusion.objective import Velocity
+from nas.diffusion.predictions import Velocity, guided_velocity_fn
+from nas.diffusion.sampling import sample_euler
+from nas.diffusion.schedules import scale_noise
 from nas.models import tensors
 from nas.progress import progress
 
@@ -40,7 +41,7 @@ class Teacher:
         """Where it ends from `x` `(B, C, T, h, w)` at `times[places]`, places `(B,)`, under `context`."""
 
         def velocity(clips: Tensor) -> Velocity:
-            return objective.guided(self.denoiser, context[clips], self.empty.to(x.device), self.guidance)
+            return guided_velocity_fn(self.denoiser, context[clips], self.empty.to(x.device), self.guidance)
 
         return advance(x, self.times, lambda step: places <= step, velocity)
 
@@ -57,7 +58,7 @@ def advance(
     for step, schedule in enumerate(itertools.pairwise(times)):
         clips = moves(step).nonzero().flatten()
         if len(clips):
-            x = x.index_copy(0, clips, objective.sample_euler(velocity(clips), x[clips], schedule))
+            x = x.index_copy(0, clips, sample_euler(velocity(clips), x[clips], schedule))
     return x
 
 
@@ -79,7 +80,7 @@ class Coupling:
         for number in progress(missing, title, self.count, self.count - len(missing)):
             batch = self.batches.joint(number)
             places = torch.zeros(len(batch.t), dtype=torch.long, device=batch.noise.device)
-            made = teacher.end(objective.start(batch.noise, teacher.times[0]), batch.context, places)
+            made = teacher.end(scale_noise(batch.noise, teacher.times[0]), batch.context, places)
             tensors.save(self._path(number), {"latents": made.cpu()})
 
     def __call__(self, step: int) -> tuple[Batch, Tensor]:

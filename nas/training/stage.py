@@ -14,7 +14,7 @@ from typing import Any
 from nas import distributed
 from nas.checkpoint import BASE
 from nas.config import build
-from nas.diffusion.objective import Objective
+from nas.diffusion.predictions import Objective
 from nas.errors import FIXES, ConfigError, NasError
 from nas.failures import lacks_memory
 from nas.files import read_json, read_text, short_hash, write_json

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nas.data.batches import held_out
-from nas.diffusion.objective import validation_loss
+from nas.diffusion.losses import validation_loss
 from nas.spaces import Architecture
 from nas.training.stage import Inputs, finished
 from nas.training.stages import supernet

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from nas import checkpoint, distributed
 from nas.data.batches import Batch
-from nas.diffusion import objective
-from nas.diffusion.objective import Objective
+from nas.diffusion.losses import loss_weights
+from nas.diffusion.predictions import Objective, add_noise, get_objective, model_input, to_velocity, velocity_fn
+from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
 from nas.models import UNet
 from nas.models.diffusers_checkpoint import checkpoint_folder, load_unet, prediction
@@ -35,8 +36,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Noised images `(B, C, 1, H, W)`, t `(B,)`, text -> its velocity like them, and its block features."""
-        predicted, features = block_features(self.unet, *objective.model_input(self.objective, x, t), context)
-        return objective.velocity_of(self.objective, predicted, x, t), features
+        predicted, features = block_features(self.unet, *model_input(self.objective, x, t), context)
+        return to_velocity(self.objective, predicted, x, t), features
 
 
 def load_teacher(folder: str | Path, space: SearchSpace) -> Teacher:
@@ -73,7 +74,7 @@ class Student(nn.Module):
 
     def __init__(self, denoiser: UNet, teacher: Teacher) -> None:
         super().__init__()
-        self.denoiser, self.objective = denoiser, objective.of(denoiser)
+        self.denoiser, self.objective = denoiser, get_objective(denoiser)
         own, theirs = block_widths(denoiser), block_widths(teacher.unet)
         self.blocks = [block for block in own if block in theirs]
         self.adapters = nn.ModuleDict(
@@ -99,14 +100,14 @@ def losses(model: nn.Module, teacher: Teacher, batch: Batch) -> dict[str, Tensor
     `task` is the objective's own loss. `output` is weighed as the teacher's own loss is: of a teacher that predicts
     noise it is the squared difference in noise, which has no pole where nearly all is noise.
     """
-    asked = objective.of(model)
-    x = objective.add_noise(batch.latents, batch.noise, batch.t)
+    asked = get_objective(model)
+    x = add_noise(batch.latents, batch.noise, batch.t)
     wanted, wanted_features = teacher(x, batch.t, batch.context)
-    predicted, features = model(*objective.model_input(asked, x, batch.t), batch.context)
-    velocity = objective.velocity_of(asked, predicted, x, batch.t)
+    predicted, features = model(*model_input(asked, x, batch.t), batch.context)
+    velocity = to_velocity(asked, predicted, x, batch.t)
     return {
-        "task": _mean_square(velocity - (batch.noise - batch.latents), objective.weights(asked, batch.t)),
-        "output": _mean_square(velocity - wanted, objective.weights(teacher.objective, batch.t)),
+        "task": _mean_square(velocity - (batch.noise - batch.latents), loss_weights(asked, batch.t)),
+        "output": _mean_square(velocity - wanted, loss_weights(teacher.objective, batch.t)),
         "features": sum(F.mse_loss(value, wanted_features[block]) for block, value in features.items()),
     }
 
@@ -115,11 +116,11 @@ def losses(model: nn.Module, teacher: Teacher, batch: Batch) -> dict[str, Tensor
 def distance(model: UNet, teacher: Teacher, latents: Tensor, contexts: Tensor, seed: int = 0) -> float:
     """How far a denoiser is from its teacher: the `output` loss on images `(N, C, 1, H, W)`, noise and times fixed."""
     count = len(latents)
-    noise = torch.randn(latents.shape, generator=objective.generator(seed, count)).to(latents)
+    noise = torch.randn(latents.shape, generator=generator(seed, count)).to(latents)
     t = ((torch.arange(count) + 0.5) / count).to(latents)
-    x = objective.add_noise(latents, noise, t)
+    x = add_noise(latents, noise, t)
     wanted, _ = teacher(x, t, contexts)
-    return _mean_square(objective.bind(model, contexts)(x, t) - wanted, objective.weights(teacher.objective, t)).item()
+    return _mean_square(velocity_fn(model, contexts)(x, t) - wanted, loss_weights(teacher.objective, t)).item()
 
 
 def block_features(unet: UNet, x: Tensor, timestep: Tensor, context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

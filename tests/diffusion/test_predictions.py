@@ -8,8 +8,20 @@ import pytest
 import torch
 
 import nas
-from nas.diffusion import ddpm, objective
-from nas.diffusion.objective import Objective
+from nas.diffusion import ddpm
+from nas.diffusion.losses import denoising_loss, validation_loss
+from nas.diffusion.predictions import (
+    Objective,
+    add_noise,
+    guided_velocity_fn,
+    model_input,
+    per_clip,
+    to_velocity,
+    velocity_fn,
+)
+from nas.diffusion.sampling import sample_euler
+from nas.diffusion.schedules import draw_timesteps, sampling_schedule, scale_noise, shift_timesteps, timesteps
+from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
@@ -45,11 +57,11 @@ def test_inputs_and_targets_are_those_of_diffusers(prediction, ddpm_scheduler):
     """The denoiser sees DDPM's x_k at k; a perfect prediction has the true velocity and no loss."""
     (x0, noise), model = clips(6), Answers(prediction)
     t = ddpm.flow_time(TIMESTEPS)
-    x, timestep = objective.model_input(model.objective, objective.add_noise(x0, noise, t), t)
+    x, timestep = model_input(model.objective, add_noise(x0, noise, t), t)
     assert torch.allclose(timestep, TIMESTEPS.float(), atol=2e-3)
     assert torch.allclose(x, ddpm_scheduler.add_noise(x0, noise, TIMESTEPS), atol=1e-5)
     target = noise if prediction == "epsilon" else ddpm_scheduler.get_velocity(x0, noise, TIMESTEPS)
-    velocity = objective.velocity_of(model.objective, target, objective.add_noise(x0, noise, t), t)
+    velocity = to_velocity(model.objective, target, add_noise(x0, noise, t), t)
     assert torch.allclose(velocity, noise - x0, atol=1e-4)
 
 
@@ -61,7 +73,7 @@ def test_the_loss_is_that_of_the_prediction_weighted_by_min_snr(prediction, gamm
 
     (x0, noise), model, context = clips(6), Answers(prediction, min_snr=gamma), torch.linspace(-1, 1, 6)
     steps = torch.tensor([3, 100, 300, 500, 800, 999])
-    got = objective.loss(model, x0, context, noise, ddpm.flow_time(steps))
+    got = denoising_loss(model, x0, context, noise, ddpm.flow_time(steps))
     target = noise if prediction == "epsilon" else ddpm_scheduler.get_velocity(x0, noise, steps)
     answer = model(ddpm_scheduler.add_noise(x0, noise, steps), steps.float(), context)
     each = (answer - target).square().flatten(1).mean(1)
@@ -88,8 +100,8 @@ def test_euler_in_the_flows_time_is_ddim(prediction, steps):
     for timestep in scheduler.timesteps:
         answer = model(expected, timestep.float().expand(2), context)
         expected = scheduler.step(answer, timestep, expected).prev_sample
-    times = objective.schedule(model, steps, (4, 4))
-    got = objective.sample_euler(objective.bind(model, context), objective.start(noise, times[0]), times)
+    times = sampling_schedule(model, steps, (4, 4))
+    got = sample_euler(velocity_fn(model, context), scale_noise(noise, times[0]), times)
     # At timestep 999 x_0 is 15 times the error of eps away, so float32 is good for about 1e-4 of it.
     assert torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max())
 
@@ -97,32 +109,32 @@ def test_euler_in_the_flows_time_is_ddim(prediction, steps):
 def test_guidance_of_a_prediction_is_guidance_of_its_velocity():
     model, x, t = Answers("epsilon"), clips(2)[0], torch.tensor([0.3, 0.8])
     context, empty = torch.tensor([[[1.0]], [[2.0]]]), torch.zeros(1, 1, 1)
-    got = objective.guided(model, context, empty, 3.0)(x, t)
-    scaled, timestep = objective.model_input(model.objective, x, t)
+    got = guided_velocity_fn(model, context, empty, 3.0)(x, t)
+    scaled, timestep = model_input(model.objective, x, t)
     without, with_text = (model(scaled, timestep, c) for c in (empty.expand(2, 1, 1), context))
-    expected = objective.velocity_of(model.objective, without + 3 * (with_text - without), x, t)
+    expected = to_velocity(model.objective, without + 3 * (with_text - without), x, t)
     assert torch.allclose(got, expected, atol=1e-5)
 
 
 def test_the_shift_is_that_of_flow_match_euler():
     scheduler = pytest.importorskip("diffusers").FlowMatchEulerDiscreteScheduler(shift=3.0)
-    ours = objective.shifted(torch.arange(1000, 0, -1) / 1000, 3.0)
+    ours = shift_timesteps(torch.arange(1000, 0, -1) / 1000, 3.0)
     assert torch.allclose(ours, scheduler.sigmas[:1000], atol=1e-6)
     scheduler.set_timesteps(sigmas=[1, 0.75, 0.5, 0.25])
-    assert torch.allclose(torch.tensor(objective.times(4, 3.0)), scheduler.sigmas, atol=1e-6)
+    assert torch.allclose(torch.tensor(timesteps(4, 3.0)), scheduler.sigmas, atol=1e-6)
 
 
 def test_the_shift_grows_with_the_resolution_in_training_and_in_sampling():
     model = Answers("flow", shift=2.0, shift_base=64)
-    assert objective.schedule(model, 4, (8, 8)) == objective.times(4, 2.0)
-    assert objective.schedule(model, 4, (16, 16)) == objective.times(4, 4.0)
+    assert sampling_schedule(model, 4, (8, 8)) == timesteps(4, 2.0)
+    assert sampling_schedule(model, 4, (16, 16)) == timesteps(4, 4.0)
     plain, moved = Objective(), model.objective
-    a, b = (objective.draw_times(o, 64, objective.generator(0), (16, 16)) for o in (plain, moved))
+    a, b = (draw_timesteps(o, 64, generator(0), (16, 16)) for o in (plain, moved))
     assert torch.allclose(torch.logit(b) - torch.logit(a), torch.tensor(math.log(4.0)), atol=1e-4)
 
 
 def test_ddpm_timesteps_are_drawn_evenly_from_the_whole_range():
-    t = objective.draw_times(Objective("epsilon"), 20000, objective.generator(0), (8, 8))
+    t = draw_timesteps(Objective("epsilon"), 20000, generator(0), (8, 8))
     timestep = ddpm.timestep(t)
     assert torch.allclose(timestep, timestep.round(), atol=2e-3)
     counts = torch.histc(timestep.round(), 10, 0, 1000)
@@ -133,8 +145,8 @@ def test_ddpm_timesteps_are_drawn_evenly_from_the_whole_range():
     ("options", "reason"),
     [
         ({"prediction": "epsilion"}, "did you mean 'epsilon'"),
-        ({"min_snr": 5.0}, "min_snr: weighs"),
-        ({"prediction": "v", "shift": 3.0}, "drop it for 'v'"),
+        ({"min_snr": 5.0}, "min_snr: applies to 'epsilon'"),
+        ({"prediction": "v", "shift": 3.0}, "remove it for 'v'"),
         ({"shift": 0.0}, "above 0"),
     ],
 )
@@ -155,14 +167,14 @@ def test_a_model_learns_one_clip_and_the_sampler_finds_it(options):
 
         def forward(self, x, timestep, context):
             if self.objective.prediction == "flow":
-                return (x - clip) / objective.per_clip(timestep / 1000)
-            t = objective.per_clip(ddpm.flow_time(timestep.round().long()))
+                return (x - clip) / per_clip(timestep / 1000)
+            t = per_clip(ddpm.flow_time(timestep.round().long()))
             scale = ddpm.scale(t)
             eps = (x * scale - (1 - t) * clip) / t
             return eps if self.objective.prediction == "epsilon" else ((1 - t) * eps - t * clip) / scale
 
     model = Knows()
-    assert objective.validation_loss(model, clip.expand(8, -1, -1, -1, -1), torch.zeros(8, 1, 1)) < 1e-4
-    times = objective.schedule(model, 4, (4, 4))
-    end = objective.sample_euler(objective.bind(model, None), objective.start(clips(1)[1], times[0]), times)
+    assert validation_loss(model, clip.expand(8, -1, -1, -1, -1), torch.zeros(8, 1, 1)) < 1e-4
+    times = sampling_schedule(model, 4, (4, 4))
+    end = sample_euler(velocity_fn(model, None), scale_noise(clips(1)[1], times[0]), times)
     assert torch.allclose(end, clip, atol=1e-2)

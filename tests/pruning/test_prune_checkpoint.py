@@ -8,7 +8,7 @@ import torch
 
 import nas
 from nas.cli import main
-from nas.diffusion.objective import Objective
+from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError
 from nas.models import UNet
 from nas.models.diffusers_checkpoint import load_unet, save_unet

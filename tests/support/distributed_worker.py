@@ -19,7 +19,7 @@ def gradients(folder: Path, space_file: Path, decoder: Path, kind: str, steps: i
     import nas
     from nas import distributed
     from nas.data.batches import Batches
-    from nas.diffusion import objective
+    from nas.diffusion.losses import batch_loss
     from nas.models import tensors
     from nas.training.execution import Compute
     from nas.training.learner import Learner, Optimization
@@ -35,7 +35,7 @@ def gradients(folder: Path, space_file: Path, decoder: Path, kind: str, steps: i
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        row = learner.descend(lambda part: objective.of_batch(learner.model, part), batch, number)
+        row = learner.descend(lambda part: batch_loss(learner.model, part), batch, number)
         if not first:
             grads = {name: p.grad for name, p in learner.module.named_parameters() if p.grad is not None}
             first.update({name: getattr(g, "full_tensor", lambda g=g: g)().clone() for name, g in grads.items()})

@@ -10,7 +10,9 @@ import torch
 
 import nas
 from nas.data.batches import Batch
-from nas.diffusion import objective
+from nas.diffusion.losses import batch_loss
+from nas.diffusion.schedules import logit_normal
+from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
 from nas.training.execution import Compute, blocks, checkpoint_blocks
 from nas.training.learner import Learner, Optimization
@@ -28,16 +30,16 @@ def denoiser(space: nas.SearchSpace, seed: int = 0) -> nas.models.Denoiser:
 
 
 def batch(space: nas.SearchSpace, size: int = 4) -> Batch:
-    stream = objective.generator(1, size)
+    stream = generator(1, size)
     shape = (size, *space.input_shape()[1:])
     x, noise = (torch.randn(shape, generator=stream) for _ in range(2))
     context = torch.randn(size, *space.context_shape()[1:], generator=stream)
-    return Batch(x, context, noise, objective.logit_normal(size, stream))
+    return Batch(x, context, noise, logit_normal(size, stream))
 
 
 def gradients(model: torch.nn.Module, data: Batch) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    objective.of_batch(model, data).backward()
+    batch_loss(model, data).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -62,7 +64,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass(space):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = objective.of_batch(model, batch(space))
+            loss = batch_loss(model, batch(space))
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         del loss
         return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in weights)
@@ -76,7 +78,7 @@ def test_accumulated_gradients_are_the_whole_batchs(space):
     got = {}
     for parts in (1, 2, 4):
         learner = Learner(denoiser(space), Optimization(lr=1e-3), 10, compute=Compute(accumulate=parts))
-        row = learner.descend(lambda part: objective.of_batch(learner.model, part), batch(space), 0)  # noqa: B023
+        row = learner.descend(lambda part: batch_loss(learner.model, part), batch(space), 0)  # noqa: B023
         got[parts] = row, {name: p.grad for name, p in learner.module.named_parameters() if p.grad is not None}
     for parts in (2, 4):
         assert got[parts][0] == pytest.approx(got[1][0], rel=1e-6)
@@ -96,7 +98,7 @@ def test_bf16_runs_the_layers_in_half_precision_and_learns_the_same(space):
     for name, learner in learners.items():
         learner.module.conv_in.register_forward_hook(lambda m, i, out, name=name: seen.update({name: out.dtype}))
         losses[name] = [
-            learner.descend(lambda part, t=learner: objective.of_batch(t.model, part), batch(space), step)["loss"]
+            learner.descend(lambda part, t=learner: batch_loss(t.model, part), batch(space), step)["loss"]
             for step in range(5)
         ]
     assert seen == {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -123,7 +125,7 @@ def test_the_scaled_loss_of_fp16_takes_the_same_steps_and_its_scale_is_part_of_t
         return Learner(torch.nn.Linear(3, 1), Optimization(lr=0.05), 10, compute=Compute(precision=precision))
 
     def step(trained: Learner, number: int, factor: float = 1.0) -> float:
-        x = torch.randn(8, 3, generator=objective.generator(0, number))
+        x = torch.randn(8, 3, generator=generator(0, number))
         return trained.update(factor * (trained.module(x) - x.sum(1, keepdim=True)).square().mean(), number)
 
     plain, scaled = learner("fp32"), learner("fp16")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.diffusion.objective import generator
+from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.models import tensors
 from nas.training.execution import Compute

@@ -8,7 +8,7 @@ import torch
 import nas
 from nas.data.batches import Batches
 from nas.data.latent_cache import Cache
-from nas.diffusion import objective
+from nas.diffusion.seeding import generator
 from nas.models import build
 from nas.training import AdversarialConfig
 from nas.training.reflow import Coupling, Teacher
@@ -87,7 +87,7 @@ def test_the_goal_is_where_the_teacher_ends_from_where_the_student_is(decoder: P
     game = Game(denoiser, teacher, AdversarialConfig(batch=6, first=0.5))
     batch = batches.of_videos(0)
     taught = torch.zeros_like(batch.latents)
-    x, t, goal = game.inputs(batch, taught, objective.generator(0))
+    x, t, goal = game.inputs(batch, taught, generator(0))
     begun = t == 0.5
     assert begun.any() and not begun.all() and set(t.tolist()) == {0.5, 1.0}
     assert torch.equal(x[~begun], batch.noise[~begun]) and not goal[~begun].any()

@@ -16,8 +16,9 @@ import torch
 
 import nas
 from nas import checkpoint
-from nas.diffusion import ddpm, objective
-from nas.diffusion.objective import Objective
+from nas.diffusion import ddpm
+from nas.diffusion.predictions import Objective, get_objective
+from nas.diffusion.schedules import sampling_schedule
 from nas.errors import ConfigError
 from nas.models import tensors
 from nas.training import (
@@ -172,8 +173,8 @@ def test_a_denoiser_that_predicts_v_goes_through_every_stage(space, decoder, tmp
         inputs = Inputs(space, decoder, start, arch_of(space) if name == "finetune" else None, asked)
         start = run_stage(name, tmp_path / name, config, inputs).folder
     loaded = checkpoint.load(start)
-    assert objective.of(loaded.denoiser) == asked and loaded.info.objective == "v"
-    assert objective.schedule(loaded.denoiser, 4, (8, 8))[0] == pytest.approx(ddpm.noisiest())
+    assert get_objective(loaded.denoiser) == asked and loaded.info.objective == "v"
+    assert sampling_schedule(loaded.denoiser, 4, (8, 8))[0] == pytest.approx(ddpm.max_time())
     with pytest.raises(ConfigError, match=r"begun with another objective.prediction \('v', now 'flow'\)"):
         run_stage("distill", tmp_path / "distill", replace(CONFIGS["distill"], steps=4), Inputs(space, decoder))
 

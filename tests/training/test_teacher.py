@@ -8,7 +8,7 @@ import torch
 import nas
 from nas.data.batches import Batches
 from nas.diffusion import ddpm
-from nas.diffusion.objective import Objective
+from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError
 from nas.files import write_json
 from nas.models import UNet, tensors

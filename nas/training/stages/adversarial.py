@@ -26,8 +26,10 @@ from torch import Tensor, nn
 
 from nas import checkpoint, distributed
 from nas.data.batches import Batch, Batches
-from nas.diffusion import objective
-from nas.diffusion.objective import MAX_SAMPLING_STEPS, add_noise, bind, clean, generator, logit_normal
+from nas.diffusion.predictions import add_noise, get_objective, model_input, predict_x0, velocity_fn
+from nas.diffusion.sampling import MAX_SAMPLING_STEPS
+from nas.diffusion.schedules import logit_normal, sampling_schedule, scale_noise
+from nas.diffusion.seeding import generator
 from nas.metrics.evaluation import examine
 from nas.models import Discriminator
 from nas.ranges import check_range
@@ -97,11 +99,11 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     base = checkpoint.load(start)
     torch.manual_seed(config.seed)
     batches = Batches(
-        source, config.seed, config.batch, config.images, config.image_share, 0.0, objective.of(base.denoiser)
+        source, config.seed, config.batch, config.images, config.image_share, 0.0, get_objective(base.denoiser)
     )
     coupling = Coupling(folder / "taught", batches, config.taught)
     latent = base.space.latent
-    times = objective.schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
+    times = sampling_schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
     frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
     teacher = Teacher(frozen, batches.cache.empty, base.info.guidance, times)
     coupling.make(teacher)
@@ -171,7 +173,7 @@ class Game:
         level = logit_normal(len(t), stream, mean=-0.5).to(xt.device)
         noise = torch.randn(xt.shape, generator=stream).to(xt.device)
         with self.generator.autocast():
-            fake = clean(xt, bind(self.generator.model, batch.context)(xt, t), t)
+            fake = predict_x0(xt, velocity_fn(self.generator.model, batch.context)(xt, t), t)
             real_noised, fake_noised = add_noise(batch.latents, noise, level), add_noise(fake, noise, level)
             judged = self.judge(fake_noised, level, batch.context)
             pull = pseudo_huber(fake, goal).mean()
@@ -199,9 +201,9 @@ class Game:
         count, device = len(taught), taught.device
         places = torch.randint(1, len(self.times) - 1, (count,), generator=stream)
         places = torch.where(torch.rand(count, generator=stream) < self.config.first, 0, places).to(device)
-        noise = objective.start(batch.noise, self.times[0])
+        noise = scale_noise(batch.noise, self.times[0])
         x = advance(
-            noise, self.times, lambda step: step < places, lambda clips: bind(self.student, batch.context[clips])
+            noise, self.times, lambda step: step < places, lambda clips: velocity_fn(self.student, batch.context[clips])
         )
         begun = places > 0
         goal = taught.clone()
@@ -225,7 +227,7 @@ class Game:
         return loss, on_real.mean().item(), on_fake.mean().item()
 
     def judge(self, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        return self.discriminator(*objective.model_input(objective.of(self.student), noised, level), context)
+        return self.discriminator(*model_input(get_objective(self.student), noised, level), context)
 
 
 def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from nas.data.digits import LABELS, caption_of
 from nas.data.latent_cache import encode_clips
 from nas.data.skipped import Usable
 from nas.data.source import Source, batch_indices
-from nas.diffusion.objective import generator
+from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.files import write_json
 from nas.metrics.digit_classifier import Judge, judge

@@ -16,8 +16,7 @@ from torch import Tensor
 from nas import distributed
 from nas.data.batches import Batch, Batches, held_out
 from nas.data.latent_cache import Cache
-from nas.diffusion import objective
-from nas.diffusion.objective import validation_loss
+from nas.diffusion.losses import batch_loss, validation_loss
 from nas.files import local_or_hub
 from nas.models import build, tensors
 from nas.models.diffusers_checkpoint import load_spatial_weights
@@ -77,7 +76,7 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     def step(number: int) -> dict[str, float]:
         batch = batches.of_images(number)
         if teacher is None:
-            return learner.descend(lambda part: objective.of_batch(learner.model, part), batch, number)
+            return learner.descend(lambda part: batch_loss(learner.model, part), batch, number)
         seen: list[dict[str, float]] = []
 
         def loss(part: Batch) -> Tensor:

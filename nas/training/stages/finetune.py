@@ -15,8 +15,9 @@ from torch import nn
 
 from nas import checkpoint, distributed
 from nas.data.batches import Batches, held_out
-from nas.diffusion import objective
-from nas.diffusion.objective import MAX_GUIDANCE, MAX_SAMPLING_STEPS, validation_loss
+from nas.diffusion.losses import batch_loss, validation_loss
+from nas.diffusion.predictions import get_objective
+from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS
 from nas.errors import ConfigError
 from nas.metrics.evaluation import examine
 from nas.ranges import check_range
@@ -98,12 +99,12 @@ def joint(
     """Train all weights on images and clips; the adversarial stage's control is this as well."""
     denoiser.requires_grad_(True)
     learner = Learner(denoiser, config.optimization, config.steps, compute=compute, called=True)
-    asked, grids = objective.of(denoiser), Grids(watch or Watch(), folder, source, config.guidance)
+    asked, grids = get_objective(denoiser), Grids(watch or Watch(), folder, source, config.guidance)
     batches = Batches(source, config.seed, config.batch, config.images, config.image_share, config.drop, asked)
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        row = learner.descend(lambda part: objective.of_batch(learner.model, part), batch, number)
+        row = learner.descend(lambda part: batch_loss(learner.model, part), batch, number)
         return {**row, "frames": batch.latents.shape[2], **grids(denoiser, number + 1)}
 
     return learner, run(title, folder, config.steps, {"denoiser": learner}, step, config.save_every)

@@ -16,8 +16,7 @@ import torch
 
 from nas import distributed
 from nas.data.batches import Batches, held_out
-from nas.diffusion import objective
-from nas.diffusion.objective import validation_loss
+from nas.diffusion.losses import batch_loss, validation_loss
 from nas.models import Denoiser, Supernet, build, fair_round, tensors
 from nas.models.weights import fit
 from nas.ranges import check_range
@@ -84,7 +83,7 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        row = learner.descend(lambda part: objective.of_batch(learner.model, part, rounds(number)), batch, number)
+        row = learner.descend(lambda part: batch_loss(learner.model, part, rounds(number)), batch, number)
         return {**row, "frames": batch.latents.shape[2]}
 
     seconds = run("supernet", folder, config.steps, {"supernet": learner}, step, config.save_every)

@@ -1,0 +1,93 @@
+"""Denoising losses for training, and a validation loss with fixed noise and timesteps."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.diffusion import ddpm
+from nas.diffusion.predictions import Objective, Velocity, add_noise, get_objective, velocity_fn
+from nas.diffusion.schedules import resolution_shift, shift_timesteps
+from nas.diffusion.seeding import generator
+
+
+class TrainingBatch(Protocol):
+    """The tensors of a training step; see `nas.data.batches.Batch`."""
+
+    latents: Tensor
+    context: Tensor
+    noise: Tensor
+    t: Tensor
+
+
+def flow_loss(velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error of the velocity, each clip's times its weight `(B,)` if given."""
+    predicted, target = velocity(add_noise(x0, noise, t), t), noise - x0
+    if weight is None:
+        return F.mse_loss(predicted, target)
+    return ((predicted - target).square().flatten(1).mean(1) * weight).mean()
+
+
+def denoising_loss(
+    model: torch.nn.Module, x0: Tensor, context: Tensor, noise: Tensor, t: Tensor, *more: object
+) -> Tensor:
+    """The loss of a denoiser under its objective: the weighted mean squared error of what it predicts."""
+    return flow_loss(velocity_fn(model, context, *more), x0, noise, t, loss_weights(get_objective(model), t))
+
+
+def batch_loss(model: torch.nn.Module, batch: TrainingBatch, *more: object) -> Tensor:
+    """`denoising_loss` on a batch."""
+    return denoising_loss(model, batch.latents, batch.context, batch.noise, batch.t, *more)
+
+
+def loss_weights(objective: Objective, t: Tensor) -> Tensor | None:
+    """`(B,)`: what turns the velocity's squared error into the prediction's, times the min-SNR weight; None for flow.
+
+    At a given x_t errors are proportional: in eps they are (1 - t) times those in velocity, in v sqrt((1-t)^2 + t^2).
+    """
+    if objective.prediction == "flow":
+        return None
+    signal_to_noise = ((1 - t) / t).square()
+    if objective.prediction == "epsilon":
+        conversion, divisor = (1 - t).square(), signal_to_noise
+    else:
+        conversion, divisor = ddpm.scale(t).square(), signal_to_noise + 1
+    if objective.min_snr is None:
+        return conversion
+    return conversion * signal_to_noise.clamp(max=objective.min_snr) / divisor
+
+
+@torch.no_grad()
+def validation_loss(
+    model: torch.nn.Module, latents: Tensor, contexts: Tensor, *more: object, batch: int = 64, seed: int = 0
+) -> float:
+    """The loss with fixed noise and fixed timesteps: comparable between models and steps of the same objective.
+
+    The timesteps are the quantiles of the training distribution, so that the times which matter in training also weigh
+    most in the comparison of models.
+
+    Args:
+        latents: `(N, C, T, H, W)`; contexts: `(N, tokens, dim)`.
+        more: passed to the model after the context, such as a supernet's architecture.
+    """
+    count, objective = len(latents), get_objective(model)
+    noise = torch.randn(latents.shape, generator=generator(seed, count))
+    t = _quantiles(objective, count, latents.shape[-2:])[torch.randperm(count, generator=generator(seed, count, 1))]
+    device, total = next((p.device for p in model.parameters()), latents.device), 0.0
+    for start in range(0, count, batch):
+        part = slice(start, start + batch)
+        inputs = (values[part].to(device) for values in (latents, contexts, noise, t))
+        total += denoising_loss(model, *inputs, *more).item() * len(latents[part])
+    return total / count
+
+
+def _quantiles(objective: Objective, count: int, size: tuple[int, int]) -> Tensor:
+    """`(count,)` timesteps that divide the training distribution evenly."""
+    quantiles = (torch.arange(count) + 0.5) / count
+    if objective.prediction != "flow":
+        return ddpm.flow_time((ddpm.TIMESTEPS * quantiles).long())
+    t = (objective.time_mean + objective.time_std * torch.special.ndtri(quantiles)).sigmoid()
+    return shift_timesteps(t, resolution_shift(objective, size))
