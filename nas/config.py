@@ -69,6 +69,11 @@ def build(cls: type[T], mapping: Any, where: str, field: str = "", others: bool 
     return _build(cls, mapping, _Place(where, None, field), others)
 
 
+def renamed(old: str, **options: Any) -> Any:
+    """A data class field that files of earlier versions call `old`; `options` as of `dataclasses.field`."""
+    return dataclasses.field(metadata={"old": old}, **options)
+
+
 def at(where: str, mapping: Any, key: Any = None) -> str:
     """`file:line` of a mapping that came out of YAML, or of one of its keys."""
     if not isinstance(mapping, Marked):
@@ -107,14 +112,19 @@ def _build(cls: type[T], mapping: Any, place: _Place, others: bool) -> T:
         raise place.error(f"expected a mapping, found {shown(mapping)}")
     hints = _hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    values = {}
+    old_names = {f.metadata["old"]: f.name for f in known.values() if "old" in f.metadata}
+    values: dict[str, Any] = {}
     for key, value in mapping.items():
         inside = place.inside(mapping, key)
-        if key in known:
-            values[key] = _convert(hints[key], value, inside, others)
+        name = key if key in known else old_names.get(key, key)
+        if name in values:
+            old = known[name].metadata["old"]
+            raise inside.error_of_key(f"'{old}' is what '{name}' was called before; keep '{name}' alone", None)
+        if name in known:
+            values[name] = _convert(hints[name], value, inside, others)
         elif not others:
             raise inside.error_of_key(f"unknown key '{inside.field}'{suggestion(key_text(key), known)}", None)
-    missing = [n for n, f in known.items() if n not in mapping and _required(f)]
+    missing = [n for n, f in known.items() if n not in values and _required(f)]
     if missing:
         raise place.error_of_key(f"missing key '{place.inside({}, missing[0]).field}'", mapping)
     try:

@@ -33,14 +33,14 @@ class CsvFile:
         return cell.replace(",", ".") if self.decimal_comma and "." not in cell and cell.count(",") == 1 else cell
 
 
-def read_csv(path: str | Path, what: str, needed: Sequence[str], kept: str = "") -> CsvFile:
+def read_csv(path: str | Path, what: str, needed: Sequence[str], appended: Sequence[str] = ()) -> CsvFile:
     """Read a file that begins with a line of column names.
 
     Args:
         what: the file's kind, for errors.
         needed: columns that it must have; by them the separator is recognized.
-        kept: a first line by which the file is known to be appended to row by row: a last line without a line end is
-            then one that was being written when the power went, and is dropped.
+        appended: first lines by which a file is known to be written row by row. Its last line, if it has no line end,
+            was not completely written and is dropped.
 
     Raises:
         ConfigError: no such file, no such columns, a row with other cells than columns, or a quote that is not closed.
@@ -51,7 +51,7 @@ def read_csv(path: str | Path, what: str, needed: Sequence[str], kept: str = "")
     if first.lower().startswith("sep=") and len(first) <= 5:  # Excel's own way to say it
         text, skipped = text.partition("\n")[2], 1
         first = text.partition("\n")[0]
-    if kept and first.strip() == kept.strip():
+    if first.strip() in [line.strip() for line in appended]:
         text = text[: text.rfind("\n") + 1]
     if not text.strip():
         raise ConfigError(f"{path}: empty; a {what} starts with the line '{','.join(needed[:2])},...'")

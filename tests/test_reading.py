@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from nas.config import AtLeast0, AtLeast1, NotNegative, Positive, build, load, load_json
+from nas.config import AtLeast0, AtLeast1, NotNegative, Positive, build, load, load_json, renamed
 from nas.errors import ConfigError
 from nas.files import parse_json, read_json, read_text
 from nas.ranges import Range
@@ -34,6 +34,11 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     shares: dict[str, Annotated[float, Range(0, 1)]] = field(default_factory=dict)
     anything: Any = None
+
+
+@dataclass(frozen=True)
+class Renamed:
+    caption_dropout: Annotated[float, Range(0, 1)] = renamed("drop", default=0.1)
 
 
 def from_yaml(tmp_path, content):
@@ -74,6 +79,14 @@ inner:
     assert from_yaml(tmp_path, text).inner == Inner(16, (2, 3))
     with pytest.raises(ConfigError, match=r"a\.yaml:2: unknown key 'inner\.widht'; did you mean 'width'"):
         from_yaml(tmp_path, "\nanything: &a {widht: 4}\ninner: {<<: *a}\n")
+
+
+def test_the_old_name_of_a_key_is_read():
+    assert build(Renamed, {"drop": 0.5}, "a.yaml") == build(Renamed, {"caption_dropout": 0.5}, "a.yaml") == Renamed(0.5)
+    assert "a.yaml: drop: must be at least 0 and at most 1" in refused(lambda: build(Renamed, {"drop": 2}, "a.yaml"))
+    for keys in (("drop", "caption_dropout"), ("caption_dropout", "drop")):
+        text = refused(lambda keys=keys: build(Renamed, dict.fromkeys(keys, 0.5), "a.yaml"))
+        assert "'drop' is what 'caption_dropout' was called before" in text
 
 
 @pytest.mark.parametrize("date", ["2024-13-45", "2024-01-01", "2024-01-01 99:99:99"])

@@ -12,7 +12,7 @@
 
 The attentions have the `reference` only: it repeats no keys and values (see `nas.models.operators`). The variants of a
 kind are named by its `OperatorSpec`. Which one is fastest is measured, workload by workload, and stands in the lookup
-table's `form` column; `apply_variants` makes an exported denoiser use the same ones.
+table's `variant` column; `apply_variants` makes an exported denoiser use the same ones.
 """
 
 from __future__ import annotations

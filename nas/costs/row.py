@@ -33,7 +33,7 @@ class Row:
         latency_ci_ms: half the width of the 95% interval of the median.
         count: samples.
         load_ms: time to compile or load once.
-        form: which way of writing the operator was measured.
+        variant: the operator variant that was measured (`nas.conversion.variants`).
         source: `measured`, `estimated` or `interpolated`.
         status: `ok`, or `infeasible` when it ran out of memory or crashed.
         reason: why it is infeasible.
@@ -49,7 +49,7 @@ class Row:
     latency_ci_ms: float = float("nan")
     count: int = 0
     load_ms: float = float("nan")
-    form: str = ""
+    variant: str = ""
     source: str = "measured"
     status: str = "ok"
     reason: str = ""
@@ -57,8 +57,12 @@ class Row:
 
 COLUMNS = tuple(f.name for f in fields(Row))
 STATUSES = ("ok", "infeasible")
-_TEXT = ("workload", "form", "source", "status", "reason")
+_TEXT = ("workload", "variant", "source", "status", "reason")
 HEADER = ",".join(COLUMNS) + "\n"
+_OLD_NAMES = {"form": "variant"}
+"""Columns of tables that earlier versions wrote, and what they are called now."""
+HEADERS = (HEADER, HEADER.replace(",variant,", ",form,"))
+"""First lines of tables that this and earlier versions write row by row."""
 _LONGEST_MS, _LARGEST_MB, _MOST = 1e12, 1e12, 2**53
 _HIGHEST = {
     **dict.fromkeys(("latency_ms", "latency_p10_ms", "latency_p90_ms", "latency_ci_ms", "load_ms"), _LONGEST_MS),
@@ -73,13 +77,14 @@ _LOWEST = dict.fromkeys(("latency_p10_ms", "latency_p90_ms"), -_LONGEST_MS)
 def read_cells(path: Path) -> tuple[pd.DataFrame, list[int]]:
     """The cells of the file as text, and the line on which each row ends."""
     try:
-        found = read_csv(path, "lookup table", REQUIRED_COLUMNS, kept=HEADER)
+        found = read_csv(path, "lookup table", REQUIRED_COLUMNS, appended=HEADERS)
     except ConfigError as error:
         raise (error if not path.is_file() else TableError(str(error))) from None
-    _check_columns(found.header, str(path))
-    numbers = [column not in _TEXT for column in found.header]
+    header = [_OLD_NAMES.get(name, name) for name in found.header]
+    _check_columns(header, str(path))
+    numbers = [column not in _TEXT for column in header]
     cells = [[found.number(cell) if n else cell for n, cell in zip(numbers, row)] for row in found.rows]
-    return pd.DataFrame(cells, columns=found.header, dtype=object), found.lines
+    return pd.DataFrame(cells, columns=header, dtype=object), found.lines
 
 
 def _check_columns(columns: list[str], where: str) -> None:
@@ -90,13 +95,13 @@ def _check_columns(columns: list[str], where: str) -> None:
         if column not in COLUMNS:
             raise TableError(f"{where}: unknown column '{column}'{suggestion(str(column), COLUMNS)}")
         if columns.count(column) > 1:
-            raise TableError(f"{where}: column '{column}' is there twice")
+            raise TableError(f"{where}: column '{column}' is given twice")
 
 
 def checked(frame: pd.DataFrame, at: Callable[[int], str], where: str) -> pd.DataFrame:
     """`frame` with every column of `Row` in order and with its type, or a TableError that says where, by `at(row)`."""
+    frame = frame.rename(columns=_OLD_NAMES)
     _check_columns(list(frame.columns), where)
-    frame = frame.copy()
     defaults = {f.name: f.default for f in fields(Row)} | {"source": "estimated"}
     for column in COLUMNS:
         if column not in frame.columns:

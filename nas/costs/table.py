@@ -18,9 +18,8 @@ from typing import Any
 import pandas as pd
 
 from nas.config import build
-from nas.costs.row import COLUMNS, HEADER, REQUIRED_COLUMNS, Row, checked, read_cells
+from nas.costs.row import COLUMNS, HEADER, HEADERS, Row, checked, read_cells
 from nas.costs.side_files import calibration_path, check_alone, meta_path, read_meta
-from nas.csv_files import read_csv
 from nas.errors import NasError, TableError, shown, suggestion
 from nas.files import read_json, write_atomic, write_json
 from nas.locks import output_lock
@@ -199,11 +198,11 @@ class TableWriter:
 
     def _resume(self, meta: dict[str, Any]) -> None:
         data, header = self.path.read_bytes(), HEADER.encode()
-        if header.startswith(data):
+        if any(first_line.encode().startswith(data) for first_line in HEADERS):
             write_atomic(self.path, HEADER)
             return
         table = LookupTable.load(self.path)
-        if tuple(read_csv(self.path, "lookup table", REQUIRED_COLUMNS, kept=HEADER).header) != COLUMNS:
+        if tuple(read_cells(self.path)[0].columns) != COLUMNS:
             raise TableError(
                 f"{self.path}:1: has other columns than this version writes; profile into a new file, or join the two "
                 "with 'nas table merge'"
@@ -214,7 +213,9 @@ class TableWriter:
                     f"{self.path}: was profiled with {key}={shown(table.meta.get(key))}, now it is "
                     f"{shown(meta.get(key))}; give another --out"
                 )
-        if not data.startswith(header):  # with the separator, line ends or encoding of another program
+        if not data.startswith(
+            header
+        ):  # of an earlier version, or with the separator, line ends or encoding of another program
             write_atomic(self.path, table.frame.to_csv(index=False, columns=list(COLUMNS)))
         elif not data.endswith(b"\n"):
             os.truncate(self.path, data.rfind(b"\n") + 1)

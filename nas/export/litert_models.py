@@ -52,7 +52,7 @@ def as_measured(module: nn.Module, table: LookupTable | None) -> nn.Module:
     """A denoiser with its operators in the forms of a LiteRT table's rows; anything else as it is."""
     if not isinstance(module, Denoiser) or table is None or table.meta.get("runtime") != "litert":
         return module
-    return apply_variants(copy.deepcopy(module), {workload: row.form for workload, row in table.rows().items()})
+    return apply_variants(copy.deepcopy(module), {workload: row.variant for workload, row in table.rows().items()})
 
 
 @torch.no_grad()

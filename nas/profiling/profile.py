@@ -247,7 +247,7 @@ def _forms(space: SearchSpace, arch: Architecture, table: LookupTable | None) ->
     """The forms of an architecture's operators as the rows of a table have them, where they are not the reference."""
     rows = table.rows() if table else {}
     used = {str(space.workload(slot, choice)) for slot, choice in arch.items if choice != NONE}
-    forms = {workload: rows[workload].form for workload in used & set(rows)}
+    forms = {workload: rows[workload].variant for workload in used & set(rows)}
     return tuple(sorted((workload, form) for workload, form in forms.items() if form not in ("", "reference")))
 
 

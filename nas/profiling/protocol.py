@@ -128,7 +128,7 @@ class Samples:
             latency_ci_ms=_round(half_interval(medians)),
             count=len(samples),
             load_ms=_round(loaded.load_ms),
-            form=loaded.form,
+            variant=loaded.form,
             source=source,
         )
 

@@ -49,6 +49,22 @@ def test_torn_last_line_is_dropped_and_written_again(tmp_path):
         assert torn.read_bytes() == path.read_bytes()
 
 
+def test_a_table_with_the_old_column_name_is_read_and_resumed(tmp_path):
+    """The column `variant` was called `form`."""
+    path = tmp_path / "t.csv"
+    writer = TableWriter(path, META)
+    writer.append(row("a"))
+    new = path.read_bytes()
+    old = new.replace(b",variant,", b",form,", 1)
+    for content in (old, old + b"torn,1.5,2."):
+        path.write_bytes(content)
+        assert LookupTable.load(path).rows() == {"a": row("a")}
+        again = TableWriter(path, META)
+        assert again.done == {"a"} and path.read_bytes() == new
+    frame = LookupTable.load(path).frame
+    assert LookupTable.from_frame(frame.rename(columns={"variant": "form"})).rows() == {"a": row("a")}
+
+
 def test_kill_9_loses_no_finished_row(tmp_path):
     path = tmp_path / "t.csv"
     code = (

@@ -63,7 +63,7 @@ def test_a_cell_edited_by_hand_is_named_by_line_and_column(column, value, messag
     [
         (lambda text: text.replace("latency_ms", "latency"), r"column 'latency_ms' is missing"),
         (lambda text: text.replace("load_ms", "loading_ms"), r"unknown column 'loading_ms'; did you mean 'load_ms'"),
-        (lambda text: text.replace("load_ms", "form", 1), r"t\.csv: column 'form' is there twice"),
+        (lambda text: text.replace("load_ms", "variant", 1), r"t\.csv: column 'variant' is given twice"),
         (
             lambda text: text.replace('float32"', 'float32""', 1),
             r"t\.csv:4: a quoted text does not end on its line",

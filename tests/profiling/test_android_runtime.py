@@ -270,7 +270,7 @@ def test_real_models_run_through_adb_and_through_a_bundle_on_this_machine(interp
     assert set(over_adb.frame["status"]) == {"ok"}
     assert 1 / 3 < rows[backbone].latency_ms / bundled[backbone].latency_ms < 3  # a busy machine
     for name, row in rows.items():
-        assert (row.params, row.form) == (bundled[name].params, bundled[name].form) and row.form == "reference"
+        assert (row.params, row.variant) == (bundled[name].params, bundled[name].variant) and row.variant == "reference"
         assert row.weights_mb == pytest.approx(bundled[name].weights_mb, abs=1.0)  # with what each layer keeps
         assert row.memory_mb == pytest.approx(bundled[name].memory_mb, abs=1.5)
     written = (tmp_path / "adb.csv").read_text()

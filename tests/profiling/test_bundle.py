@@ -132,7 +132,7 @@ def test_what_is_packed_here_is_measured_there_and_comes_back_as_a_table(measure
 def test_the_script_finds_what_the_library_finds(measured, scripted, tmp_path):
     ours, its = collect(measured, tmp_path / "ours.csv"), collect(scripted, tmp_path / "its.csv")
     assert latencies(its) == latencies(ours)
-    for column in ("memory_mb", "params", "weights_mb", "load_ms", "form"):
+    for column in ("memory_mb", "params", "weights_mb", "load_ms", "variant"):
         found = its.frame.set_index("workload")[column].to_dict()
         assert ours.frame.set_index("workload")[column].to_dict() == pytest.approx(found, nan_ok=True), column
     same = ("runtime", "version", "phone", "chip", "os", "threads", "build", "bundle", "dtype")

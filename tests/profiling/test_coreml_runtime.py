@@ -121,7 +121,7 @@ def test_an_iphone_is_listed_prepared_and_measured(phone, packages, monkeypatch,
     assert "DEVELOPMENT_TEAM=TEAM123456" in (phone / "builds").read_text()
     for workload in (SMALL, LARGE):
         row, package = rows[str(workload)], packages[workload]
-        assert row.status == "ok" and row.form == "reference" and row.load_ms == 5.0
+        assert row.status == "ok" and row.variant == "reference" and row.load_ms == 5.0
         # the stand-in takes 1 ms per 10 kB of weights: the difference of three copies and one, halved
         sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in package.files]
         assert row.latency_ms == pytest.approx((sizes[1] - sizes[0]) / 2 / 1e4)

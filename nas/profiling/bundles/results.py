@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nas.config import AtLeast0, build
+from nas.config import AtLeast0, build, renamed
 from nas.costs import Row
 from nas.errors import ConfigError, TableError, shown
 from nas.files import parse_json, read_text
@@ -38,7 +38,7 @@ class ResultRow(Row):
     latency_ci_ms: Ms = math.nan
     count: AtLeast0 = 0
     load_ms: Ms = math.nan
-    form: str = ""
+    variant: str = renamed("form", default="")
     source: Literal["measured", "estimated"] = "measured"
     status: Literal["ok", "infeasible"] = "ok"
     reason: str = ""
