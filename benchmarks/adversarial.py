@@ -35,8 +35,12 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, help="adversarial steps (default: the config's)")
     parser.add_argument("--batch", type=int, default=16, help="clips in a step of anything")
-    parser.add_argument("--taught", type=int, default=160, help="batches of noise that the teacher makes clips of")
-    parser.add_argument("--first", type=float, default=0.75, help="share of the student's inputs that are pure noise")
+    parser.add_argument(
+        "--teacher-batches", type=int, default=160, help="batches of noise that the teacher makes clips of"
+    )
+    parser.add_argument(
+        "--pure-noise-fraction", type=float, default=0.75, help="share of the student's inputs that are pure noise"
+    )
     parser.add_argument("--clips", type=int, default=160, help="generated clips that are judged")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/adversarial"))
@@ -50,9 +54,7 @@ def main() -> None:
     inputs = Inputs(space, checkpoints / "decoder", checkpoints / "finetune", arch, objective=asked)
 
     plain = build(FinetuneConfig, job.stages.get("finetune", {}), name, "stages.finetune")
-    plain = replace(
-        plain, batch=args.batch, judged_steps=(*FEW, 25), judged_clips=args.clips, steps=args.converge, seed=1
-    )
+    plain = replace(plain, batch=args.batch, eval_steps=(*FEW, 25), eval_clips=args.clips, steps=args.converge, seed=1)
     start = run_stage("finetune", args.out / "start", plain, inputs)
 
     config = build(AdversarialConfig, job.stages.get("adversarial", {}), name, "stages.adversarial")
@@ -60,13 +62,13 @@ def main() -> None:
         config,
         steps=args.steps or config.steps,
         batch=args.batch,
-        taught=args.taught,
-        first=args.first,
+        teacher_batches=args.teacher_batches,
+        pure_noise_fraction=args.pure_noise_fraction,
         control=plain,
         control_steps=None,
-        judged_steps=FEW,
-        control_judged_steps=FEW,
-        judged_clips=args.clips,
+        eval_steps=FEW,
+        control_eval_steps=FEW,
+        eval_clips=args.clips,
     )
     few = run_stage("adversarial", args.out / "adversarial", config, replace(inputs, start=start.folder))
     text = report({"start": start.metrics["quality"], **few.metrics["quality"]}, config, args)
@@ -77,7 +79,7 @@ def main() -> None:
 def report(quality: dict[str, list[dict]], config: AdversarialConfig, args: argparse.Namespace) -> str:
     lines = [
         f"{args.converge} steps of fine-tuning before; {config.steps} adversarial steps of {args.batch} clips, "
-        f"{config.first:.0%} of the inputs pure noise, {config.taught} batches taught. {args.clips} clips judged of each.",
+        f"{config.pure_noise_fraction:.0%} of the inputs pure noise, {config.teacher_batches} batches taught. {args.clips} clips judged of each.",
         "",
         "| model | steps | Frechet | digit | direction |",
         "| --- | --- | --- | --- | --- |",

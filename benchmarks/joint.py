@@ -46,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"), help="whose finetune stage to run")
     parser.add_argument("--steps", type=int, help="of fine-tuning (default: the config's)")
-    parser.add_argument("--judged-steps", type=int, default=25, help="denoising steps of the clips that are judged")
+    parser.add_argument("--eval-steps", type=int, default=25, help="denoising steps of the clips that are judged")
     parser.add_argument("--clips", type=int, help="generated clips that are judged (default: the config's)")
     parser.add_argument("--videos", type=int, help="clips to train on (default: all)")
     parser.add_argument("--video-digits", type=int, default=len(WORDS), help="clips show only the digits below this")
@@ -61,8 +61,8 @@ def main() -> None:
     config = replace(
         config,
         steps=args.steps or config.steps,
-        judged_steps=(args.judged_steps,),
-        judged_clips=args.clips or config.judged_clips,
+        eval_steps=(args.eval_steps,),
+        eval_clips=args.clips or config.eval_clips,
     )
     asked = build(Objective, job.objective, str(args.config), "objective")
     space = nas.SearchSpace.load(args.run / "space.yaml")
@@ -146,8 +146,8 @@ def report(rows: pd.DataFrame, config: FinetuneConfig, arch: nas.Architecture, a
     pivot = rows.pivot(index="seed", columns="training")
     lines = [
         f"Architecture: {arch}. {config.steps} steps of {config.batch} clips; jointly, {config.image_share:.0%} of the "
-        f"steps see {config.images} images instead. {args.seeds} seeds, {config.judged_clips} clips judged of each at "
-        f"{args.judged_steps} denoising steps with guidance {config.guidance}. {os.cpu_count()} cores, "
+        f"steps see {config.image_batch_size} images instead. {args.seeds} seeds, {config.eval_clips} clips judged of each at "
+        f"{args.eval_steps} denoising steps with guidance {config.guidance}. {os.cpu_count()} cores, "
         f"{args.threads} thread(s), torch {torch.__version__}. {args.videos or 'All'} clips to train on, "
         f"of the digits below {args.video_digits}.",
         "",

@@ -67,7 +67,7 @@ def random_batch(space: SearchSpace, size: int) -> Batch:
 
 def step_ms(clock: Callable[[], float], learner: Learner, batch: Batch, number: int, *path: object) -> float:
     started = clock()
-    learner.descend(lambda part: batch_loss(learner.model, part, *path), batch, number)
+    learner.train_step(lambda part: batch_loss(learner.model, part, *path), batch, number)
     return (clock() - started) * 1e3
 
 

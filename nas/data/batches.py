@@ -48,7 +48,7 @@ class Batches:
         seed: with the step it decides everything.
         videos, images: sizes of a batch of clips and of a batch of images.
         image_share: share of the steps that see images instead of clips.
-        drop: share of captions that are replaced by the empty one, for classifier-free guidance.
+        caption_dropout: share of captions that are replaced by the empty one, for classifier-free guidance.
         objective: what timesteps to draw.
     """
 
@@ -59,11 +59,17 @@ class Batches:
         videos: int,
         images: int,
         image_share: float = 0.0,
-        drop: float = 0.1,
+        caption_dropout: float = 0.1,
         objective: Objective | None = None,
     ) -> None:
         self.cache = Cache(decoder / "train")
-        self.seed, self.videos, self.images, self.image_share, self.drop = seed, videos, images, image_share, drop
+        self.seed, self.videos, self.images, self.image_share, self.caption_dropout = (
+            seed,
+            videos,
+            images,
+            image_share,
+            caption_dropout,
+        )
         self.objective = objective or Objective()
 
     def of_videos(self, step: int) -> Batch:
@@ -86,7 +92,7 @@ class Batches:
         stream = generator(self.seed, step, kind == "images")
         noise = torch.randn((size, *latents.shape[1:]), generator=stream)
         t = draw_timesteps(self.objective, size, stream, latents.shape[-2:])
-        dropped = torch.rand(size, generator=stream) < self.drop
+        dropped = torch.rand(size, generator=stream) < self.caption_dropout
         context = torch.where(dropped[mine][:, None, None], self.cache.empty, context)
         return Batch(*(values.to(distributed.device()) for values in (latents, context, noise[mine], t[mine])))
 

@@ -264,12 +264,12 @@ class Job:
     def finetune(self) -> None:
         """Fine-tune all weights of the chosen architecture on images and clips"""
         metrics = self._train("finetune", architecture=self.chosen).metrics
-        self._add_quality("finetune", metrics["quality"], self.stages["finetune"].judged_clips)
+        self._add_quality("finetune", metrics["quality"], self.stages["finetune"].eval_clips)
 
     def adversarial(self) -> None:
         """Adversarial fine-tuning to a few denoising steps, and the control: plain training for as long"""
         for model, rows in self._train("adversarial").metrics["quality"].items():
-            self._add_quality(model, rows, self.stages["adversarial"].judged_clips)
+            self._add_quality(model, rows, self.stages["adversarial"].eval_clips)
 
     def previews(self) -> None:
         """Generate preview clips after each stage"""
@@ -313,9 +313,11 @@ class Job:
 
     def _train(self, stage: str, **inputs: Any) -> Any:
         from nas.training import run_stage
-        from nas.training.recipe import BEFORE
+        from nas.training.recipe import PREVIOUS_STAGE
 
-        return run_stage(stage, self._stage(stage), self.stages[stage], replace(self._inputs(BEFORE[stage]), **inputs))
+        return run_stage(
+            stage, self._stage(stage), self.stages[stage], replace(self._inputs(PREVIOUS_STAGE[stage]), **inputs)
+        )
 
     def _inputs(self, start: str | None) -> Any:
         """Inputs of a stage that starts from the finished stage `start`."""

@@ -25,7 +25,7 @@ top of `checkpoint.py`; `adversarial/control/history.csv` is the control's.
 
 Configs are read by `nas.config.build(STAGES[name].config, mapping, file)`. Threads are torch's: the caller sets them.
 What holds for all stages stands in `Inputs`: what the denoiser predicts (`Objective`), how steps are computed
-(`Compute`: accumulation, precision, checkpointing, sharding) and what is sampled on the way (`Watch`). Several workers
+(`ExecutionConfig`: accumulation, precision, checkpointing, sharding) and what is sampled on the way (`PreviewConfig`). Several workers
 share a stage when torch.distributed is up, as `nas train --workers N` sees to by Ray Train: `distributed.py`.
 """
 
@@ -38,9 +38,9 @@ from typing import Any
 from nas import checkpoint
 from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, suggestion
-from nas.training.execution import Compute
+from nas.training.execution import ExecutionConfig
 from nas.training.history import read_history
-from nas.training.previews import Watch
+from nas.training.previews import PreviewConfig
 from nas.training.stage import Inputs, Stage, StageResult, run_in_folder
 from nas.training.stages import adversarial as _adversarial
 from nas.training.stages import decoder as _decoder
@@ -93,7 +93,7 @@ def run_stage(name: str, folder: str | Path, config: Any, inputs: Inputs) -> Sta
 __all__ = [
     "STAGES",
     "AdversarialConfig",
-    "Compute",
+    "ExecutionConfig",
     "DecoderConfig",
     "DistillConfig",
     "FinetuneConfig",
@@ -102,7 +102,7 @@ __all__ = [
     "StageResult",
     "SupernetConfig",
     "SupernetEvaluator",
-    "Watch",
+    "PreviewConfig",
     "checkpoint",
     "read_history",
     "retrain",

@@ -20,7 +20,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 @dataclass(frozen=True)
-class Compute:
+class ExecutionConfig:
     """How the steps of a stage are computed. Up to rounding the result does not depend on it.
 
     Attributes:

@@ -16,7 +16,7 @@ from nas import distributed
 from nas.errors import ConfigError, NasError
 from nas.models import UNet
 from nas.ranges import check_range
-from nas.training.execution import Compute, blocks, checkpoint_blocks
+from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks
 
 MAX_BAD_STEPS = 20
 """So many steps in a row without a finite gradient end the run."""
@@ -67,9 +67,9 @@ class Learner:
         steps: length of the run, for the learning rate.
         trained: names of the parameters to train; None for all. The others take no gradient.
         slow: parameters whose learning rate is multiplied by `slow_rate`.
-        compute: how to compute.
-        called: whether to put it into DDP when there are several workers; else gradients are averaged afterwards.
-            Denoisers and supernets are put into FSDP2 if `compute` says so.
+        execution: accumulation, precision, checkpointing and sharding.
+        use_ddp: whether to wrap the module in DDP when there are several workers; otherwise gradients are averaged
+            after the backward pass. Denoisers and supernets are wrapped in FSDP2 instead if `execution.shard` is set.
 
     Attributes:
         model: what losses call instead of the module.
@@ -83,16 +83,16 @@ class Learner:
         trained: Callable[[str], bool] = lambda name: True,
         slow: Callable[[str], bool] = lambda name: False,
         slow_rate: float = 1.0,
-        compute: Compute | None = None,
-        called: bool = False,
+        execution: ExecutionConfig | None = None,
+        use_ddp: bool = False,
     ) -> None:
-        self.config, self.steps, self.compute = config, steps, compute or Compute()
+        self.config, self.steps, self.execution = config, steps, execution or ExecutionConfig()
         self.device = distributed.device()
         self.module = module.to(self.device)
         names = {name for name, _ in module.named_parameters() if trained(name)}
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in names)
-        self._distribute(called, isinstance(module, UNet))
+        self._distribute(use_ddp, isinstance(module, UNet))
         self.names = [name for name, _ in module.named_parameters() if name in names]
         parameters = dict(module.named_parameters())
         self.parameters = [parameters[name] for name in self.names]
@@ -104,29 +104,29 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.compute.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.execution.precision == "fp16")
         self.mean = [p.detach().clone() for p in self.parameters]
         self.bad = torch.zeros(2, dtype=torch.int64)  # skipped in a row, skipped in all
 
-    def _distribute(self, called: bool, shards: bool) -> None:
+    def _distribute(self, use_ddp: bool, shards: bool) -> None:
         self._shell = None
-        self._averages = not called
+        self._averages = not use_ddp
         self.model = self.module
-        if shards and self.compute.shard and distributed.world_size() > 1:
+        if shards and self.execution.shard and distributed.world_size() > 1:
             self._shell = copy.deepcopy(self.module).to("meta")  # of what is sharded nobody can make it whole again
             self._averages = False
-        if self.compute.checkpointing:
+        if self.execution.checkpointing:
             checkpoint_blocks(self.module)
         if self._shell is not None:
             self.model = distributed.shard(self.module, list(blocks(self.module)))
-        elif called:
+        elif use_ddp:
             self.model = distributed.replicate(self.module)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision that forward passes run in."""
-        return self.compute.autocast(self.device)
+        return self.execution.autocast(self.device)
 
-    def descend(self, loss: Callable[[Any], Tensor], batch: Any, step: int) -> dict[str, float]:
+    def train_step(self, loss: Callable[[Any], Tensor], batch: Any, step: int) -> dict[str, float]:
         """One step down the gradient of `loss(batch)`, a mean over the batch, in as many parts as `compute` says.
 
         Args:
@@ -135,7 +135,7 @@ class Learner:
         Returns:
             `loss` and `grad_norm`, as `update`.
         """
-        parts, total = batch.split(self.compute.accumulate), 0.0
+        parts, total = batch.split(self.execution.accumulate), 0.0
         self.optimizer.zero_grad()
         for number, part in enumerate(parts, 1):
             last = number == len(parts)

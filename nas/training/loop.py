@@ -5,7 +5,7 @@ its optimisers' moments, its EMA and the number of steps done; no random state i
 
     stage.json          the stage and its configuration; another configuration is refused
     state.safetensors   weights, moments, EMA and the step, written in one atomic piece; removed when the stage is done
-    state-STEP...       older ones, where `Compute.keep` asks for them: one renamed to state.safetensors is gone on from
+    state-STEP...       older ones, where `ExecutionConfig.keep` asks for them: one renamed to state.safetensors is gone on from
     history.csv         step, loss, ...; one row a step
     warnings.txt        what the rows made the monitors say, if anything
     tensorboard/        the rows again, where tensorboard is installed
@@ -113,7 +113,7 @@ def _save(folder: Path, learners: Mapping[str, Learner], step: int, seconds: flo
     state = {f"{name}/{key}": value for name, learner in learners.items() for key, value in learner.state().items()}
     if not distributed.is_main():
         return
-    keep = max(learner.compute.keep for learner in learners.values())
+    keep = max(learner.execution.keep for learner in learners.values())
     if keep > 1:
         _keep(folder, keep - 1)
     tensors.save(folder / STATE, state, {"step": str(step), "seconds": repr(seconds)})

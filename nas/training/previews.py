@@ -19,7 +19,7 @@ from nas.training.monitors import health
 
 
 @dataclass(frozen=True)
-class Watch:
+class PreviewConfig:
     """What to sample while a denoiser trains on clips.
 
     Attributes:
@@ -38,7 +38,7 @@ class Watch:
         check_range(self, ("steps",), 1, MAX_SAMPLING_STEPS)
 
 
-class Grids:
+class PreviewWriter:
     """`FOLDER/samples/step-NUMBER.gif` and `.mp4`, and how the clips move and spread beside the real ones.
 
     Args:
@@ -47,10 +47,10 @@ class Grids:
         guidance: scale of classifier-free guidance.
     """
 
-    def __init__(self, watch: Watch, folder: Path, decoder: Path, guidance: float) -> None:
-        self.watch, self.folder, self.guidance = watch, folder / "samples", guidance
-        if watch.every:
-            self.real, self.context = held_out(decoder, watch.clips)
+    def __init__(self, config: PreviewConfig, folder: Path, decoder: Path, guidance: float) -> None:
+        self.config, self.folder, self.guidance = config, folder / "samples", guidance
+        if config.every:
+            self.real, self.context = held_out(decoder, config.clips)
             self.empty = Cache(decoder / "train").empty
             self.autoencoder = checkpoint.load_autoencoder(decoder)
 
@@ -59,13 +59,13 @@ class Grids:
 
         The first worker writes the files; all must call, since a sharded denoiser needs all to run.
         """
-        if not self.watch.every:
+        if not self.config.every:
             return {}
-        if steps_done % self.watch.every:
+        if steps_done % self.config.every:
             return {"sampled_motion": math.nan, "sampled_spread": math.nan}
         training = denoiser.training
-        shape, watch = tuple(self.real.shape[1:]), self.watch
-        latents = generate(denoiser.eval(), self.context, self.empty, shape, watch.steps, self.guidance)
+        shape, config = tuple(self.real.shape[1:]), self.config
+        latents = generate(denoiser.eval(), self.context, self.empty, shape, config.steps, self.guidance)
         denoiser.train(training)
         if distributed.is_main():
             self.write(latents, steps_done)

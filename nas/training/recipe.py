@@ -6,8 +6,8 @@
     architecture: architecture.json      # what `finetune` trains
     table: table.csv                     # the lookup table that it was chosen by, noted in the checkpoint
     objective: {prediction: v, min_snr: 5}    # flow matching if not given
-    compute: {precision: bf16, accumulate: 4, checkpointing: true}
-    watch: {every: 1000}                  # clips that `finetune` samples on its way
+    execution: {precision: bf16, accumulate: 4, checkpointing: true}
+    previews: {every: 1000}               # clips that `finetune` samples while it trains
     stages:
       decoder: {steps: 400, data: digits}    # or the folder of a data set
       finetune: {steps: 450, optimization: {lr: 2e-3}}
@@ -21,17 +21,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas import config, distributed
+from nas import distributed
 from nas.checkpoint import STAGE_ORDER
+from nas.config import build, load, renamed
 from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, suggestion
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
-from nas.training.execution import Compute
-from nas.training.previews import Watch
-from nas.training.stage import Inputs, StageResult, hash_of, same_or_new
+from nas.training.execution import ExecutionConfig
+from nas.training.previews import PreviewConfig
+from nas.training.stage import Inputs, StageResult, check_or_record_config, hash_of
 
-BEFORE = dict(zip(STAGE_ORDER, (None, *STAGE_ORDER)))
+PREVIOUS_STAGE = dict(zip(STAGE_ORDER, (None, *STAGE_ORDER)))
 """The stage that each stage starts from, in the order in which they run."""
 
 
@@ -41,8 +42,8 @@ class Recipe:
 
     Attributes:
         objective: what the denoiser predicts, in every stage.
-        compute: how the steps of every stage are computed.
-        watch: what `finetune` samples while it trains.
+        execution: how the steps of every stage are computed.
+        previews: the clips that `finetune` samples while it trains.
         stages: config by stage.
     """
 
@@ -50,8 +51,8 @@ class Recipe:
     architecture: str | None = None
     table: str | None = None
     objective: Objective = field(default_factory=Objective)
-    compute: Compute = field(default_factory=Compute)
-    watch: Watch = field(default_factory=Watch)
+    execution: ExecutionConfig = renamed("compute", default_factory=ExecutionConfig)
+    previews: PreviewConfig = renamed("watch", default_factory=PreviewConfig)
     stages: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,12 +76,12 @@ def train(
     if workers < 1:
         raise ConfigError(f"workers: must be at least 1, not {workers}")
     path, out = Path(recipe), Path(out).absolute()  # workers run in folders of their own
-    asked = config.load(Recipe, path, "recipe")
+    asked = load(Recipe, path, "recipe")
     for name in (stage, *asked.stages):
         if name not in STAGES:
             where = f"{path}: stages: " if name != stage else ""
             raise ConfigError(f"{where}there is no stage '{name}'{suggestion(name, STAGES)}")
-    options = config.build(STAGES[stage].config, asked.stages.get(stage) or {}, str(path), f"stages.{stage}")
+    options = build(STAGES[stage].config, asked.stages.get(stage) or {}, str(path), f"stages.{stage}")
     if stage == "decoder" and data is not None:
         options = replace(options, data=str(data) if str(data) == "digits" else str(Path(data).absolute()))
     space = SearchSpace.load(beside(path, asked.space))
@@ -89,14 +90,14 @@ def train(
         if asked.architecture is None:
             raise ConfigError(f"{path}: architecture: missing; 'finetune' needs the one that the search chose")
         arch = space.check(Architecture.load(beside(path, asked.architecture)))
-    before = BEFORE[stage]
+    before = PREVIOUS_STAGE[stage]
     decoder = out / "decoder" if before else None
     start = out / before if before and before != "decoder" else None
     table = hash_of(beside(path, asked.table)) if asked.table else None
     base = path.absolute().parent
-    inputs = Inputs(space, decoder, start, arch, asked.objective, asked.compute, asked.watch, table, base)
+    inputs = Inputs(space, decoder, start, arch, asked.objective, asked.execution, asked.previews, table, base)
     arguments = (stage, out / stage, options, inputs)
-    for name in ("batch", "images"):
+    for name in ("batch", "image_batch_size"):
         if getattr(options, name, workers) % workers:
             raise ConfigError(
                 f"{path}: stages.{stage}.{name}: {getattr(options, name)} cannot be shared evenly by {workers} workers; "
@@ -104,7 +105,7 @@ def train(
             )
     if workers > 1 and not (out / stage / "result.json").exists():
         with output_lock(out / stage, folder=True):
-            same_or_new(*arguments, workers)  # here, where an error is one line
+            check_or_record_config(*arguments, workers)  # here, where an error is one line
             distributed.launch(run_stage, arguments, workers, out / stage / "ray")
     return run_stage(*arguments)
 

@@ -62,7 +62,7 @@ def advance(
     return x
 
 
-class Coupling:
+class ReflowPairs:
     """A fixed number of batches with the teacher's clips for their noise and captions, kept in a folder.
 
     Args:

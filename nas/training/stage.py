@@ -20,9 +20,9 @@ from nas.failures import lacks_memory
 from nas.files import read_json, read_text, short_hash, write_json
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
-from nas.training.execution import Compute
+from nas.training.execution import ExecutionConfig
 from nas.training.loop import STATE, older_states
-from nas.training.previews import Watch
+from nas.training.previews import PreviewConfig
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Inputs:
             `supernet` (or `distill`, for training without a search), `adversarial` takes `finetune`.
         architecture: which architecture; `finetune` needs it.
         objective: what the denoiser predicts; the same for all stages up to `finetune`, whose checkpoint then says it.
-        compute: how steps are computed.
-        watch: what `finetune` samples while it trains.
+        execution: how steps are computed.
+        previews: the clips that `finetune` samples while it trains.
         table: hash of the lookup table that the architecture was chosen by, for the checkpoint's provenance.
         base: the folder of the file that the config was read from, absolute: relative paths in the config start there;
             None: in the working folder.
@@ -49,8 +49,8 @@ class Inputs:
     start: Path | None = None
     architecture: Architecture | None = None
     objective: Objective = field(default_factory=Objective)
-    compute: Compute = field(default_factory=Compute)
-    watch: Watch = field(default_factory=Watch)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    previews: PreviewConfig = field(default_factory=PreviewConfig)
     table: str | None = None
     base: Path | None = None
 
@@ -91,11 +91,11 @@ def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: In
         # Of several workers none takes the lock: the process that started them has it.
         alone = distributed.world_size() == 1
         with output_lock(folder, folder=True) if alone else contextlib.nullcontext():
-            same_or_new(name, folder, config, inputs, distributed.world_size())
+            check_or_record_config(name, folder, config, inputs, distributed.world_size())
             if not done.exists():
                 with _one_line(folder):
                     _finish(name, stage, folder, config, inputs)
-    same_or_new(name, folder, config, inputs, distributed.world_size())
+    check_or_record_config(name, folder, config, inputs, distributed.world_size())
     result = build(StageEnd, read_json(done, "stage result"), str(done))
     return StageResult(folder, result.metrics, result.seconds)
 
@@ -154,7 +154,7 @@ def _one_line(folder: Path) -> Iterator[None]:
         if not lacks_memory(error):
             raise
         raise NasError(
-            f"{folder}: the memory does not suffice; {kept}; raise compute.accumulate or set compute.checkpointing"
+            f"{folder}: the memory does not suffice; {kept}; raise execution.accumulate or set execution.checkpointing"
         ) from None
 
 
@@ -176,7 +176,7 @@ def finished(folder: Path | None, what: str) -> Path:
     return Path(folder)
 
 
-def same_or_new(name: str, folder: Path, config: Any, inputs: Inputs, workers: int) -> None:
+def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs, workers: int) -> None:
     """Note in the folder what is begun in it, or check that it is what was begun there. The caller holds its lock.
 
     A run that is not finished goes on with as many workers as it was begun with.
@@ -191,7 +191,7 @@ def same_or_new(name: str, folder: Path, config: Any, inputs: Inputs, workers: i
         "space_hash": inputs.space.hash,
         "architecture": arch.choices if arch else None,
         "objective": asdict(inputs.objective),
-        "precision": inputs.compute.precision,
+        "precision": inputs.execution.precision,
         "workers": workers,
         "config": asdict(config),
     }
@@ -218,7 +218,7 @@ def within(config: Any, space: SearchSpace) -> Any:
 
 def _completed(there: dict[str, Any], path: Path, config: Any) -> dict[str, Any]:
     """What a stage was begun with, options that did not exist then at the defaults they have now."""
-    there = {"objective": asdict(Objective()), "precision": Compute().precision, "workers": 1, **there}
+    there = {"objective": asdict(Objective()), "precision": ExecutionConfig().precision, "workers": 1, **there}
     try:
         there["config"] = asdict(build(type(config), there.get("config"), str(path), "config"))
     except ConfigError:  # another stage's config: the comparison will say so

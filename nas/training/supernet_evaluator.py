@@ -66,6 +66,6 @@ def _retrain(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     source = finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
     denoiser = supernet.denoiser_from(inputs.start, inputs)
-    learner, seconds = joint("retrain", folder, denoiser, source, config, inputs.compute)
+    learner, seconds = joint("retrain", folder, denoiser, source, config, inputs.execution)
     denoiser = learner.result()
     return {"validation_loss": validation_loss(denoiser.eval(), *held_out(source, config.validation))}, seconds

@@ -122,7 +122,9 @@ def test_stages_train_on_a_bucketed_cache(shaped, space, vae, tmp_path):
     assert torch.equal(again.latents, batches.joint(17).latents) and torch.equal(again.noise, batches.joint(17).noise)
     start = run_stage("distill", tmp_path / "distill", _short("distill"), Inputs(space, done.folder))
     inputs = Inputs(space, done.folder, start.folder, space.random(0))
-    run_stage("finetune", tmp_path / "finetune", FinetuneConfig(steps=8, batch=3, images=2, validation=4), inputs)
+    run_stage(
+        "finetune", tmp_path / "finetune", FinetuneConfig(steps=8, batch=3, image_batch_size=2, validation=4), inputs
+    )
     assert {row["frames"] for row in read_history(tmp_path / "finetune")} >= {1, 4, 8}
 
 

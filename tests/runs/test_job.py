@@ -34,8 +34,8 @@ stages:
   distill: {steps: 8}
   supernet: {steps: 40, save_every: 10}
   retrain: {steps: 3}
-  finetune: {steps: 5, judged_steps: [1], judged_clips: 40}
-  adversarial: {steps: 4, taught: 4, judged_steps: [1], control_judged_steps: [1], control_steps: 4, judged_clips: 40}
+  finetune: {steps: 5, eval_steps: [1], eval_clips: 40}
+  adversarial: {steps: 4, teacher_batches: 4, eval_steps: [1], control_eval_steps: [1], control_steps: 4, eval_clips: 40}
 previews:
   captions: [the digit three moves left, "<b>the digit seven</b> moves right"]
   steps: {supernet: [1], adversarial: [1]}

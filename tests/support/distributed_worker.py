@@ -14,28 +14,28 @@ def gradients(folder: Path, space_file: Path, decoder: Path, kind: str, steps: i
     """Take steps as `finetune` does, and leave the first step's gradients, the history and the mean of the weights.
 
     Args:
-        kind: `called` (DDP when there are several workers), `averaged`, or `sharded` (FSDP2).
+        kind: `ddp` (DDP when there are several workers), `averaged`, or `sharded` (FSDP2).
     """
     import nas
     from nas import distributed
     from nas.data.batches import Batches
     from nas.diffusion.losses import batch_loss
     from nas.models import tensors
-    from nas.training.execution import Compute
+    from nas.training.execution import ExecutionConfig
     from nas.training.learner import Learner, Optimization
     from nas.training.loop import _restore, run
 
     space = nas.SearchSpace.load(space_file)
     torch.manual_seed(0)
     model = nas.models.build(space, space.architecture({"down.0.0/0": "Conv1D", "up.1.1/0": "SelfAttention1D"}))
-    compute = Compute(accumulate=2, shard=kind == "sharded")
-    learner = Learner(model, Optimization(lr=1e-3, warmup=1), 10, compute=compute, called=kind != "averaged")
+    execution = ExecutionConfig(accumulate=2, shard=kind == "sharded")
+    learner = Learner(model, Optimization(lr=1e-3, warmup=1), 10, execution=execution, use_ddp=kind != "averaged")
     batches = Batches(decoder, 0, 8, 8, image_share=0.3)
     first = {}
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        row = learner.descend(lambda part: batch_loss(learner.model, part), batch, number)
+        row = learner.train_step(lambda part: batch_loss(learner.model, part), batch, number)
         if not first:
             grads = {name: p.grad for name, p in learner.module.named_parameters() if p.grad is not None}
             first.update({name: getattr(g, "full_tensor", lambda g=g: g)().clone() for name, g in grads.items()})

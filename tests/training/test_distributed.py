@@ -24,7 +24,7 @@ from nas.training.recipe import train
 from tests.support.distributed_worker import gradients
 
 STEPS = 20
-FINETUNE = FinetuneConfig(steps=STEPS, batch=4, images=8, validation=4, judged_steps=(), save_every=5)
+FINETUNE = FinetuneConfig(steps=STEPS, batch=4, image_batch_size=8, validation=4, eval_steps=(), save_every=5)
 WORKER = Path(__file__).parents[1] / "support" / "distributed_worker.py"
 
 
@@ -63,9 +63,9 @@ def inputs(space: nas.SearchSpace, decoder: Path, backbone: Path) -> Inputs:
 def test_workers_take_the_steps_of_the_whole_batch(space, decoder, tmp_path):
     """Each with half the batch, itself in two parts: DDP, averaged gradients and FSDP2 against one process."""
     space_file = space.save(tmp_path / "space.yaml")
-    kinds, alone = ("called", "averaged", "sharded"), tmp_path / "alone"
+    kinds, alone = ("ddp", "averaged", "sharded"), tmp_path / "alone"
     workers = start(tmp_path, 2, "gradients_of_kinds", tmp_path, space_file, decoder, kinds, 4)
-    gradients(alone, space_file, decoder, "called", 4)
+    gradients(alone, space_file, decoder, "ddp", 4)
     finish(tmp_path, workers)
     for folder in (tmp_path / kind for kind in kinds):
         first, expected = tensors.load(folder / "first.safetensors"), tensors.load(alone / "first.safetensors")
@@ -126,7 +126,7 @@ def test_ray_trains_with_two_workers(inputs, tmp_path, monkeypatch):
     inputs.space.save(tmp_path / "space.yaml")
     inputs.architecture.save(tmp_path / "architecture.json")
     (tmp_path / "table.csv").write_text("workload,latency_ms\n")
-    options = {"steps": 6, "batch": 4, "images": 8, "validation": 4, "judged_steps": [], "save_every": 5}
+    options = {"steps": 6, "batch": 4, "image_batch_size": 8, "validation": 4, "eval_steps": [], "save_every": 5}
     recipe = {"space": "space.yaml", "architecture": "architecture.json", "table": "table.csv"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "stages": {"finetune": options}}))
     monkeypatch.chdir(tmp_path)  # workers run elsewhere, and must find it all the same

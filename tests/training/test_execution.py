@@ -14,7 +14,7 @@ from nas.diffusion.losses import batch_loss
 from nas.diffusion.schedules import logit_normal
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
-from nas.training.execution import Compute, blocks, checkpoint_blocks
+from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks
 from nas.training.learner import Learner, Optimization
 
 CPU = torch.device("cpu")
@@ -77,8 +77,8 @@ def test_checkpointing_keeps_less_for_the_backward_pass(space):
 def test_accumulated_gradients_are_the_whole_batchs(space):
     got = {}
     for parts in (1, 2, 4):
-        learner = Learner(denoiser(space), Optimization(lr=1e-3), 10, compute=Compute(accumulate=parts))
-        row = learner.descend(lambda part: batch_loss(learner.model, part), batch(space), 0)  # noqa: B023
+        learner = Learner(denoiser(space), Optimization(lr=1e-3), 10, execution=ExecutionConfig(accumulate=parts))
+        row = learner.train_step(lambda part: batch_loss(learner.model, part), batch(space), 0)  # noqa: B023
         got[parts] = row, {name: p.grad for name, p in learner.module.named_parameters() if p.grad is not None}
     for parts in (2, 4):
         assert got[parts][0] == pytest.approx(got[1][0], rel=1e-6)
@@ -91,14 +91,14 @@ def test_bf16_runs_the_layers_in_half_precision_and_learns_the_same(space):
     """The path that a GPU takes, on this machine's bf16: float32 weights and loss, bf16 inside."""
     seen = {}
     learners = {
-        name: Learner(denoiser(space), Optimization(lr=1e-3), 10, compute=Compute(precision=name))
+        name: Learner(denoiser(space), Optimization(lr=1e-3), 10, execution=ExecutionConfig(precision=name))
         for name in ("fp32", "bf16")
     }
     losses = {}
     for name, learner in learners.items():
         learner.module.conv_in.register_forward_hook(lambda m, i, out, name=name: seen.update({name: out.dtype}))
         losses[name] = [
-            learner.descend(lambda part, t=learner: batch_loss(t.model, part), batch(space), step)["loss"]
+            learner.train_step(lambda part, t=learner: batch_loss(t.model, part), batch(space), step)["loss"]
             for step in range(5)
         ]
     assert seen == {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -109,20 +109,20 @@ def test_bf16_runs_the_layers_in_half_precision_and_learns_the_same(space):
 
 def test_what_a_device_cannot_compute_is_refused():
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
-        Compute(precision="fp16").autocast(CPU)
+        ExecutionConfig(precision="fp16").autocast(CPU)
     with pytest.raises(ConfigError, match="there is no 'fp8'"):
-        Compute(precision="fp8")
+        ExecutionConfig(precision="fp8")
     with pytest.raises(ConfigError, match="accumulate: must be at least 1"):
-        Compute(accumulate=0)
+        ExecutionConfig(accumulate=0)
 
 
 def test_the_scaled_loss_of_fp16_takes_the_same_steps_and_its_scale_is_part_of_the_state(space, monkeypatch):
     """The scaler that a GPU needs, run here in float32: only autocast is left out."""
-    monkeypatch.setattr(Compute, "autocast", lambda self, device: contextlib.nullcontext())
+    monkeypatch.setattr(ExecutionConfig, "autocast", lambda self, device: contextlib.nullcontext())
 
     def learner(precision: str) -> Learner:
         torch.manual_seed(0)
-        return Learner(torch.nn.Linear(3, 1), Optimization(lr=0.05), 10, compute=Compute(precision=precision))
+        return Learner(torch.nn.Linear(3, 1), Optimization(lr=0.05), 10, execution=ExecutionConfig(precision=precision))
 
     def step(trained: Learner, number: int, factor: float = 1.0) -> float:
         x = torch.randn(8, 3, generator=generator(0, number))

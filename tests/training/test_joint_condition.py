@@ -21,7 +21,7 @@ def own_condition():
 
 
 def test_a_folder_goes_on_with_its_own_condition_and_refuses_another(own_condition, tmp_path):
-    asked = {"videos": 40, "steps": 600, "judged_steps": (8,), "architecture": {"mid.0/0": "Conv1D"}}
+    asked = {"videos": 40, "steps": 600, "eval_steps": (8,), "architecture": {"mid.0/0": "Conv1D"}}
     own_condition(tmp_path / "out", **asked)
     own_condition(tmp_path / "out", **asked)
     with pytest.raises(ConfigError, match=r"videos 40 \(now None\), steps 600 \(now 200\)") as refused:

@@ -10,15 +10,15 @@ from torch import nn
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.models import tensors
-from nas.training.execution import Compute
+from nas.training.execution import ExecutionConfig
 from nas.training.history import read_history
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import older_states, run
 
 
-def learner(steps: int = 40, compute: Compute | None = None) -> Learner:
+def learner(steps: int = 40, execution: ExecutionConfig | None = None) -> Learner:
     torch.manual_seed(0)
-    return Learner(nn.Linear(3, 1), Optimization(lr=0.05, warmup=2), steps, compute=compute)
+    return Learner(nn.Linear(3, 1), Optimization(lr=0.05, warmup=2), steps, execution=execution)
 
 
 def step_of(trained: Learner):
@@ -86,7 +86,7 @@ def test_the_state_of_another_model_is_refused(tmp_path):
 
 
 def test_the_newest_states_are_kept_and_an_older_one_can_be_gone_back_to(tmp_path):
-    trained = learner(compute=Compute(keep=3))
+    trained = learner(execution=ExecutionConfig(keep=3))
     run("a", tmp_path, 40, {"x": trained}, step_of(trained), save_every=5)
     assert [path.name for path in older_states(tmp_path)] == [
         "state-00000030.safetensors",
@@ -94,7 +94,7 @@ def test_the_newest_states_are_kept_and_an_older_one_can_be_gone_back_to(tmp_pat
     ]
     end = {key: value.clone() for key, value in trained.state().items()}
     older_states(tmp_path)[0].rename(tmp_path / "state.safetensors")
-    again = learner(compute=Compute(keep=3))
+    again = learner(execution=ExecutionConfig(keep=3))
     seen = []
     run("a", tmp_path, 40, {"x": again}, lambda n: seen.append(n) or step_of(again)(n), save_every=5)
     assert seen == list(range(30, 40))
@@ -114,11 +114,13 @@ class Rows:
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulated_parts_take_the_steps_of_the_whole_batch(parts):
     """Same weights, same history, same learning rates: those are counted in steps, not in parts."""
-    trained = {n: learner(compute=Compute(accumulate=n)) for n in (1, parts)}
+    trained = {n: learner(execution=ExecutionConfig(accumulate=n)) for n in (1, parts)}
     for number in range(20):
         rows = Rows(torch.randn(8, 3, generator=generator(0, number)))
         losses = [
-            t.descend(lambda part, t=t: (t.module(part.x) - part.x.sum(1, keepdim=True)).square().mean(), rows, number)
+            t.train_step(
+                lambda part, t=t: (t.module(part.x) - part.x.sum(1, keepdim=True)).square().mean(), rows, number
+            )
             for t in trained.values()
         ]
         assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], abs=1e-6)

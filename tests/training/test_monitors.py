@@ -17,7 +17,7 @@ from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, ru
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import WARNINGS, run
 from nas.training.monitors import Alarm, Board, health, motion_energy
-from nas.training.previews import Watch
+from nas.training.previews import PreviewConfig
 
 
 def test_motion_energy_is_zero_of_still_clips_and_grows_with_speed():
@@ -134,8 +134,10 @@ def test_finetuning_samples_grids_from_the_same_noise_and_is_not_changed_by_it(s
         "distill", tmp_path / "d", DistillConfig(steps=2, batch=4, validation=4), Inputs(space, decoder)
     )
     inputs = Inputs(space, decoder, backbone.folder, space.architecture({"down.0.0/0": "Conv1D"}))
-    config = FinetuneConfig(steps=6, batch=2, images=4, validation=4, judged_steps=(), save_every=2)
-    watched = run_stage("finetune", tmp_path / "w", config, replace(inputs, watch=Watch(every=3, clips=3, steps=2)))
+    config = FinetuneConfig(steps=6, batch=2, image_batch_size=4, validation=4, eval_steps=(), save_every=2)
+    watched = run_stage(
+        "finetune", tmp_path / "w", config, replace(inputs, previews=PreviewConfig(every=3, clips=3, steps=2))
+    )
     plain = run_stage("finetune", tmp_path / "p", config, inputs)
     assert watched.metrics["validation_loss"] == plain.metrics["validation_loss"]
     measured = [row["sampled_motion"] for row in read_history(watched.folder)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ import yaml
 import nas
 from nas.checkpoint import load_autoencoder
 from nas.cli import main
+from nas.config import build, load
 from nas.errors import ConfigError
 from nas.export import recipe as export_recipe
 from nas.files import read_json, write_json
 from nas.spaces import VAEConfig
-from nas.training import DecoderConfig, Inputs, run_stage
-from nas.training.recipe import train
-from nas.training.stage import BASE
+from nas.training import DecoderConfig, FinetuneConfig, Inputs, run_stage
+from nas.training.recipe import Recipe, train
+from nas.training.stage import BASE, check_or_record_config
 from nas.training.stages.distill import local_or_hub
 from tests.support.clip_files import write_clip
 
@@ -192,7 +194,7 @@ def test_the_exported_recipe_trains_when_it_is_copied(tmp_path, monkeypatch):
         "distill": {"steps": 1, "batch": 2},
         "supernet": {**small, "paths": 1},
         "finetune": small,
-        "adversarial": {**small, "taught": 1, "control_steps": 1, "control": small},
+        "adversarial": {**small, "teacher_batches": 1, "control_steps": 1, "control": small},
     }
     recipe.write_text(yaml.safe_dump(contents))
     for stage in contents["stages"]:
@@ -219,3 +221,23 @@ def test_what_is_finished_needs_no_lock(tmp_path):
 
 def _inputs(folder: Path) -> Inputs:
     return Inputs(nas.SearchSpace.load(folder / "space.yaml"), base=folder)
+
+
+def test_keys_of_earlier_versions_are_read(tmp_path):
+    """In a recipe and in the `stage.json` of a folder that was started before the rename."""
+    earlier = {"images": 4, "drop": 0.2, "judged_steps": [2], "judged_clips": 7}
+    config = build(FinetuneConfig, earlier, "recipe.yaml")
+    assert (config.image_batch_size, config.caption_dropout, config.eval_steps, config.eval_clips) == (4, 0.2, (2,), 7)
+    (tmp_path / "recipe.yaml").write_text("space: demo\ncompute: {accumulate: 2}\nwatch: {every: 5}\n")
+    recipe = load(Recipe, tmp_path / "recipe.yaml", "recipe")
+    assert recipe.execution.accumulate == 2 and recipe.previews.every == 5
+    with pytest.raises(ConfigError, match="'drop' is what 'caption_dropout' was called before"):
+        build(FinetuneConfig, {**earlier, "caption_dropout": 0.1}, "recipe.yaml")
+    inputs = Inputs(nas.SearchSpace.load("demo"))
+    check_or_record_config("finetune", tmp_path, config, inputs, 1)
+    note = read_json(tmp_path / "stage.json", "stage")
+    names = {field.name: field.metadata["old"] for field in fields(FinetuneConfig) if field.metadata}
+    write_json(
+        tmp_path / "stage.json", {**note, "config": {names.get(key, key): v for key, v in note["config"].items()}}
+    )
+    check_or_record_config("finetune", tmp_path, config, inputs, 1)

@@ -1,4 +1,4 @@
-"""Noise coupled to a teacher's clips, and the game of student and discriminator that is played with them."""
+"""Noise coupled to a teacher's clips, and the trainer of student and discriminator that is played with them."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from nas.data.latent_cache import Cache
 from nas.diffusion.seeding import generator
 from nas.models import build
 from nas.training import AdversarialConfig
-from nas.training.reflow import Coupling, Teacher
-from nas.training.stages.adversarial import Game
+from nas.training.reflow import ReflowPairs, Teacher
+from nas.training.stages.adversarial import AdversarialTrainer
 
 
 @pytest.fixture
@@ -30,17 +30,17 @@ def teacher(denoiser, decoder: Path) -> Teacher:
 
 
 def test_the_clips_are_what_the_teacher_samples_from_that_noise(decoder: Path, denoiser, teacher, tmp_path: Path):
-    batches = Batches(decoder, seed=1, videos=3, images=2, drop=0.0)
-    coupling = Coupling(tmp_path, batches, count=2)
-    coupling.make(teacher)
-    batch, taught = coupling(3)  # the second batch, again
+    batches = Batches(decoder, seed=1, videos=3, images=2, caption_dropout=0.0)
+    reflow_pairs = ReflowPairs(tmp_path, batches, count=2)
+    reflow_pairs.make(teacher)
+    batch, teacher_latents = reflow_pairs(3)  # the second batch, again
     assert torch.equal(batch.noise, batches.joint(1).noise)
     again = [
         sampled_by_hand(denoiser, batch.noise[i : i + 1], batch.context[i : i + 1], batches.cache.empty)
         for i in range(3)
     ]
-    torch.testing.assert_close(taught, torch.cat(again), atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(taught, batch.latents)
+    torch.testing.assert_close(teacher_latents, torch.cat(again), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(teacher_latents, batch.latents)
 
 
 def sampled_by_hand(denoiser, noise, context, empty):
@@ -55,39 +55,41 @@ def sampled_by_hand(denoiser, noise, context, empty):
 
 
 def test_what_is_made_is_not_made_again(decoder: Path, teacher, tmp_path: Path):
-    batches = Batches(decoder, seed=1, videos=2, images=2, drop=0.0)
-    Coupling(tmp_path, batches, count=1).make(teacher)
+    batches = Batches(decoder, seed=1, videos=2, images=2, caption_dropout=0.0)
+    ReflowPairs(tmp_path, batches, count=1).make(teacher)
     (made,) = tmp_path.glob("*.safetensors")
     before = made.stat().st_mtime_ns
-    Coupling(tmp_path, batches, count=2).make(teacher)
+    ReflowPairs(tmp_path, batches, count=2).make(teacher)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2 and made.stat().st_mtime_ns == before
 
 
 def test_the_heads_learn_to_tell_real_from_generated(decoder: Path, denoiser, teacher):
     """They once settled at -1 for everything: two kinds of negatives outweighed the real clips."""
-    batches = Batches(decoder, seed=1, videos=8, images=2, drop=0.0)
-    game = Game(denoiser, teacher, AdversarialConfig(steps=400, batch=8))
-    game.generator.update = lambda loss, step: 0.0  # a generator that stands still
+    batches = Batches(decoder, seed=1, videos=8, images=2, caption_dropout=0.0)
+    trainer = AdversarialTrainer(denoiser, teacher, AdversarialConfig(steps=400, batch=8))
+    trainer.generator.update = lambda loss, step: 0.0  # a generator that stands still
     for step in range(40):
         batch = batches.of_videos(step)
-        row = game.step(batch, torch.randn_like(batch.latents), step)
+        row = trainer.step(batch, torch.randn_like(batch.latents), step)
     assert row["real"] > row["fake"] + 0.3
     assert row["real"] > -0.5
 
 
 def test_images_are_taught_as_clips_are(decoder: Path, teacher, tmp_path: Path):
-    coupling = Coupling(tmp_path, Batches(decoder, 1, videos=2, images=3, image_share=0.5, drop=0.0), count=2)
-    coupling.make(teacher)
-    assert [coupling(step)[1].shape[::2][:2] for step in (0, 1)] == [(2, 8), (3, 1)]
+    reflow_pairs = ReflowPairs(
+        tmp_path, Batches(decoder, 1, videos=2, images=3, image_share=0.5, caption_dropout=0.0), count=2
+    )
+    reflow_pairs.make(teacher)
+    assert [reflow_pairs(step)[1].shape[::2][:2] for step in (0, 1)] == [(2, 8), (3, 1)]
 
 
 def test_the_goal_is_where_the_teacher_ends_from_where_the_student_is(decoder: Path, denoiser, teacher):
     """The student is still the teacher here, without guidance: from the second place one guided step is left."""
-    batches = Batches(decoder, seed=1, videos=6, images=2, drop=0.0)
-    game = Game(denoiser, teacher, AdversarialConfig(batch=6, first=0.5))
+    batches = Batches(decoder, seed=1, videos=6, images=2, caption_dropout=0.0)
+    trainer = AdversarialTrainer(denoiser, teacher, AdversarialConfig(batch=6, pure_noise_fraction=0.5))
     batch = batches.of_videos(0)
-    taught = torch.zeros_like(batch.latents)
-    x, t, goal = game.inputs(batch, taught, generator(0))
+    teacher_latents = torch.zeros_like(batch.latents)
+    x, t, goal = trainer.inputs(batch, teacher_latents, generator(0))
     begun = t == 0.5
     assert begun.any() and not begun.all() and set(t.tolist()) == {0.5, 1.0}
     assert torch.equal(x[~begun], batch.noise[~begun]) and not goal[~begun].any()

@@ -37,17 +37,17 @@ from nas.training import (
 
 STEPS = 20
 FINETUNE = FinetuneConfig(
-    steps=STEPS, batch=2, images=4, validation=4, judged_steps=(1, 2), judged_clips=40, save_every=5
+    steps=STEPS, batch=2, image_batch_size=4, validation=4, eval_steps=(1, 2), eval_clips=40, save_every=5
 )
 CONFIGS = {
     "decoder": DecoderConfig(
         steps=STEPS, batch=2, channels=(8, 16, 16), videos=8, images=8, held_out=4, classifier_steps=60, save_every=5
     ),
     "distill": DistillConfig(steps=STEPS, batch=4, validation=4, save_every=5),
-    "supernet": SupernetConfig(steps=STEPS, batch=2, images=4, image_share=0.2, validation=4, paths=1, save_every=5),
+    "supernet": SupernetConfig(steps=STEPS, batch=2, image_batch_size=4, image_share=0.2, validation=4, paths=1, save_every=5),
     "finetune": FINETUNE,
     "adversarial": AdversarialConfig(
-        steps=STEPS, batch=2, images=4, taught=6, judged_steps=(1,), control_judged_steps=(1,), judged_clips=40, save_every=5,
+        steps=STEPS, batch=2, image_batch_size=4, teacher_batches=6, eval_steps=(1,), control_eval_steps=(1,), eval_clips=40, save_every=5,
         control=FINETUNE, control_steps=4,
     ),
 }  # fmt: skip
@@ -184,11 +184,11 @@ def test_a_folder_begun_before_an_option_existed_goes_on(finished):
     path = finished["root"] / "distill/stage.json"
     text = path.read_text()
     there = json.loads(text)
-    del there["objective"], there["config"]["drop"]
+    del there["objective"], there["config"]["caption_dropout"]
     path.write_text(json.dumps(there))
     try:
         run_stage("distill", path.parent, CONFIGS["distill"], finished["distill"])
-        with pytest.raises(ConfigError, match=r"another config.drop \(0.1, now 0.5\)"):
-            run_stage("distill", path.parent, replace(CONFIGS["distill"], drop=0.5), finished["distill"])
+        with pytest.raises(ConfigError, match=r"another config.caption_dropout \(0.1, now 0.5\)"):
+            run_stage("distill", path.parent, replace(CONFIGS["distill"], caption_dropout=0.5), finished["distill"])
     finally:
         path.write_text(text)

@@ -73,7 +73,7 @@ def test_too_little_memory_is_one_line(space, decoder, tmp_path, monkeypatch, er
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Learner, "descend", fails)
+    monkeypatch.setattr(Learner, "train_step", fails)
     with pytest.raises(NasError, match=r"memory does not suffice.*accumulate"):
         run_stage("distill", tmp_path / "run", CONFIG, Inputs(space, decoder))
 
@@ -111,23 +111,23 @@ RANGES = [
     ("decoder", {"save_every": 0}),
     ("decoder", {"fps": float("nan")}),
     ("decoder", {"kl": -1}),
-    ("distill", {"drop": 1.5}),
+    ("distill", {"caption_dropout": 1.5}),
     ("distill", {"steps": 0}),
     ("distill", {"optimization": {"lr": float("inf")}}),
     ("supernet", {"batch": 0}),
     ("supernet", {"spatial_rate": -1}),
     ("finetune", {"guidance": float("nan")}),
-    ("finetune", {"judged_steps": [1, 0]}),
+    ("finetune", {"eval_steps": [1, 0]}),
     ("finetune", {"image_share": -0.1}),
     ("adversarial", {"sampled_steps": 1}),
-    ("adversarial", {"first": 2}),
+    ("adversarial", {"pure_noise_fraction": 2}),
     ("adversarial", {"control": {"save_every": -3}}),
     ("objective", {"shift": float("inf")}),
     ("objective", {"time_std": 0}),
-    ("compute", {"accumulate": 0}),
-    ("compute", {"keep": 0}),
-    ("watch", {"every": -1}),
-    ("watch", {"steps": 0}),
+    ("execution", {"accumulate": 0}),
+    ("execution", {"keep": 0}),
+    ("previews", {"every": -1}),
+    ("previews", {"steps": 0}),
 ]
 
 
@@ -138,7 +138,7 @@ def test_a_recipe_with_a_value_out_of_range_names_file_line_and_field(tmp_path, 
     from nas.cli import main
 
     space.save(tmp_path / "space.yaml")
-    where = {part: fields} if part in ("objective", "compute", "watch") else {"stages": {part: fields}}
+    where = {part: fields} if part in ("objective", "execution", "previews") else {"stages": {part: fields}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"space": "space.yaml", **where}))
     stage = part if "stages" in where else "decoder"
     assert main(["train", stage, "--config", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]) == 2

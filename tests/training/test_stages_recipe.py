@@ -21,15 +21,17 @@ from nas.training import (
     read_history,
     run_stage,
 )
-from nas.training.recipe import BEFORE
+from nas.training.recipe import PREVIOUS_STAGE
 
-FINETUNE = FinetuneConfig(steps=2, batch=2, images=4, validation=4, judged_steps=(1,), judged_clips=40, save_every=1)
+FINETUNE = FinetuneConfig(
+    steps=2, batch=2, image_batch_size=4, validation=4, eval_steps=(1,), eval_clips=40, save_every=1
+)
 CONFIGS = {
     "distill": DistillConfig(steps=3, batch=4, validation=4),
-    "supernet": SupernetConfig(steps=3, batch=2, images=4, validation=4, paths=1),
+    "supernet": SupernetConfig(steps=3, batch=2, image_batch_size=4, validation=4, paths=1),
     "finetune": FINETUNE,
     "adversarial": AdversarialConfig(
-        steps=2, batch=2, images=4, taught=2, judged_steps=(1,), control_judged_steps=(), judged_clips=40, control=FINETUNE,
+        steps=2, batch=2, image_batch_size=4, teacher_batches=2, eval_steps=(1,), control_eval_steps=(), eval_clips=40, control=FINETUNE,
         control_steps=1,
     ),
 }  # fmt: skip
@@ -52,8 +54,8 @@ def test_the_exported_recipe_trains_the_same_model_again(space: nas.SearchSpace,
     command = [folder / "train.sh", again]
     done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("\n") == len(BEFORE)
-    for name in BEFORE:
+    assert done.stdout.count("\n") == len(PREVIOUS_STAGE)
+    for name in PREVIOUS_STAGE:
         rows, expected = read_history(again / name), read_history(run / name)
         assert rows[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e-3), name
     made = checkpoint.load(again / "adversarial")

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import checkpoint, distributed
+from nas.config import renamed
 from nas.data.batches import Batch, Batches
 from nas.diffusion.predictions import add_noise, get_objective, model_input, predict_x0, velocity_fn
 from nas.diffusion.sampling import MAX_SAMPLING_STEPS
@@ -33,11 +34,11 @@ from nas.diffusion.seeding import generator
 from nas.metrics.evaluation import examine
 from nas.models import Discriminator
 from nas.ranges import check_range
-from nas.training.execution import Compute
+from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.monitors import health
-from nas.training.reflow import Coupling, Teacher, advance
+from nas.training.reflow import ReflowPairs, Teacher, advance
 from nas.training.stage import Inputs, finished
 from nas.training.stages.finetune import FinetuneConfig, joint
 
@@ -48,23 +49,23 @@ class AdversarialConfig:
 
     Attributes:
         sampled_steps: steps that the model is distilled for, at least 2.
-        batch, images: clips in a video step, images in an image step; `image_share` of the steps are image steps.
+        batch, image_batch_size: clips in a video step, images in an image step; `image_share` of the steps are image steps.
         generator, heads: optimisation of the denoiser and of the discriminator's heads.
-        taught: batches of noise that the teacher makes clips of, in `sampled_steps` steps, before the stage begins.
-        first: share of the inputs that are pure noise; the rest is spread evenly over the other timesteps.
+        teacher_batches: batches of noise that the teacher makes clips of, in `sampled_steps` steps, before the stage begins.
+        pure_noise_fraction: share of the inputs that are pure noise; the rest is spread evenly over the other timesteps.
         adversarial: weight of the adversarial loss next to the pseudo-Huber loss.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
         control_steps: continued fine-tuning to compare with; None for about equal compute.
-        judged_steps, control_judged_steps, judged_clips: at which numbers of steps, and on how many clips.
+        eval_steps, control_eval_steps, eval_clips: at which numbers of steps, and on how many clips.
     """
 
     steps: int = 300
     sampled_steps: int = 4
     batch: int = 16
-    images: int = 64
+    image_batch_size: int = renamed("images", default=64)
     image_share: float = 0.25
-    taught: int = 80
-    first: float = 0.6
+    teacher_batches: int = renamed("taught", default=80)
+    pure_noise_fraction: float = renamed("first", default=0.6)
     generator: Optimization = field(default_factory=lambda: Optimization(lr=1e-3, betas=(0.5, 0.99)))
     heads: Optimization = field(default_factory=lambda: Optimization(lr=1e-3, betas=(0.0, 0.99)))
     adversarial: float = 0.1
@@ -72,24 +73,24 @@ class AdversarialConfig:
     penalty_noise: float = 0.1
     control_steps: int | None = None
     control: FinetuneConfig = field(default_factory=FinetuneConfig)
-    judged_steps: tuple[int, ...] = (1, 2, 4)
-    control_judged_steps: tuple[int, ...] = (1, 2, 4)
-    judged_clips: int = 160
+    eval_steps: tuple[int, ...] = renamed("judged_steps", default=(1, 2, 4))
+    control_eval_steps: tuple[int, ...] = renamed("control_judged_steps", default=(1, 2, 4))
+    eval_clips: int = renamed("judged_clips", default=160)
     save_every: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range(self, ("steps", "batch", "images", "taught", "judged_clips", "save_every"), 1)
+        check_range(self, ("steps", "batch", "image_batch_size", "teacher_batches", "eval_clips", "save_every"), 1)
         check_range(self, ("sampled_steps",), 2, MAX_SAMPLING_STEPS)
-        check_range(self, ("image_share", "first"), 0, 1)
+        check_range(self, ("image_share", "pure_noise_fraction"), 0, 1)
         check_range(self, ("adversarial", "penalty", "penalty_noise", "control_steps"), 0)
-        check_range(self, ("judged_steps", "control_judged_steps"), 1, MAX_SAMPLING_STEPS)
+        check_range(self, ("eval_steps", "control_eval_steps"), 1, MAX_SAMPLING_STEPS)
 
 
 STEP_COST = 2.8
 """Compute of an adversarial step over that of a plain fine-tuning step of the same batch.
 
-Measured on the demo's denoiser, 8 clips, `first` at its default (less of it costs more), one CPU thread: 0.57 s against
+Measured on the demo's denoiser, 8 clips, `pure_noise_fraction` at its default (less of it costs more), one CPU thread: 0.57 s against
 0.20 s of processor time, means of 20 steps.
 """
 
@@ -99,20 +100,26 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     base = checkpoint.load(start)
     torch.manual_seed(config.seed)
     batches = Batches(
-        source, config.seed, config.batch, config.images, config.image_share, 0.0, get_objective(base.denoiser)
+        source,
+        config.seed,
+        config.batch,
+        config.image_batch_size,
+        config.image_share,
+        0.0,
+        get_objective(base.denoiser),
     )
-    coupling = Coupling(folder / "taught", batches, config.taught)
+    reflow_pairs = ReflowPairs(folder / "teacher_batches", batches, config.teacher_batches)
     latent = base.space.latent
     times = sampling_schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
     frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
     teacher = Teacher(frozen, batches.cache.empty, base.info.guidance, times)
-    coupling.make(teacher)
-    game = Game(base.denoiser, teacher, config, inputs.compute)
-    learners = {"denoiser": game.generator, "heads": game.heads}
+    reflow_pairs.make(teacher)
+    trainer = AdversarialTrainer(base.denoiser, teacher, config, inputs.execution)
+    learners = {"denoiser": trainer.generator, "heads": trainer.heads}
     seconds = run(
-        "adversarial", folder, config.steps, learners, lambda n: game.step(*coupling(n), n), config.save_every
+        "adversarial", folder, config.steps, learners, lambda n: trainer.step(*reflow_pairs(n), n), config.save_every
     )
-    student = game.generator.result()
+    student = trainer.generator.result()
     info = checkpoint.CheckpointInfo(
         "adversarial",
         config.sampled_steps,
@@ -130,18 +137,16 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     checkpoint.save(folder, student.state_dict(), base.space, base.architecture, source, info)
     shape = base.space.input_shape()[1:]
     quality = {
-        "adversarial": examine(
-            "adversarial", folder, source, student, shape, config.judged_steps, 1.0, config.judged_clips
-        )
+        "adversarial": examine("adversarial", folder, source, student, shape, config.eval_steps, 1.0, config.eval_clips)
     }
-    control = _control(folder, config, base, source, inputs.compute)
+    control = _control(folder, config, base, source, inputs.execution)
     quality["control"] = examine(
-        "control", folder, source, control, shape, config.control_judged_steps, base.info.guidance, config.judged_clips
+        "control", folder, source, control, shape, config.control_eval_steps, base.info.guidance, config.eval_clips
     )
     return {"quality": quality}, seconds
 
 
-class Game:
+class AdversarialTrainer:
     """Generator and discriminator, and one step of both.
 
     Args:
@@ -150,26 +155,26 @@ class Game:
     """
 
     def __init__(
-        self, denoiser: nn.Module, teacher: Teacher, config: AdversarialConfig, compute: Compute | None = None
+        self, denoiser: nn.Module, teacher: Teacher, config: AdversarialConfig, execution: ExecutionConfig | None = None
     ) -> None:
         # Clips of a batch judge each other's captions, and workers sample for different numbers of steps.
-        compute = replace(compute or Compute(), accumulate=1, shard=False)
+        execution = replace(execution or ExecutionConfig(), accumulate=1, shard=False)
         self.config = config
         self.discriminator = Discriminator(denoiser).to(distributed.device())
         self.student = denoiser.train().requires_grad_(True)
-        self.generator = Learner(self.student, config.generator, config.steps, compute=compute, called=True)
-        self.heads = Learner(self.discriminator.heads, config.heads, config.steps, compute=compute)
+        self.generator = Learner(self.student, config.generator, config.steps, execution=execution, use_ddp=True)
+        self.heads = Learner(self.discriminator.heads, config.heads, config.steps, execution=execution)
         self.teacher, self.times = teacher, teacher.times
 
-    def step(self, batch: Batch, taught: Tensor, number: int) -> dict[str, float]:
+    def step(self, batch: Batch, teacher_latents: Tensor, number: int) -> dict[str, float]:
         """One update of both.
 
         Args:
             batch: real latents `(B, C, T, h, w)`, their captions, and noise.
-            taught: what the teacher makes of that noise under those captions, like the latents.
+            teacher_latents: what the teacher makes of that noise under those captions, like the latents.
         """
         config, stream = self.config, generator(self.config.seed, number, 7 + distributed.rank())
-        xt, t, goal = self.inputs(batch, taught, stream)
+        xt, t, goal = self.inputs(batch, teacher_latents, stream)
         level = logit_normal(len(t), stream, mean=-0.5).to(xt.device)
         noise = torch.randn(xt.shape, generator=stream).to(xt.device)
         with self.generator.autocast():
@@ -196,17 +201,19 @@ class Game:
             **health(fake, batch.latents),
         }
 
-    def inputs(self, batch: Batch, taught: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self, batch: Batch, teacher_latents: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """What the student makes of the noise until some sampling time, that time, and where the teacher ends from it."""
-        count, device = len(taught), taught.device
+        count, device = len(teacher_latents), teacher_latents.device
         places = torch.randint(1, len(self.times) - 1, (count,), generator=stream)
-        places = torch.where(torch.rand(count, generator=stream) < self.config.first, 0, places).to(device)
+        places = torch.where(torch.rand(count, generator=stream) < self.config.pure_noise_fraction, 0, places).to(
+            device
+        )
         noise = scale_noise(batch.noise, self.times[0])
         x = advance(
             noise, self.times, lambda step: step < places, lambda clips: velocity_fn(self.student, batch.context[clips])
         )
         begun = places > 0
-        goal = taught.clone()
+        goal = teacher_latents.clone()
         goal[begun] = self.teacher.end(x[begun], batch.context[begun], places[begun])
         return x, torch.tensor(self.times, device=device)[places], goal
 
@@ -236,14 +243,14 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _control(
-    folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path, compute: Compute
+    folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path, execution: ExecutionConfig
 ) -> nn.Module:
     """The start, trained on as before for as much compute as the adversarial steps, and teaching, took."""
-    passes = config.taught * config.sampled_steps * (1 if base.info.guidance == 1 else 2)
+    passes = config.teacher_batches * config.sampled_steps * (1 if base.info.guidance == 1 else 2)
     equal = round(config.steps * STEP_COST + passes / 3)  # a step of training is three passes forward
     steps = equal if config.control_steps is None else config.control_steps
     # The learning rate of the adversarial stage's length, and other data than the start saw.
     plain = replace(config.control, steps=steps, seed=config.seed + 1000)
     denoiser = checkpoint.load(base.folder).denoiser.train()
-    learner, _ = joint("control", folder / "control", denoiser, source, plain, compute)
+    learner, _ = joint("control", folder / "control", denoiser, source, plain, execution)
     return learner.result().eval()

@@ -112,7 +112,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     referee = judge(folder, source.frames, config.classifier_steps, config.seed) if config.data == "digits" else None
     torch.manual_seed(config.seed)
     autoencoder = Autoencoder(_vae_config(config, source, inputs))
-    learner = Learner(autoencoder, config.optimization, config.steps, compute=inputs.compute)
+    learner = Learner(autoencoder, config.optimization, config.steps, execution=inputs.execution)
     shape = (space.latent.channels, source.frames, space.latent.height, space.latent.width)
 
     def step(number: int) -> dict[str, float]:
@@ -128,7 +128,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             terms.append((error.item(), divergence.item()))
             return error + config.kl * divergence
 
-        row = learner.descend(loss, Noised(clips.to(learner.device), noise.to(learner.device)), number)
+        row = learner.train_step(loss, Noised(clips.to(learner.device), noise.to(learner.device)), number)
         error, divergence = (sum(values) / len(terms) for values in zip(*terms))
         return {"loss": error, "kl": divergence, "grad_norm": row["grad_norm"]}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nas import distributed
+from nas.config import renamed
 from nas.data.batches import Batch, Batches, held_out
 from nas.data.latent_cache import Cache
 from nas.diffusion.losses import batch_loss, validation_loss
@@ -42,7 +43,7 @@ class DistillConfig:
     steps: int = 300
     batch: int = 64
     optimization: Optimization = field(default_factory=lambda: Optimization(lr=2e-3))
-    drop: float = 0.1
+    caption_dropout: float = renamed("drop", default=0.1)
     validation: int = 128
     save_every: int = 100
     seed: int = 0
@@ -53,7 +54,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         check_range(self, ("steps", "batch", "validation", "save_every"), 1)
-        check_range(self, ("drop",), 0, 1)
+        check_range(self, ("caption_dropout",), 0, 1)
         check_range(self, ("output_weight", "feature_weight"), 0)
 
 
@@ -70,13 +71,15 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
         None if config.teacher is None else load_teacher(local_or_hub(config.teacher, inputs.path(".")), inputs.space)
     )
     trained = backbone if teacher is None else Student(backbone, teacher)
-    learner = Learner(trained, config.optimization, config.steps, compute=inputs.compute, called=True)
-    batches = Batches(source, config.seed, 0, config.batch, drop=config.drop, objective=inputs.objective)
+    learner = Learner(trained, config.optimization, config.steps, execution=inputs.execution, use_ddp=True)
+    batches = Batches(
+        source, config.seed, 0, config.batch, caption_dropout=config.caption_dropout, objective=inputs.objective
+    )
 
     def step(number: int) -> dict[str, float]:
         batch = batches.of_images(number)
         if teacher is None:
-            return learner.descend(lambda part: batch_loss(learner.model, part), batch, number)
+            return learner.train_step(lambda part: batch_loss(learner.model, part), batch, number)
         seen: list[dict[str, float]] = []
 
         def loss(part: Batch) -> Tensor:
@@ -84,7 +87,7 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
             seen.append({name: value.item() for name, value in found.items()})
             return found["task"] + config.output_weight * found["output"] + config.feature_weight * found["features"]
 
-        done = learner.descend(loss, batch, number)
+        done = learner.train_step(loss, batch, number)
         return done | {name: sum(part[name] for part in seen) / len(seen) for name in seen[0]}
 
     seconds = run("distill", folder, config.steps, {"backbone": learner}, step, config.save_every)

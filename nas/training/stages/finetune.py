@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nas import checkpoint, distributed
+from nas.config import renamed
 from nas.data.batches import Batches, held_out
 from nas.diffusion.losses import batch_loss, validation_loss
 from nas.diffusion.predictions import get_objective
@@ -22,10 +23,10 @@ from nas.errors import ConfigError
 from nas.metrics.evaluation import examine
 from nas.ranges import check_range
 from nas.spaces import Architecture
-from nas.training.execution import Compute
+from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
-from nas.training.previews import Grids, Watch
+from nas.training.previews import PreviewConfig, PreviewWriter
 from nas.training.stage import Inputs, finished, must_be_finite
 from nas.training.stages import supernet
 
@@ -35,31 +36,31 @@ class FinetuneConfig:
     """Config of the stage.
 
     Attributes:
-        batch, images: clips in a video step, images in an image step; `image_share` of the steps are image steps.
-        drop: share of captions emptied for guidance.
+        batch, image_batch_size: clips in a video step, images in an image step; `image_share` of the steps are image steps.
+        caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
         guidance: scale of classifier-free guidance when clips are generated.
-        judged_steps, judged_clips: at which numbers of steps, and on how many generated clips, quality is measured.
+        eval_steps, eval_clips: at which numbers of steps, and on how many generated clips, quality is measured.
         validation: held-out clips for the validation loss.
     """
 
     steps: int = 450
     batch: int = 16
-    images: int = 64
+    image_batch_size: int = renamed("images", default=64)
     image_share: float = 0.3
     optimization: Optimization = field(default_factory=lambda: Optimization(lr=2e-3))
-    drop: float = 0.1
+    caption_dropout: float = renamed("drop", default=0.1)
     guidance: float = 2.0
-    judged_steps: tuple[int, ...] = (1, 2, 4, 25)
-    judged_clips: int = 160
+    eval_steps: tuple[int, ...] = renamed("judged_steps", default=(1, 2, 4, 25))
+    eval_clips: int = renamed("judged_clips", default=160)
     validation: int = 128
     save_every: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range(self, ("steps", "batch", "images", "validation", "judged_clips", "save_every"), 1)
-        check_range(self, ("image_share", "drop"), 0, 1)
+        check_range(self, ("steps", "batch", "image_batch_size", "validation", "eval_clips", "save_every"), 1)
+        check_range(self, ("image_share", "caption_dropout"), 0, 1)
         check_range(self, ("guidance",), 0, MAX_GUIDANCE)
-        check_range(self, ("judged_steps",), 1, MAX_SAMPLING_STEPS)
+        check_range(self, ("eval_steps",), 1, MAX_SAMPLING_STEPS)
 
 
 def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
@@ -71,7 +72,7 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     denoiser = supernet.denoiser_from(inputs.start, inputs)
     latents, contexts = held_out(source, config.validation)
     before = validation_loss(denoiser, latents, contexts)
-    learner, seconds = joint("finetune", folder, denoiser, source, config, inputs.compute, inputs.watch)
+    learner, seconds = joint("finetune", folder, denoiser, source, config, inputs.execution, inputs.previews)
     denoiser = learner.result()
     if not distributed.is_main():
         return {}, seconds
@@ -82,7 +83,7 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
         "validation_loss_before": before,
         "validation_loss": after,
         "quality": examine(
-            "finetune", folder, source, denoiser, shape, config.judged_steps, config.guidance, config.judged_clips
+            "finetune", folder, source, denoiser, shape, config.eval_steps, config.guidance, config.eval_clips
         ),
     }, seconds
 
@@ -93,19 +94,24 @@ def joint(
     denoiser: nn.Module,
     source: Path,
     config: FinetuneConfig,
-    compute: Compute | None = None,
-    watch: Watch | None = None,
+    execution: ExecutionConfig | None = None,
+    previews: PreviewConfig | None = None,
 ) -> tuple[Learner, float]:
     """Train all weights on images and clips; the adversarial stage's control is this as well."""
     denoiser.requires_grad_(True)
-    learner = Learner(denoiser, config.optimization, config.steps, compute=compute, called=True)
-    asked, grids = get_objective(denoiser), Grids(watch or Watch(), folder, source, config.guidance)
-    batches = Batches(source, config.seed, config.batch, config.images, config.image_share, config.drop, asked)
+    learner = Learner(denoiser, config.optimization, config.steps, execution=execution, use_ddp=True)
+    asked, preview_writer = (
+        get_objective(denoiser),
+        PreviewWriter(previews or PreviewConfig(), folder, source, config.guidance),
+    )
+    batches = Batches(
+        source, config.seed, config.batch, config.image_batch_size, config.image_share, config.caption_dropout, asked
+    )
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        row = learner.descend(lambda part: batch_loss(learner.model, part), batch, number)
-        return {**row, "frames": batch.latents.shape[2], **grids(denoiser, number + 1)}
+        row = learner.train_step(lambda part: batch_loss(learner.model, part), batch, number)
+        return {**row, "frames": batch.latents.shape[2], **preview_writer(denoiser, number + 1)}
 
     return learner, run(title, folder, config.steps, {"denoiser": learner}, step, config.save_every)
 

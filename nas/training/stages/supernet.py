@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from nas import distributed
+from nas.config import renamed
 from nas.data.batches import Batches, held_out
 from nas.diffusion.losses import batch_loss, validation_loss
 from nas.models import Denoiser, Supernet, build, fair_round, tensors
@@ -33,28 +34,28 @@ class SupernetConfig:
     """Config of the stage.
 
     Attributes:
-        batch, images: clips in a video step, images in an image step.
+        batch, image_batch_size: clips in a video step, images in an image step.
         image_share: share of steps that are image steps; they train the spatial backbone alone.
         spatial_rate: learning rate of the spatial backbone as a part of the temporal layers'; 0 freezes it.
-        drop: share of captions emptied for guidance.
+        caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
         validation: held-out clips for the validation loss of `paths` random paths.
     """
 
     steps: int = 400
     batch: int = 16
-    images: int = 64
+    image_batch_size: int = renamed("images", default=64)
     image_share: float = 0.1
     optimization: Optimization = field(default_factory=lambda: Optimization(lr=2e-3))
     spatial_rate: float = 0.25
-    drop: float = 0.1
+    caption_dropout: float = renamed("drop", default=0.1)
     validation: int = 64
     paths: int = 4
     save_every: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range(self, ("steps", "batch", "images", "validation", "paths", "save_every"), 1)
-        check_range(self, ("image_share", "drop"), 0, 1)
+        check_range(self, ("steps", "batch", "image_batch_size", "validation", "paths", "save_every"), 1)
+        check_range(self, ("image_share", "caption_dropout"), 0, 1)
         check_range(self, ("spatial_rate",), 0)
 
 
@@ -75,15 +76,23 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
         slow=spatial,
         slow_rate=config.spatial_rate,
         trained=lambda name: config.spatial_rate > 0 or not spatial(name),
-        compute=inputs.compute,
+        execution=inputs.execution,
     )
     image_share = config.image_share if config.spatial_rate > 0 else 0.0
-    batches = Batches(source, config.seed, config.batch, config.images, image_share, config.drop, inputs.objective)
+    batches = Batches(
+        source,
+        config.seed,
+        config.batch,
+        config.image_batch_size,
+        image_share,
+        config.caption_dropout,
+        inputs.objective,
+    )
     rounds = fair_paths(inputs, config.seed)
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        row = learner.descend(lambda part: batch_loss(learner.model, part, rounds(number)), batch, number)
+        row = learner.train_step(lambda part: batch_loss(learner.model, part, rounds(number)), batch, number)
         return {**row, "frames": batch.latents.shape[2]}
 
     seconds = run("supernet", folder, config.steps, {"supernet": learner}, step, config.save_every)
