@@ -11,6 +11,14 @@ class ToolError(NasError):
     """A library, a tool or this machine failed, which says nothing about the workload: no row is made of it."""
 
 
+class Infeasible(Exception):
+    """A workload cannot run on the device: out of memory, a crash, a missing kernel. The text is the table row's reason."""
+
+
+class OutOfMemory(Infeasible):
+    """Probably a lack of memory: the workload may run when nothing else is loaded."""
+
+
 NO_MEMORY = re.compile(
     r"bad_alloc|out of memory|(cannot|can't|failed to|unable to) allocate|ENOMEM|size calculation overflowed|"
     r"invalid buffer size",
@@ -44,3 +52,25 @@ def lacks_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+
+
+def infeasible_error(message: str) -> Infeasible:
+    """The error for the last message of a process or tool: `OutOfMemory` if the message says so, else `Infeasible`."""
+    return (OutOfMemory if NO_MEMORY.search(message) else Infeasible)(message[:300])
+
+
+def framework_error(action: str, error: BaseException) -> Infeasible | ToolError:
+    """The error for an exception of a device's framework, which has one exception type for every failure.
+
+    Args:
+        action: what failed, such as `Core ML cannot load it`.
+        error: a RuntimeError or ValueError is about the workload unless it names memory or a machine's problem; any
+            other type is not.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = f"{action}: {lines[-1] if lines else type(error).__name__}"[:300]
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return OutOfMemory(message)
+    if not isinstance(error, RuntimeError | ValueError) or MACHINE.search(str(error)):
+        return ToolError(message)
+    return Infeasible(message)

@@ -25,11 +25,11 @@ def _declare_pack(parser: argparse.ArgumentParser) -> None:
     _declare_pack,
 )
 def pack(args: argparse.Namespace) -> None:
-    from nas.profiling.bundles.create import pack as make
+    from nas.profiling.bundles import create
     from nas.spaces import SearchSpace
 
     space = SearchSpace.load(args.space)
-    bundle = make(space, args.runtime, args.out, args.target, args.benchmark_model, args.pipeline)
+    bundle = create(space, args.runtime, args.out, args.target, args.benchmark_model, args.pipeline)
     print(f"{args.out}: bundle {bundle.id}, {len(bundle.packages)} workloads for {args.runtime}")
     for workload, reason in bundle.manifest.infeasible.items():
         print(f"not compiled: {workload}: {reason}")
@@ -46,10 +46,10 @@ def _declare_measure(parser: argparse.ArgumentParser) -> None:
 
 @command("measure", "measure a bundle on the device that is attached here", "nas measure bundle", _declare_measure)
 def measure(args: argparse.Namespace) -> None:
-    from nas.profiling.bundles.measure import measure_bundle
+    from nas.profiling import bundles
 
     given = {"threads": args.threads, "compute_unit": args.compute_unit}
-    count = measure_bundle(args.bundle, args.device, **{k: v for k, v in given.items() if v is not None})
+    count = bundles.measure(args.bundle, args.device, **{k: v for k, v in given.items() if v is not None})
     print(f"{args.bundle}: {count} workloads measured; next: nas collect {args.bundle} --out table.csv")
 
 
@@ -65,10 +65,9 @@ def _declare_collect(parser: argparse.ArgumentParser) -> None:
     _declare_collect,
 )
 def collect(args: argparse.Namespace) -> None:
-    from nas.profiling.bundles.collect import collect as gather
-    from nas.profiling.bundles.create import Bundle
+    from nas.profiling import bundles
 
-    table = gather(args.bundle, args.out)
-    total = len(Bundle.load(args.bundle).workloads)
+    table = bundles.collect(args.bundle, args.out)
+    total = len(bundles.Bundle.load(args.bundle).workloads)
     infeasible = int((table.frame["status"] != "ok").sum())
     print(f"{args.out}: {len(table.frame)} of {total} workloads, {infeasible} infeasible")

@@ -6,16 +6,15 @@ import contextlib
 import io
 import shutil
 import tempfile
-import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas.errors import ConfigError, MissingDependency, NasError, suggestion
+from nas.conversion.libraries import coremltools, first_line, missing_library, quiet
+from nas.errors import ConfigError, NasError, suggestion
 from nas.failures import NO_MEMORY, ToolError, is_unsupported
 from nas.files import replacing
 
@@ -28,20 +27,6 @@ _CHECKS = {torch.ops.aten._assert_tensor_metadata.default}
 
 class Unconvertible(NasError):
     """A format has no way to say what a module computes."""
-
-
-def coremltools() -> ModuleType:
-    """The library, imported without its warnings about what a Linux machine lacks.
-
-    Raises:
-        MissingDependency: it is not installed.
-    """
-    try:
-        with quiet():
-            import coremltools
-    except ImportError as error:
-        raise _missing("coremltools", "coremltools", error) from None
-    return coremltools
 
 
 def to_coreml(
@@ -123,18 +108,6 @@ def _is_angle(op: Any) -> bool:
     return op.op_type in ("mul", "expand_dims", "reshape", "tile") and bool(users) and all(map(_is_angle, users))
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bars, warnings and log lines of a converter; exceptions come through."""
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Path:
     """Write `module` as a LiteRT model in float32 whose inputs have the names of `inputs`.
 
@@ -147,7 +120,7 @@ def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Pa
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
             import litert_torch
     except ImportError as error:
-        raise _missing("litert-torch", "'nas-video[litert]'", error) from None
+        raise missing_library("litert-torch", "'nas-video[litert]'", error) from None
     except Exception as error:
         raise _refused(module, "LiteRT", error) from error
     try:
@@ -160,20 +133,14 @@ def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Pa
     return path
 
 
-def _missing(library: str, target: str, error: ImportError) -> MissingDependency:
-    if isinstance(error, ModuleNotFoundError) and error.name and error.name == library.replace("-", "_"):
-        return MissingDependency(f"{library} is not installed; run: pip install {target}")
-    return MissingDependency(f"{library} cannot be imported ({_first_line(error)}); run: pip install {target}")
-
-
 def _refused(module: nn.Module, format: str, error: Exception) -> Exception:
     """What to raise for an error of a converter: the workload's fault, the converter's, or this machine's."""
     if isinstance(error, MemoryError | OSError | NasError) or NO_MEMORY.search(str(error)):
         return error
     name = type(module).__name__
     if is_unsupported(error):
-        return Unconvertible(f"{name} cannot be converted to {format}: {_first_line(error)}")
-    said = f"{type(error).__name__}: {_first_line(error)}{_room()}"
+        return Unconvertible(f"{name} cannot be converted to {format}: {first_line(error)}")
+    said = f"{type(error).__name__}: {first_line(error)}{_room()}"
     return ToolError(f"{name}: the converter to {format} failed: {said}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas.conversion.convert import coremltools, quiet
+from nas.conversion.libraries import coremltools, quiet
 from nas.errors import ConfigError
 
 BITS = (6, 8)

@@ -17,7 +17,7 @@ from nas.export.litert_models import litert
 from nas.export.packages import check_package, coreml
 from nas.export.training_recipe import recipe
 from nas.locks import output_lock
-from nas.profiling.bundles.runner import temporary_files_in
+from nas.profiling.coreml_models import temporary_files_in
 from nas.profiling.scratch import Scratch
 
 

@@ -15,22 +15,13 @@ from tqdm import tqdm
 from nas.costs import LookupTable, Row, TableWriter
 from nas.costs.side_files import meta_path, read_meta
 from nas.errors import ConfigError, NasError, SpaceError, TableError
-from nas.failures import ToolError
+from nas.failures import Infeasible, OutOfMemory, ToolError
 from nas.files import write_json
 from nas.locks import output_lock
 from nas.profiling import runtimes
 from nas.profiling.host import available_mb, commit
 from nas.profiling.protocol import Protocol, Reference, infeasible, measure
-from nas.profiling.runtimes.base import (
-    Infeasible,
-    InPlace,
-    OutOfMemory,
-    Processes,
-    Runnable,
-    Runtime,
-    Session,
-    WholeModel,
-)
+from nas.profiling.runtimes.base import InPlace, Processes, Runnable, Runtime, Session, WholeModel
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
 IN_PLACE, ALONE = "in place", "alone"

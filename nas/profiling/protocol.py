@@ -17,8 +17,8 @@ from math import ceil, isfinite
 import numpy as np
 
 from nas.costs import Row
-from nas.failures import ToolError
-from nas.profiling.runtimes.base import Infeasible, Loaded, Session
+from nas.failures import Infeasible, ToolError
+from nas.profiling.runtimes.base import Loaded, Session
 
 
 @dataclass(frozen=True)

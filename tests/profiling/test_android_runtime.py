@@ -13,10 +13,10 @@ import pytest
 from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.profiling import Infeasible, OutOfMemory, Protocol, profile, runtimes
-from nas.profiling.bundles.collect import collect
-from nas.profiling.bundles.compile import Package
-from nas.profiling.bundles.create import pack
-from nas.profiling.bundles.measure import measure_bundle
+from nas.profiling.bundles.collection import collect
+from nas.profiling.bundles.creation import create
+from nas.profiling.bundles.measurement import measure
+from nas.profiling.compile import CompiledWorkload
 from nas.profiling.profile import measure_all
 from nas.profiling.runtimes import android
 from nas.profiling.runtimes.android_benchmark import MIB, check, parse
@@ -98,13 +98,13 @@ def phone(tmp_path, monkeypatch):
     return folder
 
 
-def package(folder: Path, name: str, size: int, first: str = "x", several: int = 0) -> Package:
+def package(folder: Path, name: str, size: int, first: str = "x", several: int = 0) -> CompiledWorkload:
     """Files of some size; the stand-in runs 1 us per byte."""
     paths = []
     for suffix, length in (("", size), *((("3", several),) if several else ())):
         paths.append(folder / f"{name}{suffix}.tflite")
         paths[-1].write_bytes((first * length).encode())
-    return Package(
+    return CompiledWorkload(
         name, paths[0], paths[1] if several else None, 2 if several else 0, 7, 0.001, 0.001, 0.1, "reference"
     )
 
@@ -262,8 +262,8 @@ def test_real_models_run_through_adb_and_through_a_bundle_on_this_machine(interp
     space = SearchSpace.load(str(tmp_path / "tiny.yaml"))
     quick = Protocol(cap_s=0.01, min_samples=2, min_blocks=2)
     over_adb = profile(space, "litert", "adb", tmp_path / "adb.csv", quick, progress=False)
-    pack(space, "litert", tmp_path / "bundle", progress=False)
-    measure_bundle(tmp_path / "bundle", "local", quick, progress=False)
+    create(space, "litert", tmp_path / "bundle", progress=False)
+    measure(tmp_path / "bundle", "local", quick, progress=False)
     bundled = collect(tmp_path / "bundle", tmp_path / "bundle.csv").rows()
     rows, backbone = over_adb.rows(), str(space.backbone_workload())
     assert set(rows) == set(bundled) == set(map(str, space.workloads()))

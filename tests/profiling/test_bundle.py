@@ -22,12 +22,13 @@ from nas.cli import main
 from nas.costs import LookupTable
 from nas.errors import ConfigError, NasError, TableError
 from nas.profiling import Infeasible, Protocol
-from nas.profiling.bundles import create as bundles
-from nas.profiling.bundles import runner
-from nas.profiling.bundles.collect import collect
-from nas.profiling.bundles.compile import Package
-from nas.profiling.bundles.create import RESULTS, Bundle, pack
-from nas.profiling.bundles.measure import measure_bundle
+from nas.profiling.bundles import creation as bundles
+from nas.profiling.bundles.bundle import RESULTS, Bundle, identity
+from nas.profiling.bundles.collection import collect
+from nas.profiling.bundles.creation import create
+from nas.profiling.bundles.measurement import measure
+from nas.profiling.compile import CompiledWorkload
+from nas.profiling.digests import append_line, line_digest, read_lines
 from nas.spaces import SearchSpace
 from tests.support import tiny
 
@@ -53,7 +54,7 @@ class Compiler:
         several.write_bytes(b"x" * (3000 * (1 + len(workload.kind))))
         timed_alone = alone or workload.kind == "Backbone"
         several, copies = (None, 0) if timed_alone else (several, 2)
-        return Package(str(workload), one, several, copies, 7, 0.5, 0.0001, 0.1, "reference")
+        return CompiledWorkload(str(workload), one, several, copies, 7, 0.5, 0.0001, 0.1, "reference")
 
     def __enter__(self):
         return self
@@ -90,10 +91,10 @@ def once(space, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     with pytest.MonkeyPatch.context() as patch:
         plug_in(patch, folder / "phone")
-        pack(space, "litert", folder / "packed", tool=STAND_INS / "benchmark_model", progress=False)
+        create(space, "litert", folder / "packed", tool=STAND_INS / "benchmark_model", progress=False)
         for name in ("measured", "scripted"):
             shutil.copytree(folder / "packed", folder / name)
-        measure_bundle(folder / "measured", protocol=QUICK, progress=False)
+        measure(folder / "measured", protocol=QUICK, progress=False)
         subprocess.run(["sh", str(folder / "scripted/measure.sh")], check=True, capture_output=True)
     return folder
 
@@ -190,18 +191,18 @@ def test_killed_in_the_middle_nas_measure_goes_on(packed, tmp_path, phone):
     assert kept.endswith("\n") and len(kept.splitlines()) >= 1
     torn = kept + '{"bundle": "torn'
     (packed / RESULTS).write_text(torn)
-    assert measure_bundle(packed, protocol=QUICK, progress=False) == 3
+    assert measure(packed, protocol=QUICK, progress=False) == 3
     assert (packed / RESULTS).read_text().startswith(kept)
     rows = [json.loads(line)["row"]["workload"] for line in (packed / RESULTS).read_text().splitlines()]
     assert len(rows) == len(set(rows)) == 3
     calls = (phone / "calls").read_text()
-    assert measure_bundle(packed, protocol=QUICK, progress=False) == 3
+    assert measure(packed, protocol=QUICK, progress=False) == 3
     assert (phone / "calls").read_text() == calls  # nothing is measured twice
 
 
 def test_killed_before_the_first_result_nas_measure_goes_on(packed):
     (packed / RESULTS).touch()
-    assert measure_bundle(packed, protocol=QUICK, progress=False) == 3
+    assert measure(packed, protocol=QUICK, progress=False) == 3
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -262,7 +263,7 @@ def _rows_of(folder: Path, out: Path) -> dict[str, str]:
 
 
 def test_results_of_another_bundle_or_phone_are_refused(phone, measured, space, tmp_path):
-    pack(space, "litert", tmp_path / "other", progress=False)
+    create(space, "litert", tmp_path / "other", progress=False)
     other = tmp_path / "other"
     assert Bundle.load(other).id != Bundle.load(measured).id
     shutil.copy(measured / RESULTS, other / RESULTS)
@@ -272,13 +273,13 @@ def test_results_of_another_bundle_or_phone_are_refused(phone, measured, space, 
     line, another = map(json.loads, (measured / RESULTS).read_text().splitlines()[:2])
     stranger = {**line, "row": {**line["row"], "workload": "Conv9D"}}
     (measured / RESULTS).write_text("")
-    runner.append(measured / RESULTS, stranger, bundle.id)
+    append_line(measured / RESULTS, stranger, bundle.id)
     with pytest.raises(TableError, match="workload 'Conv9D' is not in the bundle"):
         collect(measured, tmp_path / "t.csv")
     (measured / RESULTS).write_text("")
-    runner.append(measured / RESULTS, line, bundle.id)
+    append_line(measured / RESULTS, line, bundle.id)
     second = {**another, "host": {**another["host"], "chip": "Fairphone"}}
-    runner.append(measured / RESULTS, second, bundle.id)
+    append_line(measured / RESULTS, second, bundle.id)
     with pytest.raises(TableError, match=r"several devices or ways \(chip: Fairphone and Google"):
         collect(measured, tmp_path / "t.csv")
 
@@ -320,7 +321,7 @@ def test_the_script_says_what_is_missing_and_stops_when_the_phone_goes(packed, p
 
 
 def test_a_full_disk_is_one_line_and_the_lines_before_stay(packed, monkeypatch):
-    real, count = runner.append, []
+    real, count = append_line, []
 
     def append(path, line, bundle):
         count.append(1)
@@ -328,19 +329,19 @@ def test_a_full_disk_is_one_line_and_the_lines_before_stay(packed, monkeypatch):
             raise OSError(28, "No space left on device")
         real(path, line, bundle)
 
-    monkeypatch.setattr("nas.profiling.bundles.measure.append", append)
+    monkeypatch.setattr("nas.profiling.bundles.measurement.append_line", append)
     with pytest.raises(TableError, match="No space left on device; free some space and run again, the 1 finished"):
-        measure_bundle(packed, protocol=QUICK, progress=False)
-    assert measure_bundle(packed, protocol=QUICK, progress=False) == 3
+        measure(packed, protocol=QUICK, progress=False)
+    assert measure(packed, protocol=QUICK, progress=False) == 3
 
 
 def test_folders_in_use_and_other_tables_are_left_alone(measured, space, tmp_path):
     with pytest.raises(ConfigError, match="is a bundle already"):
-        pack(space, "litert", measured, progress=False)
+        create(space, "litert", measured, progress=False)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").touch()
     with pytest.raises(ConfigError, match="holds something else"):
-        pack(space, "litert", tmp_path / "mine", progress=False)
+        create(space, "litert", tmp_path / "mine", progress=False)
     (tmp_path / "t.csv").write_text("workload\n")
     with pytest.raises(ConfigError, match="was not collected from this bundle"):
         collect(measured, tmp_path / "t.csv")
@@ -348,9 +349,9 @@ def test_folders_in_use_and_other_tables_are_left_alone(measured, space, tmp_pat
 
 def test_a_line_survives_what_json_does_to_numbers_that_are_none(tmp_path):
     line = {"bundle": "b", "row": {"latency_ms": math.inf, "memory_mb": math.nan}}
-    runner.append(tmp_path / "r.jsonl", line, "b")
-    [found] = runner.read(tmp_path / "r.jsonl")
-    assert found["digest"] == runner.seal(found, "b")
+    append_line(tmp_path / "r.jsonl", line, "b")
+    [found] = read_lines(tmp_path / "r.jsonl")
+    assert found["digest"] == line_digest(found, "b")
 
 
 def damaged(folder: Path, change) -> None:
@@ -358,7 +359,7 @@ def damaged(folder: Path, change) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest = change(manifest) or manifest
     if isinstance(manifest, dict) and "bundle" in manifest:
-        manifest["bundle"] = bundles.identity(manifest)
+        manifest["bundle"] = identity(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -451,7 +452,7 @@ MAC = {
 def written(folder: Path, line: dict) -> None:
     bundle = Bundle.load(folder)
     (folder / RESULTS).write_text("")
-    runner.append(folder / RESULTS, {"bundle": bundle.id, **line}, bundle.id)
+    append_line(folder / RESULTS, {"bundle": bundle.id, **line}, bundle.id)
 
 
 @pytest.mark.parametrize(
@@ -630,13 +631,13 @@ def test_pack_leaves_nothing_of_a_bundle_that_failed_and_begins_anew_after_a_kil
 
     monkeypatch.setattr(bundles, "_write_runner", full)
     with pytest.raises(OSError, match="No space left"):
-        pack(space, "litert", tmp_path / "b", progress=False)
+        create(space, "litert", tmp_path / "b", progress=False)
     assert not (tmp_path / "b").exists()
     monkeypatch.setattr(bundles, "_write_runner", real)
     (tmp_path / "b/packages").mkdir(parents=True)
     for left in (".packing", "measure.sh", "packages/0000.tflite"):  # as a killed one leaves it
         (tmp_path / "b" / left).touch()
-    assert len(pack(space, "litert", tmp_path / "b", progress=False).packages) == 3
+    assert len(create(space, "litert", tmp_path / "b", progress=False).packages) == 3
     assert not list((tmp_path / "b").glob(".*"))
 
 
@@ -647,5 +648,5 @@ def test_a_broken_compiler_is_no_property_of_a_workload(space, phone, tmp_path, 
 
     monkeypatch.setattr(Compiler, "package", package)
     with pytest.raises(NasError, match="not even the reference workload"):
-        pack(space, "litert", tmp_path / "b", progress=False)
+        create(space, "litert", tmp_path / "b", progress=False)
     assert not (tmp_path / "b").exists()

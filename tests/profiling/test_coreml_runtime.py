@@ -5,9 +5,11 @@ Everything up to Apple's tools and framework is the real code: conversion, corem
 
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,13 +22,16 @@ import pytest
 
 from nas.costs import LookupTable, TableWriter
 from nas.errors import ConfigError, MissingDependency, NasError
+from nas.failures import framework_error
 from nas.profiling import Infeasible, OutOfMemory, Protocol, ToolError, runtimes
-from nas.profiling.bundles import create as bundles
-from nas.profiling.bundles import runner
-from nas.profiling.bundles.collect import collect
+from nas.profiling.bundles import creation as bundles
+from nas.profiling.bundles import script
+from nas.profiling.bundles.collection import collect
+from nas.profiling.bundles.render import render_script
+from nas.profiling.coreml_models import random_inputs
 from nas.profiling.profile import measure_all
+from nas.profiling.runtimes import coreml as coreml_runtime
 from nas.profiling.runtimes import iphone
-from nas.profiling.runtimes.base import refusal
 from nas.profiling.workers import coreml
 from nas.profiling.workers.compile import compile_workload
 from nas.spaces import Operator, SearchSpace, Workload
@@ -81,8 +86,8 @@ def phone(tmp_path, monkeypatch, packages):
     temporary = tempfile.TemporaryDirectory()  # a short path: the address of a socket has room for a hundred letters
     (tmp_path / "temporary").symlink_to(temporary.name)
     monkeypatch.setattr(tempfile, "tempdir", temporary.name)
-    monkeypatch.setattr(runner, "POLL_S", 0.01)
-    monkeypatch.setattr(iphone, "MOST_RUNS", 1)
+    monkeypatch.setattr(iphone, "POLL_S", 0.01)
+    monkeypatch.setattr(coreml_runtime, "MAX_RUNS", 1)
     monkeypatch.setattr(
         iphone, "compile_model", lambda path, out: Path(shutil.copytree(path, out / f"{path.stem}.mlmodelc"))
     )
@@ -212,7 +217,7 @@ def bundle(packages, monkeypatch, tmp_path):
     space = SearchSpace.load("demo")
     space = replace(space, slots={slot: ("none", "Conv1D") for slot in list(space.slots)[:1]})
     monkeypatch.setattr(bundles, "Compiler", Ready)
-    return bundles.pack(space, "coreml", tmp_path / "bundle", "iOS18", progress=False)
+    return bundles.create(space, "coreml", tmp_path / "bundle", "iOS18", progress=False)
 
 
 def manifest_of(bundle) -> dict:
@@ -223,9 +228,8 @@ def manifest_of(bundle) -> dict:
 def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkeypatch, tmp_path):
     from coremltools.models import model
 
-    script = bundle.folder / "measure.py"
-    assert "import nas" not in script.read_text() and "from nas" not in script.read_text()
-    refused = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    written = bundle.folder / "measure.py"
+    refused = subprocess.run([sys.executable, "-I", str(written)], capture_output=True, text=True, cwd=tmp_path)
     assert sys.platform == "darwin" or (refused.returncode == 2 and "runs on a Mac" in refused.stderr)
     monkeypatch.setattr(model, "_MLModelProxy", Framework)
     visits = []
@@ -234,13 +238,13 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
         visits.append(int(command[command.index("--visit") + 1]))
         if len(visits) == 3:
             return {"error": "killed by signal 11: "}
-        return runner.visit(bundle.folder, manifest_of(bundle), visits[-1], "cpu+ne")
+        return script.visit_on_mac(bundle.folder, manifest_of(bundle), visits[-1], "cpu+ne")
 
-    monkeypatch.setattr(runner, "in_child", visit_here)
-    assert runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=2) == 0
-    assert runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=3) == 0
+    monkeypatch.setattr(script, "run_visit", visit_here)
+    assert script.measure_rounds(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=2) == 0
+    assert script.measure_rounds(bundle.folder, manifest_of(bundle), "cpu+ne", rounds=3) == 0
     assert len(visits) == 3 * len(bundle.packages), "what is there is not measured again"
-    assert runner.measure(bundle.folder, manifest_of(bundle), "cpu", rounds=1) == 2  # another unit: another copy
+    assert script.measure_rounds(bundle.folder, manifest_of(bundle), "cpu", rounds=1) == 2  # another unit: another copy
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
@@ -252,26 +256,21 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
 
 @pytest.mark.slow
 def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bundle, phone, monkeypatch, tmp_path):
-    from coremltools.models.ml_program.experimental import async_wrapper
-
-    monkeypatch.setattr(runner, "REMOTE_RUNS", 1)
-    monkeypatch.setattr(
-        async_wrapper, "compile_model", lambda model, destination_path: shutil.copytree(model, destination_path)
-    )
-    found = runner.IPhone("Test Phone")
+    monkeypatch.setattr(script, "MAX_RUNS", 1)
+    connected = script.connect("Test Phone")
     (phone / "crash").write_text("1000")
-    assert "error" in found.visit(bundle.folder, manifest_of(bundle), 0, "cpu+ne")
+    assert "error" in script.visit_on_phone(bundle.folder, manifest_of(bundle), 0, "cpu+ne", connected)
     (phone / "crash").unlink()
     (phone / "slow").write_text("11")  # coremltools by itself gives up after ten
-    assert runner.measure(bundle.folder, manifest_of(bundle), "cpu+ne", 1, found) == 0
+    assert script.measure_rounds(bundle.folder, manifest_of(bundle), "cpu+ne", 1, connected) == 0
     table = collect(bundle.folder, tmp_path / "t.csv")
     sizes = [sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in bundle.packages[0].files]
     assert table.frame["latency_ms"].tolist() == pytest.approx(2 * [(sizes[1] - sizes[0]) / 2 / 1e4], rel=1e-4)
     assert table.meta["chip"] == "iPhone 16 Pro Max, iPhone17,2" and "idles" in table.meta["remote"]
     assert left_behind(tmp_path) == []
     (phone / "gone").touch()
-    with pytest.raises(LookupError, match="connected iPhones: none"):
-        runner.IPhone("")
+    with pytest.raises(NasError, match="no iPhone is connected; connected: none"):
+        script.connect("")
 
 
 def test_a_library_that_fails_ends_measure_py_and_says_nothing_of_the_workload(bundle, monkeypatch, capsys):
@@ -280,18 +279,36 @@ def test_a_library_that_fails_ends_measure_py_and_says_nothing_of_the_workload(b
         def visit(*_, error=error):
             raise error
 
-        monkeypatch.setattr(runner, "visit", visit)
-        assert runner.print_visit(bundle.folder, manifest_of(bundle), 0, "cpu") == status
+        monkeypatch.setattr(script, "visit_on_mac", visit)
+        assert script.print_visit(bundle.folder, manifest_of(bundle), 0, "cpu") == status
     said = capsys.readouterr().err
     assert "OSError: [Errno 28] No space left" in said and "RuntimeError: no such layer" in said
     command = [sys.executable, "-c", "import sys; print('OSError: full', file=sys.stderr); sys.exit(70)"]
-    with pytest.raises(LookupError, match="OSError: full; put that right"):
-        runner.in_child(command)
+    with pytest.raises(ToolError, match="OSError: full; fix this"):
+        script.run_visit(command)
+
+
+def test_measure_py_is_complete_without_the_library(tmp_path):
+    """Every name in it is defined in it once, and nothing is imported from the library."""
+    text = render_script("nas.profiling.bundles.script")
+    imported = [
+        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert {name.partition(".")[0] for name in imported} <= {*sys.stdlib_module_names, "numpy", "coremltools"}
+    defined = re.findall(r"^(?:class|def|async def) (\w+)|^([A-Z_]+)(?:, ([A-Z_]+))? =", text, flags=re.M)
+    names = [name for match in defined for name in match if name]
+    assert len(names) > 30 and len(names) == len(set(names))
+    (tmp_path / "measure.py").write_text(text)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,E9", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"files": 5}', '{"files": {}}', "[" * 100000])
 def test_measure_py_says_of_a_damaged_manifest_in_one_line(text, tmp_path):
-    shutil.copy(runner.__file__, tmp_path / "measure.py")
+    (tmp_path / "measure.py").write_text(render_script("nas.profiling.bundles.script"))
     (tmp_path / "manifest.json").write_text(text)
     done = subprocess.run([sys.executable, str(tmp_path / "measure.py")], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("measure.py: ") and done.stderr.count("\n") == 1
@@ -309,15 +326,15 @@ def test_measure_py_says_of_a_damaged_manifest_in_one_line(text, tmp_path):
     ids=str,
 )
 def test_what_core_ml_says_is_told_apart_from_what_the_machine_says(error, kind):
-    assert type(refusal("Core ML cannot load it", error)) is kind
+    assert type(framework_error("Core ML cannot load it", error)) is kind
 
 
 def test_a_child_that_crashes_is_an_error_of_its_visit():
     crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
-    assert runner.in_child(crash) == {"error": "killed by signal 11: "}
+    assert script.run_visit(crash) == {"error": "killed by signal 11: "}
     assert (
         "ended with 3: no"
-        in runner.in_child([sys.executable, "-c", "import sys; print('no', file=sys.stderr); sys.exit(3)"])["error"]
+        in script.run_visit([sys.executable, "-c", "import sys; print('no', file=sys.stderr); sys.exit(3)"])["error"]
     )
 
 
@@ -362,7 +379,7 @@ def test_a_mac_times_an_operator_by_difference(packages, monkeypatch):
 def test_inputs_have_the_types_and_shapes_that_the_package_declares(packages):
     import coremltools as ct
 
-    inputs = runner.random_inputs(ct.utils.load_spec(str(packages[SMALL].path)))
+    inputs = random_inputs(ct.utils.load_spec(str(packages[SMALL].path)))
     assert {name: (array.shape, array.dtype.name) for name, array in inputs.items()} == {
         "features": ((4, 16, 4, 4), "float16")
     }

@@ -8,15 +8,15 @@ from typing import Annotated, Literal
 
 from nas.config import AtLeast0
 from nas.errors import ConfigError, shown
-from nas.profiling.bundles.compile import Package
+from nas.profiling.compile import CompiledWorkload
 from nas.ranges import Range
 
 Megabytes = Annotated[float, Range(0, 1e9)]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A package: the fields of `nas.profiling.bundles.compile.Package`, with paths inside the bundle's folder."""
+class ManifestEntry:
+    """A package: the fields of `nas.profiling.compile.CompiledWorkload`, with paths inside the bundle's folder."""
 
     workload: str
     path: str
@@ -37,14 +37,14 @@ class Entry:
             if name is not None:
                 check_inside(name)
 
-    def package(self, folder: Path) -> Package:
+    def package(self, folder: Path) -> CompiledWorkload:
         """The package with its files in the bundle's folder."""
         several = folder / self.several if self.several else None
-        return Package(**{**vars(self), "path": folder / self.path, "several": several})
+        return CompiledWorkload(**{**vars(self), "path": folder / self.path, "several": several})
 
 
 @dataclass(frozen=True)
-class Manifest:
+class BundleManifest:
     """What is in a bundle.
 
     Attributes:
@@ -67,8 +67,8 @@ class Manifest:
     versions: dict[str, str | None]
     date: str
     commit: str | None
-    packages: tuple[Entry, ...]
-    reference: Entry
+    packages: tuple[ManifestEntry, ...]
+    reference: ManifestEntry
     infeasible: dict[str, str]
     files: dict[str, str]
     bundle: str

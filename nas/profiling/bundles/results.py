@@ -12,8 +12,8 @@ from nas.config import AtLeast0, build, renamed
 from nas.costs import Row
 from nas.errors import ConfigError, TableError, shown
 from nas.files import parse_json, read_text
-from nas.profiling.bundles.create import Bundle
-from nas.profiling.bundles.runner import seal
+from nas.profiling.bundles.bundle import Bundle
+from nas.profiling.digests import line_digest
 from nas.ranges import Range
 
 MOST = 1e9
@@ -132,7 +132,7 @@ def _line(bundle: Bundle, text: str, where: str) -> RowLine | VisitLine:
     raw = parse_json(text, where, "line of results", dict)
     if isinstance(raw.get("bundle"), str) and raw["bundle"] != bundle.id:
         raise TableError(f"{where}: belongs to bundle {raw['bundle'][:40]}, this one is {bundle.id}; collect it there")
-    if "digest" in raw and raw["digest"] != seal(raw, bundle.id):
+    if "digest" in raw and raw["digest"] != line_digest(raw, bundle.id):
         raise ConfigError(f"{where}: was edited after it was measured")
     line = build(RowLine if "row" in raw else VisitLine, raw, where)
     packages = {package.workload: package for package in bundle.packages}

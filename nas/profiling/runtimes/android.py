@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError, MissingDependency, NasError
+from nas.failures import Infeasible
 from nas.files import short_hash
-from nas.profiling.bundles.compile import Compiler, Package
-from nas.profiling.bundles.runner import file_hash
+from nas.profiling.compile import CompiledWorkload, Compiler
+from nas.profiling.digests import file_hash
 from nas.profiling.runtimes.android_benchmark import GET, Benchmark, check, loaded, parse, tool_mb
-from nas.profiling.runtimes.base import Infeasible, Runnable, Runtime, Session
+from nas.profiling.runtimes.base import Runnable, Runtime, Session
 
 FOLDER = "/data/local/tmp/nas"
 TOOL = "benchmark_model"
@@ -173,7 +174,7 @@ class AndroidRuntime(Runtime):
             **HOW,
         }
 
-    def open(self, workload: Runnable | Package) -> Session:
+    def open(self, workload: Runnable | CompiledWorkload) -> Session:
         return AndroidSession(self, self.compiler.package(workload, alone=workload is self.reference))
 
     @cached_property
@@ -238,7 +239,7 @@ class AndroidRuntime(Runtime):
 class AndroidSession(Session):
     """One workload on the phone's storage. Each block is a call of the tool, a process of its own on the phone."""
 
-    def __init__(self, runtime: AndroidRuntime, package: Package) -> None:
+    def __init__(self, runtime: AndroidRuntime, package: CompiledWorkload) -> None:
         self.runtime, self.package = runtime, package
         self.models = [runtime.push(path) for path in package.files]
         self.loaded = loaded(package, self._each(1), runtime.tool_mb)

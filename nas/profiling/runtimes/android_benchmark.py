@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from math import isnan, nan
 
 from nas.errors import NasError
-from nas.failures import NO_MEMORY, UNSUPPORTED, ToolError
-from nas.profiling.bundles.compile import Package
-from nas.profiling.runtimes.base import Infeasible, Loaded, OutOfMemory
+from nas.failures import NO_MEMORY, UNSUPPORTED, Infeasible, OutOfMemory, ToolError
+from nas.profiling.compile import CompiledWorkload
+from nas.profiling.runtimes.base import Loaded
 
 MIB = 2**20 / 1e6
 GET = (
@@ -99,12 +99,12 @@ def _number(text: str, what: str) -> float:
     return value
 
 
-def tool_mb(found: Benchmark, reference: Package) -> float:
+def tool_mb(found: Benchmark, reference: CompiledWorkload) -> float:
     """What the tool takes whatever it runs, by a call on a workload whose activations are known from its shapes."""
     return _without_data_mb(found, reference) - reference.activations_mb
 
 
-def loaded(package: Package, found: Sequence[Benchmark], tool_mb: float) -> Loaded:
+def loaded(package: CompiledWorkload, found: Sequence[Benchmark], tool_mb: float) -> Loaded:
     """What is known of a workload by calls on its files. Memory is what is counted from its shapes if the tool knows none.
 
     XNNPACK takes its workspace while the model is prepared, so that what is taken from then on is no measure of it.
@@ -117,7 +117,7 @@ def loaded(package: Package, found: Sequence[Benchmark], tool_mb: float) -> Load
     return one.less_kept((_without_data_mb(found[1], package, 1 + package.copies) - one_mb) / package.copies)
 
 
-def _without_data_mb(found: Benchmark, package: Package, copies: int = 1) -> float:
+def _without_data_mb(found: Benchmark, package: CompiledWorkload, copies: int = 1) -> float:
     """The resident set less two copies of the inputs, of which the tool holds its own, and of the weights: the pages of the
     model's file, which the system can drop, and what XNNPACK packs them into."""
     return found.overall_mb - 2 * (package.inputs_mb + copies * package.weights_mb)

@@ -10,38 +10,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from nas.failures import MACHINE, NO_MEMORY, ToolError
+from nas.failures import Infeasible
 from nas.files import short_hash
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
-
-
-class Infeasible(Exception):
-    """A workload cannot run on the device: out of memory, a crash, no kernel for it. The text is the row's reason."""
-
-
-class OutOfMemory(Infeasible):
-    """For want of memory, it seems: with nothing else beside it the workload may run."""
-
-
-def failed(said: str) -> Infeasible:
-    """What a workload's process or a tool says when it ends, as an error: `OutOfMemory` if it says so."""
-    return (OutOfMemory if NO_MEMORY.search(said) else Infeasible)(said[:300])
-
-
-def refusal(what: str, error: BaseException) -> Infeasible | ToolError:
-    """What a device's own framework says, which has one kind of error for whatever it does not run.
-
-    Args:
-        what: failed.
-        error: of the framework; of any other kind than it raises for models, it is not the workload's fault.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = f"{what}: {lines[-1] if lines else type(error).__name__}"[:300]
-    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
-        return OutOfMemory(said)
-    if not isinstance(error, RuntimeError | ValueError) or MACHINE.search(str(error)):
-        return ToolError(said)
-    return Infeasible(said)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from nas.conversion.convert import COREML_TARGETS
 from nas.errors import ConfigError, MissingDependency, suggestion
-from nas.files import short_hash
-from nas.profiling.bundles.compile import Compiler, Package
-from nas.profiling.bundles.runner import UNITS
-from nas.profiling.host import describe_host
+from nas.profiling.compile import CompiledWorkload, Compiler
+from nas.profiling.coreml_models import UNITS
+from nas.profiling.host import describe_host, usable, user_cache
 from nas.profiling.runtimes.base import Loaded, Runnable, Runtime, Session
-from nas.profiling.runtimes.iphone import GUIDE, Phone, PhoneSession
+from nas.profiling.runtimes.iphone import GUIDE, MAX_RUNS, IPhone, PhoneWorkload
 from nas.profiling.workers.pool import Child, Children
 
 MEMORY = "estimated from the shapes (nas.costs.workload_counts) in float16, not measured: Core ML tells no peak memory"
@@ -57,13 +59,13 @@ class CoreMLRuntime(Runtime):
                 f"'nas pack --runtime coreml', and measure the folder there: {GUIDE}"
             )
         self.device, self.compute_unit, self.target = device, compute_unit, target
-        self.phone = Phone(name, team) if kind == "iphone" else None
+        self.phone = IPhone(name, usable(user_cache("modelrunner")), team) if kind == "iphone" else None
         self.block_ms = 4000.0 if self.phone else 20.0
         self.compiler = Compiler("coreml", target)
         self.children = None if self.phone else Children("nas.profiling.workers.coreml", {}, fork=False)
 
     def describe(self) -> dict[str, Any]:
-        found = {
+        meta = {
             "runtime": "coreml",
             "version": f"coremltools {version('coremltools')}",
             "device": self.device,
@@ -76,19 +78,11 @@ class CoreMLRuntime(Runtime):
             "memory": MEMORY,
         }
         if self.phone is not None:
-            device, hardware = self.phone.device, self.phone.hardware
-            kind = [hardware[key] for key in ("marketingName", "productType") if hardware.get(key)]
-            found |= {
-                "phone": short_hash(device.identifier),
-                "chip": ", ".join(kind) or "iPhone of unknown kind",
-                "os": f"iOS {device.os_version} ({device.os_build_number})",
-                "host": found["chip"],
-                "remote": REMOTE,
-            }
-            del found["cores"], found["load"]  # the Mac's
-        return found
+            meta |= {"host": meta["chip"], **self.phone.describe(), "remote": REMOTE}
+            del meta["cores"], meta["load"]  # the Mac's
+        return meta
 
-    def open(self, workload: Runnable | Package) -> Session:
+    def open(self, workload: Runnable | CompiledWorkload) -> Session:
         package = self.compiler.package(workload, alone=workload is self.reference)
         if self.phone is not None:
             return PhoneSession(self.phone, package, self.compute_unit, self.compiler.folder.path)
@@ -106,7 +100,7 @@ class CoreMLRuntime(Runtime):
 class MacSession(Session):
     """One workload in a child process on this Mac."""
 
-    def __init__(self, child: Child, package: Package, unit: str) -> None:
+    def __init__(self, child: Child, package: CompiledWorkload, unit: str) -> None:
         self.child = child
         arguments = (package.path, package.several, package.copies, unit)
         load_ms = child.ask("call", "nas.profiling.workers.coreml:load", *arguments)
@@ -117,3 +111,29 @@ class MacSession(Session):
 
     def close(self) -> None:
         self.child.close()
+
+
+class PhoneSession(Session):
+    """One workload on an iPhone.
+
+    Args:
+        package: compiled for Core ML.
+        unit: a key of `nas.profiling.coreml_models.UNITS`.
+        folder: keeps its compiled models until it is closed.
+    """
+
+    def __init__(self, phone: IPhone, package: CompiledWorkload, unit: str, folder: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(dir=folder))
+        self.workload = PhoneWorkload(phone, package.files, package.copies, unit, self.folder)
+        with self.workload.loaded() as timer:
+            load_ms = timer.one.load_ms
+            timer.one.predict_ms()
+        self.loaded = Loaded(package.activations_mb, package.weights_mb, package.params, load_ms, package.form)
+
+    def block(self, runs: int) -> list[float]:
+        """Latencies in ms of `runs` runs, `MAX_RUNS` at most."""
+        with self.workload.loaded() as timer:
+            return timer.block(min(runs, MAX_RUNS))
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -11,9 +11,10 @@ from statistics import median
 from typing import Any
 
 from nas.errors import ConfigError, MissingDependency, NasError, suggestion
-from nas.profiling.bundles.compile import COPIES, Package
+from nas.failures import Infeasible
+from nas.profiling.compile import COPIES, CompiledWorkload
 from nas.profiling.host import clock_of, describe_host, usable, user_cache
-from nas.profiling.runtimes.base import Infeasible, InPlace, Loaded, Runnable, Runtime
+from nas.profiling.runtimes.base import InPlace, Loaded, Runnable, Runtime
 from nas.profiling.workers.pool import Child, Children, ChildSession
 from nas.spaces import Operator, Workload
 
@@ -73,8 +74,8 @@ class LitertRuntime(Runtime):
             "buffers": "kept",  # from the first run on, the backbone's as well: see `CostModel.resident_mb`
         }
 
-    def open(self, workload: Runnable | Package) -> ChildSession:
-        if isinstance(workload, Package):
+    def open(self, workload: Runnable | CompiledWorkload) -> ChildSession:
+        if isinstance(workload, CompiledWorkload):
             return self._packed(workload)
         inner = workload.workload if isinstance(workload, InPlace) else workload
         if not isinstance(getattr(inner, "part", None), Operator):
@@ -87,7 +88,7 @@ class LitertRuntime(Runtime):
         alone.close()
         return self.reopen(workload, alone.loaded)
 
-    def reopen(self, workload: Runnable | Package, loaded: Loaded) -> ChildSession:
+    def reopen(self, workload: Runnable | CompiledWorkload, loaded: Loaded) -> ChildSession:
         if isinstance(workload, InPlace):
             whole = self.converted(workload.whole_in(loaded.form))
             bare = self.converted(workload.space.backbone_workload())
@@ -121,7 +122,7 @@ class LitertRuntime(Runtime):
     def _chained(self, workload: Workload, form: str) -> ChildSession:
         return self._child("Chained", self.converted(workload, form), self.converted(workload, form, COPIES))
 
-    def _packed(self, package: Package) -> ChildSession:
+    def _packed(self, package: CompiledWorkload) -> ChildSession:
         """A session on files that are there already, such as a bundle's."""
         about = {"params": package.params, "weights_mb": package.weights_mb, "form": package.form}
         one = {**about, "path": str(package.path), "copies": 1}

@@ -19,7 +19,8 @@ from nas import __version__, config
 from nas.costs.op_counts import OpCounts
 from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, suggestion
-from nas.profiling.runtimes.base import InPlace, Loaded, OutOfMemory, Runnable, Runtime, Session, WholeModel
+from nas.failures import OutOfMemory
+from nas.profiling.runtimes.base import InPlace, Loaded, Runnable, Runtime, Session, WholeModel
 
 KINDS = ("vendor", "third party", "measured", "assumption")
 BYTES = 2

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from nas.conversion.convert import Unconvertible, to_coreml
 from nas.costs.workload_counts import count_ops
+from nas.failures import Infeasible
 from nas.files import short_hash
-from nas.profiling.bundles.compile import Package
-from nas.profiling.runtimes.base import Infeasible, Runnable
+from nas.profiling.compile import CompiledWorkload
+from nas.profiling.runtimes.base import Runnable
 from nas.profiling.runtimes.litert import cache_folder
 from nas.profiling.workers.litert_convert import converted, module_and_inputs
 from nas.spaces import Workload
@@ -19,7 +20,7 @@ BYTES = {"coreml": 2, "litert": 4}
 """Of a number, as each runtime stores and computes it here."""
 
 
-def compile_workload(workload: Runnable, copies: int, runtime: str, target: str, folder: Path) -> Package:
+def compile_workload(workload: Runnable, copies: int, runtime: str, target: str, folder: Path) -> CompiledWorkload:
     """Write a workload, with random weights, as files of the runtime; see `Compiler.package`.
 
     Core ML packages go to `folder`; LiteRT models to the cache that the local runtime has too.
@@ -31,7 +32,7 @@ def compile_workload(workload: Runnable, copies: int, runtime: str, target: str,
     else:
         paths = [Path(converted(workload, "", count, cache_folder())["path"]) for count in counts]
     numbers = sum(p.numel() for p in module.parameters())
-    return Package(
+    return CompiledWorkload(
         workload=str(workload),
         path=paths[0],
         several=paths[1] if copies > 1 else None,

@@ -1,18 +1,18 @@
-"""What runs inside a child of the `coreml` runtime on a Mac: one workload, loaded, timed by Core ML itself."""
+"""Functions that a child process of the `coreml` runtime on a Mac executes: load one workload, and time it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nas.conversion.convert import coremltools, quiet
-from nas.profiling.bundles.runner import Timer
-from nas.profiling.runtimes.base import refusal
+from nas.conversion.libraries import quiet
+from nas.failures import framework_error
+from nas.profiling.coreml_models import GraphTimer, load_on_mac
 
-_timer: Timer | None = None
+_timer: GraphTimer | None = None
 
 
 def load(path: Path, several: Path | None, copies: int, unit: str) -> float:
-    """Load a workload of this process.
+    """Load the workload of this process; see `nas.profiling.coreml_models.load_on_mac`.
 
     Returns:
         the time to load it once, in ms.
@@ -22,18 +22,17 @@ def load(path: Path, several: Path | None, copies: int, unit: str) -> float:
         ToolError: something else failed.
     """
     global _timer
-    coremltools()
     try:
         with quiet():
-            _timer = Timer(str(path), str(several) if several else None, copies, unit)
+            _timer = load_on_mac(path, several, copies, unit)
     except Exception as error:
-        raise refusal("Core ML cannot load it", error) from None
+        raise framework_error("Core ML cannot load it", error) from None
     return _timer.one.load_ms
 
 
 def block(runs: int) -> list[float]:
-    """Latencies in ms of `runs` runs of what was loaded. Raises as `load`."""
+    """Latencies in ms of `runs` runs of the loaded workload. Raises as `load`."""
     try:
         return _timer.block(runs)
     except Exception as error:
-        raise refusal("Core ML cannot run it", error) from None
+        raise framework_error("Core ML cannot run it", error) from None

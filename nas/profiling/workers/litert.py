@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from nas.failures import Infeasible
 from nas.profiling.host import clock_of, limit_memory, process_bytes
-from nas.profiling.runtimes.base import Infeasible, Loaded
+from nas.profiling.runtimes.base import Loaded
 from nas.profiling.workers.worker import milliseconds
 
 MB = 1e6

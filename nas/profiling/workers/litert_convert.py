@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from nas.conversion import convert, variants
 from nas.errors import NasError
+from nas.failures import Infeasible
 from nas.files import read_json, write_json
 from nas.models import autoencoder, denoiser, layers, operators, positions, unet
-from nas.profiling.runtimes.base import Infeasible, Runnable, WholeModel
+from nas.profiling.runtimes.base import Runnable, WholeModel
 from nas.profiling.workers.eager import Decode, Encode, build_module, make_inputs
 from nas.spaces import Backbone, Decoder, Operator, TextEncoder, resolve, topology
 

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nas.failures import ToolError
-from nas.profiling.runtimes.base import Infeasible, Loaded, OutOfMemory, Session, failed
+from nas.failures import Infeasible, OutOfMemory, ToolError, infeasible_error
+from nas.profiling.runtimes.base import Loaded, Session
 from nas.profiling.scratch import Scratch
 
 CAN_FORK = sys.platform == "linux"
@@ -169,7 +169,7 @@ class Child:
         if -code in ENDED_BY_SOMEONE:
             return ToolError(f"someone ended the measuring process (signal {signal.Signals(-code).name})")
         what = f"crashed (signal {signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
-        return failed(f"{what}: {said}" if said else what)
+        return infeasible_error(f"{what}: {said}" if said else what)
 
     def _exit_code(self) -> int:
         """Close the connection, upon which the process ends, and wait for that."""

@@ -22,8 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from nas.errors import FIXES, MissingDependency, NasError
-from nas.failures import CRASHED, NO_MEMORY, ToolError, is_unsupported
-from nas.profiling.runtimes.base import Infeasible, OutOfMemory
+from nas.failures import CRASHED, NO_MEMORY, Infeasible, OutOfMemory, ToolError, is_unsupported
 
 PR_SET_PDEATHSIG = 1
 WARM_UP_S = 3.0

@@ -12,9 +12,9 @@ from nas.costs.table import COMPARABLE_KEYS
 from nas.errors import ConfigError, TableError
 from nas.locks import output_lock
 from nas.profiling import runtimes
-from nas.profiling.bundles.create import RESULTS, Bundle
+from nas.profiling.bundles.bundle import RESULTS, Bundle
 from nas.profiling.bundles.results import RowLine, package_hash, results
-from nas.profiling.bundles.runner import append
+from nas.profiling.digests import append_line
 from nas.profiling.profile import Progress, measure_all
 from nas.profiling.protocol import Protocol
 from nas.profiling.runtimes.base import Runtime
@@ -23,7 +23,7 @@ DEVICES = {"coreml": "local", "litert": "adb"}
 """Where a bundle is measured if nothing else is said."""
 
 
-def measure_bundle(
+def measure(
     folder: str | Path,
     device: str | None = None,
     protocol: Protocol | None = None,
@@ -84,7 +84,7 @@ def _measure(
         def finished(row: Row) -> None:
             line = {"bundle": bundle.id, "row": asdict(row), "package": hashes[row.workload], "host": host}
             try:
-                append(path, line, bundle.id)
+                append_line(path, line, bundle.id)
             except OSError as error:
                 raise TableError(
                     f"{path}: cannot write row '{row.workload}': {error.strerror}; free some space and run again, "

@@ -13,34 +13,30 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
-import json
 import random
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import nas
-from nas import config
 from nas.errors import ConfigError, NasError, SpaceError
-from nas.failures import ToolError
-from nas.files import read_json, write_atomic, write_json
+from nas.failures import Infeasible, ToolError
+from nas.files import write_atomic, write_json
 from nas.locks import output_lock
-from nas.profiling.bundles import runner
-from nas.profiling.bundles.compile import Compiler, Package
-from nas.profiling.bundles.manifest import Manifest
-from nas.profiling.bundles.runner import file_hash
+from nas.profiling.bundles.bundle import MANIFEST, Bundle, identity
+from nas.profiling.bundles.render import render_script
+from nas.profiling.compile import CompiledWorkload, Compiler
+from nas.profiling.digests import file_hash
 from nas.profiling.host import commit
 from nas.profiling.profile import Progress
 from nas.profiling.runtimes.android import TOOL, find_tool
-from nas.profiling.runtimes.base import Infeasible, Runtime
+from nas.profiling.runtimes.base import Runtime
 from nas.spaces import SearchSpace, Workload
 
-MANIFEST, RESULTS, VISITS = "manifest.json", "results.jsonl", "results"
 LOCK = ".nas.lock"
 """What `output_lock` puts into a folder."""
 ROUNDS = 8
@@ -49,58 +45,7 @@ ROUNDS = 8
 CONVERTERS = {"coreml": ("torch", "coremltools"), "litert": ("torch", "litert-torch")}
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """A packed folder.
-
-    Attributes:
-        folder: where it is.
-        manifest: as in `manifest.json`.
-        packages: what can be measured, in the manifest's order.
-        reference: the workload that is timed between the others.
-    """
-
-    folder: Path
-    manifest: Manifest
-    packages: tuple[Package, ...]
-    reference: Package
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Bundle:
-        """Read a bundle and check every file of it.
-
-        Raises:
-            ConfigError: it is none, or a file was changed since it was packed.
-        """
-        folder = Path(folder)
-        path = folder / MANIFEST
-        if not path.exists():
-            raise ConfigError(f"{folder}: no bundle ('{MANIFEST}' is missing); make one with 'nas pack'")
-        raw = read_json(path, "bundle manifest", dict)
-        try:
-            manifest = config.build(Manifest, raw, str(path))
-        except ConfigError as error:
-            raise ConfigError(f"{error}; pack the bundle again") from None
-        if manifest.bundle != identity(raw):
-            raise ConfigError(f"{path}: was edited after it was packed; pack the bundle again")
-        changed = runner.changed_files(folder, raw)
-        if changed:
-            what = "was changed after it was packed" if (folder / changed[0]).exists() else "is missing"
-            raise ConfigError(f"{folder / changed[0]}: {what}; pack the bundle again")
-        packages = tuple(entry.package(folder) for entry in manifest.packages)
-        return cls(folder, manifest, packages, manifest.reference.package(folder))
-
-    @property
-    def id(self) -> str:
-        return self.manifest.bundle
-
-    @property
-    def workloads(self) -> list[str]:
-        """Every workload of the space, also those that could not be compiled."""
-        return [*(package.workload for package in self.packages), *self.manifest.infeasible]
-
-
-def pack(
+def create(
     space: SearchSpace,
     runtime: str,
     out: str | Path,
@@ -215,15 +160,9 @@ def _empty(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def identity(manifest: dict[str, Any]) -> str:
-    """16 hexadecimal digits that change whenever anything in the manifest does."""
-    text = json.dumps({k: v for k, v in manifest.items() if k != "bundle"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _put(package: Package, out: Path, name: str) -> dict[str, Any]:
+def _put(package: CompiledWorkload, out: Path, name: str) -> dict[str, Any]:
     """Copy a package's files into the bundle; its entry for the manifest, with paths inside the folder."""
-    entry = {f.name: getattr(package, f.name) for f in fields(Package) if f.name != "target"}
+    entry = {f.name: getattr(package, f.name) for f in fields(CompiledWorkload) if f.name != "target"}
     for key, suffix in (("path", ""), ("several", "-several")):
         if entry[key]:
             there = out / "packages" / f"{name}{suffix}{entry[key].suffix}"
@@ -243,7 +182,7 @@ def _write_runner(
     """
     here = Path(__file__).parent
     if runtime == "coreml":
-        shutil.copyfile(here / "runner.py", out / "measure.py")
+        write_atomic(out / "measure.py", render_script("nas.profiling.bundles.script"))
         return [*sorted(_files(out, ["packages"])), "measure.py"]
     names = ["measure.sh", "plan.txt"]
     shutil.copyfile(here / "measure.sh", out / "measure.sh")

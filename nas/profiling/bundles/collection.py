@@ -17,15 +17,16 @@ from nas.costs import LookupTable, Row
 from nas.costs.side_files import meta_path, read_meta
 from nas.costs.table import COMPARABLE_KEYS
 from nas.errors import ConfigError, NasError, TableError
+from nas.failures import Infeasible
 from nas.files import read_text
 from nas.locks import output_lock
-from nas.profiling.bundles.compile import Package
-from nas.profiling.bundles.create import RESULTS, VISITS, Bundle
+from nas.profiling.bundles.bundle import RESULTS, VISITS, Bundle
 from nas.profiling.bundles.results import RowLine, VisitLine, results
+from nas.profiling.compile import CompiledWorkload
 from nas.profiling.protocol import Block, Protocol, Samples, half_interval, infeasible
 from nas.profiling.runtimes.android import HOW
 from nas.profiling.runtimes.android_benchmark import Benchmark, check, loaded, parse, tool_mb
-from nas.profiling.runtimes.base import Infeasible, Loaded
+from nas.profiling.runtimes.base import Loaded
 from nas.profiling.runtimes.coreml import LATENCY, MEMORY, PRECISION, REMOTE
 
 
@@ -124,7 +125,7 @@ def _fold(bundle: Bundle, visits: list[Visit]) -> list[Row]:
     return rows
 
 
-def _check_difference(bundle: Bundle, package: Package, samples: Samples) -> None:
+def _check_difference(bundle: Bundle, package: CompiledWorkload, samples: Samples) -> None:
     """Refuse an operator that several copies of are faster than one, by more than the noise of the visits."""
     medians = samples.medians()
     width = half_interval(medians)
@@ -135,7 +136,7 @@ def _check_difference(bundle: Bundle, package: Package, samples: Samples) -> Non
         )
 
 
-def _loaded(package: Package, visits: list[Visit]) -> Loaded:
+def _loaded(package: CompiledWorkload, visits: list[Visit]) -> Loaded:
     return Loaded(
         memory_mb=_median([visit.memory_mb for visit in visits], package.activations_mb),
         weights_mb=_median([visit.weights_mb for visit in visits], package.weights_mb),
@@ -224,7 +225,7 @@ def _phone(about: list[str], threads: int, governors: str) -> dict[str, Any]:
 
 
 def _phone_visit(
-    package: Package, reference: Package, host: dict[str, Any], parts: dict[str, tuple[int, str]]
+    package: CompiledWorkload, reference: CompiledWorkload, host: dict[str, Any], parts: dict[str, tuple[int, str]]
 ) -> Visit:
     """A visit of `measure.sh`.
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ConfigError, NasError, suggestion
+from nas.failures import Infeasible
 from nas.profiling.host import usable, user_cache
-from nas.profiling.runtimes.base import Infeasible, Runnable
+from nas.profiling.runtimes.base import Runnable
 from nas.profiling.scratch import Scratch
 from nas.profiling.workers.pool import Child, Children
 from nas.spaces import Operator
@@ -19,7 +20,7 @@ COPIES = 3
 
 
 @dataclass(frozen=True)
-class Package:
+class CompiledWorkload:
     """One workload as files for one runtime. Its text is the workload's key.
 
     Attributes:
@@ -73,7 +74,7 @@ class Compiler:
         self.children = Children("nas.profiling.workers.compile", {}, timeout_s=3600.0, fork=False)
         self.child: Child | None = None
 
-    def package(self, workload: Runnable | Package, alone: bool = False) -> Package:
+    def package(self, workload: Runnable | CompiledWorkload, alone: bool = False) -> CompiledWorkload:
         """The workload's files; compiled here unless they are there already.
 
         Args:
@@ -83,7 +84,7 @@ class Compiler:
             Infeasible: it cannot be converted, or the converter ran out of memory or crashed.
             NasError: the converter is not installed, or fails for a reason that is not the workload's.
         """
-        if isinstance(workload, Package):
+        if isinstance(workload, CompiledWorkload):
             return workload
         if self.child is None:
             self.child = self.children.start()

@@ -1,0 +1,45 @@
+"""Import the converters, which are optional and print a lot."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+
+from nas.errors import MissingDependency
+
+
+def coremltools() -> ModuleType:
+    """The library, imported without its warnings about what a Linux machine lacks.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        with quiet():
+            import coremltools
+    except ImportError as error:
+        raise missing_library("coremltools", "coremltools", error) from None
+    return coremltools
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the progress bars, warnings and log lines of a converter. Exceptions propagate."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def missing_library(library: str, target: str, error: ImportError) -> MissingDependency:
+    """The error for a library that is not installed, or that cannot be imported."""
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name == library.replace("-", "_"):
+        return MissingDependency(f"{library} is not installed; run: pip install {target}")
+    return MissingDependency(f"{library} cannot be imported ({first_line(error)}); run: pip install {target}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error that is not blank, at most 200 characters."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
