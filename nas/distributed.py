@@ -27,11 +27,11 @@ TIMEOUT_S = 6 * 3600
 
 
 def world_size() -> int:
-    return distributed.get_world_size() if _joined() else 1
+    return distributed.get_world_size() if _initialized() else 1
 
 
 def rank() -> int:
-    return distributed.get_rank() if _joined() else 0
+    return distributed.get_rank() if _initialized() else 0
 
 
 def is_main() -> bool:
@@ -40,7 +40,7 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    if _joined():
+    if _initialized():
         distributed.barrier()
 
 
@@ -64,7 +64,7 @@ def share(count: int) -> slice:
     return slice(rank() * size, (rank() + 1) * size)
 
 
-def mean(values: Mapping[str, float]) -> dict[str, float]:
+def mean_over_workers(values: Mapping[str, float]) -> dict[str, float]:
     """The mean of the workers' numbers, by name."""
     if world_size() == 1:
         return dict(values)
@@ -88,7 +88,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def replicate(module: nn.Module) -> nn.Module:
+def wrap_ddp(module: nn.Module) -> nn.Module:
     """The module behind torch's DistributedDataParallel; the module itself when alone."""
     if world_size() == 1:
         return module
@@ -99,7 +99,7 @@ def replicate(module: nn.Module) -> nn.Module:
     )
 
 
-def shard(module: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+def shard_fsdp(module: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
     """Shard parameters, gradients and optimiser state over the workers, in place (FSDP2's `fully_shard`).
 
     Args:
@@ -113,7 +113,7 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
 
 
 @contextlib.contextmanager
-def without_averaging(model: nn.Module):
+def no_gradient_sync(model: nn.Module):
     """Backward passes in here only add to the gradients: all but the last part of an accumulated batch."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         with model.no_sync():
@@ -126,12 +126,12 @@ def without_averaging(model: nn.Module):
         yield
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor gathered from its shards; every worker must ask. One that is not sharded as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def copy_whole(target: Tensor, value: Tensor) -> None:
+def copy_full_tensor(target: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into one that may be sharded."""
     if hasattr(target, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
@@ -187,5 +187,5 @@ def _reason(error: BaseException) -> str:
     return next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else repr(error))[:300]
 
 
-def _joined() -> bool:
+def _initialized() -> bool:
     return distributed.is_available() and distributed.is_initialized()

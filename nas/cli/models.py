@@ -31,9 +31,9 @@ def prune(args: argparse.Namespace) -> None:
 
     from nas.costs import LookupTable
     from nas.spaces import SearchSpace
-    from nas.training.prune import Calibration, prune_checkpoint
+    from nas.training.prune import PruningData, prune_checkpoint
 
-    calibration = Calibration(Path(args.data)) if args.data else None
+    calibration = PruningData(Path(args.data)) if args.data else None
     table = LookupTable.load(args.table) if args.table else None
     found = prune_checkpoint(
         args.checkpoint, SearchSpace.load(args.space), args.out, args.importance, calibration, table

@@ -322,7 +322,7 @@ class Job:
     def _inputs(self, start: str | None) -> Any:
         """Inputs of a stage that starts from the finished stage `start`."""
         from nas.training import Inputs
-        from nas.training.stage import hash_of
+        from nas.training.stage import file_hash
 
         decoder = self._stage("decoder") if start else None
         start_folder = self._stage(start) if start and start != "decoder" else None
@@ -331,7 +331,7 @@ class Job:
             decoder,
             start_folder,
             objective=self.objective,
-            table=hash_of(self.folder / "table.csv"),
+            table=file_hash(self.folder / "table.csv"),
             base=self.base,
         )
 

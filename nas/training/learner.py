@@ -18,7 +18,7 @@ from nas.models import UNet
 from nas.ranges import check_range
 from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks
 
-MAX_BAD_STEPS = 20
+MAX_SKIPPED_STEPS = 20
 """So many steps in a row without a finite gradient end the run."""
 
 
@@ -105,22 +105,23 @@ class Learner:
             fused=True,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.execution.precision == "fp16")
-        self.mean = [p.detach().clone() for p in self.parameters]
-        self.bad = torch.zeros(2, dtype=torch.int64)  # skipped in a row, skipped in all
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.skipped = torch.zeros(2, dtype=torch.int64)  # skipped in a row, skipped in all
 
     def _distribute(self, use_ddp: bool, shards: bool) -> None:
-        self._shell = None
-        self._averages = not use_ddp
+        self._full_module = None
+        self._average_gradients = not use_ddp
         self.model = self.module
         if shards and self.execution.shard and distributed.world_size() > 1:
-            self._shell = copy.deepcopy(self.module).to("meta")  # of what is sharded nobody can make it whole again
-            self._averages = False
+            # FSDP2 cannot undo the sharding of a module, so keep its structure for `result`.
+            self._full_module = copy.deepcopy(self.module).to("meta")
+            self._average_gradients = False
         if self.execution.checkpointing:
             checkpoint_blocks(self.module)
-        if self._shell is not None:
-            self.model = distributed.shard(self.module, list(blocks(self.module)))
+        if self._full_module is not None:
+            self.model = distributed.shard_fsdp(self.module, list(blocks(self.module)))
         elif use_ddp:
-            self.model = distributed.replicate(self.module)
+            self.model = distributed.wrap_ddp(self.module)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision that forward passes run in."""
@@ -139,12 +140,12 @@ class Learner:
         self.optimizer.zero_grad()
         for number, part in enumerate(parts, 1):
             last = number == len(parts)
-            with contextlib.nullcontext() if last else distributed.without_averaging(self.model):
+            with contextlib.nullcontext() if last else distributed.no_gradient_sync(self.model):
                 with self.autocast():
                     value = loss(part) / len(parts)
                 self.scaler.scale(value).backward()
             total += value.detach()
-        return {"loss": total.item(), "grad_norm": self._take(total, step)}
+        return {"loss": total.item(), "grad_norm": self._apply_gradients(total, step)}
 
     def update(self, loss: Tensor, step: int) -> float:
         """One step down the gradient of `loss`; nothing when it is not finite.
@@ -153,79 +154,79 @@ class Learner:
             The norm of the gradient before clipping.
 
         Raises:
-            NasError: `MAX_BAD_STEPS` in a row were not finite.
+            NasError: `MAX_SKIPPED_STEPS` in a row were not finite.
         """
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
-        return self._take(loss, step)
+        return self._apply_gradients(loss, step)
 
-    def _take(self, loss: Tensor, step: int) -> float:
-        if self._averages:
+    def _apply_gradients(self, loss: Tensor, step: int) -> float:
+        if self._average_gradients:
             distributed.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
-        norm = distributed.whole(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+        norm = distributed.full_tensor(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
         # The norm is the same on every worker, the loss is not: all must take the step, or none.
-        finite = distributed.mean({"loss": loss.item()})["loss"]
+        finite = distributed.mean_over_workers({"loss": loss.item()})["loss"]
         if not torch.isfinite(norm) or not math.isfinite(finite):
             self.scaler.update()
-            self.bad += 1
-            if self.bad[0] >= MAX_BAD_STEPS:
-                raise NasError(f"{MAX_BAD_STEPS} steps in a row gave no finite gradient; lower the learning rate")
+            self.skipped += 1
+            if self.skipped[0] >= MAX_SKIPPED_STEPS:
+                raise NasError(f"{MAX_SKIPPED_STEPS} steps in a row gave no finite gradient; lower the learning rate")
             return math.nan
-        self.bad[0] = 0
+        self.skipped[0] = 0
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * self.config.rate(step, self.steps)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         decay = min(self.config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(self.mean, self.parameters, 1 - decay)
+            torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
         return norm.item()
 
-    def averaged(self) -> dict[str, Tensor]:
+    def ema_state(self) -> dict[str, Tensor]:
         """The module's state with the mean of its weights. Every worker must ask."""
-        state = {**self.module.state_dict(), **dict(zip(self.names, self.mean))}
-        return {name: distributed.whole(value) for name, value in state.items()}
+        state = {**self.module.state_dict(), **dict(zip(self.names, self.ema))}
+        return {name: distributed.full_tensor(value) for name, value in state.items()}
 
     def result(self) -> nn.Module:
         """The module, whole, with the mean of its weights. Every worker must ask; the training is over."""
-        if self._shell is None:
-            self.module.load_state_dict(self.averaged())
+        if self._full_module is None:
+            self.module.load_state_dict(self.ema_state())
             return self.module
-        self._shell.load_state_dict(self.averaged(), assign=True)
-        return self._shell
+        self._full_module.load_state_dict(self.ema_state(), assign=True)
+        return self._full_module
 
     def state(self) -> dict[str, Tensor]:
         """All that goes on with the training. Every worker must ask."""
         found = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
-        found |= {f"mean.{name}": value for name, value in zip(self.names, self.mean)}
+        found |= {f"mean.{name}": value for name, value in zip(self.names, self.ema)}
         for name, parameter in zip(self.names, self.parameters):
             moments = self.optimizer.state.get(parameter, {})
             found |= {f"{kind}:{name}": value for kind, value in moments.items()}
         if self.scaler.is_enabled():
             scaler = self.scaler.state_dict()
             found["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
-        return {name: distributed.whole(value) for name, value in found.items()} | {"bad": self.bad}
+        return {name: distributed.full_tensor(value) for name, value in found.items()} | {"bad": self.skipped}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         prefix = "weights."
         weights = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
         own = self.module.state_dict()
-        if self._shell is None:
+        if self._full_module is None:
             self.module.load_state_dict(weights)
         else:
             for name in own:
-                distributed.copy_whole(own[name], weights[name])
-        for name, parameter, mean in zip(self.names, self.parameters, self.mean):
-            distributed.copy_whole(mean, state[f"mean.{name}"])
+                distributed.copy_full_tensor(own[name], weights[name])
+        for name, parameter, mean in zip(self.names, self.parameters, self.ema):
+            distributed.copy_full_tensor(mean, state[f"mean.{name}"])
             moments = {}
             for kind in ("exp_avg", "exp_avg_sq"):
                 if f"{kind}:{name}" in state:
                     moments[kind] = torch.zeros_like(parameter)
-                    distributed.copy_whole(moments[kind], state[f"{kind}:{name}"])
+                    distributed.copy_full_tensor(moments[kind], state[f"{kind}:{name}"])
             if moments:
                 self.optimizer.state[parameter] = {"step": state[f"step:{name}"].to(self.device), **moments}
         if self.scaler.is_enabled():
             scale, growth = state["scaler"].tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
-        self.bad.copy_(state["bad"])
+        self.skipped.copy_(state["bad"])

@@ -30,7 +30,7 @@ from nas.progress import progress
 from nas.training import monitors
 from nas.training.history import History, read_history
 from nas.training.learner import Learner
-from nas.training.monitors import Alarm
+from nas.training.monitors import HistoryMonitor
 
 STATE, WARNINGS = "state.safetensors", "warnings.txt"
 
@@ -61,8 +61,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     done, before = _restore(folder, learners)
     history = History(folder, done) if distributed.is_main() else None
-    alarm = Alarm(read_history(folder)) if history else None
-    board = monitors.Board(folder, done) if history else None
+    monitor = HistoryMonitor(read_history(folder)) if history else None
+    board = monitors.TensorBoardLog(folder, done) if history else None
     started = time.monotonic()
 
     def seconds() -> float:
@@ -70,10 +70,10 @@ def run(
 
     numbers = range(done, steps)
     for number in progress(numbers, title, steps, done) if history else numbers:
-        row = distributed.mean(step(number))
+        row = distributed.mean_over_workers(step(number))
         if history:
             history.append(number + 1, row)
-            for line in alarm.see({"step": number + 1, **row}):
+            for line in monitor.check({"step": number + 1, **row}):
                 _warn(folder, f"{title}: {line}")
         if board:
             board.add(number + 1, row)
@@ -92,10 +92,10 @@ def run(
 def _check_end(title: str, last: Mapping[str, float], learners: Mapping[str, Learner]) -> None:
     """Refuse to end on a step that shows that the training has diverged, or without having taken any step.
 
-    `learner.bad` counts skipped steps: in a row, and in all.
+    `learner.skipped` counts skipped steps: in a row, and in all.
     """
     losses = [name for name, value in last.items() if "loss" in name and not math.isfinite(value)]
-    idle = [name for name, learner in learners.items() if learner.bad[1] >= learner.steps > 0]
+    idle = [name for name, learner in learners.items() if learner.skipped[1] >= learner.steps > 0]
     if losses or idle:
         what = (
             f"'{losses[0]}' is {last[losses[0]]} at the last step" if losses else f"no step of '{idle[0]}' was finite"

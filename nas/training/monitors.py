@@ -50,13 +50,13 @@ def motion_energy(clips: Tensor) -> float:
 
 
 @torch.no_grad()
-def health(made: Tensor, real: Tensor) -> dict[str, float]:
+def latent_statistics(made: Tensor, real: Tensor) -> dict[str, float]:
     """`motion` and `spread` of generated latents `(B, C, T, h, w)`: motion energy and standard deviation over the real's."""
     here, there = motion_energy(made), motion_energy(real)
     return {"motion": here / there if there else math.nan, "spread": (made.std() / real.std()).item()}
 
 
-class Alarm:
+class HistoryMonitor:
     """Watches the rows of a history. A warning comes again only after its column has recovered.
 
     Args:
@@ -67,9 +67,9 @@ class Alarm:
         self._recent = {bounds.column: deque(maxlen=bounds.window) for bounds in BOUNDS}
         self._ringing: set[str] = set()
         for row in rows:
-            self.see(row)
+            self.check(row)
 
-    def see(self, row: Mapping[str, float]) -> list[str]:
+    def check(self, row: Mapping[str, float]) -> list[str]:
         """The warnings that this row brings, a line each."""
         found = []
         for bounds in BOUNDS:
@@ -87,7 +87,7 @@ class Alarm:
         return found
 
 
-class Board:
+class TensorBoardLog:
     """`folder/tensorboard`, where tensorboard is installed; it forgets steps that are taken again.
 
     Training goes on without it when it cannot be written.

@@ -15,7 +15,7 @@ from nas.data.batches import held_out
 from nas.data.latent_cache import Cache
 from nas.diffusion.sampling import MAX_SAMPLING_STEPS, generate
 from nas.ranges import check_range
-from nas.training.monitors import health
+from nas.training.monitors import latent_statistics
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PreviewWriter:
         denoiser.train(training)
         if distributed.is_main():
             self.write(latents, steps_done)
-        return {f"sampled_{name}": value for name, value in health(latents, self.real).items()}
+        return {f"sampled_{name}": value for name, value in latent_statistics(latents, self.real).items()}
 
     @torch.no_grad()
     def write(self, latents: torch.Tensor, steps_done: int) -> None:

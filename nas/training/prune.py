@@ -23,13 +23,13 @@ from nas.models.diffusers_checkpoint import checkpoint_folder, load_unet, predic
 from nas.pruning.blocks import prune
 from nas.pruning.report import PruningReport, report
 from nas.spaces import SearchSpace
-from nas.training.stage import finished
+from nas.training.stage import require_finished
 
 IMPORTANCE = ("norm", "taylor")
 
 
 @dataclass(frozen=True)
-class Calibration:
+class PruningData:
     """Latents and captions to judge channels on: one batch of a finished `decoder` stage's or `nas prepare`'s."""
 
     folder: Path
@@ -42,7 +42,7 @@ def prune_checkpoint(
     space: SearchSpace,
     out: str | Path,
     importance: str = "norm",
-    calibration: Calibration | None = None,
+    calibration: PruningData | None = None,
     table: LookupTable | None = None,
 ) -> PruningReport:
     """Prune a checkpoint's UNet to `space.backbone`; writes `out/unet/`, `out/report.txt` and `out/report.json`.
@@ -69,7 +69,7 @@ def _prune(
     space: SearchSpace,
     out: Path,
     importance: str,
-    calibration: Calibration | None,
+    calibration: PruningData | None,
     table: LookupTable | None,
 ) -> PruningReport:
     folder = checkpoint_folder(checkpoint)
@@ -79,7 +79,7 @@ def _prune(
             raise ConfigError(
                 "importance: 'taylor' judges channels on data; give a finished decoder stage or 'nas prepare' folder"
             )
-        loss = distance_from(unet, Objective(prediction(folder)), calibration)
+        loss = output_distance_loss(unet, Objective(prediction(folder)), calibration)
     pruned, removed = prune(unet, space.backbone, loss)
     found = report(unet, pruned, removed, space.latent, space.text)
     if table is not None:
@@ -91,9 +91,11 @@ def _prune(
     return found
 
 
-def distance_from(unet: UNet, asked: Objective, calibration: Calibration):
+def output_distance_loss(unet: UNet, asked: Objective, calibration: PruningData):
     """A loss for other UNets: the mean squared difference from this one's output on noised images."""
-    batches = Batches(finished(calibration.folder, "decoder"), calibration.seed, 0, calibration.images, objective=asked)
+    batches = Batches(
+        require_finished(calibration.folder, "decoder"), calibration.seed, 0, calibration.images, objective=asked
+    )
     batch = batches.of_images(0)
     channels, dim = batch.latents.shape[1], batch.context.shape[2]
     if (channels, dim) != (unet.conv_in.in_channels, unet.context_dim):

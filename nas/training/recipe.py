@@ -30,7 +30,7 @@ from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
 from nas.training.execution import ExecutionConfig
 from nas.training.previews import PreviewConfig
-from nas.training.stage import Inputs, StageResult, check_or_record_config, hash_of
+from nas.training.stage import Inputs, StageResult, check_or_record_config, file_hash
 
 PREVIOUS_STAGE = dict(zip(STAGE_ORDER, (None, *STAGE_ORDER)))
 """The stage that each stage starts from, in the order in which they run."""
@@ -93,7 +93,7 @@ def train(
     before = PREVIOUS_STAGE[stage]
     decoder = out / "decoder" if before else None
     start = out / before if before and before != "decoder" else None
-    table = hash_of(beside(path, asked.table)) if asked.table else None
+    table = file_hash(beside(path, asked.table)) if asked.table else None
     base = path.absolute().parent
     inputs = Inputs(space, decoder, start, arch, asked.objective, asked.execution, asked.previews, table, base)
     arguments = (stage, out / stage, options, inputs)

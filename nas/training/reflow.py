@@ -24,7 +24,7 @@ from nas.models import tensors
 from nas.progress import progress
 
 
-class Teacher:
+class TeacherSampler:
     """A frozen denoiser that samples with guidance, from anywhere on a few-step schedule to its end.
 
     Args:
@@ -74,7 +74,7 @@ class ReflowPairs:
     def __init__(self, folder: Path, batches: Batches, count: int) -> None:
         self.folder, self.batches, self.count = folder, batches, count
 
-    def make(self, teacher: Teacher, title: str = "teach") -> None:
+    def make(self, teacher: TeacherSampler, title: str = "teach") -> None:
         """Let the teacher sample every batch that is missing."""
         missing = [number for number in range(self.count) if not self._path(number).exists()]
         for number in progress(missing, title, self.count, self.count - len(missing)):

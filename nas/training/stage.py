@@ -113,14 +113,14 @@ def _finish(name: str, stage: Stage, folder: Path, config: Any, inputs: Inputs) 
     if distributed.is_main():
         for metric, value in metrics.items():
             if isinstance(value, float):
-                must_be_finite(value, f"{name}: {metric}")
+                check_finite(value, f"{name}: {metric}")
         write_json(folder / "result.json", asdict(StageEnd(metrics, seconds)))
         for state in (folder / STATE, *older_states(folder)):
             state.unlink(missing_ok=True)  # the checkpoint holds the weights; moments are of no more use
     distributed.barrier()
 
 
-def must_be_finite(value: float, what: str) -> float:
+def check_finite(value: float, what: str) -> float:
     """The value itself.
 
     Raises:
@@ -158,12 +158,12 @@ def _one_line(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def hash_of(file: str | Path) -> str:
+def file_hash(file: str | Path) -> str:
     """12 hexadecimal digits that change whenever the file's text does."""
     return short_hash(read_text(file, "table"))
 
 
-def finished(folder: Path | None, what: str) -> Path:
+def require_finished(folder: Path | None, what: str) -> Path:
     """The folder itself, if it is a finished stage's.
 
     Raises:
@@ -185,7 +185,7 @@ def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs,
         ConfigError: it is not the same.
     """
     path, arch = folder / "stage.json", inputs.architecture
-    config = within(config, inputs.space)
+    config = _resolve_config(config, inputs.space)
     asked = {
         "stage": name,
         "space_hash": inputs.space.hash,
@@ -211,9 +211,9 @@ def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs,
         raise ConfigError(f"{path}: was begun with another {key}; give the same again, or another folder")
 
 
-def within(config: Any, space: SearchSpace) -> Any:
-    """The config with what the search space decides filled in; see `DecoderConfig.within`."""
-    return config.within(space) if hasattr(config, "within") else config
+def _resolve_config(config: Any, space: SearchSpace) -> Any:
+    """The config with what the search space decides filled in; see `DecoderConfig.with_space_defaults`."""
+    return config.with_space_defaults(space) if hasattr(config, "with_space_defaults") else config
 
 
 def _completed(there: dict[str, Any], path: Path, config: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import torch
 from nas.data.batches import held_out
 from nas.diffusion.losses import validation_loss
 from nas.spaces import Architecture
-from nas.training.stage import Inputs, finished
+from nas.training.stage import Inputs, require_finished
 from nas.training.stages import supernet
-from nas.training.stages.finetune import FinetuneConfig, joint
+from nas.training.stages.finetune import FinetuneConfig, train_jointly
 
 
 class SupernetEvaluator:
@@ -38,7 +38,7 @@ class SupernetEvaluator:
             if self.threads:
                 torch.set_num_threads(self.threads)
             model = supernet.load(self.inputs.start, self.inputs)
-            self._loaded = model, *held_out(finished(self.inputs.decoder, "decoder"), self.clips)
+            self._loaded = model, *held_out(require_finished(self.inputs.decoder, "decoder"), self.clips)
         model, latents, contexts = self._loaded
         return -validation_loss(model, latents, contexts, arch, seed=seed)
 
@@ -63,9 +63,9 @@ def retrain(folder: str | Path, inputs: Inputs, config: FinetuneConfig) -> float
 
 
 def _retrain(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict, float]:
-    source = finished(inputs.decoder, "decoder")
+    source = require_finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
     denoiser = supernet.denoiser_from(inputs.start, inputs)
-    learner, seconds = joint("retrain", folder, denoiser, source, config, inputs.execution)
+    learner, seconds = train_jointly("retrain", folder, denoiser, source, config, inputs.execution)
     denoiser = learner.result()
     return {"validation_loss": validation_loss(denoiser.eval(), *held_out(source, config.validation))}, seconds

@@ -14,7 +14,7 @@ from nas.export import recipe, standalone
 from nas.files import write_json
 from nas.spaces import SearchSpace
 from nas.training import STAGES
-from nas.training.recipe import BEFORE, Recipe
+from nas.training.recipe import PREVIOUS_STAGE, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_training_reads_the_recipe_back(folder, tiny_checkpoint):
     loaded = checkpoint.load(tiny_checkpoint)
     space = SearchSpace.load(folder / asked.space)
     assert space.hash == loaded.space.hash
-    assert set(BEFORE) == set(STAGES)
+    assert set(PREVIOUS_STAGE) == set(STAGES)
     assert asked.stages == {}, "the checkpoint's run has no stage's config: every stage has its defaults"
 
 
@@ -110,7 +110,7 @@ def test_the_script_calls_every_stage_in_order_and_stops_at_a_failure(folder, tm
     assert status and [call.split()[1] for call in calls] == ["decoder", "distill", "supernet", "finetune"]
     (tmp_path / "again").touch()
     status, calls = train()
-    assert status == 0 and [call.split()[1] for call in calls] == list(BEFORE)
+    assert status == 0 and [call.split()[1] for call in calls] == list(PREVIOUS_STAGE)
     parsed = parser().parse_args([*calls[0].split(" --out ")[0].split(), "--out", "out dir"])
     assert Path(parsed.config).samefile(folder / "recipe.yaml") and calls[0].endswith("--out out dir --data digits")
     usage = subprocess.run(["sh", folder / "train.sh"], env=environment, capture_output=True, text=True)

@@ -12,7 +12,7 @@ from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError
 from nas.models import UNet
 from nas.models.diffusers_checkpoint import load_unet, save_unet
-from nas.training.prune import Calibration, distance_from, prune_checkpoint
+from nas.training.prune import PruningData, output_distance_loss, prune_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_the_command_writes_a_checkpoint_and_a_report(wide, space, tmp_path, cap
 
 
 def test_taylor_on_data_chooses_other_channels_and_is_nearer_to_the_original(wide, space, decoder, tmp_path):
-    calibration = Calibration(decoder, images=8)
-    loss = distance_from(load_unet(wide), Objective("epsilon"), replace(calibration, seed=7))
+    calibration = PruningData(decoder, images=8)
+    loss = output_distance_loss(load_unet(wide), Objective("epsilon"), replace(calibration, seed=7))
     distances = {}
     for importance in ("norm", "taylor"):
         prune_checkpoint(wide, space, tmp_path / importance, importance, calibration)
@@ -65,6 +65,6 @@ def test_what_cannot_be_pruned_is_one_line(wide, space, decoder, tmp_path, capsy
         prune_checkpoint(wide, nas.SearchSpace("costs", {"a": ["none", "b"]}), tmp_path)
     save_unet(UNet(space.backbone, 4, 12), tmp_path / "text12")
     with pytest.raises(ConfigError, match="text 384 wide, the checkpoint wants 4 and 12"):
-        distance_from(load_unet(tmp_path / "text12"), Objective("epsilon"), Calibration(decoder))
+        output_distance_loss(load_unet(tmp_path / "text12"), Objective("epsilon"), PruningData(decoder))
     assert main(["prune", "--checkpoint", "nowhere", "--space", "demo", "--out", str(tmp_path)]) == 2
     assert "no such checkpoint folder" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_the_demo_declares_what_it_runs():
     real = [config[f"num_{name}"] for name in ("hidden_layers", "attention_heads")] + [config["vocab_size"]]
     assert demo.text_encoder == TextEncoder(config["model_type"], *real)
     assert config["intermediate_size"] == 4 * config["hidden_size"] == 4 * demo.text.dim
-    trained = DecoderConfig().within(demo)
+    trained = DecoderConfig().with_space_defaults(demo)
     vae = VAEConfig(
         trained.channels, image_channels=1, norm_groups=trained.norm_groups, mid_attention=trained.mid_attention
     )

@@ -46,7 +46,7 @@ def gradients(folder: Path, space_file: Path, decoder: Path, kind: str, steps: i
     assert _restore(folder, {"model": again})[0] == steps
     if distributed.is_main():
         tensors.save(folder / "first.safetensors", first)
-        tensors.save(folder / "mean.safetensors", again.averaged())
+        tensors.save(folder / "mean.safetensors", again.ema_state())
 
 
 def gradients_of_kinds(folder: Path, space_file: Path, decoder: Path, kinds: tuple[str, ...], steps: int) -> None:

@@ -62,7 +62,7 @@ def test_training_lowers_the_loss_and_the_mean_of_weights_follows(tmp_path):
     run("a", tmp_path, 200, {"x": trained}, step_of(trained), save_every=1000)
     rows = read_history(tmp_path)
     assert rows[-1]["loss"] < 0.01 * rows[0]["loss"]
-    assert torch.allclose(trained.averaged()["weight"], trained.module.weight, atol=0.05)
+    assert torch.allclose(trained.ema_state()["weight"], trained.module.weight, atol=0.05)
 
 
 def test_a_bad_step_is_skipped_and_too_many_end_the_run():

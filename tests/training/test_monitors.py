@@ -16,7 +16,7 @@ from nas.data.batches import held_out
 from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import WARNINGS, run
-from nas.training.monitors import Alarm, Board, health, motion_energy
+from nas.training.monitors import HistoryMonitor, TensorBoardLog, latent_statistics, motion_energy
 from nas.training.previews import PreviewConfig
 
 
@@ -30,12 +30,12 @@ def test_motion_energy_is_zero_of_still_clips_and_grows_with_speed():
 
 def test_real_latents_are_healthy_and_spoiled_ones_are_not(decoder):
     real, _ = held_out(decoder, 16)
-    fine = health(real[8:], real[:8])
+    fine = latent_statistics(real[8:], real[:8])
     assert 0.5 < fine["motion"] < 2 and 0.7 < fine["spread"] < 1.4
     static = real[8:, :, :1].expand_as(real[8:])
-    assert health(static, real[:8])["motion"] == 0
-    assert health(2.5 * real[8:], real[:8])["spread"] > 1.5
-    assert math.isnan(health(real[:2, :, :1], real[2:4, :, :1])["motion"])  # images have no motion
+    assert latent_statistics(static, real[:8])["motion"] == 0
+    assert latent_statistics(2.5 * real[8:], real[:8])["spread"] > 1.5
+    assert math.isnan(latent_statistics(real[:2, :, :1], real[2:4, :, :1])["motion"])  # images have no motion
 
 
 def rows(column: str, values: list[float]) -> list[dict[str, float]]:
@@ -53,18 +53,18 @@ def rows(column: str, values: list[float]) -> list[dict[str, float]]:
     ],
 )
 def test_an_alarm_rings_once_until_the_column_recovers(column, good, bad, word):
-    alarm = Alarm()
-    said = [line for row in rows(column, [good] * 30 + [bad] * 60) for line in alarm.see(row)]
+    monitor = HistoryMonitor()
+    said = [line for row in rows(column, [good] * 30 + [bad] * 60) for line in monitor.check(row)]
     assert len(said) == 1 and word in said[0] and "\n" not in said[0]
-    assert not any(alarm.see(row) for row in rows(column, [good] * 40))
-    assert sum(len(alarm.see(row)) for row in rows(column, [bad] * 40)) == 1
+    assert not any(monitor.check(row) for row in rows(column, [good] * 40))
+    assert sum(len(monitor.check(row)) for row in rows(column, [bad] * 40)) == 1
 
 
 def test_one_bad_step_and_images_ring_nothing():
-    alarm = Alarm()
-    assert not any(alarm.see(row) for row in rows("motion", ([0.9] * 9 + [0.0]) * 5))
-    assert not any(alarm.see(row) for row in rows("motion", [math.nan] * 50))
-    assert not any(alarm.see(row) for row in rows("heads_loss", [0.0] * 19))  # too few to tell
+    monitor = HistoryMonitor()
+    assert not any(monitor.check(row) for row in rows("motion", ([0.9] * 9 + [0.0]) * 5))
+    assert not any(monitor.check(row) for row in rows("motion", [math.nan] * 50))
+    assert not any(monitor.check(row) for row in rows("heads_loss", [0.0] * 19))  # too few to tell
 
 
 def learner() -> Learner:
@@ -122,7 +122,7 @@ def test_without_tensorboard_there_is_no_board(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it fails
-    board = Board(tmp_path, 0)
+    board = TensorBoardLog(tmp_path, 0)
     board.add(1, {"loss": 1.0})
     board.close()
     assert not list(tmp_path.iterdir())

@@ -137,7 +137,7 @@ def test_clips_that_are_too_small_to_judge_are_refused_before_they_are_trained_o
 
 
 def test_without_a_declared_decoder_the_small_one_is_trained(space):
-    config = DecoderConfig().within(space)
+    config = DecoderConfig().with_space_defaults(space)
     assert (config.channels, config.norm_groups, config.mid_attention) == ((16, 32, 32), 8, False)
     assert VAEConfig(config.channels, norm_groups=config.norm_groups)
 

@@ -11,7 +11,7 @@ from nas.data.latent_cache import Cache
 from nas.diffusion.seeding import generator
 from nas.models import build
 from nas.training import AdversarialConfig
-from nas.training.reflow import ReflowPairs, Teacher
+from nas.training.reflow import ReflowPairs, TeacherSampler
 from nas.training.stages.adversarial import AdversarialTrainer
 
 
@@ -25,8 +25,8 @@ def denoiser(space: nas.SearchSpace):
 
 
 @pytest.fixture
-def teacher(denoiser, decoder: Path) -> Teacher:
-    return Teacher(denoiser, Cache(decoder / "train").empty, guidance=2.0, times=(1.0, 0.5, 0.0))
+def teacher(denoiser, decoder: Path) -> TeacherSampler:
+    return TeacherSampler(denoiser, Cache(decoder / "train").empty, guidance=2.0, times=(1.0, 0.5, 0.0))
 
 
 def test_the_clips_are_what_the_teacher_samples_from_that_noise(decoder: Path, denoiser, teacher, tmp_path: Path):

@@ -37,10 +37,10 @@ from nas.ranges import check_range
 from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
-from nas.training.monitors import health
-from nas.training.reflow import ReflowPairs, Teacher, advance
-from nas.training.stage import Inputs, finished
-from nas.training.stages.finetune import FinetuneConfig, joint
+from nas.training.monitors import latent_statistics
+from nas.training.reflow import ReflowPairs, TeacherSampler, advance
+from nas.training.stage import Inputs, require_finished
+from nas.training.stages.finetune import FinetuneConfig, train_jointly
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ Measured on the demo's denoiser, 8 clips, `pure_noise_fraction` at its default (
 
 
 def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
-    source, start = finished(inputs.decoder, "decoder"), finished(inputs.start, "finetune")
+    source, start = require_finished(inputs.decoder, "decoder"), require_finished(inputs.start, "finetune")
     base = checkpoint.load(start)
     torch.manual_seed(config.seed)
     batches = Batches(
@@ -112,7 +112,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     latent = base.space.latent
     times = sampling_schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
     frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
-    teacher = Teacher(frozen, batches.cache.empty, base.info.guidance, times)
+    teacher = TeacherSampler(frozen, batches.cache.empty, base.info.guidance, times)
     reflow_pairs.make(teacher)
     trainer = AdversarialTrainer(base.denoiser, teacher, config, inputs.execution)
     learners = {"denoiser": trainer.generator, "heads": trainer.heads}
@@ -155,7 +155,11 @@ class AdversarialTrainer:
     """
 
     def __init__(
-        self, denoiser: nn.Module, teacher: Teacher, config: AdversarialConfig, execution: ExecutionConfig | None = None
+        self,
+        denoiser: nn.Module,
+        teacher: TeacherSampler,
+        config: AdversarialConfig,
+        execution: ExecutionConfig | None = None,
     ) -> None:
         # Clips of a batch judge each other's captions, and workers sample for different numbers of steps.
         execution = replace(execution or ExecutionConfig(), accumulate=1, shard=False)
@@ -198,7 +202,7 @@ class AdversarialTrainer:
             "fake": fake_score,
             "grad_norm": norm,
             "frames": xt.shape[2],
-            **health(fake, batch.latents),
+            **latent_statistics(fake, batch.latents),
         }
 
     def inputs(self, batch: Batch, teacher_latents: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,5 +256,5 @@ def _control(
     # The learning rate of the adversarial stage's length, and other data than the start saw.
     plain = replace(config.control, steps=steps, seed=config.seed + 1000)
     denoiser = checkpoint.load(base.folder).denoiser.train()
-    learner, _ = joint("control", folder / "control", denoiser, source, plain, execution)
+    learner, _ = train_jointly("control", folder / "control", denoiser, source, plain, execution)
     return learner.result().eval()

@@ -32,7 +32,7 @@ from nas.ranges import check_range
 from nas.spaces import SearchSpace
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
-from nas.training.stage import Inputs, must_be_finite
+from nas.training.stage import Inputs, check_finite
 
 JUDGED_REAL = 256
 """Held-out real clips that the classifier judges, for the best that generated ones can reach."""
@@ -78,7 +78,7 @@ class DecoderConfig:
         check_range(self, ("images", "kl"), 0)
         check_range(self, ("fps",), 0, 1000, above=True)
 
-    def within(self, space: SearchSpace) -> DecoderConfig:
+    def with_space_defaults(self, space: SearchSpace) -> DecoderConfig:
         """This config with the autoencoder that the search space declares.
 
         Raises:
@@ -97,7 +97,7 @@ class DecoderConfig:
 
 
 def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
-    space, config = inputs.space, config.within(inputs.space)
+    space, config = inputs.space, config.with_space_defaults(inputs.space)
     data = config.data if config.data == "digits" else str(inputs.path(config.data))
     factor = 2 ** (len(config.channels) - 1)
     source, test = (registry.load(data, split, space, factor, config.fps) for split in ("train", "test"))
@@ -194,7 +194,7 @@ def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
     data = inputs.path(config.data)
     if config.data == "digits" or not data.is_dir():
         return
-    factor = 2 ** (len(config.within(inputs.space).channels) - 1)
+    factor = 2 ** (len(config.with_space_defaults(inputs.space).channels) - 1)
     for split in ("train", "test"):
         latent_cache.same_source(folder / split, registry.load(str(data), split, inputs.space, factor, config.fps))
 
@@ -225,7 +225,7 @@ def _text(value: Any) -> str:
 
 
 def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAEConfig:
-    """The autoencoder to train, from a config that is complete (`within`).
+    """The autoencoder to train, from a config that is complete (`with_space_defaults`).
 
     Raises:
         ConfigError: it does not fit the clips or the latents.
@@ -258,7 +258,7 @@ def _scaled(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Autoen
     """The same autoencoder with a scaling factor that gives latents a standard deviation of 1."""
     chosen = batch_indices(0, 0, clips, source.videos)
     means = [encode_clips(lambda part: autoencoder.encode_moments(part)[0], pixels(source, [i])) for i in chosen]
-    spread = must_be_finite(torch.cat(means).std().item(), "decoder: the standard deviation of latents")
+    spread = check_finite(torch.cat(means).std().item(), "decoder: the standard deviation of latents")
     if not spread:
         raise NasError("decoder: all latents are the same: the training diverged; lower the learning rate")
     scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / spread))

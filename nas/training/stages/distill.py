@@ -24,7 +24,7 @@ from nas.models.diffusers_checkpoint import load_spatial_weights
 from nas.ranges import check_range
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
-from nas.training.stage import Inputs, finished, must_be_finite
+from nas.training.stage import Inputs, check_finite, require_finished
 from nas.training.teacher import Student, distance, load_teacher, losses
 
 
@@ -59,7 +59,7 @@ class DistillConfig:
 
 
 def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
-    source = finished(inputs.decoder, "decoder")
+    source = require_finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
     backbone = build(inputs.space, inputs.space.architecture({}))
     if config.pruned is not None:  # it reads text as its original did: there is nothing to fit
@@ -97,7 +97,7 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
         return {}, seconds
     latents, contexts = held_out(source, config.validation)
     loss = validation_loss(backbone, latents[:, :, :1], contexts)
-    metrics = {"validation_loss": must_be_finite(loss, "distill: validation_loss")}
+    metrics = {"validation_loss": check_finite(loss, "distill: validation_loss")}
     if teacher is not None:
         metrics["teacher_loss"] = distance(backbone, teacher, latents[:, :, :1], contexts)
     tensors.save(folder / "denoiser.safetensors", backbone.state_dict())

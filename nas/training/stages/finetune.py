@@ -27,7 +27,7 @@ from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.previews import PreviewConfig, PreviewWriter
-from nas.training.stage import Inputs, finished, must_be_finite
+from nas.training.stage import Inputs, check_finite, require_finished
 from nas.training.stages import supernet
 
 
@@ -64,7 +64,7 @@ class FinetuneConfig:
 
 
 def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
-    source = finished(inputs.decoder, "decoder")
+    source = require_finished(inputs.decoder, "decoder")
     if inputs.architecture is None:
         raise ConfigError("finetune: needs an architecture; give the one that the search chose")
     arch = inputs.space.check(inputs.architecture)
@@ -72,12 +72,12 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     denoiser = supernet.denoiser_from(inputs.start, inputs)
     latents, contexts = held_out(source, config.validation)
     before = validation_loss(denoiser, latents, contexts)
-    learner, seconds = joint("finetune", folder, denoiser, source, config, inputs.execution, inputs.previews)
+    learner, seconds = train_jointly("finetune", folder, denoiser, source, config, inputs.execution, inputs.previews)
     denoiser = learner.result()
     if not distributed.is_main():
         return {}, seconds
-    after = must_be_finite(validation_loss(denoiser, latents, contexts), "finetune: validation_loss")
-    write(folder, denoiser, source, config, inputs, arch, seconds)
+    after = check_finite(validation_loss(denoiser, latents, contexts), "finetune: validation_loss")
+    _save_checkpoint(folder, denoiser, source, config, inputs, arch, seconds)
     shape = inputs.space.input_shape()[1:]
     return {
         "validation_loss_before": before,
@@ -88,7 +88,7 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     }, seconds
 
 
-def joint(
+def train_jointly(
     title: str,
     folder: Path,
     denoiser: nn.Module,
@@ -116,7 +116,7 @@ def joint(
     return learner, run(title, folder, config.steps, {"denoiser": learner}, step, config.save_every)
 
 
-def write(
+def _save_checkpoint(
     folder: Path,
     denoiser: nn.Module,
     source: Path,

@@ -24,7 +24,7 @@ from nas.ranges import check_range
 from nas.spaces import Architecture
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
-from nas.training.stage import Inputs, finished, must_be_finite
+from nas.training.stage import Inputs, check_finite, require_finished
 
 WEIGHTS = "supernet.safetensors"
 
@@ -60,7 +60,7 @@ class SupernetConfig:
 
 
 def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
-    source, start = finished(inputs.decoder, "decoder"), finished(inputs.start, "distill")
+    source, start = require_finished(inputs.decoder, "decoder"), require_finished(inputs.start, "distill")
     torch.manual_seed(config.seed)
     model = Supernet(inputs.space)
     fit(model, tensors.load(file := start / "denoiser.safetensors"), file, optional=["temporal."])
@@ -101,7 +101,7 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
         return {}, seconds
     latents, contexts = held_out(source, config.validation)
     losses = [validation_loss(model, latents, contexts, inputs.space.random(path)) for path in range(config.paths)]
-    metrics = {"validation_loss": must_be_finite(float(np.mean(losses)), "supernet: validation_loss")}
+    metrics = {"validation_loss": check_finite(float(np.mean(losses)), "supernet: validation_loss")}
     tensors.save(folder / WEIGHTS, model.state_dict())
     return metrics, seconds
 
@@ -120,7 +120,7 @@ def fair_paths(inputs: Inputs, seed: int):
 def load(folder: Path, inputs: Inputs) -> Supernet:
     """The trained supernet of a finished stage, in evaluation mode."""
     model = Supernet(inputs.space)
-    fit(model, tensors.load(file := finished(folder, "supernet") / WEIGHTS), file)
+    fit(model, tensors.load(file := require_finished(folder, "supernet") / WEIGHTS), file)
     model.objective = inputs.objective
     return model.eval().requires_grad_(False)
 
@@ -131,7 +131,7 @@ def denoiser_from(folder: Path | None, inputs: Inputs) -> Denoiser:
     Out of a finished `supernet` stage it has the supernet's weights, out of a `distill` stage the spatial backbone's,
     with temporal layers that change nothing yet.
     """
-    folder = finished(folder, "supernet")
+    folder = require_finished(folder, "supernet")
     if (folder / WEIGHTS).exists():
         denoiser = load(folder, inputs).extract(inputs.architecture)
     else:
