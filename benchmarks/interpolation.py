@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from nas.costs import LookupTable
-from nas.costs.interpolate import interpolated
+from nas.costs.interpolate import interpolate_missing
 from nas.costs.workload_counts import count_ops
 from nas.errors import TableError
 from nas.spaces import Operator, SearchSpace, Workload
@@ -74,7 +74,7 @@ def covered(space: SearchSpace, table: LookupTable, ops: list[Workload]) -> Iter
 
 def fill(space: SearchSpace, table: LookupTable, hidden: list[Workload]):
     keep = ~table.frame["workload"].isin(map(str, hidden))
-    return interpolated(space, replace(table, frame=table.frame[keep])).rows()
+    return interpolate_missing(space, replace(table, frame=table.frame[keep])).rows()
 
 
 def per_kind(same: list[Workload], measured: np.ndarray, hidden: Workload) -> float:

@@ -34,7 +34,7 @@ def _declare_cost(parser: argparse.ArgumentParser) -> None:
 def cost(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from nas.costs.sources import listed
+    from nas.costs.sources import join_sources
 
     arch = architecture(args)
     model = cost_model(args)
@@ -43,7 +43,7 @@ def cost(args: argparse.Namespace) -> None:
         generation, unknown = model.generation(), ""
     except TableError as error:
         generation, unknown = None, str(error)
-    source = listed(model.sources)
+    source = join_sources(model.sources)
     parts = generation.parts(found.latency_ms, source) if generation else pd.DataFrame()
     if args.json:
         numbers = {name: getattr(found, name) for name in ("latency_ms", "memory_mb", "params", "generation_s")}

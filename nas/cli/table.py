@@ -53,19 +53,19 @@ def _show(args: argparse.Namespace) -> None:
     from nas.costs import LookupTable, compare
 
     table = LookupTable.load(args.table)
-    found = compare.summary(table)
+    found = compare.summarize(table)
     if args.json:
         print_json({**found, "workloads": table.frame.to_dict("records")})
         return
     counts = ", ".join(f"{count} {source}" for source, count in found["sources"].items())
     print(f"{args.table}: {found['rows']} workloads, {counts}, {len(found['infeasible'])} infeasible")
     for column, title in (("latency_ms", "latency / ms"), ("memory_mb", "activation memory / MB")):
-        cells = compare.by_operator(table, column)
+        cells = compare.pivot_by_operator(table, column)
         if len(cells):
             print(
                 f"\n{title}\n{cells.rename_axis(None).rename_axis(None, axis=1).to_string(float_format='{:.4g}'.format)}"
             )
-    others = compare.described(table).query("resolution == ''")
+    others = compare.with_kinds(table).query("resolution == ''")
     for row in others.itertuples():
         print(f"\n{row.workload}: {row.latency_ms:.4g} ms, {row.memory_mb:.4g} MB")
     for workload, reason in found["infeasible"].items():
@@ -80,7 +80,7 @@ def _show(args: argparse.Namespace) -> None:
 def _diff(args: argparse.Namespace) -> None:
     from nas.costs import LookupTable, compare
 
-    found = compare.difference(LookupTable.load(args.first), LookupTable.load(args.second))
+    found = compare.compare_tables(LookupTable.load(args.first), LookupTable.load(args.second))
     if args.json:
         print_json({**vars(found), "rows": found.rows.to_dict("records")})
         return
@@ -115,7 +115,7 @@ def _merge(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.exists() and out.resolve() not in {Path(path).resolve() for path in args.tables}:
         raise ConfigError(f"{out}: is there already; name it among the tables to merge, or give another --out")
-    merged = compare.merged([LookupTable.load(path) for path in args.tables], args.prefer_first)
+    merged = compare.merge_tables([LookupTable.load(path) for path in args.tables], args.prefer_first)
     merged.save(out)
     print(f"{out}: {len(merged.frame)} workloads of {len(args.tables)} tables")
 
@@ -124,9 +124,9 @@ def _check(args: argparse.Namespace) -> int:
     from nas.costs import compare
     from nas.spaces import SearchSpace
 
-    found = compare.findings(args.table, SearchSpace.load(args.space))
+    found = compare.check_table(args.table, SearchSpace.load(args.space))
     for finding in found:
-        print(f"{'error  ' if finding.serious else 'warning'} {args.table}: {finding.text}")
+        print(f"{'error  ' if finding.is_error else 'warning'} {args.table}: {finding.text}")
     if not found:
         print(f"{args.table}: sound, and complete for '{args.space}'")
-    return 2 if any(finding.serious for finding in found) else bool(found)
+    return 2 if any(finding.is_error for finding in found) else bool(found)

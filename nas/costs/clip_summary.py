@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas.costs.model import CostModel
-from nas.costs.sources import listed
+from nas.costs.sources import join_sources
 from nas.errors import TableError
 from nas.spaces import Architecture
 
@@ -11,7 +11,7 @@ FPS = 8
 """Frames per second at which clips are trained and saved."""
 
 
-def clip_sentence(cost: CostModel, arch: Architecture) -> str:
+def clip_summary(cost: CostModel, arch: Architecture) -> str:
     """`A 1 s clip (8 frames) in 0.05 s on CHIP (runtime): text encoder ..., 4 x denoiser ..., decoder ...`.
 
     Each part says whether its table rows were measured or estimated. Without rows of the text encoder and the decoder
@@ -22,7 +22,7 @@ def clip_sentence(cost: CostModel, arch: Architecture) -> str:
         meta.get("chip") or meta.get("device") or "an unnamed device",
         meta.get("runtime", "unknown runtime"),
     )
-    source, where = listed(cost.sources), f"on {chip} ({runtime})"
+    source, where = join_sources(cost.sources), f"on {chip} ({runtime})"
     try:
         generation = cost.generation()
     except TableError as error:

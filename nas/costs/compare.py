@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas.costs.sources import listed
+from nas.costs.sources import join_sources
 from nas.costs.table import COMPARABLE_KEYS, LookupTable
 from nas.errors import TableError
 from nas.files import read_text
@@ -25,7 +25,7 @@ DRIFTED = 0.3
 """A table of which more blocks than this were timed beside a slow reference was measured on a busy machine."""
 
 
-def described(table: LookupTable) -> pd.DataFrame:
+def with_kinds(table: LookupTable) -> pd.DataFrame:
     """The rows with what their keys say: columns kind, shape and, from high to low, resolution (H times W) besides."""
     key = re.compile(r"(?P<kind>\w+)(?:\[[^]]*\])? (?P<shape>\d+(?:x\d+)+) ")
     parts = table.frame["workload"].str.extract(key)
@@ -37,15 +37,15 @@ def described(table: LookupTable) -> pd.DataFrame:
     return rows.sort_values(["order", "kind"], ascending=[False, True], kind="stable").drop(columns="order")
 
 
-def by_operator(table: LookupTable, column: str = "latency_ms") -> pd.DataFrame:
+def pivot_by_operator(table: LookupTable, column: str = "latency_ms") -> pd.DataFrame:
     """Kinds down, resolutions across, from high to low; the mean where several rows share a cell."""
-    rows = described(table)
+    rows = with_kinds(table)
     rows = rows[rows["resolution"] != ""]
     cells = rows.pivot_table(column, "kind", "resolution", sort=False)
     return cells[list(dict.fromkeys(rows["resolution"]))] if len(cells) else cells
 
 
-def summary(table: LookupTable) -> dict[str, Any]:
+def summarize(table: LookupTable) -> dict[str, Any]:
     """What a table holds, as plain values: rows, sources, infeasible, unknown_memory, latency_ms (range), meta and
     calibration."""
     frame, ok = table.frame, table.frame["status"] == "ok"
@@ -62,7 +62,7 @@ def summary(table: LookupTable) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Difference:
+class TableComparison:
     """Two tables compared.
 
     Attributes:
@@ -84,7 +84,7 @@ class Difference:
     rank_correlation: float
 
 
-def difference(first: LookupTable, second: LookupTable) -> Difference:
+def compare_tables(first: LookupTable, second: LookupTable) -> TableComparison:
     """Compare two tables row by row. Nothing is refused: `provenance` says what makes the comparison an unequal one."""
     both = first.frame.merge(second.frame, on="workload", suffixes=("_first", "_second"))
     runs = (both["status_first"] == "ok"), (both["status_second"] == "ok")
@@ -98,7 +98,7 @@ def difference(first: LookupTable, second: LookupTable) -> Difference:
     in_first, in_second = first.frame["workload"], second.frame["workload"]
     keys = [*COMPARABLE_KEYS, "protocol"]
     pairs = {key: (first.meta.get(key), second.meta.get(key)) for key in keys}
-    return Difference(
+    return TableComparison(
         rows.reset_index(drop=True),
         in_first[~in_first.isin(in_second)].tolist(),
         in_second[~in_second.isin(in_first)].tolist(),
@@ -109,7 +109,7 @@ def difference(first: LookupTable, second: LookupTable) -> Difference:
     )
 
 
-def merged(tables: Sequence[LookupTable], prefer_first: bool = False) -> LookupTable:
+def merge_tables(tables: Sequence[LookupTable], prefer_first: bool = False) -> LookupTable:
     """The rows of all tables. A row that several have alike is kept once.
 
     Args:
@@ -152,15 +152,15 @@ def _merged_meta(tables: Sequence[LookupTable]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something about a table that its user should know; `serious` when no cost can be trusted or computed before it is
+class TableIssue:
+    """Something about a table that its user should know; `is_error` when no cost can be trusted or computed before it is
     mended."""
 
-    serious: bool
+    is_error: bool
     text: str
 
 
-def findings(path: str | Path, space: SearchSpace) -> list[Finding]:
+def check_table(path: str | Path, space: SearchSpace) -> list[TableIssue]:
     """What is wrong, or doubtful, with a table for a space; empty when it is sound.
 
     Raises:
@@ -170,20 +170,20 @@ def findings(path: str | Path, space: SearchSpace) -> list[Finding]:
     return [*_file(path, table), *_coverage(table, space), *_values(table), *_provenance(table, space)]
 
 
-def _file(path: str | Path, table: LookupTable) -> list[Finding]:
+def _file(path: str | Path, table: LookupTable) -> list[TableIssue]:
     text = read_text(path, "lookup table")
     found = []
     if not text.endswith("\n"):
         torn = text.rpartition("\n")[2]
         found.append(
-            Finding(False, f"the last line is torn and does not count: '{torn[:60]}'; profile again to add it")
+            TableIssue(False, f"the last line is torn and does not count: '{torn[:60]}'; profile again to add it")
         )
     if not table.meta:
-        found.append(Finding(False, "no metadata beside it: nobody knows which device this is"))
+        found.append(TableIssue(False, "no metadata beside it: nobody knows which device this is"))
     return found
 
 
-def _coverage(table: LookupTable, space: SearchSpace) -> list[Finding]:
+def _coverage(table: LookupTable, space: SearchSpace) -> list[TableIssue]:
     from nas.costs.table import command_to_measure
 
     needed, extra = [str(w) for w in space.workloads()], {str(w) for w in space.pipeline_workloads()}
@@ -194,17 +194,17 @@ def _coverage(table: LookupTable, space: SearchSpace) -> list[Finding]:
     if missing:
         command = command_to_measure(space, table)
         found.append(
-            Finding(True, f"{len(missing)} of {len(needed)} workloads are missing: {_few(missing)}; {command}")
+            TableIssue(True, f"{len(missing)} of {len(needed)} workloads are missing: {_few(missing)}; {command}")
         )
     if extra - there:
         command = command_to_measure(space, table, pipeline=True)
-        found.append(Finding(False, f"no generation time: {_few(sorted(extra - there))} missing; {command}"))
+        found.append(TableIssue(False, f"no generation time: {_few(sorted(extra - there))} missing; {command}"))
     if foreign:
-        found.append(Finding(False, f"{len(foreign)} rows belong to no workload of '{space.name}': {_few(foreign)}"))
+        found.append(TableIssue(False, f"{len(foreign)} rows belong to no workload of '{space.name}': {_few(foreign)}"))
     return found
 
 
-def _values(table: LookupTable) -> list[Finding]:
+def _values(table: LookupTable) -> list[TableIssue]:
     frame, ok = table.frame, table.frame["status"] == "ok"
     zero, unknown = ok & (frame["latency_ms"] <= 0), ok & frame["memory_mb"].isna()
     longest = frame.loc[ok, "latency_ms"].max()
@@ -217,34 +217,36 @@ def _values(table: LookupTable) -> list[Finding]:
             if (frame["source"][zero] == "measured").all()
             else "too low"
         )
-        found.append(Finding(True, f"{_rows(frame[zero])} latency 0: {fix}"))
+        found.append(TableIssue(True, f"{_rows(frame[zero])} latency 0: {fix}"))
     if unknown.any():
-        found.append(Finding(False, f"{_rows(frame[unknown])} no memory: it can be neither predicted nor bounded"))
+        found.append(TableIssue(False, f"{_rows(frame[unknown])} no memory: it can be neither predicted nor bounded"))
     if wide.any():
         share = (half / frame["latency_ms"])[wide]
         worst = f"{share.max():.0%} of '{frame['workload'][share.idxmax()]}'"
-        found.append(Finding(False, f"{_rows(frame[wide])} an interval wider than +-{WIDE:.0%}, up to {worst}"))
+        found.append(TableIssue(False, f"{_rows(frame[wide])} an interval wider than +-{WIDE:.0%}, up to {worst}"))
     if (~ok).any():
         reasons = [
             f"{w} ({reason or 'no reason given'})" for w, reason in frame.loc[~ok, ["workload", "reason"]].values
         ]
-        found.append(Finding(False, f"{len(reasons)} workloads cannot run on the device: {_few(reasons)}"))
+        found.append(TableIssue(False, f"{len(reasons)} workloads cannot run on the device: {_few(reasons)}"))
     return found
 
 
-def _provenance(table: LookupTable, space: SearchSpace) -> list[Finding]:
+def _provenance(table: LookupTable, space: SearchSpace) -> list[TableIssue]:
     sources, meta = table.frame["source"].value_counts(), table.meta
     found = []
     if len(sources) > 1 and "measured" in sources:
         counts = ", ".join(f"{count} {source}" for source, count in sources.items())
-        found.append(Finding(True, f"mixes sources: {counts}; costs are refused unless estimates are allowed"))
+        found.append(TableIssue(True, f"mixes sources: {counts}; costs are refused unless estimates are allowed"))
     elif len(sources) and "measured" not in sources:
-        found.append(Finding(False, f"nothing in it is measured: every row is {listed(sources.index)}"))
+        found.append(TableIssue(False, f"nothing in it is measured: every row is {join_sources(sources.index)}"))
     if space.backbone is not None and meta.get("dtype") not in (None, space.dtype):
-        found.append(Finding(True, f"was profiled in {meta['dtype']}, the space is in {space.dtype}"))
+        found.append(TableIssue(True, f"was profiled in {meta['dtype']}, the space is in {space.dtype}"))
     repeated = max(part.get("repeated", 0) for part in (meta, *meta.get("continued", [])))
     if repeated > DRIFTED:
-        found.append(Finding(False, f"{repeated:.0%} of its blocks were timed beside a slow reference: a busy machine"))
+        found.append(
+            TableIssue(False, f"{repeated:.0%} of its blocks were timed beside a slow reference: a busy machine")
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from nas.costs.row import Row
-from nas.costs.sources import to_add
+from nas.costs.sources import measure_or_estimate
 from nas.costs.table import LookupTable, command_to_measure
 from nas.errors import BudgetError, TableError
 from nas.ranges import check_range
@@ -60,7 +60,7 @@ class Generation:
         if missing:
             raise TableError(
                 f"{table.path or 'the table'}: has no row for {' and '.join(missing)}, so the time of a whole clip is "
-                f"not known. {to_add(table)} them: {command_to_measure(space, table, pipeline=True)}"
+                f"not known. {measure_or_estimate(table)} them: {command_to_measure(space, table, pipeline=True)}"
             )
         text, decoder = (rows[str(workload)] for workload in workloads.values())
         return cls(steps, guidance, text, decoder, space.decoder_runs)

@@ -30,7 +30,7 @@ LEAST_ROWS = 9
 """Measured rows without which no interval of that coverage exists: (n + 1) x 0.9 must not exceed n."""
 
 
-def interpolated(space: SearchSpace, table: LookupTable) -> LookupTable:
+def interpolate_missing(space: SearchSpace, table: LookupTable) -> LookupTable:
     """The table with a row for every operator of the space that it has none of, `source` interpolated.
 
     `latency_ci_ms` of such a row spans the true latency in 90% of cases: a conformal interval from the errors that the

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from nas.costs.budget import Budget
+from nas.costs.cost import Cost
 from nas.costs.generation import Generation
-from nas.costs.interpolate import interpolated
+from nas.costs.interpolate import interpolate_missing
 from nas.costs.row import Row
-from nas.costs.sources import listed, to_add
+from nas.costs.sources import join_sources, measure_or_estimate
 from nas.costs.table import Calibration, LookupTable, command_to_measure
 from nas.costs.terms import CostTerms, TabulatedCosts
 from nas.errors import SpaceError, TableError
@@ -21,29 +22,6 @@ from nas.spaces import Architecture, SearchSpace
 from nas.spaces.workload import DTYPE_BYTES
 
 MB = 1e6
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one architecture costs.
-
-    Attributes:
-        latency_ms: one denoising step.
-        memory_mb: peak memory of a denoising step, weights included, in 10^6 bytes; NaN where the device does not tell
-            how much some layer of it takes.
-        params: parameters of the denoiser.
-        breakdown: one row per slot (and the backbone): slot, choice, latency_ms, memory_mb (what is alive while it
-            runs, weights apart), weights_mb, params, source, and latency_ci_ms, half the width of the latency's
-            interval: 95% of a measured median, 90% of an interpolated latency.
-        generation_s: a whole clip, in as many steps as the cost model was made for; None where the text encoder's or
-            the decoder's time is not known (`CostModel.generation` says why).
-    """
-
-    latency_ms: float
-    memory_mb: float
-    params: int
-    breakdown: pd.DataFrame = field(compare=False, repr=False)
-    generation_s: float | None = None
 
 
 class CostModel:
@@ -76,7 +54,7 @@ class CostModel:
         interpolate: bool = False,
     ) -> None:
         if interpolate:
-            table = interpolated(space, table)
+            table = interpolate_missing(space, table)
         self.space, self.table = space, table
         self.estimates, self.interpolate = estimates, interpolate
         self.steps, self.guidance = int(in_range(steps, "steps", 1, 1_000_000)), guidance
@@ -211,7 +189,7 @@ class CostModel:
             sources = sources - {"interpolated"}
         if "measured" in sources and len(sources) > 1 and not self.estimates:
             raise TableError(
-                f"{self.table.path or 'table'}: mixes {listed(sources)} rows; "
+                f"{self.table.path or 'table'}: mixes {join_sources(sources)} rows; "
                 "measure the rest, or allow estimates (estimates=True, --estimates)"
             )
 
@@ -280,7 +258,7 @@ def _rows_needed(space: SearchSpace, table: LookupTable) -> dict[str, Row]:
         shown = "; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise TableError(
             f"{name}: has no row for {len(missing)} of {len(needed)} workloads of '{space.name}': {shown}. "
-            f"{to_add(table)} them: {command_to_measure(space, table)}; or have operators interpolated (interpolate=True, "
+            f"{measure_or_estimate(table)} them: {command_to_measure(space, table)}; or have operators interpolated (interpolate=True, "
             "--interpolate)"
         )
     return {key: _without_nan(rows[key]) for key in needed}

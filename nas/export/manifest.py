@@ -9,8 +9,8 @@ from typing import Any
 import nas
 from nas.checkpoint import Checkpoint
 from nas.costs import CostModel, LookupTable
-from nas.costs.clip_summary import clip_sentence
-from nas.costs.sources import listed
+from nas.costs.clip_summary import clip_summary
+from nas.costs.sources import join_sources
 from nas.files import read_json, write_json
 
 MANIFEST = "export.json"
@@ -40,7 +40,7 @@ def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
         "generation_s": found.generation_s,
     }
     if found.generation_s is not None:
-        parts = cost.generation().parts(found.latency_ms, listed(cost.sources))
+        parts = cost.generation().parts(found.latency_ms, join_sources(cost.sources))
         told["parts"] = parts.to_dict("records")
     return told
 
@@ -48,7 +48,7 @@ def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
 def sentence(checkpoint: Checkpoint, table: LookupTable | None) -> str:
     """What a manager wants to know, in one line."""
     if table is not None:
-        return clip_sentence(cost_model(checkpoint, table), checkpoint.architecture)
+        return clip_summary(cost_model(checkpoint, table), checkpoint.architecture)
     frames = checkpoint.space.latent.frames
     return f"A clip of {frames} frames: latency unknown; give a lookup table of the device to have it predicted."
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from nas.costs.clip_summary import clip_sentence
-from nas.costs.sources import of_memory, of_whole
+from nas.costs.clip_summary import clip_summary
+from nas.costs.sources import memory_source, whole_model_source
 from nas.report.formatting import (
     MISSING,
     count,
@@ -41,7 +41,7 @@ def in_one_sentence(run: RunFolder) -> str:
     if costs is not None:
         bound = record.budget.get("latency_ms")
         limit = f", budget {milliseconds(bound)}" if bound is not None else ""
-        how = of_whole(whole_source(run, "latency_ms")) if record.measured else "predicted"
+        how = whole_model_source(whole_source(run, "latency_ms")) if record.measured else "predicted"
         parts.append(f"a denoising step takes {milliseconds(costs.latency_ms)} ({how}{limit})")
         parts.append(f"the denoiser has {count(costs.params)} parameters")
     last = _last_stage(record.quality)
@@ -147,14 +147,14 @@ def whole_source(run: RunFolder, name: str) -> str:
     """How the whole model's `latency_ms`, `memory_mb` or `params` came about: a `source` of table rows."""
     sources = run.cost_model.sources if run.cost_model else ()
     source = (run.record.measured and run.record.measured.source) or (sources[0] if len(sources) == 1 else "measured")
-    return of_memory(source, run.table.meta) if name == "memory_mb" and run.table else source
+    return memory_source(source, run.table.meta) if name == "memory_mb" and run.table else source
 
 
 def clip(run: RunFolder) -> list[str]:
     """How long a clip takes in the steps that the pipeline is distilled to, where the table knows all of its parts."""
     if run.predicted_cost is None or run.predicted_cost.generation_s is None:
         return []
-    return [clip_sentence(run.cost_model, run.space.architecture(run.choices))]
+    return [clip_summary(run.cost_model, run.space.architecture(run.choices))]
 
 
 def quality(run: RunFolder) -> list[str]:
@@ -216,7 +216,7 @@ def warnings(run: RunFolder) -> list[str]:
     if record.measured and record.predicted and record.measured.latency_ms > 0:
         error = record.predicted.latency_ms / record.measured.latency_ms - 1
         if abs(error) > 0.1:
-            side, told = "below" if error < 0 else "above", of_whole(whole_source(run, "latency_ms"))
+            side, told = "below" if error < 0 else "above", whole_model_source(whole_source(run, "latency_ms"))
             found.append(f"The predicted latency is {percent(abs(error))} {side} the one {told}, more than 10% off.")
     sources = [source for source in (run.cost_model.sources if run.cost_model else ()) if source != "measured"]
     if sources:
@@ -230,7 +230,7 @@ def _measured_and_predicted(run, name, words, unit, predicted, against) -> str:
     measured, guess = getattr(run.record.measured, name, None), getattr(predicted, name, None)
     if measured is None:
         return f"The {words} is predicted to be {unit(guess)}{against}" if guess is not None else ""
-    text = f"The {words}, {of_whole(whole_source(run, name))}, is {unit(measured)}{against}"
+    text = f"The {words}, {whole_model_source(whole_source(run, name))}, is {unit(measured)}{against}"
     if guess is None or not measured > 0:
         return text
     error = guess / measured - 1

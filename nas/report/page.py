@@ -20,7 +20,7 @@ from nas.report.plotted import Shown, architectures, as_json
 from nas.report.sections import clips, cost, results, search, table
 from nas.report.unet_layout import longest_latency_ms
 from nas.runs.folder import RunFolder, one_line
-from nas.spaces.colors import short
+from nas.spaces.colors import short_label
 
 PARTS = {
     "record": "the run's record",
@@ -174,7 +174,7 @@ def _data(run: RunFolder, shown: list[Shown]) -> dict:
     return {
         "slots": run.slots,
         "colors": run.colors,
-        "short": {choice: short(choice) for choice in run.colors},
+        "short": {choice: short_label(choice) for choice in run.colors},
         "latency_ms": latencies,
         "full_ms": longest_latency_ms(latencies, [a.choices for a in shown]),
         "budget": run.record.budget,

@@ -90,7 +90,7 @@ def plot_breakdown(
     Args:
         cost: what `CostModel.predict` gave.
         quantity: `latency_ms`, `memory_mb`, `weights_mb` or `params`.
-        palette: color by choice (`colors.of_space(space)`), for choices that are not named after their operator.
+        palette: color by choice (`colors.choice_colors(space)`), for choices that are not named after their operator.
 
     Raises:
         ConfigError: no such quantity.
@@ -104,7 +104,7 @@ def plot_breakdown(
     if quantity not in names:
         raise ConfigError(f"plot_breakdown: nothing called '{quantity}'{suggestion(quantity, names)}")
     frame = cost.breakdown.iloc[::-1]
-    palette = palette or colors.of_space(None, [c for c in frame["choice"] if c])
+    palette = palette or colors.choice_colors(None, [c for c in frame["choice"] if c])
     ax = _axes(ax, 3.4, 0.5 + 0.19 * len(frame))
     values = frame[quantity].replace([np.inf], np.nan).to_numpy(float)
     filled = [
@@ -113,7 +113,7 @@ def plot_breakdown(
     ]
     ax.barh(range(len(frame)), values, color=filled, height=0.66)
     for i, (value, choice) in enumerate(zip(values, frame["choice"])):
-        label = colors.short(choice) if choice else "spatial UNet"
+        label = colors.short_label(choice) if choice else "spatial UNet"
         says = label if choice == NONE else f"{label}  {figures(value)}"
         ax.annotate(says, (0 if math.isnan(value) else value, i), xytext=(3, 0), textcoords="offset points", va="center",
                     fontsize=6.5, color=QUIET)  # fmt: skip
@@ -160,7 +160,7 @@ def plot_table(space: SearchSpace, table: LookupTable, quantity: str = "latency_
         s[0] if len(s) == 1 else f"{s[1]}\N{MULTIPLICATION SIGN}{s[3]}\N{MULTIPLICATION SIGN}{s[4]}" for s in shapes
     ]
     ax.set_xticks(range(len(shapes)), titles)
-    ax.set_yticks(range(len(operators)), [colors.short(operator) for operator in operators])
+    ax.set_yticks(range(len(operators)), [colors.short_label(operator) for operator in operators])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title(f"Median {names[quantity]}", fontsize=8, loc="left")
@@ -215,7 +215,7 @@ def plot_architecture(space: SearchSpace, arch: Architecture, cost: Cost | None 
     size = 72 * drawing.text_size * min(box.width / drawing.width, box.height / drawing.height)
     latencies = _slot_latencies(cost, choices)
     full = longest_latency_ms(latencies, [choices])
-    palette = colors.of_space(space, choices.values())
+    palette = colors.choice_colors(space, choices.values())
     for points in drawing.skips:
         ax.plot(*zip(*points), color=QUIET, linewidth=0.8, linestyle=":")
     for points in drawing.flow:
@@ -240,7 +240,7 @@ def plot_architecture(space: SearchSpace, arch: Architecture, cost: Cost | None 
         y = place.bottom - BAR - 4
         ax.add_patch(Rectangle((place.x, y), place.width, BAR, color=FAINT, linewidth=0))
         ax.add_patch(Rectangle((place.x, y), place.width * share, BAR, color=palette.get(choice, FAINT), linewidth=0))
-        ax.text(place.x, y - 4, colors.short(choice), fontsize=size, color=QUIET if choice == NONE else INK)
+        ax.text(place.x, y - 4, colors.short_label(choice), fontsize=size, color=QUIET if choice == NONE else INK)
         if ms is not None:
             ax.text(place.right, y - 4, f"{figures(ms)} ms", fontsize=size, color=QUIET, ha="right")
     ax.set(xlim=(-1, drawing.width + 1), ylim=(drawing.height + 1, -1), aspect="equal")

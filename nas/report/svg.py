@@ -13,7 +13,7 @@ from nas.report.formatting import figures, log_ticks, milliseconds, ticks
 from nas.report.markup import Markup, tag
 from nas.report.unet_layout import BAR, Box, Drawing
 from nas.spaces import NONE
-from nas.spaces.colors import short
+from nas.spaces.colors import short_label
 
 
 def number(value: float) -> str:
@@ -96,7 +96,7 @@ def _slot(box: Box, choice: str, colors, latencies, full_ms, drawing: Drawing) -
         rect(box.x, y, box.width, BAR, class_="track", rx="1.5"),
         rect(box.x, y, max(box.width * share, 2.0 * (choice != NONE)), BAR, class_="fill", rx="1.5",
              style=f"fill:{colors.get(choice, 'none')}"),
-        text(box.x, y - 4, _fit(short(choice), box.width * (0.66 if full_ms else 1), drawing.text_size), class_="choice"),
+        text(box.x, y - 4, _fit(short_label(choice), box.width * (0.66 if full_ms else 1), drawing.text_size), class_="choice"),
         text(box.right, y - 4, figures(ms) if ms is not None and box.width >= 84 else "", class_="ms", text_anchor="end"),
         data_slot=box.name,
         class_="slot empty" if choice == NONE else "slot",

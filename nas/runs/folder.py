@@ -85,7 +85,7 @@ class RunFolder:
         """Color by choice, for every choice of the space, the architecture and the candidates."""
         mentioned = list(self.choices.values())
         mentioned += [choice for candidate in self.record.candidates for choice in candidate.choices.values()]
-        return colors.of_space(self.space, mentioned)
+        return colors.choice_colors(self.space, mentioned)
 
     @property
     def no_classifier(self) -> bool:

@@ -1,4 +1,4 @@
-"""Floor 0: what may be chosen. Operators, workloads, slots, search spaces, architectures; no torch."""
+"""Search spaces: operator specs, backbones and their topology, workloads, slots, architectures. Imports no torch."""
 
 from nas.spaces.architecture import Architecture
 from nas.spaces.backbone import Backbone, Latent, Site, Text

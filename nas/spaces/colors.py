@@ -11,14 +11,14 @@ OTHERS = ("#009e73", "#f0e442", "#56b4e9", "#d55e00", "#cc79a7", "#0072b2", "#e6
 """For choices that are no known operator (cost-only spaces): Okabe and Ito's palette."""
 
 
-def of_space(space: SearchSpace | None, choices: Iterable[str] = ()) -> dict[str, str]:
-    """Colour by choice for every choice of `space` and every one in `choices`, apart from `none`.
+def choice_colors(space: SearchSpace | None, choices: Iterable[str] = ()) -> dict[str, str]:
+    """Color by choice for every choice of `space` and every one in `choices`, apart from `none`.
 
-    A choice has its operator's colour; two choices of one kind (say kernels 3 and 5) get shades of it.
+    A choice has its operator's color; two choices of one kind (say kernels 3 and 5) get shades of it.
     """
     offered = [choice for offers in space.slots.values() for choice in offers] if space else []
     operators: Mapping[str, Operator] = (space.operators if space else None) or {}
-    colours: dict[str, str] = {}
+    colors: dict[str, str] = {}
     own = {kind: spec.color for kind, spec in operator_kinds().items() if spec.color}
     uses = dict.fromkeys(own, 0)
     others = 0
@@ -27,24 +27,24 @@ def of_space(space: SearchSpace | None, choices: Iterable[str] = ()) -> dict[str
             continue
         kind = operators[choice].kind if choice in operators else choice
         if kind in own:
-            colours[choice] = _shade(own[kind], uses[kind])
+            colors[choice] = _shade(own[kind], uses[kind])
             uses[kind] += 1
         else:
-            colours[choice] = _shade(OTHERS[others % len(OTHERS)], others // len(OTHERS))
+            colors[choice] = _shade(OTHERS[others % len(OTHERS)], others // len(OTHERS))
             others += 1
-    return colours
+    return colors
 
 
-def short(choice: str) -> str:
+def short_label(choice: str) -> str:
     """A name that fits into a drawing."""
     kinds = operator_kinds()
     return kinds[choice].label or choice if choice in kinds else choice
 
 
-def _shade(colour: str, step: int) -> str:
-    """`colour` mixed with white and black in turn, further with every step."""
+def _shade(color: str, step: int) -> str:
+    """`color` mixed with white and black in turn, further with every step."""
     if step == 0:
-        return colour
+        return color
     target, share = (255, 0)[step % 2 == 0], min(0.2 * ((step + 1) // 2), 0.7)
-    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    parts = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(p + (target - p) * share):02x}" for p in parts)

@@ -32,7 +32,7 @@ def part(table: LookupTable, rows, **meta) -> LookupTable:
 def test_a_union_holds_every_row_once(shares):
     mid = LookupTable.load(MID)
     parts = [part(mid, sorted(share), date=str(i)) for i, share in enumerate(shares)]
-    union = compare.merged(parts)
+    union = compare.merge_tables(parts)
     expected = {key: row for p in parts for key, row in p.rows().items()}
     assert {k: str(r) for k, r in union.rows().items()} == {k: str(r) for k, r in expected.items()}  # NaN is not NaN
     assert len(union.frame) == len(expected)
@@ -44,7 +44,7 @@ def test_a_union_holds_every_row_once(shares):
 @pytest.mark.parametrize("key", ["runtime", "device", "chip", "dtype", "threads"])
 def test_what_was_measured_otherwise_is_not_merged(mid, key):
     with pytest.raises(TableError, match=f"was profiled with {key}='other'"):
-        compare.merged([part(mid, slice(0, 5)), part(mid, slice(5, 9), **{key: "other"})])
+        compare.merge_tables([part(mid, slice(0, 5)), part(mid, slice(5, 9), **{key: "other"})])
 
 
 def test_conflicts_are_named_or_settled_by_order(mid):
@@ -52,19 +52,19 @@ def test_conflicts_are_named_or_settled_by_order(mid):
     other.frame.loc[[2, 4], "latency_ms"] *= 2
     key = other.frame["workload"][2]
     with pytest.raises(TableError) as caught:
-        compare.merged([mid, other])
+        compare.merge_tables([mid, other])
     assert key in str(caught.value) and "and 1 more rows differ" in str(caught.value)
-    assert compare.merged([other, mid], prefer_first=True).rows()[key] == other.rows()[key]
-    assert len(compare.merged([other, mid], prefer_first=True).frame) == 19
+    assert compare.merge_tables([other, mid], prefer_first=True).rows()[key] == other.rows()[key]
+    assert len(compare.merge_tables([other, mid], prefer_first=True).frame) == 19
 
 
 def test_two_calibrations_are_not_one(mid):
     first, second = part(mid, slice(0, 5)), part(mid, slice(5, 9))
     first.calibration = Calibration(0.9)
-    assert compare.merged([first, second]).calibration == Calibration(0.9)
+    assert compare.merge_tables([first, second]).calibration == Calibration(0.9)
     second.calibration = Calibration(1.1)
     with pytest.raises(TableError, match="calibrated differently"):
-        compare.merged([first, second])
+        compare.merge_tables([first, second])
 
 
 def test_difference_against_a_known_one(mid):
@@ -72,7 +72,7 @@ def test_difference_against_a_known_one(mid):
     other.frame["latency_ms"] *= 3
     other.frame.loc[0, "latency_ms"] *= 2
     other.frame.loc[5, ["latency_ms", "status"]] = [np.inf, "infeasible"]
-    found = compare.difference(mid, other)
+    found = compare.compare_tables(mid, other)
     assert found.provenance == {"threads": (1, 2)}
     assert found.only_first == [mid.frame["workload"][0]] and found.only_second == []
     assert found.feasibility == [mid.frame["workload"][6]]
@@ -149,8 +149,8 @@ def test_check_says_what_a_generation_time_lacks(tmp_path):
     space = nas.SearchSpace.load("demo")
     rows = [asdict(Row(str(w), 1, 1, 1, 1, latency_ci_ms=0)) for w in space.workloads()]
     path = saved(tmp_path, LookupTable.from_frame(pd.DataFrame(rows), {"runtime": "eager"}))
-    (found,) = compare.findings(path, space)
-    assert not found.serious and "no generation time" in found.text and "--pipeline" in found.text
+    (found,) = compare.check_table(path, space)
+    assert not found.is_error and "no generation time" in found.text and "--pipeline" in found.text
 
 
 def test_show_and_diff_for_people_and_for_scripts(mid, tmp_path, capsys):
@@ -179,7 +179,7 @@ def test_merge_overwrites_no_table_that_is_not_merged(mid, tmp_path, capsys):
 
 
 def test_cells_of_a_table_are_its_rows(mid):
-    cells = compare.by_operator(mid)
+    cells = compare.pivot_by_operator(mid)
     assert list(cells.columns) == ["16x16", "8x8", "4x4"]
     key = "Conv3D[kernel=3] 1x192x8x8x8 float32"
     assert cells.loc["Conv3D", "8x8"] == mid.rows()[key].latency_ms

@@ -10,7 +10,7 @@ import pytest
 import nas
 from nas.cli import main
 from nas.costs import CostModel, LookupTable
-from nas.costs.interpolate import interpolated
+from nas.costs.interpolate import interpolate_missing
 from nas.costs.workload_counts import count_ops
 from nas.errors import TableError
 
@@ -37,7 +37,7 @@ def test_intervals_hold_the_measured_latency(space, table):
     inside, errors, widths = [], [], []
     for _ in range(60):
         hidden = rng.choice(operators, 2, replace=False)
-        found = interpolated(space, hide(table, *hidden)).rows()
+        found = interpolate_missing(space, hide(table, *hidden)).rows()
         for key in hidden:
             row, truth = found[key], rows[key]
             assert row.source == "interpolated" and row.params == truth.params
@@ -66,7 +66,7 @@ def test_what_a_smaller_workload_could_not_do_a_larger_cannot(space, table):
     large, middle = (str(space.workload(slot, "SelfAttention3D")) for slot in ("down.0.0/0", "down.1.0/0"))
     failed = table.frame.copy()
     failed.loc[failed["workload"] == middle, ["status", "reason", "latency_ms"]] = ["infeasible", "killed", np.inf]
-    row = interpolated(space, hide(replace(table, frame=failed), large)).rows()[large]
+    row = interpolate_missing(space, hide(replace(table, frame=failed), large)).rows()[large]
     assert row.status == "infeasible" and row.latency_ms == np.inf and f"smaller {middle} cannot run" in row.reason
 
 

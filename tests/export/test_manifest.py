@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from nas import checkpoint
-from nas.costs import CostModel, LookupTable, clip_summary
-from nas.costs.clip_summary import clip_sentence
+from nas.costs import CostModel, LookupTable
+from nas.costs.clip_summary import FPS, clip_summary
 from nas.data import video
 from nas.errors import TableError
 from nas.export import recipe
@@ -48,11 +48,11 @@ def test_with_text_encoder_and_decoder_it_is_about_the_whole_clip():
     )
     cost, arch = CostModel(space, table, estimates=True, steps=4), space.random(0)
     latency_ms = cost.predict(arch).latency_ms
-    assert clip_sentence(cost, arch) == (
+    assert clip_summary(cost, arch) == (
         f"A 1 s clip (8 frames) in {0.08 + 4 * latency_ms / 1e3:.3g} s on Phone 3 (litert): text encoder 0.03 s "
         f"(measured), 4 x denoiser {4 * latency_ms / 1e3:.3g} s (measured), decoder 0.05 s (estimated)."
     )
-    assert video.FPS == clip_summary.FPS
+    assert video.FPS == FPS
 
 
 def test_a_table_of_another_space_is_refused(tiny_checkpoint, tmp_path):

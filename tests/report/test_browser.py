@@ -124,7 +124,7 @@ def test_choosing_a_point_draws_it_and_back_returns(pages, finished_run, tmp_pat
     for slot, choice in zip(told["slots"], told["other"]["choices"]):
         assert told["after"]["layers"][slot].startswith(f"{slot}: {choice}")
         if choice != "none":
-            assert f"{slot}  {colors.short(choice)}" in told["tooltip"]
+            assert f"{slot}  {colors.short_label(choice)}" in told["tooltip"]
     for slot, choice in RunRecord.load(finished_run).choices.items():
         assert told["before"]["layers"][slot].startswith(f"{slot}: {choice}")
     assert told["back"] == told["before"] != told["after"]  # the script writes numbers exactly as the page was written

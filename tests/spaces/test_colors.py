@@ -40,7 +40,7 @@ def test_operators_can_be_told_apart_by_everybody():
 def test_choices_of_one_kind_get_shades_and_every_choice_a_colour_of_its_own():
     operators = {"small": Operator("Conv3D"), "large": Operator("Conv3D", (("kernel", 5),)), "a": Operator("Conv1D")}
     space = SearchSpace("mine", {"s": ["none", *operators, *map(str, range(9))]}, operators)
-    found = colors.of_space(space)
+    found = colors.choice_colors(space)
     assert found["small"] == operator_spec("Conv3D").color != found["large"]
     assert len(set(found.values())) == len(found) == 12
 

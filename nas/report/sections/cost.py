@@ -11,7 +11,7 @@ from nas.report.markup import Markup, bar, table, tag
 from nas.report.sections.search import absent, key_figures
 from nas.runs.folder import RunFolder
 from nas.spaces import NONE
-from nas.spaces.colors import BACKBONE, short
+from nas.spaces.colors import BACKBONE, short_label
 
 
 def costs(run: RunFolder) -> Markup:
@@ -73,7 +73,7 @@ def _row(run: RunFolder, row: dict, longest_ms: float, most_mb: float) -> Markup
     slot, choice, ms, mb = row["slot"], row["choice"], row["latency_ms"], row["memory_mb"]
     cells = [
         tag("th", slot, scope="row"),
-        tag("td", "spatial UNet" if slot == "backbone" else short(choice), class_="name"),
+        tag("td", "spatial UNet" if slot == "backbone" else short_label(choice), class_="name"),
         tag("td", milliseconds(ms), data_name="latency"),
         tag("td", bar(ms / longest_ms, _others(run, row, longest_ms), color=_color(run, row), cut=ms > longest_ms), class_="barcell"),
         tag("td", megabytes(mb), data_name="alive"),

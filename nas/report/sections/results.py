@@ -15,7 +15,7 @@ from nas.report.formatting import MISSING, counted_percent, duration, figures, m
 from nas.report.markup import Markup, bar, join, table, tag
 from nas.report.sections.search import absent
 from nas.runs.folder import RunFolder, file_in_run, layer_counts, layer_key, stage_order
-from nas.spaces.colors import short
+from nas.spaces.colors import short_label
 
 LINES = ("#1257c4", "#e0a03a", "#9c2488", "#009e73", "#d55e00", "#8b9097")
 """Colors of curves in one chart."""
@@ -58,7 +58,9 @@ def _retrained(run: RunFolder, histories: Mapping[str, pd.DataFrame]) -> Markup:
         told = []
         if candidate is not None:
             told.append(
-                ", ".join(f"{short(c)} \N{MULTIPLICATION SIGN}{n}" for c, n in layer_counts(candidate.choices).items())
+                ", ".join(
+                    f"{short_label(c)} \N{MULTIPLICATION SIGN}{n}" for c, n in layer_counts(candidate.choices).items()
+                )
             )
             if candidate.retrained_loss is not None:
                 told.append(f"validation loss {figures(candidate.retrained_loss, 4)}")

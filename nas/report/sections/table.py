@@ -10,7 +10,7 @@ from nas.report.markup import Markup, table, tag
 from nas.report.sections.search import absent
 from nas.runs.folder import RunFolder
 from nas.spaces import NONE, SearchSpace, Workload
-from nas.spaces.colors import short
+from nas.spaces.colors import short_label
 
 
 def lookup_table(run: RunFolder) -> Markup:
@@ -43,7 +43,7 @@ def _heat_map(run: RunFolder, rows: dict[str, Row], column: str, title: str) -> 
     body = []
     for operator in operators:
         swatch = tag("i", class_="swatch", style=f"background:{run.colors.get(operator)}")
-        line = [tag("th", swatch, short(operator), scope="row")]
+        line = [tag("th", swatch, short_label(operator), scope="row")]
         for shape in shapes:
             line.append(_heat_cell(rows.get(cells.get((operator, shape), "")), column, low, high))
         body.append(tag("tr", line))

@@ -1,0 +1,30 @@
+"""The predicted cost of one architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The predicted cost of one architecture.
+
+    Attributes:
+        latency_ms: of one denoising step.
+        memory_mb: peak memory of a denoising step, weights included, in 10^6 bytes; NaN where the table does not have the
+            memory of one of the layers.
+        params: parameters of the denoiser.
+        breakdown: one row for the backbone and one per slot: slot, choice, latency_ms, memory_mb (allocated while it
+            runs, without weights), weights_mb, params, source, and latency_ci_ms, half the width of the latency's
+            confidence interval: 95% for a measured median, 90% for an interpolated latency.
+        generation_s: time to generate one clip with the cost model's number of steps; None where the latency of the text
+            encoder or the decoder is not known (`CostModel.generation` raises the reason).
+    """
+
+    latency_ms: float
+    memory_mb: float
+    params: int
+    breakdown: pd.DataFrame = field(compare=False, repr=False)
+    generation_s: float | None = None
