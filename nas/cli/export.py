@@ -16,7 +16,10 @@ def _declare_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", metavar="T.csv", help="a lookup table, for the predicted latency in the manifest")
     parser.add_argument("--target", help="coreml: iOS17 or iOS18 (default: iOS17)")
     parser.add_argument("--bits", type=int, choices=(6, 8), help="coreml: palettise the weights")
-    parser.add_argument("--compare", action="store_true", help="coreml: run each package and compare (needs a Mac)")
+    parser.add_argument("--compare", action="store_true", help="coreml: also run each package by Core ML (needs a Mac)")
+    parser.add_argument(
+        "--no-check", action="store_true", help="coreml: leave out the comparison of numbers with torch"
+    )
 
 
 @command(
@@ -35,8 +38,12 @@ def export(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("table", "target", "bits") if getattr(args, name) is not None}
     if args.compare:
         options["compare"] = True
-    if args.format != "coreml" and {"target", "bits", "compare"} & set(options):
-        raise ConfigError(f"--target, --bits and --compare are of the format coreml, not of '{args.format}'")
+    if args.no_check:
+        options["check"] = False
+    if args.format != "coreml" and {"target", "bits", "compare", "check"} & set(options):
+        raise ConfigError(
+            f"--target, --bits, --compare and --no-check are of the format coreml, not of '{args.format}'"
+        )
     if args.table:
         from nas.costs import LookupTable
 

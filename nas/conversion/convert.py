@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.conversion.coreml import keeps_float32, register_operations
 from nas.conversion.libraries import coremltools, first_line, missing_library, quiet
 from nas.errors import ConfigError, NasError, suggestion
 from nas.failures import NO_MEMORY, ToolError, is_unsupported
@@ -38,8 +39,7 @@ def to_coreml(
 ) -> Any:
     """A Core ML program of `module` in float16, as a `coremltools.models.MLModel` that is not compiled or loaded.
 
-    Positions and timesteps stay float32 up to their sines and cosines: float16 cannot tell 1000 from 1000.4, which is
-    a different angle.
+    What `nas.conversion.coreml.keeps_float32` names stays float32: timesteps up to their sines, squares up to their root.
 
     Args:
         module: in evaluation mode; tensors of rank 5 at most.
@@ -58,6 +58,7 @@ def to_coreml(
     if target not in COREML_TARGETS:
         raise ConfigError(f"target: unknown '{target}'{suggestion(target, COREML_TARGETS)}")
     ct = coremltools()
+    register_operations()
 
     def dtype(name: str) -> type:
         if not inputs[name].is_floating_point():
@@ -71,7 +72,7 @@ def to_coreml(
                 inputs=[ct.TensorType(name=name, shape=x.shape, dtype=dtype(name)) for name, x in inputs.items()],
                 outputs=[ct.TensorType(name=output, dtype=ct.converters.mil.mil.types.fp16)],
                 minimum_deployment_target=getattr(ct.target, target),
-                compute_precision=ct.transform.FP16ComputePrecision(lambda op: not _is_angle(op)),
+                compute_precision=ct.transform.FP16ComputePrecision(lambda op: not keeps_float32(op)),
                 convert_to="mlprogram",
                 skip_model_load=True,
             )
@@ -98,14 +99,6 @@ def distinct(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     torch.export takes one tensor given as two arguments for one argument: the program would ignore the other.
     """
     return {name: x.detach().clone() for name, x in inputs.items()}
-
-
-def _is_angle(op: Any) -> bool:
-    """Whether a Core ML op is a sine or a cosine, or does nothing but feed one."""
-    if op.op_type in ("sin", "cos"):
-        return True
-    users = [user for output in op.outputs for user in output.child_ops]
-    return op.op_type in ("mul", "expand_dims", "reshape", "tile") and bool(users) and all(map(_is_angle, users))
 
 
 def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,19 +15,21 @@ from nas.conversion.variants import apply_variants
 from nas.costs import LookupTable
 from nas.errors import MissingDependency
 from nas.export import manifest, parts
-from nas.export.parts import Part
+from nas.export.check import check_error, relative_error
+from nas.export.describe import describe
+from nas.export.samples import Sample, real_samples
+from nas.export.tokenizer import save_tokenizer
 from nas.models import Denoiser
-from nas.models.text_encoder import TextEncoder
 
-TOLERANCE = 1e-3
-"""Largest error next to torch that is let pass, as a share of the output's largest value."""
+TOLERANCE = 1e-4
+"""Largest error next to torch that is let pass; 1e-6 is usual."""
 
 
 def litert(checkpoint: str | Path, out: str | Path, table: LookupTable | None = None) -> list[Path]:
     """Write `denoiser`, `decoder` and `text_encoder` as .tflite in float32, and the tokenizer's files.
 
     The denoiser's operators are written in the forms that `table` found fastest, if it was measured with LiteRT. Each
-    model is run on random inputs and compared with torch before it counts as written.
+    model is run on what it meets when clips are made and compared with torch before it counts as written.
 
     Args and what it returns: as `nas.export.coreml`.
 
@@ -36,16 +39,17 @@ def litert(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
         NasError: a part cannot be converted, or computes something else than torch.
     """
     loaded, out = checkpoints.load(checkpoint), Path(out)
-    made, errors = [], {}
+    made, checks, samples = [], {}, real_samples(loaded)
     for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
         path = to_litert(as_measured(part.module, table), part.inputs, out / f"{part.name}.tflite")
-        errors[part.name] = relative_error(path, part)
-        parts.check_error(path, errors[part.name], TOLERANCE)
+        error = litert_error(path, samples[part.name])
+        check_error(path, error, TOLERANCE)
+        checks[part.name] = {"samples": len(samples[part.name]), "error_float32": error}
         made.append(path)
-    tokenizer, _ = TextEncoder(loaded.space.text).load()
-    tokenizer.save_pretrained(out / "tokenizer")
-    made.append(out / "tokenizer")
-    return [*made, manifest.record(out, "litert", made, loaded, table, errors)]
+    made.append(save_tokenizer(loaded.space.text, out / "tokenizer"))
+    files = {path.stem: path for path in made[:3]}
+    app = describe(loaded, out, files, "float32", dict.fromkeys(files, 32), made[-1])
+    return [*made, manifest.record(out, "litert", made, loaded, table, checks, app)]
 
 
 def as_measured(module: nn.Module, table: LookupTable | None) -> nn.Module:
@@ -55,9 +59,8 @@ def as_measured(module: nn.Module, table: LookupTable | None) -> nn.Module:
     return apply_variants(copy.deepcopy(module), {workload: row.variant for workload, row in table.rows().items()})
 
 
-@torch.no_grad()
-def relative_error(path: Path, part: Part) -> float:
-    """The largest difference between a .tflite model and the module it was made from, over the output's largest value.
+def litert_error(path: Path, samples: Sequence[Sample]) -> float:
+    """The largest error of a .tflite model next to torch, see `nas.export.check.relative_error`.
 
     Raises:
         MissingDependency: ai-edge-litert is not installed.
@@ -66,7 +69,8 @@ def relative_error(path: Path, part: Part) -> float:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         raise MissingDependency("ai-edge-litert is not installed; run: pip install 'nas-video[litert]'") from None
-    inputs = parts.random_inputs(part)
-    runner = Interpreter(str(path)).get_signature_runner()
-    found = next(iter(runner(**{name: x.numpy() for name, x in inputs.items()}).values()))
-    return parts.relative_error(found, part.module(**inputs).numpy())
+    runner, errors = Interpreter(str(path)).get_signature_runner(), []
+    for sample in samples:
+        found = next(iter(runner(**{name: x.numpy() for name, x in sample.inputs.items()}).values()))
+        errors.append(relative_error(torch.from_numpy(found), sample.wanted))
+    return max(errors)

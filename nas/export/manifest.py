@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nas
 from nas.checkpoint import Checkpoint
+from nas.config import build
 from nas.costs import CostModel, LookupTable
 from nas.costs.clip_summary import clip_summary
 from nas.costs.sources import join_sources
+from nas.errors import ConfigError
+from nas.export.app import SCHEMA_VERSION, App, File, Manifest
 from nas.files import read_json, write_json
 
 MANIFEST = "export.json"
@@ -59,28 +63,46 @@ def record(
     made: list[Path],
     checkpoint: Checkpoint,
     table: LookupTable | None,
-    errors: dict[str, float] | None = None,
+    checks: dict[str, dict[str, Any]] | None = None,
+    app: App | None = None,
 ) -> Path:
     """Write what format `name` made into the folder's manifest, beside what other formats made there.
 
     Args:
-        errors: by part, the largest difference from torch as a share of the output's largest value, where measured.
+        checks: by part, how far its numbers are from torch's, where they were compared.
+        app: what an app needs to run the files, for formats that apps run.
     """
     path = out / MANIFEST
     there = read_json(path, "export manifest", dict) if path.exists() else {}
     files = [file for top in made for file in ([top] if top.is_file() else sorted(top.rglob("*"))) if file.is_file()]
-    there[name] = {
-        "library": nas.__version__,
-        "checkpoint": identity(checkpoint),
-        "predicted": predict(checkpoint, table) if table is not None else None,
-        "summary": sentence(checkpoint, table),
-        "errors_next_to_torch": errors or {},
-        "files": [
-            {"path": file.relative_to(out).as_posix(), "size_mb": file.stat().st_size / 1e6, "sha256": sha256(file)}
-            for file in files
-        ],
-    }
-    return write_json(path, there)
+    if app is not None:
+        files.append(out / app.prompt.empty_context)
+    entry = Manifest(
+        nas.__version__,
+        identity(checkpoint),
+        sentence(checkpoint, table),
+        tuple(File(file.relative_to(out).as_posix(), file.stat().st_size / 1e6, sha256(file)) for file in files),
+        predict(checkpoint, table) if table is not None else None,
+        checks or {},
+        app,
+    )
+    return write_json(path, {**there, "schema_version": SCHEMA_VERSION, name: asdict(entry)})
+
+
+def read(folder: str | Path, name: str) -> Manifest:
+    """What format `name` wrote into an export folder.
+
+    Raises:
+        ConfigError: there is no `export.json`, it is of another version, or has no such entry.
+    """
+    path = Path(folder) / MANIFEST
+    there = read_json(path, "export manifest", dict)
+    version = there.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ConfigError(f"{path}: schema_version: is {version}, this version reads {SCHEMA_VERSION}; export it again")
+    if name not in there:
+        raise ConfigError(f"{path}: holds nothing of the format {name}; run 'nas export --format {name}' into it")
+    return build(Manifest, there[name], str(path), name, others=True)
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -7,27 +7,31 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import nas
 from nas import checkpoint as checkpoints
-from nas.conversion.convert import coremltools, to_coreml
+from nas.conversion.convert import to_coreml
+from nas.conversion.libraries import coremltools
+from nas.conversion.mil import Program
 from nas.conversion.palettize import palettise
 from nas.costs import LookupTable
 from nas.errors import NasError
 from nas.export import manifest, operations, parts
+from nas.export.check import TOLERANCES, check_error, check_numbers, relative_error
+from nas.export.describe import describe
 from nas.export.parts import Part
-from nas.models.text_encoder import TextEncoder
+from nas.export.samples import Sample, real_samples
+from nas.export.tokenizer import save_tokenizer
 from nas.spaces import Architecture, SearchSpace
 
 MAX_RANK = 5
-
-TOLERANCE = {None: 0.02, 8: 0.2, 6: 0.5}
-"""By bits of the weights: the largest error next to torch that `compare` lets pass, as a share of the output's largest
-value. Wide, to catch a package that computes something else; not measured, since no Mac has run one yet."""
+COMPUTE_UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
 
 
 def coreml(
@@ -37,6 +41,7 @@ def coreml(
     bits: int | None = None,
     table: LookupTable | None = None,
     compare: bool = False,
+    check: bool = True,
 ) -> list[Path]:
     """Write `denoiser`, `decoder` and `text_encoder` as .mlpackage in float16, and the tokenizer's files.
 
@@ -44,10 +49,12 @@ def coreml(
         checkpoint: the folder of a finished stage.
         out: the export folder; its manifest is brought up to date.
         target: the oldest system that must run them: `iOS17` or `iOS18`.
-        bits: palettise weights to 8 or 6 bits each; by default they stay float16.
+        bits: palettize the weights of denoiser and decoder to 8 or 6 bits each; by default they stay float16, as the
+            text encoder's always do, which palettes ruin.
         table: a lookup table of the device, to predict latency from.
-        compare: run each package on this Mac and compare it with torch before it counts as written; the largest
-            errors go into the manifest.
+        compare: also run each package on this Mac, by each compute unit, and compare it with torch.
+        check: evaluate each package here and compare it with torch before it counts as written; the figures go into the
+            manifest.
 
     Returns:
         The packages, the tokenizer's folder and the manifest.
@@ -62,43 +69,56 @@ def coreml(
         _needs_mac(Path(out))
     loaded, out = checkpoints.load(checkpoint), Path(out)
     labels = _labels(loaded)
-    made, errors = [], {}
+    samples = real_samples(loaded) if check or compare else {}
+    made, figures = [], {}
     for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
-        model = to_coreml(part.module, part.inputs, part.output, target, float32=("timestep",))
-        model = model if bits is None else palettise(model, bits)
+        model, own_bits = to_coreml(part.module, part.inputs, part.output, target, float32=("timestep",)), None
+        weights = None
+        if bits is not None and part.name != "text_encoder":
+            weights, own_bits = Program.of(model).weights(), bits
+            model = palettise(model, bits)
         model.short_description = part.says
         model.version = nas.__version__
-        model.user_defined_metadata.update({**labels, "nas.part": part.name, "nas.weight_bits": str(bits or 16)})
+        model.user_defined_metadata.update({**labels, "nas.part": part.name, "nas.weight_bits": str(own_bits or 16)})
         made.append(save(model, out / f"{part.name}.mlpackage"))
+        if check or compare:
+            figures[part.name] = check_numbers(made[-1], samples[part.name], own_bits, weights)
         if compare:
-            errors[part.name] = package_error(made[-1], part)
-            parts.check_error(made[-1], errors[part.name], TOLERANCE[bits])
-    check_package(made[0], loaded.architecture, loaded.space, labels["nas.weights_sha256"])
-    tokenizer, _ = TextEncoder(loaded.space.text).load()
-    tokenizer.save_pretrained(out / "tokenizer")
-    made.append(out / "tokenizer")
-    return [*made, manifest.record(out, "coreml", made, loaded, table, errors)]
+            found = compute_unit_errors(made[-1], part, samples[part.name], own_bits)
+            figures[part.name] = replace(figures[part.name], compute_units=found)
+    check_package(made[0], loaded.architecture, loaded.space, labels["nas.weights_sha256"], loaded.info.objective)
+    made.append(save_tokenizer(loaded.space.text, out / "tokenizer"))
+    checks = {name: found.as_dict() for name, found in figures.items()}
+    files = {path.stem: path for path in made[:3]}
+    weight_bits = {name: 16 if name == "text_encoder" else bits or 16 for name in files}
+    app = describe(loaded, out, files, "float16", weight_bits, made[-1])
+    return [*made, manifest.record(out, "coreml", made, loaded, table, checks, app)]
 
 
-@torch.no_grad()
-def package_error(path: str | Path, part: Part) -> float:
-    """The largest difference between a package, run here by Core ML, and the module it was made from, over the output's
-    largest value.
+def compute_unit_errors(
+    path: str | Path, part: Part, samples: Sequence[Sample], bits: int | None = None
+) -> dict[str, float]:
+    """By compute unit of this Mac: the largest error of a package, run by Core ML, next to torch.
 
     Raises:
         MissingDependency: coremltools is not installed.
-        NasError: this is no Mac, or its Core ML cannot run the package.
+        NasError: this is no Mac, its Core ML cannot run the package, or the result is not finite or not near enough.
     """
     _needs_mac(Path(path))
-    ct = coremltools()
-    inputs = parts.random_inputs(part)
-    arrays = {name: x.numpy() for name, x in inputs.items()}
-    try:
-        found = ct.models.MLModel(str(path)).predict(arrays)[part.output]
-    except Exception as error:  # whatever Core ML says, through coremltools
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise NasError(f"{path}: Core ML on this Mac cannot run it ({reason})") from None
-    return parts.relative_error(found, part.module(**inputs).numpy())
+    ct, errors = coremltools(), {}
+    for unit in COMPUTE_UNITS:
+        try:
+            model = ct.models.MLModel(str(path), compute_units=getattr(ct.ComputeUnit, unit))
+            outputs = [model.predict({k: x.numpy() for k, x in s.inputs.items()})[part.output] for s in samples]
+        except Exception as error:  # whatever Core ML says, through coremltools
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise NasError(f"{path}: Core ML on this Mac cannot run it by {unit} ({reason})") from None
+        found = [torch.from_numpy(np.asarray(output, np.float32)) for output in outputs]
+        if not all(torch.isfinite(output).all() for output in found):
+            raise NasError(f"{path}: Core ML by {unit} gives an infinity or NaN")
+        errors[unit] = max(relative_error(output, sample.wanted) for output, sample in zip(found, samples))
+        check_error(path, errors[unit], TOLERANCES[bits].float16, f" by {unit}")
+    return errors
 
 
 def _needs_mac(path: Path) -> None:
@@ -110,7 +130,11 @@ def _needs_mac(path: Path) -> None:
 
 
 def check_package(
-    path: str | Path, architecture: Architecture, space: SearchSpace, weights_sha256: str | None = None
+    path: str | Path,
+    architecture: Architecture,
+    space: SearchSpace,
+    weights_sha256: str | None = None,
+    objective: str = "flow",
 ) -> None:
     """Read a denoiser's .mlpackage and compare it with the architecture it should be.
 
@@ -119,6 +143,7 @@ def check_package(
 
     Args:
         weights_sha256: of the weights file that it should have been made from.
+        objective: what the denoiser predicts, which its output is named after.
 
     Raises:
         NasError: it cannot be read, or differs; the text says where.
@@ -126,7 +151,7 @@ def check_package(
     spec = read_package(path)
     wanted = {"x": space.input_shape(), "timestep": (1,), "context": space.context_shape()}
     _compare(path, "inputs", wanted, _shapes(spec.description.input))
-    _compare(path, "outputs", {"velocity": space.input_shape()}, _shapes(spec.description.output))
+    _compare(path, "outputs", {parts.PREDICTIONS[objective][0]: space.input_shape()}, _shapes(spec.description.output))
     labels = spec.description.metadata.userDefined
     found = json.loads(labels.get("nas.architecture", "null"))
     _compare(path, "architecture", architecture.choices, found)

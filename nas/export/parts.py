@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nas.checkpoint import Checkpoint
-from nas.diffusion.seeding import generator
-from nas.errors import NasError
 from nas.models import Autoencoder
 from nas.models.text_encoder import TextEncoder
 from nas.spaces import Text
@@ -25,6 +21,17 @@ PROMPTS = (
 )
 """What exported text encoders are compared with torch on: captions of several lengths, among them one that is cut off
 and the empty one."""
+
+
+PREDICTIONS = {
+    "flow": ("velocity", "the velocity of rectified flow at x for timestep 1000 t, t from 1 (noise) to 0"),
+    "epsilon": ("noise", "the noise in x at a timestep of Stable Diffusion's schedule, from 999 down to 0"),
+    "v": (
+        "v",
+        "v, sqrt(a) noise - sqrt(1 - a) clean, at a timestep of Stable Diffusion's schedule, from 999 down to 0",
+    ),
+}
+"""By what a denoiser predicts: what its output is called, and what it is."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +53,15 @@ class Part:
 
 
 def denoiser(checkpoint: Checkpoint) -> Part:
-    """One denoising step: `x (B, C, T, H, W)`, `timestep (1,)`, `context (B, tokens, dim)` -> velocity like `x`."""
+    """One denoising step: `x (B, C, T, H, W)`, `timestep (1,)`, `context (B, tokens, dim)` -> a prediction like `x`."""
     space = checkpoint.space
     inputs = {
         "x": torch.zeros(space.input_shape()),
         "timestep": torch.zeros(1),
         "context": torch.zeros(space.context_shape()),
     }
-    says = "One step of a flow-matching video denoiser: velocity at x for timestep 1000 t, t from 1 (noise) to 0."
-    return Part("denoiser", checkpoint.denoiser, inputs, "velocity", says)
+    output, says = PREDICTIONS[checkpoint.info.objective]
+    return Part("denoiser", checkpoint.denoiser, inputs, output, f"One step of a video denoiser: {says}.")
 
 
 def decoder(checkpoint: Checkpoint) -> Part:
@@ -80,28 +87,6 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
         "context",
         "Tokens of a caption to the context.",
     )
-
-
-def random_inputs(part: Part) -> dict[str, Tensor]:
-    """Inputs to compare two forms of a part on: normal noise where it takes floats, its examples where whole numbers."""
-    stream = generator(0)
-    return {
-        name: torch.randn(x.shape, generator=stream) if x.is_floating_point() else x for name, x in part.inputs.items()
-    }
-
-
-def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference as a share of the largest value."""
-    return float(np.abs(found.astype(np.float32) - wanted).max() / np.abs(wanted).max())
-
-
-def check_error(path: Path, error: float, tolerance: float) -> None:
-    """
-    Raises:
-        NasError: the exported file differs from torch by more than the tolerance, or gives no numbers at all.
-    """
-    if not error <= tolerance:
-        raise NasError(f"{path}: differs from torch by {error:.2g} of its largest value, more than {tolerance:g}")
 
 
 class Decode(nn.Module):

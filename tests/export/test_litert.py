@@ -7,7 +7,8 @@ import pytest
 
 from nas import checkpoint
 from nas.errors import MissingDependency
-from nas.export import litert, litert_models, parts
+from nas.export import litert, litert_models
+from nas.export.samples import real_samples
 
 needs_converter = pytest.mark.skipif(
     importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"
@@ -19,8 +20,8 @@ needs_converter = pytest.mark.skipif(
 def test_all_three_parts_compute_what_torch_does(tiny_checkpoint, tmp_path):
     loaded = checkpoint.load(tiny_checkpoint)
     litert(tiny_checkpoint, tmp_path)
-    for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
-        assert litert_models.relative_error(tmp_path / f"{part.name}.tflite", part) < 1e-5
+    for name, samples in real_samples(loaded).items():
+        assert litert_models.litert_error(tmp_path / f"{name}.tflite", samples) < 1e-5
     files = {entry["path"] for entry in json.loads((tmp_path / "export.json").read_text())["litert"]["files"]}
     assert {"denoiser.tflite", "decoder.tflite", "text_encoder.tflite"} <= files
 

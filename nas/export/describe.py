@@ -1,0 +1,111 @@
+"""What an app must know of an exported checkpoint, gathered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.checkpoint import Checkpoint
+from nas.costs.clip_summary import FPS
+from nas.export import parts
+from nas.export.app import App, Clip, Decoding, Latents, Model, Port, Prompt
+from nas.export.parts import Part
+from nas.export.schedule import sampling
+from nas.models.text_encoder import EMPTY, TextEncoder
+
+LARGEST_MB = 1000
+"""A larger Core ML package is too much for many iPhones."""
+EMPTY_CONTEXT = "empty_context.f32"
+
+MEANINGS = {
+    "x": "the latents so far, times the step's input_scale",
+    "timestep": "the step's timestep",
+    "context": "the text encoder's output for the prompt",
+    "latents": "the latents after the last step",
+    "input_ids": "the prompt's tokens",
+    "attention_mask": "1 for the prompt's tokens, 0 for padding",
+    "video": "pixels; see clip",
+    "velocity": "the velocity of rectified flow, noise - clean",
+    "noise": "the noise in x",
+    "v": "sqrt(a) noise - sqrt(1 - a) clean of DDPM",
+}
+
+
+def describe(
+    checkpoint: Checkpoint, out: Path, files: dict[str, Path], floats: str, bits: dict[str, int], tokenizer: Path
+) -> App:
+    """Gather it, and write the empty prompt's context beside the models.
+
+    Args:
+        out: the export folder.
+        files: by part, its file or package.
+        floats: what floats the models take and give; timesteps and LiteRT's are float32.
+        bits: by part, of its weights.
+        tokenizer: the folder of its files.
+    """
+    made = (parts.denoiser(checkpoint), parts.decoder(checkpoint), parts.text_encoder(checkpoint))
+    models = {part.name: _model(checkpoint, part, files[part.name], out, floats, bits[part.name]) for part in made}
+    shape, vae = checkpoint.space.input_shape(), checkpoint.autoencoder.config
+    clip = Clip(shape[2], FPS, shape[3] * vae.downsampling, shape[4] * vae.downsampling, vae.image_channels)
+    return App(
+        models,
+        _prompt(checkpoint, out, tokenizer),
+        sampling(checkpoint),
+        Latents(tuple(shape), float(checkpoint.autoencoder.scaling_factor)),
+        Decoding(shape[2]),
+        clip,
+        tuple(_warnings(models)),
+    )
+
+
+def _warnings(models: dict[str, Model]) -> list[str]:
+    return [
+        f"{model.file} has {model.size_mb:.0f} MB; iOS may end an app that loads more than {LARGEST_MB} at once: "
+        "export with --bits 8 or 6"
+        for model in models.values()
+        if model.file.endswith(".mlpackage") and model.size_mb > LARGEST_MB
+    ]
+
+
+def _model(checkpoint: Checkpoint, part: Part, path: Path, out: Path, floats: str, bits: int) -> Model:
+    tokens = checkpoint.space.text.tokens
+
+    def port(name: str, shape: Any, whole: bool) -> Port:
+        low, high = _RANGES.get(name, (None, None))
+        if name == "input_ids":
+            low, high = 0, len(TextEncoder(checkpoint.space.text).load()[0]) - 1
+        dtype = "int32" if whole else "float32" if name == "timestep" else floats
+        return Port(name, tuple(shape), dtype, MEANINGS[name], low, high)
+
+    inputs = tuple(port(name, x.shape, not x.is_floating_point()) for name, x in part.inputs.items())
+    shape, vae = tuple(checkpoint.space.input_shape()), checkpoint.autoencoder.config
+    video = (1, vae.image_channels, shape[2], *(size * vae.downsampling for size in shape[3:]))
+    shapes = {"denoiser": shape, "decoder": video, "text_encoder": (1, tokens, checkpoint.space.text.dim)}
+    output = port(part.output, shapes[part.name], False)
+    size = sum(f.stat().st_size for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file())
+    return Model(path.relative_to(out).as_posix(), size / 1e6, bits, inputs, (output,))
+
+
+_RANGES = {"timestep": (0.0, 1000.0), "attention_mask": (0, 1)}
+
+
+def _prompt(checkpoint: Checkpoint, out: Path, folder: Path) -> Prompt:
+    text = checkpoint.space.text
+    encoder = TextEncoder(text)
+    tokenizer, model = encoder.load()
+    empty = parts.token_inputs(text, EMPTY)
+    context = encoder([EMPTY]).numpy().astype("<f4")
+    (out / EMPTY_CONTEXT).write_bytes(np.ascontiguousarray(context).tobytes())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return Prompt(
+        kind=type(backend.model).__name__ if backend is not None else type(tokenizer).__name__,
+        folder=folder.relative_to(out).as_posix(),
+        tokens=text.tokens,
+        padding_id=tokenizer.pad_token_id,
+        reads_mask=not parts.EncodeText(model).causal,
+        empty_ids=tuple(empty["input_ids"][0].tolist()),
+        empty_mask=tuple(empty["attention_mask"][0].tolist()),
+        empty_context=EMPTY_CONTEXT,
+    )

@@ -1,0 +1,195 @@
+"""Faults put into a module or a package on purpose: the numbers of the check show each of them."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nas import checkpoint
+from nas.conversion import convert
+from nas.conversion.convert import to_coreml
+from nas.errors import NasError
+from nas.export import parts
+from nas.export.check import check_numbers
+from nas.export.packages import save
+from nas.export.samples import real_samples
+from nas.models import Autoencoder, autoencoder, build, layers, operators
+from nas.spaces import Backbone, SearchSpace
+
+
+@pytest.fixture(scope="module")
+def small(tiny_checkpoint, tmp_path_factory):
+    """A checkpoint with a denoiser of one level, which converts quickly, beside the tiny one's other parts."""
+    tiny = checkpoint.load(tiny_checkpoint)
+    backbone = Backbone((16,), attention_levels=(0,), heads=2, norm_groups=8, mid=False)
+    kinds = ("SelfAttention3D", "Conv1D", "Conv3D")
+    slots = {f"{site}/0": ["none", *kinds] for site in backbone.sites(tiny.space.latent)}
+    space = SearchSpace("small", slots, tiny.space.operators, backbone, tiny.space.latent, tiny.space.text)
+    arch = space.architecture(dict(zip(slots, kinds)))
+    torch.manual_seed(0)
+    denoiser = build(space, arch)
+    for parameter in denoiser.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    folder = tmp_path_factory.mktemp("small")
+    decoder = Autoencoder(dataclasses.replace(tiny.autoencoder.config, scaling_factor=0.5))
+    decoder.load_state_dict(tiny.autoencoder.state_dict())
+    checkpoint.save_autoencoder(folder / "decoder", decoder)
+    return checkpoint.save(folder / "checkpoint", denoiser.state_dict(), space, arch, folder / "decoder", tiny.info)
+
+
+@pytest.fixture(scope="module")
+def loaded(small):
+    return checkpoint.load(small)
+
+
+@pytest.fixture(scope="module")
+def samples(loaded):
+    return real_samples(loaded)
+
+
+def exported(part, folder):
+    model = to_coreml(part.module, part.inputs, part.output, float32=("timestep",))
+    return save(model, folder / f"{part.name}.mlpackage")
+
+
+def softmax_over_queries(q, k, v):
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-2) @ v
+
+
+def no_scale(q, k, v):
+    return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+
+
+class DenoiserFaults:
+    """Each changes what is converted, through `patch`; a checkpoint loaded anew is theirs to spoil."""
+
+    def softmax_over_queries(patch, fresh):
+        patch.setattr(layers.F, "scaled_dot_product_attention", softmax_over_queries)
+
+    def missing_attention_scale(patch, fresh):
+        patch.setattr(layers.F, "scaled_dot_product_attention", no_scale)
+
+    def height_and_width_swapped(patch, fresh):
+        plain = operators.Conv3D.forward
+        patch.setattr(
+            operators.Conv3D, "forward", lambda self, x, c=None: plain(self, x.transpose(3, 4), c).transpose(3, 4)
+        )
+
+    def temporal_kernels_reversed(patch, fresh):
+        for module in fresh.denoiser.modules():
+            if isinstance(module, operators.Conv1D):
+                module.conv.weight.data = module.conv.weight.data.flip(2)
+
+    def geglu_halves_swapped(patch, fresh):
+        def forward(self, x):
+            gate, value = self.proj(x).chunk(2, dim=-1)
+            return value * F.gelu(gate)
+
+        patch.setattr(layers.GEGLU, "forward", forward)
+
+    def other_weights(patch, fresh):
+        torch.manual_seed(1)
+        for parameter in fresh.denoiser.parameters():
+            parameter.data = parameter.data + 0.02 * torch.randn_like(parameter)
+
+    def timestep_ignored(patch, fresh):
+        plain = type(fresh.denoiser).forward
+        patch.setattr(type(fresh.denoiser), "forward", lambda self, x, t, c: plain(self, x, 0 * t + 500, c))
+
+    def context_ignored(patch, fresh):
+        plain = type(fresh.denoiser).forward
+        patch.setattr(type(fresh.denoiser), "forward", lambda self, x, t, c: plain(self, x, t, 0 * c))
+
+
+class DecoderFaults:
+    def without_temporal_factors(patch, fresh):
+        patch.setattr(autoencoder.TemporalConv, "forward", lambda self, x, frames, past=None: x)
+
+    def without_scaling(patch, fresh):
+        fresh.autoencoder.scaling_factor = 1.0
+
+    def height_and_width_swapped(patch, fresh):
+        plain = autoencoder.Autoencoder.decode
+        patch.setattr(autoencoder.Autoencoder, "decode", lambda self, z: plain(self, z.transpose(3, 4)).transpose(3, 4))
+
+    def temporal_kernels_reversed(patch, fresh):
+        for module in fresh.autoencoder.modules():
+            if isinstance(module, autoencoder.TemporalConv):
+                module.conv.weight.data = module.conv.weight.data.flip(2)
+
+
+class TextFaults:
+    def prompt_ignored(patch, fresh):
+        patch.setattr(convert, "distinct", lambda inputs: dict.fromkeys(inputs, torch.ones(1, 8, dtype=torch.int32)))
+
+    def mask_ignored(patch, fresh):
+        plain = parts.EncodeText.forward
+        patch.setattr(parts.EncodeText, "forward", lambda self, ids, mask: plain(self, ids, mask * 0 + 1))
+
+
+def faults(holder):
+    found = {name: fault for name, fault in vars(holder).items() if not name.startswith("_")}
+    return pytest.mark.parametrize("fault", found.values(), ids=found)
+
+
+def caught(part_of, loaded, samples, small, fault, folder, monkeypatch):
+    fresh = checkpoint.load(small)
+    with monkeypatch.context() as patch:
+        fault(patch, fresh)
+        path = exported(part_of(fresh), folder)
+    with pytest.raises(NasError, match="differs from torch") as error:
+        check_numbers(path, samples)
+    assert "\n" not in str(error.value)
+
+
+@faults(DenoiserFaults)
+def test_a_wrong_denoiser_is_caught(loaded, samples, small, fault, tmp_path, monkeypatch):
+    caught(parts.denoiser, loaded, samples["denoiser"], small, fault, tmp_path, monkeypatch)
+
+
+@faults(DecoderFaults)
+def test_a_wrong_decoder_is_caught(loaded, samples, small, fault, tmp_path, monkeypatch):
+    caught(parts.decoder, loaded, samples["decoder"], small, fault, tmp_path, monkeypatch)
+
+
+@faults(TextFaults)
+def test_a_wrong_text_encoder_is_caught(loaded, samples, small, fault, tmp_path, monkeypatch):
+    caught(parts.text_encoder, loaded, samples["text_encoder"], small, fault, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def right(loaded, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("right")
+    return {part.name: exported(part, folder) for part in (parts.decoder(loaded), parts.text_encoder(loaded))}
+
+
+def test_parts_without_faults_pass(right, samples):
+    for name, path in right.items():
+        figures = check_numbers(path, samples[name])
+        assert figures.error_float32 < 2e-3 and figures.error_float16 < 4e-3
+
+
+def changed(path, folder, kind, attribute, value):
+    """A copy of a package in which the attribute of the first operation of a kind is another."""
+    from nas.export.operations import program_operations
+    from nas.export.packages import read_package
+
+    copy = shutil.copytree(path, folder / path.name)
+    spec = read_package(copy)
+    operations = list(program_operations(spec))
+    first = next(operation for operation in operations if operation.type == kind)
+    name = first.inputs[attribute].arguments[0].name
+    constant = next(operation for operation in operations if operation.outputs[0].name == name)
+    tensor = constant.attributes["val"].immediateValue.tensor
+    tensor.ints.values[:] = value
+    next(copy.rglob("model.mlmodel")).write_bytes(spec.SerializeToString())
+    return copy
+
+
+def test_a_wrong_package_is_caught(right, samples, tmp_path):
+    """The fault is in the file alone: height and width change places."""
+    path = changed(right["decoder"], tmp_path, "transpose", "perm", [0, 2, 1, 4, 3])
+    with pytest.raises(NasError, match="differs from torch"):
+        check_numbers(path, samples["decoder"])
