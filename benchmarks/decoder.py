@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.errors import MissingDependency
 from nas.files import read_json, write_json
 from nas.metrics.reconstruction import Fidelity, reconstruct
-from nas.models import Autoencoder, VAEConfig, tensors
+from nas.models import Autoencoder, VAEConfig, safetensors_io
 from nas.models.layers import to_frames, to_video
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
@@ -202,7 +202,7 @@ def train_decoder(folder: Path, image: Autoencoder, kind: str, seed: int, steps:
 
     run(f"{kind} {seed}", folder / f"{kind}-{seed}", steps, {"decoder": learner}, step, 50)
     autoencoder.load_state_dict(learner.averaged())
-    tensors.save(folder / f"{kind}-{seed}.safetensors", autoencoder.state_dict())
+    safetensors_io.save(folder / f"{kind}-{seed}.safetensors", autoencoder.state_dict())
     return autoencoder
 
 

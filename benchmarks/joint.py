@@ -31,7 +31,7 @@ from nas.data.digits import WORDS
 from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, NasError
 from nas.files import read_json, write_json
-from nas.models import tensors
+from nas.models import safetensors_io
 from nas.runs.job import load_job_config
 from nas.training import FinetuneConfig, Inputs, run_stage
 
@@ -121,10 +121,10 @@ def with_few_videos(decoder: Path, copy: Path, count: int | None, digits: int) -
     for path in sorted(train.glob("videos-*.json")):
         ((name, found),) = read_json(path, "shard")["captions"].items()
         rows = [row for row, caption in enumerate(found) if words & set(caption.split())]
-        latents.append(tensors.load(path.with_suffix(".safetensors"))[name][rows])
+        latents.append(safetensors_io.load(path.with_suffix(".safetensors"))[name][rows])
         captions += [found[row] for row in rows]
     kept = torch.cat(latents)[:count]
-    tensors.save(train / "videos-00000.safetensors", {name: kept})
+    safetensors_io.save(train / "videos-00000.safetensors", {name: kept})
     write_json(train / "videos-00000.json", {"captions": {name: captions[: len(kept)]}, "skipped": []})
     sizes = read_json(train / "cache.json", "cache")
     write_json(train / "cache.json", {**sizes, "videos": {name: [len(kept)]}})

@@ -11,7 +11,7 @@ Layout::
 
 No pickle: reading a checkpoint runs no code of its author.
 
-To generate clips, encode captions with `nas.models.text_encoder.TextEncoder(space.text)`, call
+To generate clips, encode captions with `nas.models.text_encoder.PromptEncoder(space.text)`, call
 `nas.diffusion.sampling.generate` with the steps, guidance and sampler of `CheckpointInfo`, and decode the latents with
 `autoencoder.decode`.
 """
@@ -33,10 +33,10 @@ from nas.diffusion.predictions import Objective, get_objective
 from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, SAMPLERS
 from nas.errors import ConfigError, suggestion
 from nas.files import read_json, short_hash, write_json
-from nas.models import Autoencoder, Denoiser, VAEConfig, build, tensors, weight_files
+from nas.models import Autoencoder, Denoiser, VAEConfig, build, pretrained_files, safetensors_io
 from nas.models import diffusers_checkpoint as diffusers
-from nas.models.weight_files import WeightFiles
-from nas.models.weights import fit
+from nas.models.pretrained_files import WeightFiles
+from nas.models.safetensors_io import load_into
 from nas.ranges import check_range
 from nas.spaces import Architecture, SearchSpace
 
@@ -125,7 +125,7 @@ def save(
         return folder
     space.save(folder / "space.yaml")
     architecture.save(folder / "architecture.json")
-    tensors.save(folder / "denoiser.safetensors", denoiser)
+    safetensors_io.save(folder / "denoiser.safetensors", denoiser)
     save_autoencoder(folder, load_autoencoder(decoder))
     provenance = {
         "library": nas.__version__,
@@ -162,7 +162,7 @@ def load(folder: str | Path) -> Checkpoint:
     architecture = space.check(Architecture.load(folder / "architecture.json"))
     with torch.device("meta"):
         denoiser = build(space, architecture)
-    load_into(denoiser, folder / "denoiser.safetensors", "space.yaml and architecture.json")
+    load_into(denoiser, folder / "denoiser.safetensors", described="space.yaml and architecture.json")
     denoiser.objective = info.trained_under()
     return Checkpoint(
         folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
@@ -176,7 +176,7 @@ def prediction(denoiser: Denoiser) -> dict[str, Any]:
 
 
 def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> None:
-    tensors.save(Path(folder) / "decoder.safetensors", autoencoder.state_dict())
+    safetensors_io.save(Path(folder) / "decoder.safetensors", autoencoder.state_dict())
     write_json(Path(folder) / "decoder.json", asdict(autoencoder.config))
 
 
@@ -192,7 +192,7 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
     config = build_config(VAEConfig, read_json(path, "decoder"), str(path))
     with torch.device("meta"):
         autoencoder = Autoencoder(config)
-    load_into(autoencoder, Path(folder) / "decoder.safetensors", "decoder.json")
+    load_into(autoencoder, Path(folder) / "decoder.safetensors", described="decoder.json")
     return autoencoder.eval().requires_grad_(False)
 
 
@@ -210,16 +210,7 @@ def _diffusers_weights(folder: str | Path) -> WeightFiles | None:
         ConfigError: there are only weights of a kind that is not read.
     """
     parts = [part for part in (Path(folder) / "vae", Path(folder)) if (part / "config.json").exists()]
-    found = [weight_files.find(part, diffusers.STEM) for part in parts]
+    found = [pretrained_files.find_weights(part, diffusers.STEM) for part in parts]
     if parts and not any(found):
-        raise ConfigError(weight_files.missing(parts[0], diffusers.STEM))
+        raise ConfigError(pretrained_files.missing_weights(parts[0], diffusers.STEM))
     return next((files for files in found if files), None)
-
-
-def load_into(module: torch.nn.Module, path: Path, described: str = "the files beside it") -> None:
-    """Load a weights file into a module, which may be on the meta device.
-
-    Raises:
-        ConfigError: it is missing, damaged, or another module's than the one `described`.
-    """
-    fit(module, tensors.load(path), path, described=described)

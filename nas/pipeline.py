@@ -13,12 +13,12 @@ from torch import Tensor
 
 from nas import checkpoint
 from nas.checkpoint import Checkpoint
-from nas.data import video
+from nas.data import video_writer
 from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, generate
 from nas.errors import ConfigError, NasError
 from nas.failures import lacks_memory
 from nas.models import Autoencoder
-from nas.models.text_encoder import EMPTY, TextEncoder
+from nas.models.text_encoder import EMPTY, PromptEncoder
 from nas.ranges import in_range
 
 CHUNK = 8
@@ -41,7 +41,7 @@ class Clips:
 
     frames: np.ndarray
     prompts: tuple[str, ...]
-    fps: float = video.FPS
+    fps: float = video_writer.FPS
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -62,10 +62,10 @@ class Clips:
             ConfigError: another suffix, or a place that cannot be written.
         """
         in_range(scale, "scale", 1, MAX_SCALE)
-        frames = video.tile(self.frames)[None] if tiled and len(self) > 1 else self.frames
+        frames = video_writer.tile(self.frames)[None] if tiled and len(self) > 1 else self.frames
         frames = frames.repeat(scale, axis=2).repeat(scale, axis=3)
         paths = numbered(path, len(frames))
-        return [video.save(path, clip, self.fps) for path, clip in zip(paths, frames)]
+        return [video_writer.save(path, clip, self.fps) for path, clip in zip(paths, frames)]
 
 
 def numbered(path: str | Path, count: int) -> list[Path]:
@@ -83,7 +83,7 @@ class Pipeline:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._text = TextEncoder(checkpoint.space.text)
+        self._text = PromptEncoder(checkpoint.space.text)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Pipeline:
@@ -156,7 +156,7 @@ class Pipeline:
                     f"{self.checkpoint.folder}: the model gives NaN or infinity at {steps} steps and guidance "
                     f"{guidance:g}, and so no clip; give less guidance, or another checkpoint"
                 )
-            parts.append(video.to_uint8(part.numpy()))
+            parts.append(video_writer.to_uint8(part.numpy()))
         return np.concatenate(parts, axis=1)
 
     @property

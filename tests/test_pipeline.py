@@ -8,7 +8,7 @@ import torch
 
 import nas
 from nas import checkpoint
-from nas.data import video
+from nas.data import video_writer
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.pipeline import decode
@@ -47,7 +47,7 @@ def test_the_clip_is_the_one_that_training_would_sample(pipeline):
             x = x - 0.5 * parts.denoiser(x, torch.tensor([1000 * t]), context)
         wanted = parts.autoencoder.decode(x)
     got = pipeline("a cat runs", seed=3).frames.astype(int)
-    assert np.abs(got - video.to_uint8(wanted.numpy())).max() <= 1
+    assert np.abs(got - video_writer.to_uint8(wanted.numpy())).max() <= 1
 
 
 def test_what_a_clip_costs_is_what_was_measured(pipeline):
@@ -290,7 +290,7 @@ def test_weights_in_half_precision_are_read_as_single(tiny_checkpoint, tmp_path)
 def test_a_broken_text_encoder_is_one_line(tiny_checkpoint, tmp_path, name, text):
     import shutil
 
-    from nas.models.text_encoder import TextEncoder
+    from nas.models.text_encoder import PromptEncoder
     from nas.spaces import Text
 
     folder = shutil.copytree(tiny_checkpoint.parent / "text", tmp_path / "text")
@@ -298,7 +298,7 @@ def test_a_broken_text_encoder_is_one_line(tiny_checkpoint, tmp_path, name, text
         pytest.skip("this version of transformers writes no such file")
     (folder / name).write_text(text)
     try:
-        made = TextEncoder(Text(8, 32, encoder=str(folder)))(["a cat"])
+        made = PromptEncoder(Text(8, 32, encoder=str(folder)))(["a cat"])
     except NasError as error:
         assert str(folder) in str(error) and "\n" not in str(error)
     else:
@@ -310,7 +310,7 @@ def test_a_text_encoder_with_nan_or_without_all_weights_is_refused(tiny_checkpoi
 
     from safetensors.torch import load_file, save_file
 
-    from nas.models.text_encoder import TextEncoder
+    from nas.models.text_encoder import PromptEncoder
     from nas.spaces import Text
 
     folder = shutil.copytree(tiny_checkpoint.parent / "text", tmp_path / "text")
@@ -322,11 +322,11 @@ def test_a_text_encoder_with_nan_or_without_all_weights_is_refused(tiny_checkpoi
     ):
         save_file(broken, folder / "model.safetensors", {"format": "pt"})
         with pytest.raises(ConfigError, match=words):
-            TextEncoder(Text(8, 32, encoder=str(folder)))(["a cat"])
+            PromptEncoder(Text(8, 32, encoder=str(folder)))(["a cat"])
     save_file({k: v.half() for k, v in state.items()}, folder / "model.fp16.safetensors", {"format": "pt"})
     (folder / "model.safetensors").unlink()
-    expected = TextEncoder(Text(8, 32, encoder=str(tiny_checkpoint.parent / "text")))(["a cat"])
-    torch.testing.assert_close(TextEncoder(Text(8, 32, encoder=str(folder)))(["a cat"]), expected, rtol=0, atol=0.02)
+    expected = PromptEncoder(Text(8, 32, encoder=str(tiny_checkpoint.parent / "text")))(["a cat"])
+    torch.testing.assert_close(PromptEncoder(Text(8, 32, encoder=str(folder)))(["a cat"]), expected, rtol=0, atol=0.02)
     (folder / "model.fp16.safetensors").rename(folder / "pytorch_model.fp16.bin")
     with pytest.raises(ConfigError, match="only pickled weights of variant 'fp16'"):
-        TextEncoder(Text(8, 32, encoder=str(folder)))(["a cat"])
+        PromptEncoder(Text(8, 32, encoder=str(folder)))(["a cat"])

@@ -66,7 +66,7 @@ def _declare_generate(parser: argparse.ArgumentParser) -> None:
 def generate(args: argparse.Namespace) -> None:
     import contextlib
 
-    from nas.data.video import check_suffix
+    from nas.data.video_writer import check_suffix
     from nas.locks import output_lock
     from nas.pipeline import Pipeline, numbered
 

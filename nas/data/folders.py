@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nas.data.buckets import Size
-from nas.data.clips import Clips, of_split
+from nas.data.file_source import FileSource, split_indices
 from nas.data.metadata import IMAGES, MAX_NAME, READERS, VIDEOS, captions_in, kind_of
 from nas.data.source import UnreadableSample
 from nas.errors import ConfigError, suggestion
@@ -33,8 +33,8 @@ class Entry:
     captions: tuple[str, ...]
 
 
-class Folder(Clips):
-    """The clips and images of a folder; see `Clips`.
+class VideoFolder(FileSource):
+    """The clips and images of a folder; see `FileSource`.
 
     Args:
         folder: holds `metadata.csv` or `metadata.jsonl`, or one folder per split that does.
@@ -54,7 +54,7 @@ class Folder(Clips):
         self._items: dict[str, list[Entry]] = {"videos": [], "images": []}
         for kind, entries in self._items.items():
             there = [entry for entry in found if kind_of(entry.path.name) == kind]
-            chosen = range(len(there)) if own else of_split([entry.path.name for entry in there], split)
+            chosen = range(len(there)) if own else split_indices([entry.path.name for entry in there], split)
             entries += [there[place] for place in chosen]
 
     def count(self, kind: str) -> int:

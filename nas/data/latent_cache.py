@@ -33,7 +33,7 @@ from nas.data import skipped
 from nas.data.source import Sample, Source, UnreadableSample, batch_indices
 from nas.errors import ConfigError
 from nas.files import open_regular, read_json, write_json
-from nas.models import tensors
+from nas.models import safetensors_io
 from nas.models.text_encoder import EMPTY
 from nas.progress import progress
 
@@ -66,7 +66,7 @@ def prepare(
 
     Args:
         encode: pixels `(B, C, T, H, W)` -> latents, each frame by itself, as `Autoencoder.encode`.
-        text: captions -> contexts `(B, tokens, dim)`, as a `TextEncoder`.
+        text: captions -> contexts `(B, tokens, dim)`, as a `PromptEncoder`.
         videos, images: how many, from a fixed shuffle of the source; all by default.
         more_captions: captions to embed besides those of the items.
 
@@ -173,7 +173,7 @@ def _write_shard(
             break
     for group in filter(None, waiting.values()):
         encode_group(group)
-    tensors.save(path, {name: torch.cat(parts) for name, parts in latents.items()})
+    safetensors_io.save(path, {name: torch.cat(parts) for name, parts in latents.items()})
     write_json(path.with_suffix(".json"), {"captions": captions, "skipped": missed})
 
 
@@ -191,7 +191,7 @@ def _write_texts(folder: Path, captions: list[str], text: Text, title: str) -> N
         if not (path := folder / f"text-{number:05d}.safetensors").exists()
     ]
     for path, start in progress(missing, title, len(missing), unit="shard"):
-        tensors.save(path, {"context": text(captions[start : start + SHARD])})
+        safetensors_io.save(path, {"context": text(captions[start : start + SHARD])})
 
 
 def _note(path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def read(path: str | Path) -> list[tuple[str, str]]:
         raise ConfigError(f"{path}: is not a list of file, reason; remove it") from None
 
 
-class Usable:
+class SkippingSource:
     """Clips of a source for training on pixels; one that cannot be used is listed, and the next one takes its place.
 
     What takes its place is a function of the index, so a resumed run sees the same clips.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nas.data.buckets import Size
-from nas.data.clips import Clips, of_split
+from nas.data.file_source import FileSource, split_indices
 from nas.data.metadata import captions_in, kind_of, parse_object
 from nas.data.source import UnreadableSample
 from nas.errors import ConfigError
@@ -46,8 +46,8 @@ class Item:
     caption: Member
 
 
-class Shards(Clips):
-    """The clips and images of tar files; see `Clips`.
+class WebDataset(FileSource):
+    """The clips and images of tar files; see `FileSource`.
 
     Args:
         folder: holds `.tar` files, or one folder per split that does.
@@ -66,7 +66,9 @@ class Shards(Clips):
             for item in self._items_in(shard):
                 found[kind_of(item.media.name)].append(item)
         self._items = {
-            kind: items if own else [items[place] for place in of_split([_key(i.media.name) for i in items], split)]
+            kind: items
+            if own
+            else [items[place] for place in split_indices([_key(i.media.name) for i in items], split)]
             for kind, items in found.items()
         }
 
@@ -82,7 +84,7 @@ class Shards(Clips):
         name = f"{item.shard}/{item.caption.name}"
         if item.caption.size > MAX_BYTES:
             raise UnreadableSample(name, f"{item.caption.size} bytes are too long for a caption")
-        with Part(item.shard, item.caption) as file:
+        with MemberFile(item.shard, item.caption) as file:
             data = file.read()
         text = data.decode("utf-8-sig", errors="surrogateescape")
         try:
@@ -97,7 +99,7 @@ class Shards(Clips):
 
     def open(self, kind: str, index: int) -> BinaryIO:
         item = self._items[kind][index]
-        return io.BufferedReader(Part(item.shard, item.media))
+        return io.BufferedReader(MemberFile(item.shard, item.media))
 
     def _items_in(self, shard: Path) -> Iterator[Item]:
         """Members of one key follow each other; an item is complete with a clip or image and a caption."""
@@ -156,7 +158,7 @@ class Shards(Clips):
         self.skipped.append(UnreadableSample(name, reason))
 
 
-class Part(io.RawIOBase):
+class MemberFile(io.RawIOBase):
     """The bytes of one member of a shard as a file of their own."""
 
     def __init__(self, shard: Path, member: Member) -> None:

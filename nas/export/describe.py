@@ -13,7 +13,7 @@ from nas.export import parts
 from nas.export.app import App, Clip, Decoding, Latents, Model, Port, Prompt
 from nas.export.parts import Part
 from nas.export.schedule import sampling
-from nas.models.text_encoder import EMPTY, TextEncoder
+from nas.models.text_encoder import EMPTY, PromptEncoder
 
 LARGEST_MB = 1000
 """A larger Core ML package is too much for many iPhones."""
@@ -75,7 +75,7 @@ def _model(checkpoint: Checkpoint, part: Part, path: Path, out: Path, floats: st
     def port(name: str, shape: Any, whole: bool) -> Port:
         low, high = _RANGES.get(name, (None, None))
         if name == "input_ids":
-            low, high = 0, len(TextEncoder(checkpoint.space.text).load()[0]) - 1
+            low, high = 0, len(PromptEncoder(checkpoint.space.text).load()[0]) - 1
         dtype = "int32" if whole else "float32" if name == "timestep" else floats
         return Port(name, tuple(shape), dtype, MEANINGS[name], low, high)
 
@@ -93,7 +93,7 @@ _RANGES = {"timestep": (0.0, 1000.0), "attention_mask": (0, 1)}
 
 def _prompt(checkpoint: Checkpoint, out: Path, folder: Path) -> Prompt:
     text = checkpoint.space.text
-    encoder = TextEncoder(text)
+    encoder = PromptEncoder(text)
     tokenizer, model = encoder.load()
     empty = parts.token_inputs(text, EMPTY)
     context = encoder([EMPTY]).numpy().astype("<f4")

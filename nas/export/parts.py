@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nas.checkpoint import Checkpoint
 from nas.models import Autoencoder
-from nas.models.text_encoder import TextEncoder
+from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Text
 
 PROMPTS = (
@@ -68,7 +68,7 @@ def decoder(checkpoint: Checkpoint) -> Part:
     """`latents (1, C, T, h, w)` -> `video (1, image channels, T, H, W)` in [-1, 1]."""
     latents = torch.zeros(1, *checkpoint.space.input_shape()[1:])
     return Part(
-        "decoder", Decode(checkpoint.autoencoder), {"latents": latents}, "video", "Latents to pixels in [-1, 1]."
+        "decoder", DecodeLatents(checkpoint.autoencoder), {"latents": latents}, "video", "Latents to pixels in [-1, 1]."
     )
 
 
@@ -79,7 +79,7 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
         MissingDependency: the encoder is not installed.
     """
     text = checkpoint.space.text
-    _, model = TextEncoder(text).load()
+    _, model = PromptEncoder(text).load()
     return Part(
         "text_encoder",
         EncodeText(model),
@@ -89,7 +89,7 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
     )
 
 
-class Decode(nn.Module):
+class DecodeLatents(nn.Module):
     """`Autoencoder.decode` as a module."""
 
     def __init__(self, autoencoder: Autoencoder) -> None:
@@ -114,13 +114,13 @@ class EncodeText(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         length = input_ids.shape[1]
         hidden = (1 - attention_mask)[:, None, None, :].expand(-1, 1, length, -1)
-        if self.causal:  # padding is read, as `TextEncoder` reads it
+        if self.causal:  # padding is read, as `PromptEncoder` reads it
             hidden = torch.maximum(0 * hidden, torch.ones(length, length, dtype=hidden.dtype).triu(1))
         return self.model(input_ids=input_ids, attention_mask=hidden * -1e4).last_hidden_state
 
 
 def token_inputs(text: Text, prompt: str) -> dict[str, Tensor]:
     """A prompt through the tokenizer: `input_ids` and `attention_mask`, int32 `(1, tokens)` each, padded to the end."""
-    tokenizer, _ = TextEncoder(text).load()
+    tokenizer, _ = PromptEncoder(text).load()
     found = tokenizer([prompt], padding="max_length", truncation=True, max_length=text.tokens, return_tensors="pt")
     return {name: found[name].int() for name in ("input_ids", "attention_mask")}

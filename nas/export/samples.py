@@ -12,7 +12,7 @@ from nas.checkpoint import Checkpoint
 from nas.diffusion import objective
 from nas.diffusion.seeding import generator
 from nas.export import parts
-from nas.models.text_encoder import TextEncoder
+from nas.models.text_encoder import PromptEncoder
 
 PROMPTS = parts.PROMPTS
 
@@ -36,7 +36,7 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
     Raises:
         MissingDependency: the text encoder is not installed.
     """
-    contexts = TextEncoder(checkpoint.space.text)(PROMPTS)
+    contexts = PromptEncoder(checkpoint.space.text)(PROMPTS)
     denoiser: list[Sample] = []
 
     def record(module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:

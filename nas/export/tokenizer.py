@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nas.models.text_encoder import TextEncoder
+from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Text
 
 
@@ -17,7 +17,7 @@ def save_tokenizer(text: Text, folder: Path) -> Path:
     Raises:
         MissingDependency: the encoder is not installed.
     """
-    tokenizer, _ = TextEncoder(text).load()
+    tokenizer, _ = PromptEncoder(text).load()
     tokenizer.model_max_length = text.tokens
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

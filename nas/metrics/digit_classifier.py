@@ -18,15 +18,14 @@ from nas.data.digits import DIRECTIONS, WORDS, MovingDigits
 from nas.data.source import batch_indices
 from nas.diffusion.seeding import generator
 from nas.errors import NasError
-from nas.models import tensors
-from nas.models.weights import fit
+from nas.models import safetensors_io
 from nas.progress import progress
 
 NEEDED_ACCURACY = 0.97
 """Direction accuracy on held-out real clips below which the classifier is not fit to judge."""
 
 
-class Classifier(nn.Module):
+class DigitClassifier(nn.Module):
     """Clips `(B, 1, T, 32, 32)` -> logits of digit `(B, 10)` and of direction `(B, 4)`."""
 
     def __init__(self, features: int = 48) -> None:
@@ -56,7 +55,7 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class Quality:
+class DigitQuality:
     """What a batch of clips is worth: Frechet distance to held-out real clips, and how often the caption is met."""
 
     frechet: float
@@ -64,10 +63,10 @@ class Quality:
     direction_accuracy: float
 
 
-class Judge:
+class DigitEvaluator:
     """A trained, checked classifier and the features of the held-out real clips."""
 
-    def __init__(self, classifier: Classifier, frames: int, real: int = 1000) -> None:
+    def __init__(self, classifier: DigitClassifier, frames: int, real: int = 1000) -> None:
         self.classifier = classifier.eval().requires_grad_(False)
         test = MovingDigits("test", frames)
         chosen = batch_indices(0, 0, min(real, test.videos), test.videos)
@@ -81,11 +80,11 @@ class Judge:
                 f"{NEEDED_ACCURACY} are needed to judge generated ones; train it for more steps"
             )
 
-    def __call__(self, clips: Tensor, labels: Tensor) -> Quality:
+    def __call__(self, clips: Tensor, labels: Tensor) -> DigitQuality:
         """Judge clips `(N, 1, T, 32, 32)` in [-1, 1] asked to show `labels` `(N, 2)`: digit and direction."""
         features = self._features(clips)
         digit, direction = self._accuracy(features, labels)
-        return Quality(frechet_distance(features.numpy(), self.real.numpy()), digit, direction)
+        return DigitQuality(frechet_distance(features.numpy(), self.real.numpy()), digit, direction)
 
     def held_out(self, count: int) -> tuple[Tensor, Tensor]:
         """Held-out real clips `(count, 1, T, 32, 32)` and their labels `(count, 2)`."""
@@ -103,7 +102,7 @@ class Judge:
         return hits[0], hits[1]
 
 
-def judge(folder: Path, frames: int, steps: int = 250, seed: int = 0) -> Judge:
+def load_digit_evaluator(folder: Path, frames: int, steps: int = 250, seed: int = 0) -> DigitEvaluator:
     """The judge for clips of so many frames: its classifier is read from `folder`, or trained there first.
 
     Raises:
@@ -112,15 +111,15 @@ def judge(folder: Path, frames: int, steps: int = 250, seed: int = 0) -> Judge:
     path = folder / f"classifier-{frames}x{steps}-{seed}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier()
+        classifier = DigitClassifier()
     if not path.exists():
         _train(classifier, MovingDigits("train", frames), steps, seed)
-        tensors.save(path, classifier.state_dict())
-    fit(classifier, tensors.load(path), path)
-    return Judge(classifier, frames)
+        safetensors_io.save(path, classifier.state_dict())
+    safetensors_io.load_into(classifier, path)
+    return DigitEvaluator(classifier, frames)
 
 
-def _train(classifier: Classifier, source: MovingDigits, steps: int, seed: int, batch: int = 64) -> None:
+def _train(classifier: DigitClassifier, source: MovingDigits, steps: int, seed: int, batch: int = 64) -> None:
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for step in progress(range(steps), "classifier", steps):

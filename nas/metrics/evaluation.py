@@ -15,12 +15,12 @@ from nas.data.digits import LABELS, caption_of
 from nas.data.latent_cache import Cache
 from nas.diffusion.sampling import generate
 from nas.files import read_json
-from nas.metrics.digit_classifier import Judge, judge
+from nas.metrics.digit_classifier import DigitEvaluator, load_digit_evaluator
 from nas.models import Autoencoder
 from nas.progress import progress
 
 
-class Examiner:
+class DenoiserEvaluator:
     """Judges a denoiser by the clips it generates for every digit and direction. For moving digits only.
 
     Args:
@@ -30,7 +30,9 @@ class Examiner:
 
     def __init__(self, decoder: Path, clips: int) -> None:
         about = read_json(decoder / "data.json", "data", dict)
-        self.judge: Judge = judge(decoder, about["frames"], about["classifier_steps"], about["seed"])
+        self.digits: DigitEvaluator = load_digit_evaluator(
+            decoder, about["frames"], about["classifier_steps"], about["seed"]
+        )
         self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder)
         cache = Cache(decoder / "train")
         self.labels = torch.tensor([LABELS[i % len(LABELS)] for i in range(clips)])
@@ -40,16 +42,16 @@ class Examiner:
     def __call__(
         self, denoiser: nn.Module, shape: tuple[int, int, int, int], steps: int, guidance: float
     ) -> dict[str, Any]:
-        """`steps`, and the fields of `Quality`."""
+        """`steps`, and the fields of `DigitQuality`."""
         was_training = denoiser.training
         denoiser.eval()
         latents = generate(denoiser, self.context, self.empty, shape, steps, guidance)
         denoiser.train(was_training)
         clips = torch.cat([self.autoencoder.decode(part) for part in latents.split(40)])
-        return {"steps": steps, **asdict(self.judge(clips, self.labels))}
+        return {"steps": steps, **asdict(self.digits(clips, self.labels))}
 
 
-def examine(
+def evaluate_denoiser(
     title: str,
     folder: Path,
     decoder: Path,
@@ -62,10 +64,10 @@ def examine(
     """Quality at each number of steps; none for data that is not moving digits. Kept in the folder as it is measured."""
     if not distributed.is_main() or read_json(decoder / "data.json", "data", dict)["data"] != "digits":
         return []
-    examiner, path = Examiner(decoder, clips), folder / f"quality-{title}.jsonl"
+    evaluator, path = DenoiserEvaluator(decoder, clips), folder / f"quality-{title}.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for count in progress(steps[len(found) :], f"judge {title}", len(steps), len(found)):
-        found.append(examiner(denoiser, shape, count, guidance))
+        found.append(evaluator(denoiser, shape, count, guidance))
         with path.open("a") as file:
             file.write(json.dumps(found[-1]) + "\n")
     return found

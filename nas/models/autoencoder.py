@@ -92,9 +92,9 @@ class Encoder(nn.Module):
         self.down_blocks = nn.ModuleList()
         channels = widths[0]
         for level, width in enumerate(widths):
-            resnets = [ResnetBlock(channels, width, groups)]
-            resnets += [ResnetBlock(width, width, groups) for _ in range(config.layers_per_block - 1)]
-            down = Downsampler(width) if level < len(widths) - 1 else None
+            resnets = [VAEResnetBlock(channels, width, groups)]
+            resnets += [VAEResnetBlock(width, width, groups) for _ in range(config.layers_per_block - 1)]
+            down = VAEDownsampler(width) if level < len(widths) - 1 else None
             self.down_blocks.append(_block(resnets, downsamplers=down))
             channels = width
         self.mid_block = _mid_block(channels, config, temporal=False)
@@ -124,8 +124,8 @@ class SeparableDecoder(nn.Module):
         self.up_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
             width = widths[level]
-            resnets = [ResnetBlock(channels, width, groups, temporal=True)]
-            resnets += [ResnetBlock(width, width, groups, temporal=True) for _ in range(config.layers_per_block)]
+            resnets = [VAEResnetBlock(channels, width, groups, temporal=True)]
+            resnets += [VAEResnetBlock(width, width, groups, temporal=True) for _ in range(config.layers_per_block)]
             self.up_blocks.append(_block(resnets, upsamplers=Upsampler(width) if level else None))
             channels = width
         self.conv_norm_out = nn.GroupNorm(groups, channels, eps=1e-6)
@@ -141,7 +141,7 @@ class SeparableDecoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
-class ResnetBlock(nn.Module):
+class VAEResnetBlock(nn.Module):
     """`(B*T, in, H, W) -> (B*T, out, H, W)`, with a temporal factor behind its last convolution if asked for."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, temporal: bool = False) -> None:
@@ -194,7 +194,7 @@ class MidAttention(Attention):
         return x + super().forward(tokens).transpose(1, 2).reshape(x.shape)
 
 
-class Downsampler(nn.Module):
+class VAEDownsampler(nn.Module):
     """`(N, C, H, W) -> (N, C, H/2, W/2)`; pads right and below only, as `AutoencoderKL` does."""
 
     def __init__(self, channels: int) -> None:
@@ -205,13 +205,13 @@ class Downsampler(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-def _block(resnets: list[ResnetBlock], **sampler: nn.Module | None) -> nn.ModuleDict:
+def _block(resnets: list[VAEResnetBlock], **sampler: nn.Module | None) -> nn.ModuleDict:
     samplers = {name: nn.ModuleList([module]) for name, module in sampler.items() if module is not None}
     return nn.ModuleDict({"resnets": nn.ModuleList(resnets), **samplers})
 
 
 def _mid_block(channels: int, config: VAEConfig, temporal: bool) -> nn.ModuleDict:
-    block = _block([ResnetBlock(channels, channels, config.norm_groups, temporal) for _ in range(2)])
+    block = _block([VAEResnetBlock(channels, channels, config.norm_groups, temporal) for _ in range(2)])
     if config.mid_attention:
         block["attentions"] = nn.ModuleList([MidAttention(channels, config.norm_groups)])
     return block

@@ -1,7 +1,7 @@
 """Weights from and to a diffusers checkpoint folder: Stable Diffusion's UNet and VAE.
 
 A folder as `save_pretrained` writes it or the Hub holds it: `unet/config.json`, `unet/diffusion_pytorch_model.safetensors`
-(or a variant of it, or shards: see `weight_files`), and the same under `vae/`. Only safetensors are read: no pickle
+(or a variant of it, or shards: see `pretrained_files`), and the same under `vae/`. Only safetensors are read: no pickle
 that could run code.
 """
 
@@ -18,11 +18,11 @@ from torch import Tensor
 from nas.config import build
 from nas.errors import ConfigError, MissingDependency
 from nas.files import read_json, write_atomic, write_json
-from nas.models import weight_files
+from nas.models import pretrained_files
 from nas.models.autoencoder import Autoencoder, VAEConfig
+from nas.models.pretrained_files import WeightFiles
+from nas.models.safetensors_io import load_state
 from nas.models.unet import UNet
-from nas.models.weight_files import WeightFiles
-from nas.models.weights import fit
 from nas.spaces import Backbone
 
 STEM = "diffusion_pytorch_model"
@@ -222,9 +222,9 @@ def weights_of(folder: Path) -> WeightFiles:
     Raises:
         ConfigError: there are none that are read.
     """
-    found = weight_files.find(folder, STEM)
+    found = pretrained_files.find_weights(folder, STEM)
     if found is None:
-        raise ConfigError(weight_files.missing(folder, STEM))
+        raise ConfigError(pretrained_files.missing_weights(folder, STEM))
     return found
 
 
@@ -232,7 +232,7 @@ def _assign(model: UNet, folder: Path) -> None:
     found = weights_of(folder)
     state = {name: value for name, value in found.read().items() if not name.startswith("temporal.")}
     try:
-        fit(model, state, found.named, optional=["temporal."])
+        load_state(model, state, found.named, optional=["temporal."])
     except ConfigError as error:
         raise ConfigError(f"{error}; is the checkpoint of this size?") from None
 

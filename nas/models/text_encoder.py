@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from nas.errors import ConfigError, MissingDependency, NasError, encodable
-from nas.models import weight_files
+from nas.models import pretrained_files
 from nas.models.diffusers_checkpoint import HUB_TEXT, checkpoint_folder
-from nas.models.weights import not_finite
+from nas.models.safetensors_io import not_finite
 from nas.spaces import Text
 
 EMPTY = ""
@@ -24,7 +24,7 @@ KEPT = 1024
 """Captions whose contexts are kept for the next call: a data set's would not fit in memory."""
 
 
-class TextEncoder:
+class PromptEncoder:
     """Last hidden states of a Hugging Face text encoder, padded to a fixed number of tokens.
 
     Padding positions are kept, as Stable Diffusion keeps CLIP's: the denoiser reads no mask. Tokens rather than a pooled
@@ -130,9 +130,9 @@ def _variant(folder: Path) -> str | None:
     Raises:
         ConfigError: it holds none that are read.
     """
-    found = weight_files.find(folder, "model")
+    found = pretrained_files.find_weights(folder, "model")
     if found is None:
-        raise ConfigError(f"text encoder: {weight_files.missing(folder, 'model', 'pytorch_model')}")
+        raise ConfigError(f"text encoder: {pretrained_files.missing_weights(folder, 'model', 'pytorch_model')}")
     return found.variant
 
 

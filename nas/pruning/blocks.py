@@ -1,8 +1,8 @@
-"""Pruning: a smaller backbone out of a trained one, before distillation heals it (BK-SDM, arXiv 2305.15798, section 3).
+"""Block pruning: a shallower UNet from a trained one, to be distilled afterwards (BK-SDM, arXiv 2305.15798, section 3).
 
-First whole blocks go. Of each down block the first layers stay; of each up block the first ones and the last, so that
-every layer still joins a skip of the width it was trained with. Transformers of levels that lose their attention go,
-and so may the mid block and, with it, the lowest levels. Then the layers that stay lose channels: `nas.pruning.channels`.
+Each down block keeps its first layers; each up block keeps its first layers and its last one, so that every layer still
+gets a skip connection of the width it was trained with. Transformers of levels that lose their attention are removed,
+and optionally the mid block and, with it, the lowest levels. `prune` then removes channels (`nas.pruning.channels`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from nas.errors import ConfigError
 from nas.models.unet import UNet
-from nas.pruning.channels import slice_channels, taylor_scores
+from nas.pruning.channels import prune_channels, taylor_scores
 from nas.spaces import Backbone
 
 
 @dataclass(frozen=True)
-class Removed:
-    """What block removal took away.
+class RemovedLayers:
+    """The layers that block pruning removed.
 
     Attributes:
         modules: names of removed resnets and transformers in the original, such as `down_blocks.0.resnets.1`.
@@ -33,15 +33,15 @@ class Removed:
     params_after: int
 
 
-def prune(unet: UNet, target: Backbone, loss: Callable[[UNet], Tensor] | None = None) -> tuple[UNet, Removed]:
-    """A UNet of configuration `target` out of a larger one: blocks removed, then channels sliced.
+def prune(unet: UNet, target: Backbone, loss: Callable[[UNet], Tensor] | None = None) -> tuple[UNet, RemovedLayers]:
+    """A UNet of configuration `target` from a larger one: blocks, then channels, are removed.
 
     Args:
-        loss: the loss of a UNet on a calibration batch, to choose channels by their effect on it (Taylor); default: by
-            the norms of their weights. It is that of the model without the removed blocks.
+        loss: the loss of a UNet on a calibration batch, to rank channels by their effect on it (Taylor); default: rank
+            by weight norms. It is called with the model after block removal.
 
     Raises:
-        ConfigError: `target` is not a part of the UNet: see `remove_blocks` and `slice_channels`.
+        ConfigError: `target` is not contained in the UNet: see `remove_blocks` and `prune_channels`.
     """
     config = unet.config
     same_widths = replace(
@@ -52,15 +52,15 @@ def prune(unet: UNet, target: Backbone, loss: Callable[[UNet], Tensor] | None = 
         text_tokens=config.text_tokens,
     )
     shallow, removed = remove_blocks(unet, same_widths)
-    sliced = slice_channels(shallow, target, None if loss is None else taylor_scores(shallow, loss))
-    return sliced, replace(removed, params_after=sum(p.numel() for p in sliced.parameters()))
+    pruned = prune_channels(shallow, target, None if loss is None else taylor_scores(shallow, loss))
+    return pruned, replace(removed, params_after=sum(p.numel() for p in pruned.parameters()))
 
 
-def remove_blocks(unet: UNet, target: Backbone) -> tuple[UNet, Removed]:
-    """A UNet of configuration `target` with copies of the weights that stay.
+def remove_blocks(unet: UNet, target: Backbone) -> tuple[UNet, RemovedLayers]:
+    """A UNet of configuration `target` with copies of the remaining weights.
 
     Raises:
-        ConfigError: `target` is not a part of the UNet: other widths, heads or groups, more layers, or attention or a
+        ConfigError: `target` is not contained in the UNet: other widths, heads or groups, more layers, or attention or a
             mid block where there is none.
     """
     config = unet.config
@@ -71,8 +71,8 @@ def remove_blocks(unet: UNet, target: Backbone) -> tuple[UNet, Removed]:
             raise ConfigError(f"backbone.{field}: block removal keeps {ours}, the target says {theirs}")
     if levels < len(config.channels) and (target.mid or config.channels[levels] != config.channels[levels - 1]):
         raise ConfigError(
-            f"backbone.channels: {levels} of {len(config.channels)} levels: the lowest can go only without a mid block "
-            "and where the level below is as wide, so that the up blocks still get inputs of their width"
+            f"backbone.channels: {levels} of {len(config.channels)} levels: the lowest level can be removed only without a mid "
+            "block and if it is as wide as the one above it, so that the inputs of the up blocks keep their width"
         )
     if target.layers_per_block > config.layers_per_block:
         raise ConfigError(f"backbone.layers_per_block: {target.layers_per_block} of {config.layers_per_block}")
@@ -92,7 +92,7 @@ def remove_blocks(unet: UNet, target: Backbone) -> tuple[UNet, Removed]:
             removed[layer] = None
     pruned.load_state_dict(state, assign=True)
     before, after = (sum(p.numel() for p in model.parameters()) for model in (unet, pruned))
-    return pruned.train(unet.training), Removed(tuple(removed), before, after)
+    return pruned.train(unet.training), RemovedLayers(tuple(removed), before, after)
 
 
 def _kept_layers(config: Backbone, target: Backbone) -> dict[str, str | None]:
@@ -102,7 +102,7 @@ def _kept_layers(config: Backbone, target: Backbone) -> dict[str, str | None]:
     for layer in config.layers():
         index: int | None = layer.index
         if layer.kind in ("resnet", "transformer") and layer.block != "mid":
-            extra = layer.block.startswith("up.")  # an up block has one layer more, and keeps its last one
+            extra = layer.block.startswith("up.")  # an up block has one more layer, and keeps its last
             old_count, new_count = config.layers_per_block + extra, target.layers_per_block + extra
             kept = [*range(new_count - extra), *range(old_count - extra, old_count)]
             index = kept.index(layer.index) if layer.index in kept else None

@@ -1,19 +1,18 @@
-"""Which channels of which weights are one and the same: the streams of the spatial backbone.
+"""Channel groups of the UNet: sets of weight axes whose channels must be pruned together.
 
-A stream is a run of channels that several weights share. Whatever adds to a residual stream or reads it must agree on
-its channels; so must the two halves of a gated feed-forward, and the queries and keys of an attention. Streams are
-named after the module that makes them::
+All weights that add to a residual stream or read it share its channels; so do the two halves of a gated feed-forward,
+and the queries and keys of an attention. Groups are named after the module that writes them::
 
-    down_blocks.L                      a level's residual stream: its resnets and transformers add to it (of level 0
-                                       conv_in too, of the last level the mid block too); every skip of the level is it
-    down_blocks.L.downsamplers.0       what level L + 1 starts from; a skip as well
-    up_blocks.K.resnets.J              what one up layer makes; its transformer adds to it
-    up_blocks.K.upsamplers.0           what block K + 1 starts from
+    down_blocks.L                      residual stream of a level: its resnets and transformers (level 0: conv_in too,
+                                       last level: mid block too); also the level's skip connections
+    down_blocks.L.downsamplers.0       input of level L + 1; also a skip connection
+    up_blocks.K.resnets.J              output of one up layer, resnet and transformer
+    up_blocks.K.upsamplers.0           input of block K + 1
     RESNET.inner                       between the two convolutions of a resnet
-    TRANSFORMER.tokens                 the residual stream of tokens inside a transformer
+    TRANSFORMER.tokens                 residual stream of the tokens inside a transformer
     TRANSFORMER...attnN.qk, attnN.v    queries and keys; values
     TRANSFORMER...ff                   hidden channels of the feed-forward, twice (value and gate) in its first weight
-    time_embedding.linear_1, linear_2  inside the timestep embedding, and what the resnets read
+    time_embedding.linear_1, linear_2  hidden layer and output of the timestep embedding
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from torch import Tensor
 from nas.spaces import Backbone
 
 Axis = tuple[str, ...] | None
-"""The streams along one axis of a weight, one after the other; None for channels that are no stream's."""
+"""Channel groups concatenated along one axis of a weight; None for an axis that is not pruned."""
 
 
 def weight_axes(config: Backbone) -> dict[str, tuple[Axis, ...]]:
-    """Weight's name -> the streams along its first axis (outputs) and its second (inputs).
+    """Name of a weight -> the channel groups along its output axis and its input axis.
 
-    Names are the state dict's of `UNet(config)`; every resnet is given a `conv_shortcut`, which some have not.
+    Names are the state dict's of `UNet(config)`; every resnet is listed with a `conv_shortcut`, which not all have.
     """
     axes: dict[str, tuple[Axis, ...]] = {}
 
@@ -69,31 +68,31 @@ def weight_axes(config: Backbone) -> dict[str, tuple[Axis, ...]]:
     layer("time_embedding.linear_1", ("time_embedding.linear_1",), None)
     layer("time_embedding.linear_2", ("time_embedding.linear_2",), ("time_embedding.linear_1",))
     layer("text_embedding.linear", ("time_embedding.linear_2",), None)
-    made: dict[str, tuple[str, ...]] = {}
+    outputs: dict[str, tuple[str, ...]] = {}
     into: tuple[str, ...] = ()
-    for this in config.layers():
-        side, _, level = this.block.partition(".")
-        if this.kind == "conv_in":
+    for unet_layer in config.layers():
+        side, _, level = unet_layer.block.partition(".")
+        if unet_layer.kind == "conv_in":
             out = ("down_blocks.0",)
             layer("conv_in", out, None)
-        elif this.kind == "resnet":
-            out = {"down": (f"down_blocks.{level}",), "mid": into, "up": (this.name,)}[side]
-            resnet(this.name, into + made.get(this.skip, ()), out)
-        elif this.kind == "transformer":
+        elif unet_layer.kind == "resnet":
+            out = {"down": (f"down_blocks.{level}",), "mid": into, "up": (unet_layer.name,)}[side]
+            resnet(unet_layer.name, into + outputs.get(unet_layer.skip, ()), out)
+        elif unet_layer.kind == "transformer":
             out = into
-            transformer(this.name, out)
-        elif this.kind == "conv_out":
+            transformer(unet_layer.name, out)
+        elif unet_layer.kind == "conv_out":
             norm("conv_norm_out", into)
             layer("conv_out", None, into)
         else:
-            out = (this.name,)
-            layer(f"{this.name}.conv", out, into)
-        made[this.name] = into = out
+            out = (unet_layer.name,)
+            layer(f"{unet_layer.name}.conv", out, into)
+        outputs[unet_layer.name] = into = out
     return axes
 
 
-def stream_sizes(axes: Mapping[str, tuple[Axis, ...]], state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Stream -> number of channels, read off the weights (every stream has one that it does not share an axis of)."""
+def group_sizes(axes: Mapping[str, tuple[Axis, ...]], state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Channel group -> number of channels, from the weights that have an axis of that group alone."""
     return {
         axis[0]: state[name].shape[dim]
         for name, of_weight in axes.items()

@@ -1,4 +1,4 @@
-"""What pruning took away, block by block: layers, channels, parameters, multiply-adds, and latency if it is known."""
+"""Pruning report: layers, channels, parameters and multiply-adds before and after, block by block, and latency."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.models.layers import Upsampler
 from nas.models.unet import Downsampler, ResnetBlock, SpatialTransformer, UNet
-from nas.pruning.blocks import Removed
+from nas.pruning.blocks import RemovedLayers
 from nas.spaces import Latent, Text
 
 
 @dataclass(frozen=True)
 class BlockReport:
-    """One block before and after: `down.L`, `mid`, `up.L` (L counts levels, high resolution first) or `ends`.
+    """One block before and after: `down.L`, `mid`, `up.L` (L counts levels, high resolution first) or `ends` (all else).
 
     `channels` are the level's, `macs` multiply-adds of one step on one latent frame; after removal all are 0.
     """
@@ -32,12 +32,12 @@ class BlockReport:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """What pruning took away.
+    """The result of pruning, block by block.
 
     Attributes:
         removed: names of removed resnets, transformers and resamplers, as in the original's state dict.
-        blocks: by block; they add up to the whole.
-        latency_before_ms, latency_after_ms: of the whole backbone, out of a lookup table; None where it has no row.
+        blocks: one per block; their sum is the whole UNet.
+        latency_before_ms, latency_after_ms: of the whole backbone, from a lookup table; None if it has no such row.
     """
 
     removed: tuple[str, ...]
@@ -61,7 +61,7 @@ class PruningReport:
         return totals | asdict(self)
 
     def text(self) -> str:
-        """A table for people."""
+        """The report as a plain-text table."""
         lines = [f"{'block':<8}{'channels':>14}{'parameters':>20}{'share':>8}{'GMACs':>18}{'share':>8}"]
         whole = BlockReport(
             "all", 0, 0, *(self.total(f"{kind}_{when}") for kind in ("params", "macs") for when in WHEN)
@@ -82,14 +82,13 @@ class PruningReport:
 WHEN = ("before", "after")
 
 
-def report(before: UNet, after: UNet, removed: Removed, latent: Latent, text: Text) -> PruningReport:
-    """Compare a UNet with what `prune` made of it.
+def report(before: UNet, after: UNet, removed: RemovedLayers, latent: Latent, text: Text) -> PruningReport:
+    """Compare a UNet before and after `prune`.
 
-    Parameters are counted, multiply-adds too: torch counts them while both run on the meta device, which computes and
-    allocates nothing.
+    Multiply-adds are counted by torch while both models run on the meta device, which computes and allocates nothing.
 
     Args:
-        latent, text: the shapes at which a step is counted; one frame of the latent.
+        latent, text: shapes of the inputs; one frame of the latent is counted.
     """
     counts = [_counts(unet, latent, text) for unet in (before, after)]
     channels = [unet.config.channels for unet in (before, after)]
@@ -131,7 +130,7 @@ def _counts(unet: UNet, latent: Latent, text: Text) -> dict[str, tuple[int, int]
 
 
 def _block(name: str, unet: UNet) -> str:
-    """The block that a parameter or module belongs to; `ends` for what is in none."""
+    """The block of a parameter or module; `ends` if it is in none."""
     layers = (layer for layer in unet.topology if name == layer.name or name.startswith(f"{layer.name}."))
     return next((layer.block for layer in layers if layer.block), "ends")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from nas import checkpoint
-from nas.data import video
+from nas.data import video_writer
 from nas.diffusion.sampling import generate
-from nas.models.text_encoder import EMPTY, TextEncoder
+from nas.models.text_encoder import EMPTY, PromptEncoder
 from nas.spaces import Architecture
 from nas.training.stage import Inputs
 from nas.training.stages import supernet
@@ -31,12 +31,12 @@ def write_previews(
         Paths of the GIF and the MP4.
     """
     denoiser, guidance, sampler = _model(inputs, arch)
-    context = TextEncoder(inputs.space.text)([EMPTY, *captions])
+    context = PromptEncoder(inputs.space.text)([EMPTY, *captions])
     shape = inputs.space.input_shape()[1:]
     latents = generate(denoiser, context[1:], context[:1], shape, steps, guidance, sampler, seed)
-    clips = video.to_uint8(checkpoint.load_autoencoder(inputs.decoder).decode(latents).numpy())
-    grid = video.enlarge(video.tile(clips, columns=len(captions)))
-    return tuple(video.save(folder / f"{steps}-steps{suffix}", grid) for suffix in (".gif", ".mp4"))
+    clips = video_writer.to_uint8(checkpoint.load_autoencoder(inputs.decoder).decode(latents).numpy())
+    grid = video_writer.enlarge(video_writer.tile(clips, columns=len(captions)))
+    return tuple(video_writer.save(folder / f"{steps}-steps{suffix}", grid) for suffix in (".gif", ".mp4"))
 
 
 def _model(inputs: Inputs, arch: Architecture) -> tuple[nn.Module, float, str]:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from nas import distributed
 from nas.errors import ConfigError, NasError
 from nas.files import duplicate
-from nas.models import tensors
+from nas.models import safetensors_io
 from nas.progress import progress
 from nas.training import monitors
 from nas.training.history import History, read_history
@@ -116,13 +116,13 @@ def _save(folder: Path, learners: Mapping[str, Learner], step: int, seconds: flo
     keep = max(learner.execution.keep for learner in learners.values())
     if keep > 1:
         _keep(folder, keep - 1)
-    tensors.save(folder / STATE, state, {"step": str(step), "seconds": repr(seconds)})
+    safetensors_io.save(folder / STATE, state, {"step": str(step), "seconds": repr(seconds)})
 
 
 def _keep(folder: Path, older: int) -> None:
     """Give the state that is about to be replaced a name of its own, and remove all but the `older` newest of those."""
     if (folder / STATE).exists():
-        step = int(tensors.metadata(folder / STATE)["step"])
+        step = int(safetensors_io.metadata(folder / STATE)["step"])
         duplicate(folder / STATE, folder / f"state-{step:08d}.safetensors")
     for path in older_states(folder)[:-older]:
         path.unlink()
@@ -136,7 +136,7 @@ def _restore(folder: Path, learners: Mapping[str, Learner]) -> tuple[int, float]
     path = folder / STATE
     if not path.exists():
         return 0, 0.0
-    state, metadata = tensors.read(path, "training state")
+    state, metadata = safetensors_io.read(path, "training state")
     try:
         for name, learner in learners.items():
             learner.load({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nas import checkpoint, distributed
-from nas.data import video
+from nas.data import video_writer
 from nas.data.batches import held_out
 from nas.data.latent_cache import Cache
 from nas.diffusion.sampling import MAX_SAMPLING_STEPS, generate
@@ -73,7 +73,7 @@ class PreviewWriter:
 
     @torch.no_grad()
     def write(self, latents: torch.Tensor, steps_done: int) -> None:
-        grid = video.tile(video.to_uint8(self.autoencoder.decode(latents).numpy()), columns=len(latents))
-        grid = video.enlarge(grid)  # to look at
+        grid = video_writer.tile(video_writer.to_uint8(self.autoencoder.decode(latents).numpy()), columns=len(latents))
+        grid = video_writer.enlarge(grid)  # to look at
         for suffix in (".gif", ".mp4"):
-            video.save(self.folder / f"step-{steps_done:07d}{suffix}", grid)
+            video_writer.save(self.folder / f"step-{steps_done:07d}{suffix}", grid)

@@ -20,7 +20,7 @@ from nas.data.batches import Batch, Batches
 from nas.diffusion.predictions import Velocity, guided_velocity_fn
 from nas.diffusion.sampling import sample_euler
 from nas.diffusion.schedules import scale_noise
-from nas.models import tensors
+from nas.models import safetensors_io
 from nas.progress import progress
 
 
@@ -81,13 +81,13 @@ class ReflowPairs:
             batch = self.batches.joint(number)
             places = torch.zeros(len(batch.t), dtype=torch.long, device=batch.noise.device)
             made = teacher.end(scale_noise(batch.noise, teacher.times[0]), batch.context, places)
-            tensors.save(self._path(number), {"latents": made.cpu()})
+            safetensors_io.save(self._path(number), {"latents": made.cpu()})
 
     def __call__(self, step: int) -> tuple[Batch, Tensor]:
         """A batch, whose latents are real, and the teacher's latents `(B, C, T, h, w)` for its noise and captions."""
         number = step % self.count
         batch = self.batches.joint(number)
-        return batch, tensors.load(self._path(number))["latents"].to(batch.latents.device)
+        return batch, safetensors_io.load(self._path(number))["latents"].to(batch.latents.device)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}-{distributed.rank()}.safetensors"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nas.data.batches import Batches
 from nas.data.buckets import Size, choose, sizes
-from nas.data.folders import Folder
+from nas.data.folders import VideoFolder
 from nas.data.source import batch_indices, bucket_batch
 from nas.spaces import Latent
 from nas.training import FinetuneConfig, Inputs, read_history, run_stage
@@ -100,7 +100,7 @@ def shaped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clips_come_out_at_the_size_of_their_bucket(shaped, space):
     buckets = sizes(space.latent, 2, 4)
-    source = Folder(shaped, "train", buckets)
+    source = VideoFolder(shaped, "train", buckets)
     found = {source.name("videos", i)[-5]: source.video(i).pixels.shape[1:] for i in range(source.videos)}
     assert found["2"] == (8, 32, 32) and found["3"] == (4, 32, 32)
     assert {found["0"], found["1"], found["4"]} <= {(b.frames, b.height, b.width) for b in buckets}

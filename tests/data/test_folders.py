@@ -9,9 +9,9 @@ import torch
 
 from nas.data import skipped
 from nas.data.buckets import Size
-from nas.data.decoding import read_video
-from nas.data.folders import Folder
+from nas.data.folders import VideoFolder
 from nas.data.latent_cache import Cache, prepare
+from nas.data.video_reader import read_video
 from nas.errors import ConfigError
 from tests.support.clip_files import brightness, write_clip, write_image
 
@@ -38,18 +38,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clips_are_decoded_cropped_and_resampled(data):
-    source = Folder(data, "train", OWN)
+    source = VideoFolder(data, "train", OWN)
     good, fast = source.video(0), source.video(1)
     assert good.pixels.shape == (3, 8, 32, 32) and good.caption == "a good clip"
     assert np.allclose(brightness(good.pixels), 10 * np.arange(8), atol=5)
     steps = np.diff(brightness(fast.pixels))  # 16 frames per second to 8: every second frame
     assert np.allclose(steps, 20, atol=5)
-    slow = Folder(data, "train", OWN, fps=16).video(0)
+    slow = VideoFolder(data, "train", OWN, fps=16).video(0)
     assert (np.diff(brightness(slow.pixels)) < 3).sum() >= 3  # 8 frames per second to 16: frames twice
 
 
 def test_what_cannot_be_used_is_skipped_and_listed(data, tmp_path):
-    source = Folder(data, "train", OWN)
+    source = VideoFolder(data, "train", OWN)
 
     def encode(pixels):
         return pixels[:, :1, :, ::4, ::4]
@@ -72,7 +72,7 @@ def test_a_cache_that_was_interrupted_goes_on_after_its_last_shard(data, tmp_pat
     monkeypatch.setattr(module, "SHARD", 2)
     seen = []
 
-    class Counting(Folder):
+    class Counting(VideoFolder):
         def video(self, index):
             if len(seen) == 5 and "again" not in seen:
                 raise KeyboardInterrupt
@@ -94,24 +94,24 @@ def test_a_cache_that_was_interrupted_goes_on_after_its_last_shard(data, tmp_pat
 
 def test_metadata_mistakes_are_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"neither metadata\.csv nor metadata.jsonl"):
-        Folder(tmp_path, "train", OWN)
+        VideoFolder(tmp_path, "train", OWN)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "label": "x"}\n')
     with pytest.raises(ConfigError, match=r"metadata.jsonl:1: text: missing"):
-        Folder(tmp_path, "train", OWN)
+        VideoFolder(tmp_path, "train", OWN)
     (tmp_path / "metadata.jsonl").write_text('{"filename": "a.mp4", "text": "x"}\n')
     with pytest.raises(ConfigError, match=r"file_name: missing; did you mean 'filename'"):
-        Folder(tmp_path, "train", OWN)
+        VideoFolder(tmp_path, "train", OWN)
 
 
 def test_without_a_test_folder_files_are_split_once_for_all(tmp_path):
     names = [f"{number}.mp4" for number in range(400)]
     (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},x\n" for name in names))
-    train, test = (Folder(tmp_path, split, OWN) for split in ("train", "test"))
+    train, test = (VideoFolder(tmp_path, split, OWN) for split in ("train", "test"))
     assert train.videos + test.videos == 400 and 5 < test.videos < 45
     paths = [{source.name("videos", i) for i in range(source.videos)} for source in (train, test)]
     assert not paths[0] & paths[1]
     (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},x\n" for name in names[:3]))
-    train, test = (Folder(tmp_path, split, OWN) for split in ("train", "test"))
+    train, test = (VideoFolder(tmp_path, split, OWN) for split in ("train", "test"))
     assert (train.videos, test.videos) == (2, 1)  # of three something is held out as well
 
 
@@ -154,8 +154,8 @@ def test_a_csv_caption_may_hold_line_ends_and_a_clip_several_captions(tmp_path):
     (tmp_path / "metadata.csv").write_text(
         '\ufefffile_name,text\na.mp4,"one\nline, two"\na.mp4,other\nb.mp4,b\n', encoding="utf-8"
     )
-    source = Folder(tmp_path, "train", OWN)
-    other = Folder(tmp_path, "test", OWN)
+    source = VideoFolder(tmp_path, "train", OWN)
+    other = VideoFolder(tmp_path, "test", OWN)
     found = {s.video(i).caption for s in (source, other) for i in range(s.videos)}
     assert found == {"one\nline, two", "other", "b"}
     names = [{s.name("videos", i) for i in range(s.videos)} for s in (source, other)]
@@ -166,7 +166,7 @@ def test_a_folder_without_images_gives_single_frames_of_its_clips(tmp_path):
     write_clip(tmp_path / "a.mp4", 20)
     write_clip(tmp_path / "b.mp4", 1)
     (tmp_path / "metadata.csv").write_text("file_name,text\na.mp4,a\nb.mp4,b\n")
-    sources = [Folder(tmp_path, split, OWN) for split in ("train", "test")]
+    sources = [VideoFolder(tmp_path, split, OWN) for split in ("train", "test")]
     images = {s.image(i).caption: s.image(i).pixels for s in sources for i in range(s.images)}
     assert {caption: pixels.shape for caption, pixels in images.items()} == dict.fromkeys("ab", (3, 1, 32, 32))
     assert 0 < brightness(images["a"])[0] < 200  # a frame from within

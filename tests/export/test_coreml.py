@@ -18,7 +18,7 @@ from nas.export import FORMATS, check_package, coreml, operations, parts
 from nas.export.check import relative_error
 from nas.export.packages import compute_unit_errors, read_package, save
 from nas.export.samples import real_samples
-from nas.models.text_encoder import TextEncoder
+from nas.models.text_encoder import PromptEncoder
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_the_manifest_is_all_that_an_app_needs(exported, loaded):
     assert {port.dtype for port in app.models["text_encoder"].inputs} == {"int32"}
     assert (app.clip.frames, app.clip.height, app.clip.channels, app.clip.fps) == (4, 16, 1, 8)
     context = np.fromfile(exported / app.prompt.empty_context, "<f4").reshape(1, 8, 32)
-    assert np.allclose(context, TextEncoder(loaded.space.text)([""]), atol=1e-6)
+    assert np.allclose(context, PromptEncoder(loaded.space.text)([""]), atol=1e-6)
     del contents["coreml"]["app"]["sampling"]
     with pytest.raises(jsonschema.ValidationError, match="sampling"):
         jsonschema.validate(contents, schema.schema())

@@ -8,7 +8,7 @@ import pytest
 from nas import checkpoint
 from nas.costs import CostModel, LookupTable
 from nas.costs.clip_summary import FPS, clip_summary
-from nas.data import video
+from nas.data import video_writer
 from nas.errors import TableError
 from nas.export import recipe
 from nas.spaces import SearchSpace
@@ -52,7 +52,7 @@ def test_with_text_encoder_and_decoder_it_is_about_the_whole_clip():
         f"A 1 s clip (8 frames) in {0.08 + 4 * latency_ms / 1e3:.3g} s on Phone 3 (litert): text encoder 0.03 s "
         f"(measured), 4 x denoiser {4 * latency_ms / 1e3:.3g} s (measured), decoder 0.05 s (estimated)."
     )
-    assert video.FPS == FPS
+    assert video_writer.FPS == FPS
 
 
 def test_a_table_of_another_space_is_refused(tiny_checkpoint, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from nas import checkpoint
 from nas.conversion.convert import exported_program, to_coreml, to_litert
 from nas.export import parts
-from nas.models.text_encoder import TextEncoder
+from nas.models.text_encoder import PromptEncoder
 
 needs_converter = pytest.mark.skipif(
     importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"
@@ -27,7 +27,7 @@ def part(text):
 
 def test_the_graph_reads_real_tokens_with_a_padded_mask(text, part):
     graph = exported_program(part.module, part.inputs).module()
-    encode = TextEncoder(text.space.text)
+    encode = PromptEncoder(text.space.text)
     for prompt in parts.PROMPTS:
         tokens = parts.token_inputs(text.space.text, prompt)
         wanted = encode([prompt])
@@ -74,5 +74,5 @@ def test_the_litert_model_reads_real_tokens_with_a_padded_mask(text, part, tmp_p
         for prompt in parts.PROMPTS:
             tokens = parts.token_inputs(text.space.text, prompt)
             found = run(**{name: x.numpy() for name, x in tokens.items()})
-            wanted = TextEncoder(text.space.text)([prompt])
+            wanted = PromptEncoder(text.space.text)([prompt])
             assert torch.allclose(torch.from_numpy(next(iter(found.values()))), wanted, atol=1e-4), prompt

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from nas.errors import NasError
-from nas.metrics.digit_classifier import Classifier, Judge, frechet_distance, judge
+from nas.metrics.digit_classifier import DigitClassifier, DigitEvaluator, frechet_distance, load_digit_evaluator
 
 
 def test_frechet_distance_agrees_with_scipy_and_is_zero_to_itself():
@@ -20,11 +20,11 @@ def test_frechet_distance_agrees_with_scipy_and_is_zero_to_itself():
 
 
 def test_the_judge_tells_real_clips_from_wrong_and_from_broken_ones(decoder):
-    referee = judge(decoder, 8, 60)
-    clips, labels = referee.held_out(200)
-    real = referee(clips, labels)
-    backwards = referee(clips.flip(2), labels)
-    noisy = referee(torch.randn_like(clips), labels)
+    evaluator = load_digit_evaluator(decoder, 8, 60)
+    clips, labels = evaluator.held_out(200)
+    real = evaluator(clips, labels)
+    backwards = evaluator(clips.flip(2), labels)
+    noisy = evaluator(torch.randn_like(clips), labels)
     assert real.direction_accuracy >= 0.97
     assert backwards.direction_accuracy < 0.1
     assert noisy.frechet > 5 * real.frechet
@@ -32,4 +32,4 @@ def test_the_judge_tells_real_clips_from_wrong_and_from_broken_ones(decoder):
 
 def test_a_classifier_that_cannot_judge_is_refused():
     with pytest.raises(NasError, match=r"direction of only 0\.\d+ of held-out real clips, 0.97 are needed"):
-        Judge(Classifier(), frames=8, real=50)
+        DigitEvaluator(DigitClassifier(), frames=8, real=50)

@@ -8,7 +8,7 @@ import torch
 
 from nas.errors import ConfigError
 from nas.export.parts import EncodeText
-from nas.models.text_encoder import TextEncoder
+from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Text
 
 TOKENS, DIM = 12, 32
@@ -41,7 +41,7 @@ def test_the_context_is_what_stable_diffusion_would_make(pipeline, given):
     """The ids by hand, no attention mask, the last hidden state after the final norm."""
     from transformers import CLIPTextModel
 
-    encoder = TextEncoder(Text(TOKENS, DIM, str(pipeline / given)))
+    encoder = PromptEncoder(Text(TOKENS, DIM, str(pipeline / given)))
     context = encoder(["a cat", "b"])
     vocabulary = json.loads((pipeline / "vocab.json").read_text())
     start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
@@ -55,7 +55,7 @@ def test_the_context_is_what_stable_diffusion_would_make(pipeline, given):
 
 
 def test_what_is_exported_gives_the_context_that_was_trained_on(pipeline):
-    encoder = TextEncoder(Text(TOKENS, DIM, str(pipeline)))
+    encoder = PromptEncoder(Text(TOKENS, DIM, str(pipeline)))
     tokenizer, model = encoder.load()
     inputs = tokenizer(["a cat"], padding="max_length", max_length=TOKENS, return_tensors="pt")
     assert inputs["attention_mask"].min() == 0
@@ -64,22 +64,22 @@ def test_what_is_exported_gives_the_context_that_was_trained_on(pipeline):
 
 
 def test_a_long_caption_is_cut_and_still_ends(pipeline):
-    encoder = TextEncoder(Text(TOKENS, DIM, str(pipeline)))
+    encoder = PromptEncoder(Text(TOKENS, DIM, str(pipeline)))
     a, b = encoder(["a " * 40, "a " * 20])
     assert torch.equal(a, b)
 
 
 def test_what_does_not_fit_is_one_line(pipeline, tmp_path):
     with pytest.raises(ConfigError, match=f"is {DIM} wide, the search space says 768"):
-        TextEncoder(Text(TOKENS, 768, str(pipeline)))(["a"])
+        PromptEncoder(Text(TOKENS, 768, str(pipeline)))(["a"])
     with pytest.raises(ConfigError, match=f"reads {TOKENS} tokens, the search space says 77"):
-        TextEncoder(Text(77, DIM, str(pipeline)))(["a"])
+        PromptEncoder(Text(77, DIM, str(pipeline)))(["a"])
     with pytest.raises(ConfigError, match=r"'clib': no saved encoder in clib.*'minilm', 'clip'.*text_encoder/"):
-        TextEncoder(Text(77, 768, "clib"))(["a"])
+        PromptEncoder(Text(77, 768, "clib"))(["a"])
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "text_encoder" / "config.json").write_text('{"model_type": "clip_text_model"}')
     with pytest.raises(ConfigError, match="cannot be read"):
-        TextEncoder(Text(77, 768, str(tmp_path)))(["a"])
+        PromptEncoder(Text(77, 768, str(tmp_path)))(["a"])
 
 
 def test_clip_is_stable_diffusions_out_of_the_hubs_cache(pipeline, tmp_path, monkeypatch):
@@ -92,8 +92,8 @@ def test_clip_is_stable_diffusions_out_of_the_hubs_cache(pipeline, tmp_path, mon
     shutil.copytree(pipeline, repository / "snapshots" / ("0" * 40))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    context = TextEncoder(Text(TOKENS, DIM, "clip"))(["a cat"])
-    assert torch.equal(context, TextEncoder(Text(TOKENS, DIM, str(pipeline)))(["a cat"]))
+    context = PromptEncoder(Text(TOKENS, DIM, "clip"))(["a cat"])
+    assert torch.equal(context, PromptEncoder(Text(TOKENS, DIM, str(pipeline)))(["a cat"]))
 
 
 def test_clip_that_cannot_be_had_says_how_to_get_it(tmp_path, monkeypatch):
@@ -102,10 +102,10 @@ def test_clip_that_cannot_be_had_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"text encoder 'clip'.*hf download .*--local-dir DIR") as said:
-        TextEncoder(Text(77, 768, "clip"))(["a"])
+        PromptEncoder(Text(77, 768, "clip"))(["a"])
     assert "unet" not in str(said.value) and "\n" not in str(said.value)  # the text encoder alone, not gigabytes
 
 
 def test_a_prompt_that_is_no_unicode_is_one_line(space):
     with pytest.raises(ConfigError, match=r"prompt 'a \\udce9': is not valid Unicode"):
-        TextEncoder(space.text)(["fine", "a \udce9"])
+        PromptEncoder(space.text)(["fine", "a \udce9"])

@@ -1,4 +1,4 @@
-"""Channel slicing, against widened models whose narrow original is known and against masks in the wide model."""
+"""Channel pruning, against widened models whose narrow original is known and against masks in the wide model."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ import nas
 from nas.errors import ConfigError
 from nas.models import UNet
 from nas.pruning.blocks import prune
-from nas.pruning.channel_groups import stream_sizes, weight_axes
-from nas.pruning.channels import choose, norm_scores, slice_channels, taylor_scores
+from nas.pruning.channel_groups import group_sizes, weight_axes
+from nas.pruning.channels import choose, norm_scores, prune_channels, taylor_scores
 from nas.spaces import Backbone
 
 CONTEXT = 6
@@ -49,25 +49,25 @@ def run(unet, timestep=(5.0, 700.0)):
 
 @given(backbones())
 @settings(max_examples=12, deadline=None)
-def test_every_weight_is_made_of_the_streams_it_is_said_to_be(config):
+def test_axes_of_every_weight_have_the_sizes_of_their_channel_groups(config):
     with torch.device("meta"):
         state = UNet(config, 3, CONTEXT).state_dict()
     axes = weight_axes(config)
-    sizes = stream_sizes(axes, state)
+    sizes = group_sizes(axes, state)
     for name, value in state.items():
         for dim, axis in enumerate(axes.get(name, ())):
-            assert axis is None or value.shape[dim] == sum(sizes[stream] for stream in axis), name
+            assert axis is None or value.shape[dim] == sum(sizes[group] for group in axis), name
     free = {name for name in state if name not in axes}
     assert free <= {"text_embedding.mean", "text_embedding.spread"}
 
 
 @given(backbones(), st.integers(0, 3))
 @settings(max_examples=12, deadline=None)
-def test_slicing_to_the_same_width_is_exact(config, seed):
+def test_pruning_to_the_same_width_is_exact(config, seed):
     unet = random_unet(config, seed)
-    sliced = slice_channels(unet, config)
-    assert all(torch.equal(value, sliced.state_dict()[name]) for name, value in unet.state_dict().items())
-    assert torch.equal(run(unet), run(sliced))
+    pruned = prune_channels(unet, config)
+    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in unet.state_dict().items())
+    assert torch.equal(run(unet), run(pruned))
 
 
 # -- a wide model that computes what a narrow one does ------------------------------------------------------------------
@@ -101,7 +101,7 @@ def widened(narrow):
             value = value * 2**0.5  # a wider head divides its logits by more
         if name.endswith((".to_k.weight", ".to_q.weight")):
             value[1::2] = 0
-        if name == "time_embedding.linear_1.weight":  # every second of twice as many waves has a frequency of before
+        if name == "time_embedding.linear_1.weight":  # every second of twice as many sinusoids has an old frequency
             value = torch.stack([value, torch.zeros_like(value)], dim=2).flatten(1, 2)
         state[name] = value
     wide.load_state_dict(state)
@@ -110,13 +110,13 @@ def widened(narrow):
 
 @given(backbones(), st.integers(0, 3))
 @settings(max_examples=12, deadline=None)
-def test_slicing_off_channels_that_nobody_reads_changes_nothing(config, seed):
+def test_pruning_channels_that_nothing_reads_changes_nothing(config, seed):
     narrow = random_unet(config, seed)
     wide = widened(narrow)
     expected = run(narrow)
     scale = expected.abs().max()
     torch.testing.assert_close(run(wide) / scale, expected / scale, rtol=0, atol=1e-4)
-    torch.testing.assert_close(run(slice_channels(wide, config)) / scale, expected / scale, rtol=0, atol=2e-3)
+    torch.testing.assert_close(run(prune_channels(wide, config)) / scale, expected / scale, rtol=0, atol=2e-3)
 
 
 def test_whole_groups_of_zeros_go_without_a_trace():
@@ -140,29 +140,29 @@ def test_whole_groups_of_zeros_go_without_a_trace():
         for module in unet.modules():
             if hasattr(module, "time_emb_proj"):
                 module.time_emb_proj.weight[:, 64:] = 0
-    sliced = slice_channels(unet, Backbone((16,), 2, (), mid=False, heads=1, norm_groups=4))
-    torch.testing.assert_close(run(sliced), run(unet), rtol=1e-6, atol=1e-6)
+    pruned = prune_channels(unet, Backbone((16,), 2, (), mid=False, heads=1, norm_groups=4))
+    torch.testing.assert_close(run(pruned), run(unet), rtol=1e-6, atol=1e-6)
 
 
 # -- a brute-force computation: the wide model with masks -----------------------------------------------------------------
 
 
-def masked_run(wide, sliced, keep):
-    """What the slice should compute, by the wide model's own code with everything that goes held at zero.
+def masked_run(wide, pruned, keep):
+    """What the pruned model should compute, by the wide model's own code with everything that goes held at zero.
 
-    Each norm is replaced by one that gathers the channels that stay and normalises these as the slice does; attention
+    Each norm is replaced by one that gathers the channels that stay and normalizes these as the pruned model does; attention
     by a loop over heads.
     """
     axes = weight_axes(wide.config)
-    sizes = stream_sizes(axes, wide.state_dict())
-    target = sliced.config
+    sizes = group_sizes(axes, wide.state_dict())
+    target = pruned.config
     state = {name: value.clone() for name, value in wide.state_dict().items()}
 
     def stay(axis):
         mask, start = torch.zeros(sum(sizes[s] for s in axis), dtype=torch.bool), 0
-        for stream in axis:
-            mask[keep[stream] + start] = True
-            start += sizes[stream]
+        for group in axis:
+            mask[keep[group] + start] = True
+            start += sizes[group]
         return mask
 
     for name, value in state.items():
@@ -214,20 +214,20 @@ def masked_run(wide, sliced, keep):
     return run(masked)
 
 
-def kept_channels(wide, sliced):
-    """Which channels a slice kept, found from the values of its weights alone: biases are all different."""
+def kept_channels(wide, pruned):
+    """Which channels a pruned model kept, found from the values of its weights alone: biases are all different."""
     keep = {}
     axes = weight_axes(wide.config)
-    old, new = wide.state_dict(), sliced.state_dict()
+    old, new = wide.state_dict(), pruned.state_dict()
     for name, of_weight in axes.items():
         if name not in old or name not in new or of_weight[0] is None or len(of_weight[0]) > 1:
             continue
-        stream, key = of_weight[0][0], old[name]
+        group, key = of_weight[0][0], old[name]
         if key.dim() == 1:
             found = (new[name][:, None] == key[None]).nonzero()[:, 1]
             assert len(found) == len(new[name]), name
-            assert stream not in keep or torch.equal(keep[stream], found), f"{name} disagrees about {stream}"
-            keep[stream] = found
+            assert group not in keep or torch.equal(keep[group], found), f"{name} disagrees about {group}"
+            keep[group] = found
     return keep
 
 
@@ -241,27 +241,27 @@ def kept_channels(wide, sliced):
     ],
     ids=["narrower", "fewer heads, new shortcut", "fewer groups", "one level"],
 )
-def test_a_slice_computes_what_the_wide_model_does_with_the_rest_held_at_zero(config, target):
+def test_a_pruned_model_computes_what_the_wide_one_does_with_removed_channels_at_zero(config, target):
     wide = random_unet(config)
-    with torch.no_grad():  # the waves are fitted, not sliced: leave them out
+    with torch.no_grad():  # sinusoids are fitted, not pruned: leave them out
         wide.time_embedding["linear_1"].weight.zero_()
-    sliced = slice_channels(wide, target)
-    keep = kept_channels(wide, sliced)
+    pruned = prune_channels(wide, target)
+    keep = kept_channels(wide, pruned)
     axes = weight_axes(config)
-    sizes = stream_sizes(axes, sliced.state_dict())
+    sizes = group_sizes(axes, pruned.state_dict())
     scores = norm_scores(wide)
-    for stream, of_stream in scores.items():  # streams without a bias: attention inside
-        if stream not in keep:
-            parts = config.heads if stream.endswith(("qk", "v")) else 1
+    for group, group_scores in scores.items():  # groups without a bias: attention inside
+        if group not in keep:
+            parts = config.heads if group.endswith(("qk", "v")) else 1
             of_parts = None
-            if stream.endswith(("qk", "v")):
-                base = stream.rpartition(".")[0]
+            if group.endswith(("qk", "v")):
+                base = group.rpartition(".")[0]
                 of_parts = sum(scores[f"{base}.{part}"].reshape(parts, -1).sum(1) for part in ("qk", "v"))
-                keep[stream] = choose(of_stream, sizes[stream], parts, target.heads, of_parts)
+                keep[group] = choose(group_scores, sizes[group], parts, target.heads, of_parts)
             else:
-                keep[stream] = choose(of_stream, sizes[stream])
-    expected = masked_run(wide, sliced, keep)
-    torch.testing.assert_close(run(sliced), expected, rtol=1e-3, atol=1e-3 * expected.abs().max())
+                keep[group] = choose(group_scores, sizes[group])
+    expected = masked_run(wide, pruned, keep)
+    torch.testing.assert_close(run(pruned), expected, rtol=1e-3, atol=1e-3 * expected.abs().max())
 
 
 # -- importance ---------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_taylor_importance_is_the_slope_of_the_loss_towards_zero():
         "up_blocks.0.resnets.0": ("up_blocks.0.resnets.0.conv2", "up_blocks.0.resnets.0.conv_shortcut"),
     }
     makers["up_blocks.0.resnets.0"] += ("up_blocks.0.attentions.0.proj_out",)
-    for stream, modules in makers.items():
+    for group, modules in makers.items():
         for channel in (0, 5):
             weights = [p for name in modules for p in unet.get_submodule(name).parameters()]
             before, losses = [p.detach().clone() for p in weights], []
@@ -298,10 +298,10 @@ def test_taylor_importance_is_the_slope_of_the_loss_towards_zero():
                 for p, old in zip(weights, before):
                     p.copy_(old)
             slope = (losses[1] - losses[0]) / 2e-5
-            assert scores[stream][channel].item() == pytest.approx(abs(slope), rel=1e-4, abs=1e-9)
+            assert scores[group][channel].item() == pytest.approx(abs(slope), rel=1e-4, abs=1e-9)
 
 
-def test_a_channel_that_is_not_made_or_not_read_has_no_importance():
+def test_a_channel_that_is_not_written_or_not_read_has_no_importance():
     config = Backbone((8, 16), 1, (1,), mid=True, heads=2, norm_groups=4)
     unet = random_unet(config)
     block = unet.mid_block.attentions[0].transformer_blocks[0]
@@ -311,8 +311,8 @@ def test_a_channel_that_is_not_made_or_not_read_has_no_importance():
         unet.up_blocks[0].upsamplers[0].conv.weight[4] = 0
         unet.up_blocks[0].upsamplers[0].conv.bias[4] = 0
     scores, name = norm_scores(unet), "mid_block.attentions.0.transformer_blocks.0"
-    for stream, channel in ((f"{name}.ff", 7), (f"{name}.attn1.qk", 3), ("up_blocks.0.upsamplers.0", 4)):
-        assert (scores[stream] == 0).nonzero().flatten().tolist() == [channel]
+    for group, channel in ((f"{name}.ff", 7), (f"{name}.attn1.qk", 3), ("up_blocks.0.upsamplers.0", 4)):
+        assert (scores[group] == 0).nonzero().flatten().tolist() == [channel]
 
 
 # -- at full size, and what cannot be -------------------------------------------------------------------------------------
@@ -336,9 +336,9 @@ def test_stable_diffusion_becomes_the_snapgen_v_backbone():
         (Backbone((16, 32), 1, (1,), True, 4, 4), "level 1 has 24 channels, fewer than the target's 32"),
         (Backbone((16, 24), 1, (1,), True, 2, 4), "level 1 has 4 heads of 6 channels, too little for 2 of 12"),
         (Backbone((16, 16), 1, (1,), True, 4, 4), "levels 0 and 1 of the target are both 16 wide"),
-        (Backbone((16, 24), 1, (1,), False, 4, 4), "mid: channel slicing keeps True, the target says False"),
+        (Backbone((16, 24), 1, (1,), False, 4, 4), "mid: channel pruning keeps True, the target says False"),
     ],
 )
-def test_a_slice_that_is_no_part_is_refused(target, message):
+def test_a_target_that_is_not_narrower_is_refused(target, message):
     with pytest.raises(ConfigError, match=message):
-        slice_channels(UNet(Backbone((16, 24), 1, (1,), True, 4, 4), 3, CONTEXT), target)
+        prune_channels(UNet(Backbone((16, 24), 1, (1,), True, 4, 4), 3, CONTEXT), target)

@@ -20,7 +20,7 @@ def gradients(folder: Path, space_file: Path, decoder: Path, kind: str, steps: i
     from nas import distributed
     from nas.data.batches import Batches
     from nas.diffusion.losses import batch_loss
-    from nas.models import tensors
+    from nas.models import safetensors_io
     from nas.training.execution import ExecutionConfig
     from nas.training.learner import Learner, Optimization
     from nas.training.loop import _restore, run
@@ -45,8 +45,8 @@ def gradients(folder: Path, space_file: Path, decoder: Path, kind: str, steps: i
     again = Learner(learner.result(), Optimization(lr=1e-3, warmup=1), 10)  # what was saved is whole
     assert _restore(folder, {"model": again})[0] == steps
     if distributed.is_main():
-        tensors.save(folder / "first.safetensors", first)
-        tensors.save(folder / "mean.safetensors", again.ema_state())
+        safetensors_io.save(folder / "first.safetensors", first)
+        safetensors_io.save(folder / "mean.safetensors", again.ema_state())
 
 
 def gradients_of_kinds(folder: Path, space_file: Path, decoder: Path, kinds: tuple[str, ...], steps: int) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nas.data.buckets import Size
-from nas.data.decoding import read_video
-from nas.data.frames import Undecodable
+from nas.data.frame_conversion import DecodingError
+from nas.data.video_reader import read_video
 from tests.support.clip_files import brightness, numbered, write_video
 
 FOUR = [Size(4, 32, 32)]
@@ -142,7 +142,7 @@ def test_hd_without_tags_is_bt_709(tmp_path):
 )
 def test_colors_that_cannot_be_read_are_a_reason(tags, reason, tmp_path):
     path = write_video(tmp_path / "a.mp4", numbered(5), tags=tags)
-    with pytest.raises(Undecodable, match=reason):
+    with pytest.raises(DecodingError, match=reason):
         read(path)
 
 
@@ -201,7 +201,7 @@ def test_anamorphic_pixels_become_square(container, codec, sar, tmp_path):
 
 def test_pixels_no_camera_has_are_a_reason(tmp_path):
     path = write_video(tmp_path / "a.mp4", numbered(5), sar=Fraction(20, 1))
-    with pytest.raises(Undecodable, match="pixels of 20:1"):
+    with pytest.raises(DecodingError, match="pixels of 20:1"):
         read(path)
 
 
@@ -277,14 +277,14 @@ def test_the_picture_on_a_cover_is_no_clip(tmp_path):
         container.mux(cover.encode(av.VideoFrame.from_ndarray(numbered(1)[0], "rgb24").reformat(format="yuvj420p")))
         container.mux(sound.encode(frame))
         container.mux(sound.encode())
-    with pytest.raises(Undecodable, match="no video stream"):
+    with pytest.raises(DecodingError, match="no video stream"):
         read(tmp_path / "a.mp4")
 
 
 def test_transparency_that_the_decoder_would_drop_is_a_reason(tmp_path):
     frame = np.zeros((48, 64, 4), np.uint8)
     path = write_video(tmp_path / "a.webm", 5 * [frame], "libvpx-vp9", "yuva420p")
-    with pytest.raises(Undecodable, match="transparent"):
+    with pytest.raises(DecodingError, match="transparent"):
         read(path)
 
 

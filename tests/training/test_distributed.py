@@ -18,7 +18,7 @@ import yaml
 import nas
 from nas import checkpoint
 from nas.errors import ConfigError
-from nas.models import tensors
+from nas.models import safetensors_io
 from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
 from nas.training.recipe import train
 from tests.support.distributed_worker import gradients
@@ -68,12 +68,15 @@ def test_workers_take_the_steps_of_the_whole_batch(space, decoder, tmp_path):
     gradients(alone, space_file, decoder, "ddp", 4)
     finish(tmp_path, workers)
     for folder in (tmp_path / kind for kind in kinds):
-        first, expected = tensors.load(folder / "first.safetensors"), tensors.load(alone / "first.safetensors")
+        first, expected = (
+            safetensors_io.load(folder / "first.safetensors"),
+            safetensors_io.load(alone / "first.safetensors"),
+        )
         assert first.keys() == expected.keys()
         assert all(torch.allclose(value, first[name], atol=1e-6) for name, value in expected.items()), folder
         for row, theirs in zip(read_history(alone), read_history(folder), strict=True):
             assert row["loss"] == pytest.approx(theirs["loss"], abs=2e-5) and row["step"] == theirs["step"]
-        mean, wanted = tensors.load(folder / "mean.safetensors"), tensors.load(alone / "mean.safetensors")
+        mean, wanted = safetensors_io.load(folder / "mean.safetensors"), safetensors_io.load(alone / "mean.safetensors")
         # Adam's first steps are all of length lr, whichever way rounding turns a gradient that is zero
         assert all((value - mean[name]).abs().mean() < 1e-5 for name, value in wanted.items()), folder
 
@@ -94,7 +97,7 @@ def test_two_workers_killed_and_started_again_end_where_a_straight_run_does(inpu
     with pytest.raises(ConfigError, match=r"was begun with another workers \(2, now 1\); give the same again"):
         run_stage("finetune", killed, FINETUNE, inputs)
     finish(tmp_path / "b", start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs))
-    a, b = (tensors.load(folder / "denoiser.safetensors") for folder in (straight, killed))
+    a, b = (safetensors_io.load(folder / "denoiser.safetensors") for folder in (straight, killed))
     assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], rtol=0, atol=1e-6) for key in a)
     assert (straight / "history.csv").read_text() == (killed / "history.csv").read_text()
     result = run_stage("finetune", killed, FINETUNE, inputs)  # finished, it can be read with any number of workers

@@ -9,7 +9,7 @@ from torch import nn
 
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
-from nas.models import tensors
+from nas.models import safetensors_io
 from nas.training.execution import ExecutionConfig
 from nas.training.history import read_history
 from nas.training.learner import Learner, Optimization
@@ -156,7 +156,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 
     with pytest.raises(NasError, match="NaN or infinity"):
         run("a", tmp_path, 40, {"x": trained}, step, save_every=5)
-    assert tensors.metadata(tmp_path / "state.safetensors")["step"] == "5"
+    assert safetensors_io.metadata(tmp_path / "state.safetensors")["step"] == "5"
 
 
 def test_a_run_of_which_no_step_was_finite_is_an_error(tmp_path):
@@ -188,7 +188,9 @@ def test_a_damaged_file_of_the_folder_is_one_line(tmp_path, name, text, words):
 
 def test_a_state_without_its_step_is_one_line(tmp_path):
     trained = learner()
-    tensors.save(tmp_path / "state.safetensors", {f"x/{k}": v for k, v in trained.state().items()}, {"step": "many"})
+    safetensors_io.save(
+        tmp_path / "state.safetensors", {f"x/{k}": v for k, v in trained.state().items()}, {"step": "many"}
+    )
     with pytest.raises(ConfigError, match="state"):
         run("a", tmp_path, 10, {"x": trained}, step_of(trained), save_every=5)
 

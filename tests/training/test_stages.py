@@ -20,7 +20,7 @@ from nas.diffusion import ddpm
 from nas.diffusion.predictions import Objective, get_objective
 from nas.diffusion.schedules import sampling_schedule
 from nas.errors import ConfigError
-from nas.models import tensors
+from nas.models import safetensors_io
 from nas.training import (
     STAGES,
     AdversarialConfig,
@@ -90,7 +90,7 @@ def test_the_checkpoint_is_self_contained_and_gives_the_trained_model(finished, 
     out = loaded.denoiser(x, torch.tensor([500.0]), torch.randn(loaded.space.context_shape()))
     assert out.shape == x.shape
     assert loaded.autoencoder.decode(out).shape == (1, 1, 8, 32, 32)
-    before = tensors.load(finished["root"] / "finetune/denoiser.safetensors")
+    before = safetensors_io.load(finished["root"] / "finetune/denoiser.safetensors")
     moved = [key for key, value in loaded.denoiser.state_dict().items() if not torch.equal(value, before[key])]
     assert any("temporal" in key for key in moved) and any("down_blocks" in key for key in moved)
 
@@ -159,7 +159,7 @@ def test_killed_and_started_again_it_ends_bitwise_where_a_straight_run_does(name
     assert len(read_history(folder)) >= 10 and not (folder / "result.json").exists()
     run_stage(name, folder, config, inputs)
     weights = WEIGHTS.get(name, "denoiser.safetensors")
-    a, b = tensors.load(straight / weights), tensors.load(folder / weights)
+    a, b = safetensors_io.load(straight / weights), safetensors_io.load(folder / weights)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     assert (straight / "history.csv").read_text() == (folder / "history.csv").read_text()
 

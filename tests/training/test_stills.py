@@ -11,8 +11,8 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from nas.data.buckets import Size
-from nas.data.frames import Undecodable
-from nas.data.stills import read_image
+from nas.data.frame_conversion import DecodingError
+from nas.data.image_reader import read_image
 from tests.support.clip_files import write_video
 
 COLOR = (200, 30, 60)
@@ -121,11 +121,11 @@ def test_what_is_no_picture_is_a_reason(tmp_path):
     }
     for name, (data, reason) in cases.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(Undecodable, match=reason):
+        with pytest.raises(DecodingError, match=reason):
             read(tmp_path / name)
     for name, pixels in (("a.tif", DEEP.astype(np.int32)), ("b.tif", DEEP.astype(np.float32))):
         Image.fromarray(pixels).save(tmp_path / name)
-        with pytest.raises(Undecodable, match="32 bits"):
+        with pytest.raises(DecodingError, match="32 bits"):
             read(tmp_path / name)
 
 
@@ -136,7 +136,7 @@ def test_an_eps_named_png_starts_no_program(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     PLAIN.save(tmp_path / "a.png", "EPS")
-    with pytest.raises(Undecodable):
+    with pytest.raises(DecodingError):
         read(tmp_path / "a.png")
     assert not (tmp_path / "ran").exists()
 
@@ -152,5 +152,5 @@ def test_damaged_images_are_a_reason_or_a_picture(seed, tmp_path):
     (tmp_path / f"a.{suffix}").write_bytes(data)
     try:
         assert read(tmp_path / f"a.{suffix}").shape == (3, 32, 32)
-    except Undecodable as error:
+    except DecodingError as error:
         assert "cannot be decoded" in str(error)

@@ -11,7 +11,7 @@ from nas.diffusion import ddpm
 from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError
 from nas.files import write_json
-from nas.models import UNet, tensors
+from nas.models import UNet, safetensors_io
 from nas.models.diffusers_checkpoint import save_unet
 from nas.training import DistillConfig, Inputs, read_history, run_stage
 from nas.training.learner import Optimization
@@ -57,7 +57,7 @@ def test_a_pruned_backbone_nears_its_teacher(wide, narrow, decoder, tmp_path):
     for name in ("loss", "features"):
         first, last = (sum(row[name] for row in part) for part in (history[:10], history[-10:]))
         assert last < first, name
-    state = tensors.load(after.folder / "denoiser.safetensors")
+    state = safetensors_io.load(after.folder / "denoiser.safetensors")
     assert set(state) == set(UNet(space.backbone, 4, 384).state_dict())  # no adapters in what is kept
 
 
@@ -77,7 +77,7 @@ def test_interrupted_it_ends_bitwise_where_a_straight_run_does(wide, narrow, dec
         run_stage("distill", tmp_path / "stopped", config, inputs)
     monkeypatch.undo()
     again = run_stage("distill", tmp_path / "stopped", config, inputs).folder
-    a, b = (tensors.load(folder / "denoiser.safetensors") for folder in (straight, again))
+    a, b = (safetensors_io.load(folder / "denoiser.safetensors") for folder in (straight, again))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert (straight / "history.csv").read_text() == (again / "history.csv").read_text()
 

@@ -142,7 +142,7 @@ class Encode(nn.Module):
         return self.model(input_ids=x).last_hidden_state
 
 
-class Decode(nn.Module):
+class DecoderWorkload(nn.Module):
     """The decoder of an autoencoder: latents `(B, C, T, h, w)` -> video; a part of a clip remembers its last frames."""
 
     def __init__(self, part: Decoder) -> None:
@@ -165,7 +165,7 @@ def build_module(workload: Workload | WholeModel) -> nn.Module:
     elif isinstance(workload.part, TextEncoder):
         module = Encode(workload.part, *workload.context[1:])
     elif isinstance(workload.part, Decoder):
-        module = Decode(workload.part)
+        module = DecoderWorkload(workload.part)
     else:
         context_dim = workload.context[2] if workload.context else 1
         module = AtSite(models.build_operator(workload.part, workload.shape[1], context_dim), workload.shape[2])

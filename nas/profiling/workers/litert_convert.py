@@ -20,7 +20,7 @@ from nas.failures import Infeasible
 from nas.files import read_json, write_json
 from nas.models import autoencoder, denoiser, layers, operators, positions, unet
 from nas.profiling.runtimes.base import Runnable, WholeModel
-from nas.profiling.workers.eager import Decode, Encode, build_module, make_inputs
+from nas.profiling.workers.eager import DecoderWorkload, Encode, build_module, make_inputs
 from nas.spaces import Backbone, Decoder, Operator, TextEncoder, resolve, topology
 
 KEPT_BYTES = 20e9
@@ -125,7 +125,7 @@ def _key(workload: Runnable, form: str, copies: int) -> str:
     defined_by = [operators, layers, positions, variants, convert, build_module, module_and_inputs, Chain, redrawn]
     part = getattr(workload, "part", None)
     if isinstance(part, TextEncoder | Decoder):
-        defined_by += [Encode, Decode, autoencoder]
+        defined_by += [Encode, DecoderWorkload, autoencoder]
     elif isinstance(part, Operator):
         defined_by += [inspect.getmodule(resolve(part.spec.module))]
     else:

@@ -31,7 +31,7 @@ from nas.diffusion.predictions import add_noise, get_objective, model_input, pre
 from nas.diffusion.sampling import MAX_SAMPLING_STEPS
 from nas.diffusion.schedules import logit_normal, sampling_schedule, scale_noise
 from nas.diffusion.seeding import generator
-from nas.metrics.evaluation import examine
+from nas.metrics.evaluation import evaluate_denoiser
 from nas.models import Discriminator
 from nas.ranges import check_range
 from nas.training.execution import ExecutionConfig
@@ -137,10 +137,12 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     checkpoint.save(folder, student.state_dict(), base.space, base.architecture, source, info)
     shape = base.space.input_shape()[1:]
     quality = {
-        "adversarial": examine("adversarial", folder, source, student, shape, config.eval_steps, 1.0, config.eval_clips)
+        "adversarial": evaluate_denoiser(
+            "adversarial", folder, source, student, shape, config.eval_steps, 1.0, config.eval_clips
+        )
     }
     control = _control(folder, config, base, source, inputs.execution)
-    quality["control"] = examine(
+    quality["control"] = evaluate_denoiser(
         "control", folder, source, control, shape, config.control_eval_steps, base.info.guidance, config.eval_clips
     )
     return {"quality": quality}, seconds

@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas import checkpoint, distributed
-from nas.data import latent_cache, registry, skipped
+from nas.data import FPS, latent_cache, load_source, skipped
 from nas.data.digits import LABELS, caption_of
 from nas.data.latent_cache import encode_clips
-from nas.data.skipped import Usable
+from nas.data.skipped import SkippingSource
 from nas.data.source import Source, batch_indices
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.files import write_json
-from nas.metrics.digit_classifier import Judge, judge
+from nas.metrics.digit_classifier import DigitEvaluator, load_digit_evaluator
 from nas.metrics.reconstruction import WINDOW, Fidelity, reconstruct
 from nas.models import Autoencoder, VAEConfig
-from nas.models.text_encoder import TextEncoder
+from nas.models.text_encoder import PromptEncoder
 from nas.ranges import check_range
 from nas.spaces import SearchSpace
 from nas.training.learner import Learner, Optimization
@@ -57,7 +57,7 @@ class DecoderConfig:
     """
 
     data: str = "digits"
-    fps: float = registry.FPS
+    fps: float = FPS
     buckets: bool = False
     steps: int = 300
     batch: int = 8
@@ -100,7 +100,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     space, config = inputs.space, config.with_space_defaults(inputs.space)
     data = config.data if config.data == "digits" else str(inputs.path(config.data))
     factor = 2 ** (len(config.channels) - 1)
-    source, test = (registry.load(data, split, space, factor, config.fps) for split in ("train", "test"))
+    source, test = (load_source(data, split, space, factor, config.fps) for split in ("train", "test"))
     if min(source.height, source.width) < WINDOW:
         raise ConfigError(
             f"latent, decoder.channels: make clips of {source.height}x{source.width} pixels; reconstructions are judged "
@@ -108,8 +108,12 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
         )
     for split, found in (("train", source), ("test", test)):
         latent_cache.same_source(folder / split, found)
-    usable = Usable(source, folder / skipped.SKIPPED)
-    referee = judge(folder, source.frames, config.classifier_steps, config.seed) if config.data == "digits" else None
+    usable = SkippingSource(source, folder / skipped.SKIPPED)
+    evaluator = (
+        load_digit_evaluator(folder, source.frames, config.classifier_steps, config.seed)
+        if config.data == "digits"
+        else None
+    )
     torch.manual_seed(config.seed)
     autoencoder = Autoencoder(_vae_config(config, source, inputs))
     learner = Learner(autoencoder, config.optimization, config.steps, execution=inputs.execution)
@@ -139,9 +143,9 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     autoencoder = _scaled(autoencoder, usable)
     checkpoint.save_autoencoder(folder, autoencoder)
 
-    text = TextEncoder(space.text)
-    judged = [caption_of(label) for label in LABELS] if referee else []
-    shaped = registry.load(data, "train", space, factor, config.fps, config.buckets)
+    text = PromptEncoder(space.text)
+    judged = [caption_of(label) for label in LABELS] if evaluator else []
+    shaped = load_source(data, "train", space, factor, config.fps, config.buckets)
     train = latent_cache.prepare(
         folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, judged, "encode train"
     )
@@ -157,7 +161,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             "seed": config.seed,
         },
     )
-    seen = fidelity(autoencoder, Usable(test, folder / "test" / skipped.SKIPPED))
+    seen = fidelity(autoencoder, SkippingSource(test, folder / "test" / skipped.SKIPPED))
     metrics = {
         "psnr_db": seen.psnr_db,
         "ssim": seen.ssim,
@@ -167,8 +171,8 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
         "skipped": len(skipped.read(folder / "train" / skipped.SKIPPED)),
         "scaling_factor": autoencoder.scaling_factor,
     }
-    if referee is not None:
-        metrics["judge"] = _check(referee, autoencoder)
+    if evaluator is not None:
+        metrics["judge"] = _check(evaluator, autoencoder)
     return metrics, seconds
 
 
@@ -196,15 +200,15 @@ def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
         return
     factor = 2 ** (len(config.with_space_defaults(inputs.space).channels) - 1)
     for split in ("train", "test"):
-        latent_cache.same_source(folder / split, registry.load(str(data), split, inputs.space, factor, config.fps))
+        latent_cache.same_source(folder / split, load_source(str(data), split, inputs.space, factor, config.fps))
 
 
-def pixels(source: Usable, indices: list[int]) -> Tensor:
+def pixels(source: SkippingSource, indices: list[int]) -> Tensor:
     return torch.from_numpy(np.stack([source.video(index).pixels for index in indices]))
 
 
 @torch.no_grad()
-def fidelity(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Fidelity:
+def fidelity(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -> Fidelity:
     """PSNR and SSIM of reconstructed clips."""
     found = Fidelity()
     for index in batch_indices(0, 0, min(clips, source.videos), source.videos):
@@ -254,7 +258,7 @@ def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAECon
 
 
 @torch.no_grad()
-def _scaled(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Autoencoder:
+def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -> Autoencoder:
     """The same autoencoder with a scaling factor that gives latents a standard deviation of 1."""
     chosen = batch_indices(0, 0, clips, source.videos)
     means = [encode_clips(lambda part: autoencoder.encode_moments(part)[0], pixels(source, [i])) for i in chosen]
@@ -267,12 +271,12 @@ def _scaled(autoencoder: Autoencoder, source: Usable, clips: int = 64) -> Autoen
 
 
 @torch.no_grad()
-def _check(referee: Judge, autoencoder: Autoencoder) -> dict[str, Any]:
-    clips, labels = referee.held_out(JUDGED_REAL)
+def _check(evaluator: DigitEvaluator, autoencoder: Autoencoder) -> dict[str, Any]:
+    clips, labels = evaluator.held_out(JUDGED_REAL)
     rebuilt = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in clips.split(32)])
     return {
-        "real_digit_accuracy": referee.accuracy[0],
-        "real_direction_accuracy": referee.accuracy[1],
-        "reconstructed": asdict(referee(rebuilt, labels)),
-        "real": asdict(referee(clips, labels)),
+        "real_digit_accuracy": evaluator.accuracy[0],
+        "real_direction_accuracy": evaluator.accuracy[1],
+        "reconstructed": asdict(evaluator(rebuilt, labels)),
+        "real": asdict(evaluator(clips, labels)),
     }

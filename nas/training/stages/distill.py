@@ -19,7 +19,7 @@ from nas.data.batches import Batch, Batches, held_out
 from nas.data.latent_cache import Cache
 from nas.diffusion.losses import batch_loss, validation_loss
 from nas.files import local_or_hub
-from nas.models import build, tensors
+from nas.models import build, safetensors_io
 from nas.models.diffusers_checkpoint import load_spatial_weights
 from nas.ranges import check_range
 from nas.training.learner import Learner, Optimization
@@ -100,5 +100,5 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     metrics = {"validation_loss": check_finite(loss, "distill: validation_loss")}
     if teacher is not None:
         metrics["teacher_loss"] = distance(backbone, teacher, latents[:, :, :1], contexts)
-    tensors.save(folder / "denoiser.safetensors", backbone.state_dict())
+    safetensors_io.save(folder / "denoiser.safetensors", backbone.state_dict())
     return metrics, seconds

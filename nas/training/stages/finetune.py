@@ -20,7 +20,7 @@ from nas.diffusion.losses import batch_loss, validation_loss
 from nas.diffusion.predictions import get_objective
 from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS
 from nas.errors import ConfigError
-from nas.metrics.evaluation import examine
+from nas.metrics.evaluation import evaluate_denoiser
 from nas.ranges import check_range
 from nas.spaces import Architecture
 from nas.training.execution import ExecutionConfig
@@ -82,7 +82,7 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     return {
         "validation_loss_before": before,
         "validation_loss": after,
-        "quality": examine(
+        "quality": evaluate_denoiser(
             "finetune", folder, source, denoiser, shape, config.eval_steps, config.guidance, config.eval_clips
         ),
     }, seconds

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from nas import checkpoint
-from nas.data import latent_cache, registry, skipped
-from nas.data.clips import Clips
+from nas.data import FPS, latent_cache, load_source, skipped
+from nas.data.file_source import FileSource
 from nas.data.source import Source
-from nas.data.video import check_fps
+from nas.data.video_writer import check_fps
 from nas.errors import ConfigError
 from nas.files import read_json, short_hash, write_json
 from nas.locks import output_lock
-from nas.models.text_encoder import TextEncoder
+from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Decoder, SearchSpace, VAEConfig
 from nas.training.stage import Inputs, StageResult, run_in_folder
 
@@ -41,7 +41,7 @@ class PrepareConfig:
 
     data: str
     decoder: str
-    fps: float = registry.FPS
+    fps: float = FPS
     buckets: bool = False
     videos: int | None = None
     images: int | None = None
@@ -86,7 +86,7 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
             f"declares as its decoder and counts costs with ({_size(space.decoder.vae)}); give that one, or change the space"
         )
     train, test = (
-        registry.load(config.data, split, space, vae.downsampling, config.fps, config.buckets and split == "train")
+        load_source(config.data, split, space, vae.downsampling, config.fps, config.buckets and split == "train")
         for split in ("train", "test")
     )
     if vae.image_channels != train.channels:
@@ -99,7 +99,7 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
 
     def encode_all(folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
         started = time.monotonic()
-        text = TextEncoder(space.text)
+        text = PromptEncoder(space.text)
         held = latent_cache.prepare(
             folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test"
         )
@@ -134,7 +134,7 @@ def _same_data(out: Path, asked: PrepareConfig) -> None:
 
 
 def _hash(source: Source) -> str:
-    return source.hash if isinstance(source, Clips) else ""
+    return source.hash if isinstance(source, FileSource) else ""
 
 
 def _file_hash(decoder: str) -> str:

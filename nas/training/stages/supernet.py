@@ -18,8 +18,8 @@ from nas import distributed
 from nas.config import renamed
 from nas.data.batches import Batches, held_out
 from nas.diffusion.losses import batch_loss, validation_loss
-from nas.models import Denoiser, Supernet, build, fair_round, tensors
-from nas.models.weights import fit
+from nas.models import Denoiser, Supernet, build, fair_round, safetensors_io
+from nas.models.safetensors_io import load_into
 from nas.ranges import check_range
 from nas.spaces import Architecture
 from nas.training.learner import Learner, Optimization
@@ -63,7 +63,7 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
     source, start = require_finished(inputs.decoder, "decoder"), require_finished(inputs.start, "distill")
     torch.manual_seed(config.seed)
     model = Supernet(inputs.space)
-    fit(model, tensors.load(file := start / "denoiser.safetensors"), file, optional=["temporal."])
+    load_into(model, start / "denoiser.safetensors", optional=["temporal."])
     model.objective = inputs.objective
 
     def spatial(name: str) -> bool:
@@ -102,7 +102,7 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
     latents, contexts = held_out(source, config.validation)
     losses = [validation_loss(model, latents, contexts, inputs.space.random(path)) for path in range(config.paths)]
     metrics = {"validation_loss": check_finite(float(np.mean(losses)), "supernet: validation_loss")}
-    tensors.save(folder / WEIGHTS, model.state_dict())
+    safetensors_io.save(folder / WEIGHTS, model.state_dict())
     return metrics, seconds
 
 
@@ -120,7 +120,7 @@ def fair_paths(inputs: Inputs, seed: int):
 def load(folder: Path, inputs: Inputs) -> Supernet:
     """The trained supernet of a finished stage, in evaluation mode."""
     model = Supernet(inputs.space)
-    fit(model, tensors.load(file := require_finished(folder, "supernet") / WEIGHTS), file)
+    load_into(model, require_finished(folder, "supernet") / WEIGHTS)
     model.objective = inputs.objective
     return model.eval().requires_grad_(False)
 
@@ -136,6 +136,6 @@ def denoiser_from(folder: Path | None, inputs: Inputs) -> Denoiser:
         denoiser = load(folder, inputs).extract(inputs.architecture)
     else:
         denoiser = build(inputs.space, inputs.architecture)
-        fit(denoiser, tensors.load(file := folder / "denoiser.safetensors"), file, optional=["temporal."])
+        load_into(denoiser, folder / "denoiser.safetensors", optional=["temporal."])
     denoiser.objective = inputs.objective
     return denoiser.train()

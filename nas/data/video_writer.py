@@ -13,7 +13,7 @@ import numpy as np
 from nas.errors import ConfigError, suggestion
 from nas.files import write_atomic
 
-FPS = 8
+FPS = 8.0
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 """Frames per second that clips can be read and written at."""
 GIF_SHORTEST = 2

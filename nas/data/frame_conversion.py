@@ -39,13 +39,13 @@ CHROMATICITIES = {
 DISPLAY_GAMMA = 2.4
 
 
-class Undecodable(Exception):
+class DecodingError(Exception):
     """The file gives no clip or image; the text is the reason."""
 
 
 def check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise Undecodable(f"frames of {width}x{height} are too large")
+        raise DecodingError(f"frames of {width}x{height} are too large")
 
 
 def pixel_aspect(stream: Any) -> float:
@@ -54,7 +54,7 @@ def pixel_aspect(stream: Any) -> float:
     if found <= 0:
         return 1.0
     if not 1 / MAX_ASPECT <= found <= MAX_ASPECT:
-        raise Undecodable(f"has pixels of {found.numerator}:{found.denominator}, which no camera has")
+        raise DecodingError(f"has pixels of {found.numerator}:{found.denominator}, which no camera has")
     return float(found)
 
 
@@ -107,9 +107,9 @@ def _rgb(frame: Any, width: int, height: int) -> np.ndarray:
     space, transfer, primaries = int(frame.colorspace), int(frame.color_trc), int(frame.color_primaries)
     gray, limited = frame.format.name.startswith("gray"), int(frame.color_range) == LIMITED
     if transfer in NOT_VIDEO:
-        raise Undecodable(f"has {NOT_VIDEO[transfer]} colors; convert it to BT.709")
+        raise DecodingError(f"has {NOT_VIDEO[transfer]} colors; convert it to BT.709")
     if space in ODD_MATRICES and not frame.format.is_rgb:
-        raise Undecodable(f"has {ODD_MATRICES[space]} colors; convert it to BT.709")
+        raise DecodingError(f"has {ODD_MATRICES[space]} colors; convert it to BT.709")
     if space in (0, UNSPECIFIED):
         space = (9 if transfer in (PQ, HLG) else 1) if frame.height >= HD_LINES else 5
     options: dict[str, Any] = {"src_colorspace": space, "interpolation": _accurate()}

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nas.data.buckets import Size, choose, shorter
-from nas.data.frames import Undecodable, check_size, fit, pixel_aspect, ratio
+from nas.data.frame_conversion import DecodingError, check_size, fit, pixel_aspect, ratio
 
 MAX_DECODED = 20_000
 """Frames that are decoded in search of a clip's window: a clip without usable times must not hold the others up."""
@@ -42,7 +42,7 @@ def read_video(file: BinaryIO, buckets: Sequence[Size], fps: float, share: float
         share: where in the clip the window starts: 0 at its beginning, 1 as late as its length allows.
 
     Raises:
-        Undecodable: it is damaged, no video, too large, or shorter than every bucket.
+        DecodingError: it is damaged, no video, too large, or shorter than every bucket.
     """
     import av
 
@@ -58,17 +58,17 @@ def read_video(file: BinaryIO, buckets: Sequence[Size], fps: float, share: float
                 kept = max(kept, _window(file, about, start, size, fps, seek), key=len)
             except _SeekFailed:
                 continue
-            except (av.error.FFmpegError, Undecodable):
+            except (av.error.FFmpegError, DecodingError):
                 if not start:
                     raise
             if len(kept) == size.frames or not start:
                 break
     except (av.error.FFmpegError, OSError, ValueError, EOFError, ArithmeticError) as error:
-        raise Undecodable(f"cannot be decoded ({_reason(error)})") from None
+        raise DecodingError(f"cannot be decoded ({_reason(error)})") from None
     fitting = shorter(buckets, size, len(kept))
     if fitting is None:
         needed = min(bucket.frames for bucket in buckets)
-        raise Undecodable(f"has only {len(kept)} frame(s) at {fps:g} per second, needs {needed}")
+        raise DecodingError(f"has only {len(kept)} frame(s) at {fps:g} per second, needs {needed}")
     return np.stack(kept[: fitting.frames], axis=1)
 
 
@@ -101,12 +101,12 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
         covers = av.stream.Disposition.attached_pic
         stream = next((s for s in container.streams.video if not s.disposition & covers), None)
         if stream is None:
-            raise Undecodable("holds no video stream")
+            raise DecodingError("holds no video stream")
         stream.thread_type = "AUTO"
         if stream.codec_context is None:
-            raise Undecodable("is of a kind that no decoder here reads")
+            raise DecodingError("is of a kind that no decoder here reads")
         if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 in WebM keep it where only their own decoder looks
-            raise Undecodable("is transparent in a way that no decoder here reads; convert it")
+            raise DecodingError("is transparent in a way that no decoder here reads; convert it")
         check_size(stream.codec_context.width, stream.codec_context.height)
         yield container, stream
 
@@ -115,7 +115,7 @@ def _look(file: BinaryIO) -> _About:
     with _opened(file) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
-            raise Undecodable("holds no frame")
+            raise DecodingError("holds no frame")
         check_size(first.width, first.height)
         aspect = pixel_aspect(stream)
         shown = ratio(first, aspect)
@@ -169,7 +169,7 @@ def _window(file: BinaryIO, about: _About, start: float, size: Size, fps: float,
         last, at = None, 0.0
         for number, (frame, time) in enumerate(_timed(container.decode(stream), about, seek)):
             if number == MAX_DECODED:
-                raise Undecodable(f"shows no {size.frames} frames in time within {MAX_DECODED} decoded ones")
+                raise DecodingError(f"shows no {size.frames} frames in time within {MAX_DECODED} decoded ones")
             check_size(frame.width, frame.height)
             if seek and last is None and time > start + rounding:
                 raise _SeekFailed

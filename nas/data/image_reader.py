@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nas.data.buckets import Size, choose
-from nas.data.frames import Undecodable, check_size, crop
+from nas.data.frame_conversion import DecodingError, check_size, crop
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM")
 """What Pillow may take a file for. Others start programs (EPS) or are no pictures of cameras and tools."""
@@ -21,7 +21,7 @@ def read_image(file: BinaryIO, buckets: tuple[Size, ...] | list[Size]) -> np.nda
     Of several pictures in one file it is the first.
 
     Raises:
-        Undecodable: it is damaged, no image, or too large.
+        DecodingError: it is damaged, no image, or too large.
     """
     from PIL import Image, ImageOps
 
@@ -30,10 +30,10 @@ def read_image(file: BinaryIO, buckets: tuple[Size, ...] | list[Size]) -> np.nda
         with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             check_size(image.width, image.height)
             upright = _rgb(ImageOps.exif_transpose(image))
-    except Undecodable:
+    except DecodingError:
         raise
     except Exception as error:  # whatever Pillow's parsers meet in a broken file
-        raise Undecodable(
+        raise DecodingError(
             f"cannot be decoded ({getattr(error, 'strerror', None) or error or type(error).__name__})"
         ) from None
     size = choose(buckets, upright.width / upright.height, np.inf)
@@ -49,7 +49,7 @@ def _rgb(image: Any) -> Any:
         image = Image.fromarray((np.asarray(image).astype(np.float32) / 257 + 0.5).clip(0, 255).astype(np.uint8))
         profile = None
     elif image.mode in ("I", "F"):
-        raise Undecodable("has pixels of 32 bits, and does not say what is white")
+        raise DecodingError("has pixels of 32 bits, and does not say what is white")
     if image.mode in ("P", "PA", "LA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode == "RGBA":

@@ -1,4 +1,4 @@
-"""Weights out of safetensors files: read without running code, checked to be finite and to fit, each fault one line."""
+"""Reading and writing safetensors files: values checked to be finite and to fit the module. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -7,9 +7,42 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from nas.errors import ConfigError
+from nas.errors import ConfigError, NasError
+from nas.files import write_atomic
+
+
+def save(path: str | Path, values: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    """Write tensors, and `metadata` into the file's header.
+
+    Raises:
+        NasError: a tensor holds NaN or infinity, which would be of no use to anybody; nothing is written.
+    """
+    broken = not_finite(values)
+    if broken:
+        raise NasError(
+            f"{path}: not written, since '{broken}' holds NaN or infinity: the training diverged; "
+            "lower the learning rate and train in another folder"
+        )
+    plain = {name: value.detach().contiguous().cpu() for name, value in values.items()}
+    return write_atomic(path, to_bytes(plain, dict(metadata or {}) or None))
+
+
+def load(path: str | Path, what: str = "weights") -> dict[str, Tensor]:
+    """Read every tensor of a file.
+
+    Raises:
+        ConfigError: it is missing, is not a safetensors file, or holds NaN or infinity.
+    """
+    return read(path, what)[0]
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What stands in a file's header; its tensors are not read."""
+    with safe_open(str(path), framework="pt") as file:
+        return file.metadata() or {}
 
 
 def read(path: str | Path, what: str = "weights") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -45,7 +78,18 @@ def not_finite(values: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def fit(
+def load_into(
+    module: nn.Module, path: str | Path, optional: Iterable[str] = (), described: str = "the files beside it"
+) -> None:
+    """Load a file into a module: `load_state` of what `load` reads.
+
+    Raises:
+        ConfigError: as both.
+    """
+    load_state(module, load(path), path, optional, described)
+
+
+def load_state(
     module: nn.Module,
     state: Mapping[str, Tensor],
     path: str | Path,

@@ -17,10 +17,10 @@ from typing import BinaryIO
 import numpy as np
 
 from nas.data.buckets import Size
-from nas.data.decoding import read_video
-from nas.data.frames import Undecodable
+from nas.data.frame_conversion import DecodingError
+from nas.data.image_reader import read_image
 from nas.data.source import Sample, UnreadableSample
-from nas.data.stills import read_image
+from nas.data.video_reader import read_video
 from nas.errors import ConfigError, NasError
 from nas.progress import progress
 
@@ -34,7 +34,7 @@ HELD_OUT = 20
 """Where nothing says what is held out, one item in so many is."""
 
 
-class Clips(ABC):
+class FileSource(ABC):
     """A `Source` of clips and images in files; a subclass says what there is and how to open it.
 
     Clips are resampled to `fps`, scaled to cover the bucket nearest to their shape and cropped at the centre; which
@@ -120,7 +120,7 @@ class Clips(ABC):
                 raise UnreadableSample(name, "has an empty caption")
             with self.open(kind, index) as file:
                 return Sample(read(file), first, tuple(others))
-        except Undecodable as error:
+        except DecodingError as error:
             raise UnreadableSample(name, str(error)) from None
         except FileNotFoundError:
             if not self.folder.is_dir():
@@ -152,7 +152,7 @@ def content_hash(file: BinaryIO) -> str:
     return found.hexdigest()
 
 
-def of_split(names: Sequence[str], split: str) -> list[int]:
+def split_indices(names: Sequence[str], split: str) -> list[int]:
     """Places of the names that belong to `train` or `test` where nothing else says: one in twenty, by hash, is held out.
 
     Of a few names at least one is held out. Items of one name go the same way.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nas.errors import ConfigError
 from nas.files import read_json
-from nas.models import weights
+from nas.models import safetensors_io
 
 PREFERRED = (None, "fp16", "bf16")
 """Variants, best first; others come after them, such as `non_ema`."""
@@ -41,11 +41,11 @@ class WeightFiles:
         """
         found: dict[str, Tensor] = {}
         for file in self.files:
-            found |= weights.read(file)[0]
+            found |= safetensors_io.load(file)
         return found
 
 
-def find(folder: str | Path, stem: str) -> WeightFiles | None:
+def find_weights(folder: str | Path, stem: str) -> WeightFiles | None:
     """The weights called `stem` in a folder; None if there are none as safetensors.
 
     Raises:
@@ -65,7 +65,7 @@ def find(folder: str | Path, stem: str) -> WeightFiles | None:
     return WeightFiles(order[0], path, _shards(path) if path.suffix == ".json" else (path,))
 
 
-def missing(folder: str | Path, stem: str, pickled: str | None = None) -> str:
+def missing_weights(folder: str | Path, stem: str, pickled: str | None = None) -> str:
     """Why a folder has no weights that are read, and what to do: one line.
 
     Args:
