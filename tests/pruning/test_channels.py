@@ -334,7 +334,10 @@ def test_stable_diffusion_becomes_the_snapgen_v_backbone():
     "target, message",
     [
         (Backbone((16, 32), 1, (1,), True, 4, 4), "level 1 has 24 channels, fewer than the target's 32"),
-        (Backbone((16, 24), 1, (1,), True, 2, 4), "level 1 has 4 heads of 6 channels, not enough for the target's 2 of 12"),
+        (
+            Backbone((16, 24), 1, (1,), True, 2, 4),
+            "level 1 has 4 heads of 6 channels, not enough for the target's 2 of 12",
+        ),
         (Backbone((16, 16), 1, (1,), True, 4, 4), "levels 0 and 1 of the target are both 16 wide"),
         (Backbone((16, 24), 1, (1,), False, 4, 4), "mid: channel pruning keeps True, the target says False"),
     ],
