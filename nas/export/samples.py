@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nas.checkpoint import Checkpoint
-from nas.diffusion import objective
+from nas.diffusion.predictions import add_noise, predict_x0, velocity_fn
+from nas.diffusion.schedules import sampling_schedule, scale_noise
 from nas.diffusion.seeding import generator
 from nas.export import parts
 from nas.models.text_encoder import PromptEncoder
@@ -62,15 +63,15 @@ def _clip(checkpoint: Checkpoint, contexts: Tensor, seed: int, first: int) -> Te
     """Latents `(1, C, T, h, w)` of one clip, whose step i is conditioned on context `first + i`, round and round."""
     model, shape = checkpoint.denoiser, checkpoint.space.input_shape()
     stream = generator(seed)
-    schedule = objective.schedule(model, checkpoint.info.steps, shape[-2:])
-    x = objective.start(torch.randn(shape, generator=stream), schedule[0])
+    schedule = sampling_schedule(model, checkpoint.info.steps, shape[-2:])
+    x = scale_noise(torch.randn(shape, generator=stream), schedule[0])
     for step, (t, after) in enumerate(itertools.pairwise(schedule)):
         context = contexts[(first + step) % len(contexts)][None]
         time = x.new_full((len(x),), t)
-        velocity = objective.bind(model, context)(x, time)
+        velocity = velocity_fn(model, context)(x, time)
         if checkpoint.info.sampler == "euler":
             x = x + (after - t) * velocity
         else:
             noise = torch.randn(shape, generator=stream)
-            x = objective.add_noise(objective.clean(x, velocity, time), noise, x.new_full((len(x),), after))
+            x = add_noise(predict_x0(x, velocity, time), noise, x.new_full((len(x),), after))
     return x

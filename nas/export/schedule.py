@@ -7,27 +7,28 @@ import itertools
 import torch
 
 from nas.checkpoint import Checkpoint
-from nas.diffusion import objective
+from nas.diffusion.predictions import Objective, get_objective, model_input, to_velocity
+from nas.diffusion.schedules import resolution_shift, sampling_schedule, scale_noise
 from nas.export.app import Sampling, Step
 
 
 def sampling(checkpoint: Checkpoint) -> Sampling:
-    """As `nas.metrics.evaluation.generate` samples the checkpoint by default."""
+    """As `nas.diffusion.sampling.generate` samples the checkpoint by default."""
     info, model = checkpoint.info, checkpoint.denoiser
-    asked = objective.of(model)
+    asked = get_objective(model)
     size = checkpoint.space.input_shape()[-2:]
-    schedule = objective.schedule(model, info.steps, size)
+    schedule = sampling_schedule(model, info.steps, size)
     steps = [_step(asked, info.sampler, t, after) for t, after in itertools.pairwise(schedule)]
-    start = objective.start(torch.ones(()), schedule[0]).item()
-    return Sampling(info.sampler, asked.prediction, info.guidance, objective.shift_at(asked, size), start, tuple(steps))
+    start = scale_noise(torch.ones(()), schedule[0]).item()
+    return Sampling(info.sampler, asked.prediction, info.guidance, resolution_shift(asked, size), start, tuple(steps))
 
 
-def _step(asked: objective.Objective, sampler: str, t: float, after: float) -> Step:
+def _step(asked: Objective, sampler: str, t: float, after: float) -> Step:
     """Both samplers and all predictions are affine in x and the prediction: their slopes are read off ones and zeros."""
     one, zero, time = torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1), torch.full((1,), t)
-    given, timestep = objective.model_input(asked, one, time)
-    of_x = objective.velocity_of(asked, zero, one, time).item()
-    of_prediction = objective.velocity_of(asked, one, zero, time).item()
+    given, timestep = model_input(asked, one, time)
+    of_x = to_velocity(asked, zero, one, time).item()
+    of_prediction = to_velocity(asked, one, zero, time).item()
     if sampler == "euler":
         keep, add, noise = 1 + (after - t) * of_x, (after - t) * of_prediction, 0.0
     else:
