@@ -18,6 +18,7 @@ demo: install
 test: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: install

@@ -1,16 +1,23 @@
 """Hardware-aware neural architecture search for mobile video diffusion (SnapGen-V, arXiv 2412.10494).
 
-Names below are loaded when they are first used, so that `import nas` stays fast and imports no torch.
+The names below are imported at first use, so that `import nas` is fast and does not import torch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas import costs, errors, export, models, profiling, report, search, spaces, training
+    from nas.costs import Budget, Cost, CostModel, LookupTable
+    from nas.pipeline import Pipeline
+    from nas.profiling import profile
+    from nas.spaces import Architecture, SearchSpace
 
 __version__ = "0.1.0"
 
-_WHERE = {
+_MODULES = {
     "Architecture": "nas.spaces",
     "SearchSpace": "nas.spaces",
     "Budget": "nas.costs",
@@ -22,12 +29,30 @@ _WHERE = {
 }
 _PACKAGES = ("costs", "errors", "export", "models", "profiling", "report", "search", "spaces", "training")
 
-__all__ = sorted([*_WHERE, *_PACKAGES])
+__all__ = [
+    "Architecture",
+    "Budget",
+    "Cost",
+    "CostModel",
+    "LookupTable",
+    "Pipeline",
+    "SearchSpace",
+    "costs",
+    "errors",
+    "export",
+    "models",
+    "profile",
+    "profiling",
+    "report",
+    "search",
+    "spaces",
+    "training",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name in _PACKAGES:
         return importlib.import_module(f"nas.{name}")
     raise AttributeError(f"module 'nas' has no attribute '{name}'")

@@ -3,10 +3,15 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Two test processes on two cores: more threads would only wait for each other. Before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# By default hypothesis fails a test whose examples take longer than 200 ms, which happens on a busy machine.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

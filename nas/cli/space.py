@@ -61,11 +61,11 @@ def _show(args: argparse.Namespace) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     from nas.spaces import SearchSpace
-    from nas.spaces.load import shipped
+    from nas.spaces.load import shipped_spaces
 
     rows = [
         {"name": name, "slots": len(SearchSpace.load(name).slots), "file": str(path)}
-        for name, path in shipped().items()
+        for name, path in shipped_spaces().items()
     ]
     if args.json:
         print_json(rows)

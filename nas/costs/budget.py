@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nas.costs.cost import Cost
 from nas.errors import BudgetError, shown, suggestion
 from nas.ranges import Range
 
@@ -16,9 +19,9 @@ _BYTES_MB = {"B": 1e-6, "KB": 1e-3, "MB": 1.0, "GB": 1e3, "KiB": 2**10 / 1e6, "M
 _COUNT = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 _LARGEST = 1e18
-"""No bound is larger; with it, no sum or product of one overflows."""
+"""The largest bound that is accepted, so that sums and products of bounds cannot overflow."""
 
-_QUANTITIES = {  # name in text: (field, units)
+_QUANTITIES: dict[str, tuple[str, Mapping[str, float]]] = {  # name in text: (field, units)
     "latency": ("latency_ms", _TIME_MS),
     "memory": ("memory_mb", _BYTES_MB),
     "params": ("params", _COUNT),
@@ -50,15 +53,15 @@ class Budget:
                 raise BudgetError(f"budget: {name}: {refusal}")
 
     @classmethod
-    def parse(cls, text: str, upper_bounds: object | None = None) -> Budget:
+    def parse(cls, text: str, upper_bounds: Cost | Budget | None = None) -> Budget:
         """Read `"latency<=80ms, memory<=1.2GB, params<=600M"`.
 
         Units: us, ms, s; B, KB, MB, GB (powers of 1000), KiB, MiB, GiB (of 1024); K, M, B for parameters; and %,
-        of what `upper_bounds` costs (`CostModel.upper_bounds`), for a budget that means the same on any machine.
+        of `upper_bounds` (`CostModel.upper_bounds()`), for a budget that is as tight on any device.
 
         Raises:
             BudgetError: a part that is not `name<=number unit`, an unknown name or unit, a cost bounded twice, or a
-                bound in % of a cost that `upper_bounds` does not have.
+                bound in % of a cost that `upper_bounds` lacks.
         """
         bounds: dict[str, float] = {}
         for part in filter(None, (p.strip() for p in re.split(r"[,;]", text))):
@@ -69,7 +72,7 @@ class Budget:
                 raise BudgetError(f"budget: cannot read {shown(part)}; write it like latency<=80ms")
             name, number, unit = match.groups()
             if name not in _QUANTITIES:
-                raise BudgetError(f"budget: nothing called {shown(name)}{suggestion(name, _QUANTITIES)}")
+                raise BudgetError(f"budget: unknown cost {shown(name)}{suggestion(name, _QUANTITIES)}")
             field, units = _QUANTITIES[name]
             if field in bounds:
                 raise BudgetError(f"budget: {name} is bounded twice")
@@ -104,28 +107,30 @@ class Budget:
         return fits
 
     def __str__(self) -> str:
-        shown = {"latency_ms": "latency<={:g}ms", "memory_mb": "memory<={:g}MB", "params": "params<={:.15g}"}
-        shown["generation_s"] = "generation<={:g}s"
-        return ", ".join(shown[name].format(bound) for name, bound in self.bounds().items()) or "no bounds"
+        formats = {"latency_ms": "latency<={:g}ms", "memory_mb": "memory<={:g}MB", "params": "params<={:.15g}"}
+        formats["generation_s"] = "generation<={:g}s"
+        return ", ".join(formats[name].format(bound) for name, bound in self.bounds().items()) or "no bounds"
 
 
-def _known(name: str, value):
+def _known(name: str, value: Any) -> Any:
+    """The number or array `value`, if there is one and it has no NaN."""
     if value is None or np.isnan(value).any():
-        raise BudgetError(f"budget: {name} is bounded but not known; CostModel.resolve_budget says what is missing")
+        raise BudgetError(f"budget: {name} is bounded but not known; CostModel.resolve_budget raises what is missing")
     return value
 
 
-def _percent(upper_bounds: object | None, field: str, name: str) -> float:
-    if np.isnan(getattr(upper_bounds, field, None) or np.nan):
+def _percent(upper_bounds: Cost | Budget | None, field: str, name: str) -> float:
+    bound = getattr(upper_bounds, field, None)
+    if bound is None or np.isnan(bound):
         raise BudgetError(
             f"budget: a bound on {name} in % needs the largest {name} of the space, which is not known; give a unit"
         )
-    return getattr(upper_bounds, field) / 100
+    return float(bound) / 100
 
 
-def _factor(name: str, unit: str, units: dict[str, float]) -> float:
+def _factor(name: str, unit: str, units: Mapping[str, float]) -> float:
     by_case = {known.lower(): factor for known, factor in units.items()}
     if unit.lower() not in by_case:
         known = ", ".join(filter(None, units))
-        raise BudgetError(f"budget: {name} is in one of {known}, not {shown(unit or 'no unit')}")
+        raise BudgetError(f"budget: the unit of {name} must be one of {known}, not {shown(unit or 'no unit')}")
     return by_case[unit.lower()]

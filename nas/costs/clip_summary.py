@@ -1,4 +1,4 @@
-"""What a manager wants to know of an architecture, in one sentence: how long a clip takes, where, and how that is known."""
+"""One sentence on the generation time of a clip: on which device, in which parts, measured or estimated."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ FPS = 8
 def clip_summary(cost: CostModel, arch: Architecture) -> str:
     """`A 1 s clip (8 frames) in 0.05 s on CHIP (runtime): text encoder ..., 4 x denoiser ..., decoder ...`.
 
-    Each part says whether its table rows were measured or estimated. Without rows of the text encoder and the decoder
-    the sentence is about the denoiser alone, and says so.
+    Each part says whether its table rows are measured or estimated. Without rows of the text encoder and the decoder,
+    the sentence is about the denoiser only and says so.
     """
     meta, latency_ms = cost.table.meta, cost.predict(arch).latency_ms
     chip, runtime = (
@@ -29,7 +29,7 @@ def clip_summary(cost: CostModel, arch: Architecture) -> str:
         denoiser_calls = cost.steps * (2 if cost.guidance else 1)
         return (
             f"{_clip(cost)} takes {denoiser_calls * latency_ms / 1e3:.3g} s of denoising {where}: {denoiser_calls} x denoiser at "
-            f"{latency_ms:.3g} ms ({source}). Text encoder and decoder come on top: {error}"
+            f"{latency_ms:.3g} ms ({source}). The text encoder and the decoder are not included: {error}"
         )
     parts = [
         f"{f'{part.runs} x ' if part.runs > 1 else ''}{part.part} {part.seconds:.3g} s ({part.source})"

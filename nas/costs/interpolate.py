@@ -1,10 +1,10 @@
-"""Rows that were not measured, interpolated from those that were: a roofline fitted to the table itself.
+"""Interpolate missing rows of a lookup table with a roofline model that is fitted to its measured rows.
 
-    latency = factor of the kind x (a x dense arithmetic + b x attention's arithmetic + c x traffic + d x kernels)
+    latency = factor of the kind x (a x dense flops + b x attention flops + c x memory traffic + d x kernels)
 
-The coefficients, none below zero, are shared by all operators and have the least squared relative error; the factor is
-the geometric mean of what is left over a kind's rows. Sharing the coefficients is what two or three rows of a kind
-suffice for (docs/benchmarks/interpolation.md compares it with a roofline for each kind).
+The non-negative coefficients are shared by all operators and minimize the squared relative error; the factor is the
+geometric mean of the residual ratios of a kind's rows. With shared coefficients, two or three rows per kind are enough
+(docs/benchmarks/interpolation.md compares this with a roofline model per kind).
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from nas.spaces import Operator, SearchSpace, Workload
 from nas.spaces.workload import DTYPE_BYTES
 
 COVERAGE = 0.9
-"""Share of interpolated rows whose true latency lies within their interval."""
+"""Nominal coverage of the intervals of interpolated rows."""
 
-LEAST_ROWS = 9
-"""Measured rows without which no interval of that coverage exists: (n + 1) x 0.9 must not exceed n."""
+MIN_ROWS = 9
+"""Fewest measured rows for which an interval of that coverage exists: (n + 1) x 0.9 <= n."""
 
 
 def interpolate_missing(space: SearchSpace, table: LookupTable) -> LookupTable:
-    """The table with a row for every operator of the space that it has none of, `source` interpolated.
+    """The table with an additional row, `source` interpolated, for every operator of the space that has none.
 
-    `latency_ci_ms` of such a row spans the true latency in 90% of cases: a conformal interval from the errors that the
-    fit makes on each measured row when that is left out. Memory is fitted, kind by kind, to activations, attention
-    scores and weights (which convolutions copy), and has no interval; parameters are exact. Where a smaller workload of the kind cannot run on the device, neither can this one.
+    `latency_ci_ms` of such a row covers the true latency in 90% of cases: a conformal interval from leave-one-out errors
+    of the fit. Memory is fitted per kind to activations, attention scores and weights (which convolutions copy), and has
+    no interval; parameters are exact. If a smaller workload of a kind is infeasible, so is the interpolated one. A
+    missing row of the backbone is not interpolated.
 
     Raises:
-        TableError: too few measured rows, or none of a kind that is missing. A missing backbone stays missing.
+        TableError: too few measured rows, or no row of a kind that is missing.
     """
     rows = table.rows()
     operators = [w for w in space.workloads() if isinstance(w, Workload) and isinstance(w.part, Operator)]
@@ -48,16 +49,23 @@ def interpolate_missing(space: SearchSpace, table: LookupTable) -> LookupTable:
     known = {workload: rows[str(workload)] for workload in operators if str(workload) in rows}
     sources = {row.source for row in known.values()}
     basis = {w: row for w, row in known.items() if row.source == ("measured" if "measured" in sources else row.source)}
-    found = _Fit.to({workload: row for workload, row in basis.items() if row.status == "ok"}, table)
-    new = [_row(workload, found, known) for workload in missing]
+    fit = _Fit.to({workload: row for workload, row in basis.items() if row.status == "ok"}, table)
+    new = [_row(workload, fit, known) for workload in missing]
     frame = pd.concat([table.frame, pd.DataFrame(map(vars, new), columns=list(COLUMNS))], ignore_index=True)
     return replace(table, frame=frame)
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A fitted roofline: shared coefficients, factors by kind, and the half width of the logarithmic interval; and the
-    coefficients of memory by kind."""
+    """A fitted roofline model.
+
+    Attributes:
+        coefficients: shared by all kinds.
+        factors: by kind.
+        memory: the coefficients of memory by kind.
+        spread: half the width of the interval of log latency.
+        where: the table, for error messages.
+    """
 
     coefficients: np.ndarray
     factors: dict[str, float]
@@ -68,10 +76,12 @@ class _Fit:
     @classmethod
     def to(cls, known: Mapping[Workload, Row], table: LookupTable) -> _Fit:
         where = str(table.path or "the table")
-        known = {workload: row for workload, row in known.items() if row.latency_ms > 0}  # 0: lost in noise
-        if len(known) < LEAST_ROWS:
+        known = {
+            workload: row for workload, row in known.items() if row.latency_ms > 0
+        }  # 0: below the noise of the measurement
+        if len(known) < MIN_ROWS:
             raise TableError(
-                f"{where}: {len(known)} measured operators are too few to interpolate from; measure {LEAST_ROWS} or more"
+                f"{where}: {len(known)} measured operators are too few for interpolation; measure at least {MIN_ROWS}"
             )
         x = np.array([_features(workload) for workload in known])
         y = np.array([row.latency_ms for row in known.values()])
@@ -80,12 +90,14 @@ class _Fit:
         for i in range(len(y)):
             rest = np.arange(len(y)) != i
             coefficients, factors = _solve(x[rest], y[rest], kinds[rest])
-            predicted = factors.get(kinds[i], 1.0) * (x[i] @ coefficients)  # 1: its only row, an error on the safe side
+            predicted = factors.get(kinds[i], 1.0) * (
+                x[i] @ coefficients
+            )  # 1: the only row of its kind; overestimates the error
             errors.append(abs(np.log(y[i] / predicted)) if predicted > 0 else np.inf)
         rank = ceil((len(errors) + 1) * COVERAGE)
-        held = np.array([_held_mb(workload) for workload in known])
+        memory_terms = np.array([_memory_terms_mb(workload) for workload in known])
         memory_mb = np.array([row.memory_mb for row in known.values()])
-        memory = {kind: _least_relative(held[kinds == kind], memory_mb[kinds == kind]) for kind in set(kinds)}
+        memory = {kind: _least_relative(memory_terms[kinds == kind], memory_mb[kinds == kind]) for kind in set(kinds)}
         return cls(*_solve(x, y, kinds), memory, float(np.sort(errors)[rank - 1]), where)
 
     def latency_ms(self, workload: Workload) -> float:
@@ -98,14 +110,15 @@ class _Fit:
 
 
 def _least_relative(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Coefficients, none below zero, of the least squared relative error of `x @ coefficients`; NaN if a `y` is."""
+    """Non-negative coefficients that minimize the squared relative error of `x @ coefficients`; NaN if a `y` is NaN."""
     from scipy.optimize import nnls
 
     if np.isnan(y).any():
         return np.full(x.shape[1], np.nan)
     shares = x / np.maximum(y, 1e-9)[:, None]
     scale = np.where(shares.max(0) > 0, shares.max(0), 1.0)  # they differ by ten orders of magnitude
-    return nnls(shares / scale, np.ones(len(y)))[0] / scale
+    coefficients: np.ndarray = nnls(shares / scale, np.ones(len(y)))[0] / scale
+    return coefficients
 
 
 def _solve(x: np.ndarray, y: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
@@ -119,7 +132,7 @@ def _row(workload: Workload, fit: _Fit, known: Mapping[Workload, Row]) -> Row:
     row = Row(
         str(workload),
         latency_ms,
-        float(_held_mb(workload) @ fit.memory[workload.kind]),
+        float(_memory_terms_mb(workload) @ fit.memory[workload.kind]),
         counted.params * DTYPE_BYTES[workload.dtype] / 1e6,
         counted.params,
         latency_ci_ms=latency_ms * (np.exp(fit.spread) - 1),
@@ -138,7 +151,7 @@ def _features(workload: Workload) -> np.ndarray:
     return np.array([counted.flops - counted.attention_flops, counted.attention_flops, traffic, counted.kernels])
 
 
-def _held_mb(workload: Workload) -> np.ndarray:
+def _memory_terms_mb(workload: Workload) -> np.ndarray:
     """Activations, attention scores of all heads, and weights."""
     counted = count_ops(workload)
     return np.array([counted.peak, sum(counted.attention_scores), counted.params]) * DTYPE_BYTES[workload.dtype] / 1e6

@@ -1,8 +1,10 @@
-"""The cost model: lookup table + search space -> latency, peak memory, parameters and generation time of any architecture."""
+"""The cost model: latency, peak memory, parameters and generation time of any architecture, from a lookup table."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import numpy as np
@@ -18,28 +20,28 @@ from nas.costs.table import Calibration, LookupTable, command_to_measure
 from nas.costs.terms import CostTerms, TabulatedCosts
 from nas.errors import SpaceError, TableError
 from nas.ranges import in_range
-from nas.spaces import Architecture, SearchSpace
+from nas.spaces import Architecture, BackboneSpace, SearchSpace
 from nas.spaces.workload import DTYPE_BYTES
 
 MB = 1e6
 
 
 class CostModel:
-    """Predicts costs from a lookup table by adding up (latency, parameters, weights) and by a maximum (activations).
+    """Predicts costs from a lookup table: latency, parameters and weights are sums, activation memory is a maximum.
 
-    Peak memory is `sum of weights + the largest (resident at the site + activations of the layer)`: while a temporal
-    layer runs, its input and the skip connections that later blocks read are alive as well, or all that the backbone
-    ever takes where the runtime keeps its buffers (`resident_mb`).
+    Peak memory is `sum of weights + max over layers (resident at the site + activations of the layer)`. What is resident
+    while a temporal layer runs is its input and the skip connections that later blocks read, or the backbone's peak if
+    the runtime does not release its buffers (`resident_mb`).
 
     Args:
         space: the search space.
         table: rows for every workload of the space; extra rows are ignored. Its calibration is applied.
-        estimates: accept a table that mixes measured rows with estimated or interpolated ones.
-        interpolate: fill missing rows of operators by interpolation (`nas.costs.interpolate`), with an interval.
-        steps, guidance: how a clip is generated; guidance runs the denoiser twice a step.
+        estimates: accept a table that mixes measured rows with estimated or interpolated rows.
+        interpolate: add missing rows of operators by interpolation (`nas.costs.interpolate`), with an interval.
+        steps, guidance: of the generation of a clip; guidance runs the denoiser twice per step.
 
     Raises:
-        TableError: workloads have no row (the text lists them and the command that measures them), or measured and
+        TableError: workloads have no row (the message lists them and the command that measures them), measured and
             estimated rows are mixed, or the table's calibration makes latencies negative.
         ConfigError: `steps` out of range.
     """
@@ -65,13 +67,12 @@ class CostModel:
         self._terms = self._build_terms(table.calibration or Calibration())
         self._check_calibration()
         self._tabulated = TabulatedCosts(self._terms)
-        try:
+        self._generation: Generation | None = None
+        with contextlib.suppress(TableError):  # the generation time stays unknown
             self._generation = self.generation()
-        except TableError:
-            self._generation = None
 
     def terms(self) -> CostTerms:
-        """The model as arrays, calibration folded in."""
+        """The model as arrays, with the calibration applied."""
         return self._terms
 
     def predict(self, arch: Architecture) -> Cost:
@@ -89,7 +90,7 @@ class CostModel:
         generation_s where it is known.
 
         Raises:
-            SpaceError: the wrong number of columns, or a code that no choice has.
+            SpaceError: the wrong number of columns, or a code out of range.
         """
         codes = np.atleast_2d(np.asarray(codes))
         sizes = np.array([len(choices) for choices in self.space.slots.values()])
@@ -106,22 +107,22 @@ class CostModel:
         return frame
 
     def generation(self, steps: int | None = None, guidance: bool | None = None) -> Generation:
-        """The time of a whole clip in parts; `steps` and `guidance` are the model's own where they are not given.
+        """The generation time of a clip in parts; `steps` and `guidance` default to those of this model.
 
         Raises:
-            TableError: the space declares no text encoder or decoder, the table has no row of them (the text names the
+            TableError: the space has no text encoder or decoder, the table has no rows for them (the message gives the
                 command that measures them), or measured and estimated rows are mixed.
         """
         steps = self.steps if steps is None else steps
         guidance = self.guidance if guidance is None else guidance
-        around = {str(workload) for workload in self.space.pipeline_workloads()}
-        rows = {key: _without_nan(row) for key, row in self.table.rows().items() if key in around}
-        found = Generation.of(self.space, rows, self.table, steps, guidance)
-        self._check_mixed({*self.sources, found.text.source, found.decoder.source})
-        return found
+        needed = {str(workload) for workload in self.space.pipeline_workloads()}
+        rows = {key: _without_nan(row) for key, row in self.table.rows().items() if key in needed}
+        generation = Generation.from_rows(self.space, rows, self.table, steps, guidance)
+        self._check_mixed({*self.sources, generation.text.source, generation.decoder.source})
+        return generation
 
     def generation_s(self, arch: Architecture, steps: int | None = None, guidance: bool | None = None) -> float:
-        """Seconds that a whole clip takes: text encoder + steps x denoiser (twice with guidance) + decoder.
+        """Seconds to generate a clip: text encoder + steps x denoiser (twice with guidance) + decoder.
 
         Raises:
             TableError: as `generation`.
@@ -130,11 +131,11 @@ class CostModel:
         return self.generation(steps, guidance).seconds(self.predict(arch).latency_ms)
 
     def resolve_budget(self, budget: Budget) -> Budget:
-        """The same budget with its bound on the generation time, if any, as one on the latency of the denoiser.
+        """The budget with its bound on generation time, if any, replaced by one on the latency of the denoiser.
 
         Raises:
-            TableError: a bounded cost that the table cannot tell: generation time (see `generation`), or memory.
-            BudgetError: the text encoder and the decoder alone take longer than a clip may.
+            TableError: a bounded cost is not in the table: generation time (see `generation`) or memory.
+            BudgetError: the text encoder and the decoder alone exceed the bound on generation time.
         """
         if budget.memory_mb is not None:
             self.check_memory()
@@ -144,20 +145,21 @@ class CostModel:
         return replace(budget, generation_s=None, latency_ms=min(bound_ms, budget.latency_ms or bound_ms))
 
     def check_memory(self) -> None:
-        """
+        """Check that the memory of every workload is known.
+
         Raises:
-            TableError: the table does not tell how much memory some workload takes; the text names it.
+            TableError: the memory of a workload is unknown; the message names the workload.
         """
         for key, row in self._rows.items():
             if np.isnan(row.memory_mb):
                 device = self.table.meta.get("device", "the device")
                 raise TableError(
-                    f"{self.table.path or 'the table'}: row '{key}': memory_mb is unknown, as {device} does not tell "
-                    "it; bound latency and params instead, or fill the column from a device that does"
+                    f"{self.table.path or 'the table'}: row '{key}': memory_mb is unknown, as {device} does not report "
+                    "it; bound latency and params instead, or fill the column in from another device"
                 )
 
     def upper_bounds(self) -> Cost:
-        """Each cost at its highest over all architectures that can run (not one architecture's: the corner of them)."""
+        """The maximum of each cost over all feasible architectures (in general not the costs of one architecture)."""
         terms = self._terms
         finite = [np.isfinite(latency) for latency in terms.latency_ms]
         latency_ms = terms.base_latency_ms + sum(x[ok].max() for x, ok in zip(terms.latency_ms, finite))
@@ -168,12 +170,12 @@ class CostModel:
         return Cost(float(latency_ms), memory_mb, int(params), pd.DataFrame(), self._clip_s(float(latency_ms)))
 
     def resident_mb(self, slot: str) -> float:
-        """What is alive at a slot besides its layer's activations and all weights.
+        """Memory in use at a slot besides the activations of its layer and all weights: its input and the skips.
 
-        Its input, and the skips. A runtime that keeps the buffers it once took (`buffers: kept` in the table's metadata)
-        does not tell which of the backbone's it could use again for the layer: there, all of them count.
+        With a runtime that does not release its buffers (`buffers: kept` in the table's metadata), it is the backbone's
+        peak, since the runtime does not report which of these buffers it reuses for the layer.
         """
-        if self.space.backbone is None:
+        if not isinstance(self.space, BackboneSpace):
             return 0.0
         if self.table.meta.get("buffers") == "kept":
             return self._rows[str(self.space.backbone_workload())].memory_mb
@@ -184,7 +186,7 @@ class CostModel:
     def _clip_s(self, latency_ms: float) -> float | None:
         return None if self._generation is None else self._generation.seconds(latency_ms)
 
-    def _check_mixed(self, sources: set[str]) -> None:
+    def _check_mixed(self, sources: AbstractSet[str]) -> None:
         if self.interpolate:
             sources = sources - {"interpolated"}
         if "measured" in sources and len(sources) > 1 and not self.estimates:
@@ -198,7 +200,7 @@ class CostModel:
         if least < 0:
             raise TableError(
                 f"{self.table.path or 'table'}: its calibration makes latencies negative, down to {least:.4g} ms; "
-                "calibrate it anew (nas calibrate), or remove the calibration"
+                "calibrate it again (nas calibrate), or remove the calibration"
             )
 
     def _row(self, slot: str, choice: str) -> Row | None:
@@ -225,13 +227,14 @@ class CostModel:
         )
 
     def _breakdown(self, codes: np.ndarray) -> pd.DataFrame:
-        terms, rows = self._terms, []
+        terms = self._terms
+        rows: list[tuple[str | float, ...]] = []
         scale = (self.table.calibration or Calibration()).scale
         backbone = self.space.backbone_workload()
         if backbone is not None:
-            row = self._rows[str(backbone)]
+            base = self._rows[str(backbone)]
             numbers = (terms.base_latency_ms, terms.base_peak_mb, terms.base_weights_mb, terms.base_params)
-            rows.append(("backbone", "", *numbers, row.source, scale * row.latency_ci_ms))
+            rows.append(("backbone", "", *numbers, base.source, scale * base.latency_ci_ms))
         for i, (slot, choices) in enumerate(self.space.slots.items()):
             c, row = codes[i], self._row(slot, choices[codes[i]])
             numbers = (terms.latency_ms[i][c], terms.peak_mb[i][c], terms.weights_mb[i][c], terms.params[i][c])
@@ -249,16 +252,16 @@ def _latency_ms(row: Row | None) -> float:
 
 
 def _rows_needed(space: SearchSpace, table: LookupTable) -> dict[str, Row]:
-    """The table's rows that the space needs, infeasible ones without NaN, or a TableError that lists what is missing."""
+    """The rows of the space's workloads, infeasible ones without NaN; raises a TableError that lists missing ones."""
     rows = table.rows()
     needed = [str(workload) for workload in space.workloads()]
     missing = [key for key in needed if key not in rows]
     if missing:
         name = table.path or "the table"
-        shown = "; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
+        examples = "; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise TableError(
-            f"{name}: has no row for {len(missing)} of {len(needed)} workloads of '{space.name}': {shown}. "
-            f"{measure_or_estimate(table)} them: {command_to_measure(space, table)}; or have operators interpolated (interpolate=True, "
+            f"{name}: has no row for {len(missing)} of {len(needed)} workloads of '{space.name}': {examples}. "
+            f"{measure_or_estimate(table)} them: {command_to_measure(space, table)}; or interpolate operators (interpolate=True, "
             "--interpolate)"
         )
     return {key: _without_nan(rows[key]) for key in needed}

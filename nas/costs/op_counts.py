@@ -1,4 +1,4 @@
-"""What one run of a workload takes, counted from its shapes: the counts, and those of the usual layers. No torch."""
+"""Operation counts (flops, memory traffic, parameters, peak activations), computed from shapes, and those of common layers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class OpCounts:
-    """What running something once takes.
+    """Operation counts of one forward pass.
 
     Attributes:
         flops: floating-point operations, a multiply-add counted as two.
         memory_traffic: elements read and written, weights included, if every kernel reads its inputs from memory and
-            writes its outputs there.
+            writes its outputs to it.
         kernels: kernels launched.
         params: parameters.
-        peak: elements of activations alive at once, without the inputs.
-        attention_flops: those of the flops that are inside softmax attention.
-        attention_scores: for each attention, the elements of its logits over all heads; fused attention keeps them out
-            of memory, and `memory_traffic` and `peak` assume that it does.
+        peak: largest number of activation elements in memory at once, without the inputs.
+        attention_flops: the part of `flops` that is inside softmax attention.
+        attention_scores: number of logits of each attention, over all heads. Fused attention does not store them, which
+            `memory_traffic` and `peak` assume.
     """
 
     flops: float = 0.0
@@ -30,7 +30,7 @@ class OpCounts:
     attention_scores: tuple[float, ...] = ()
 
     def __add__(self, other: OpCounts) -> OpCounts:
-        """One after the other."""
+        """The counts of both, executed one after the other."""
         return OpCounts(
             self.flops + other.flops,
             self.memory_traffic + other.memory_traffic,
@@ -42,7 +42,7 @@ class OpCounts:
         )
 
     def times(self, count: int) -> OpCounts:
-        """The same `count` times, one after the other, each with parameters of its own."""
+        """The counts of `count` executions in sequence, each with its own parameters."""
         return sum((self for _ in range(count)), OpCounts())
 
     def with_peak(self, elements: float) -> OpCounts:
@@ -50,9 +50,9 @@ class OpCounts:
         return replace(self, peak=elements)
 
     def unfused(self) -> OpCounts:
-        """The same where attention writes its logits, reads and writes them for the softmax, and reads them again.
+        """The counts without fused attention: logits are written, read and written by the softmax, and read again.
 
-        Two copies of the largest are alive at once.
+        Two copies of the largest logits are in memory at once.
         """
         scores = self.attention_scores
         written = OpCounts(memory_traffic=4 * sum(scores), kernels=2 * len(scores))
@@ -65,11 +65,11 @@ def linear(rows: float, inputs: int, outputs: int, bias: bool = True) -> OpCount
     return OpCounts(2.0 * rows * inputs * outputs, rows * (inputs + outputs) + params, 1, params)
 
 
-def conv(places: float, inputs: int, outputs: int, taps: int, bias: bool = True, scale: float = 1.0) -> OpCounts:
-    """A convolution with `taps` weights per channel pair; `scale`: input places per output place."""
+def conv(positions: float, inputs: int, outputs: int, taps: int, bias: bool = True, scale: float = 1.0) -> OpCounts:
+    """A convolution with `taps` weights per channel pair at `positions` output positions; `scale`: input positions per output position."""
     params = taps * inputs * outputs + outputs * bias
-    traffic = places * (scale * inputs + outputs) + params
-    return OpCounts(2.0 * places * taps * inputs * outputs, traffic, 1, params)
+    traffic = positions * (scale * inputs + outputs) + params
+    return OpCounts(2.0 * positions * taps * inputs * outputs, traffic, 1, params)
 
 
 def norm(elements: float, channels: int) -> OpCounts:

@@ -1,10 +1,11 @@
-"""What one run of each built-in temporal operator takes. Named by the operators' specs in `nas.spaces.operators`."""
+"""Operation counts of the built-in temporal operators; the operator specs of `nas.spaces.operators` refer to them."""
 
 from __future__ import annotations
 
 from math import prod
 
 from nas.costs.op_counts import OpCounts, attention, conv, feed_forward, linear, norm, pointwise
+from nas.errors import SpaceError
 from nas.spaces import Operator
 
 Shape = tuple[int, ...]
@@ -53,20 +54,22 @@ def count_cross_attention_3d(operator: Operator, shape: Shape, context: Shape | 
 
 def _cross_attention(operator: Operator, shape: Shape, context: Shape | None, anchor_keys: int) -> OpCounts:
     batch, channels, frames, height, width = shape
-    places, text, anchor = height * width, "text" in operator["context"], "anchor" in operator["context"]
-    queries = text or anchor_keys > 1  # the one anchor key of each position alone leaves nothing to weigh
+    positions, text, anchor = height * width, "text" in operator["context"], "anchor" in operator["context"]
+    queries = text or anchor_keys > 1  # attention to a single key is the identity on its value
     total, keys = OpCounts(), 0
     if queries:
         total += _projections(shape, 1)
     if text:
+        if context is None:
+            raise SpaceError(f"{operator}: needs a context shape (B, tokens, dim)")
         _, tokens, dim = context
         total += linear(batch * tokens, dim, channels, bias=False).times(2)
         keys += tokens
     if anchor:
-        total += linear(batch * places, channels, channels, bias=False).times(1 + queries)
+        total += linear(batch * positions, channels, channels, bias=False).times(1 + queries)
         keys += anchor_keys
     if queries:
-        total += attention(batch, frames * places, keys, channels, operator["heads"])
+        total += attention(batch, frames * positions, keys, channels, operator["heads"])
     return _transformer_layer(total, shape)
 
 

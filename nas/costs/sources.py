@@ -1,13 +1,11 @@
-"""How a number came about, in words. Whatever this library says of one comes from its row's `source`, by this module."""
+"""Whether a predicted number is measured, estimated or interpolated, in words, from the `source` of table rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from nas.costs.table import LookupTable
-
-Source = Literal["measured", "estimated", "interpolated"]
 
 
 def join_sources(sources: Iterable[str]) -> str:
@@ -16,20 +14,20 @@ def join_sources(sources: Iterable[str]) -> str:
 
 
 def table_source(table: LookupTable) -> str:
-    """What the rows of a table are, all together; `measured` for one that is still empty."""
+    """The sources of all rows of a table; `measured` for an empty one."""
     return join_sources(table.frame["source"]) or "measured"
 
 
 def memory_source(source: str, meta: Mapping[str, Any]) -> str:
-    """What the memory of a row is whose latency is `source`, by the table's metadata: some devices tell none."""
+    """The source of a row's memory, whose latency's is `source`: on some devices memory is estimated."""
     return "estimated" if str(meta.get("memory", "")).startswith("estimated") else source
 
 
 def whole_model_source(source: str) -> str:
-    """`measured on the whole model`: of one row for a whole denoiser, not of a sum over the table."""
+    """`measured on the whole model`: for one row of a whole denoiser, as opposed to a sum over the table."""
     return f"{source} on the whole model" if source == "measured" else f"{source} for the whole model"
 
 
 def measure_or_estimate(table: LookupTable) -> str:
-    """What is done to a workload that the table lacks, as a verb at the beginning of a sentence."""
+    """`Measure` or `Estimate`, for a message on workloads that the table lacks."""
     return "Measure" if "measured" in table_source(table) else "Estimate"

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from nas.config import build
-from nas.costs.row import COLUMNS, HEADER, HEADERS, Row, checked, read_cells
+from nas.costs.row import COLUMNS, HEADER, HEADERS, Row, check_rows, read_cells
 from nas.costs.side_files import calibration_path, check_alone, meta_path, read_meta
 from nas.errors import NasError, TableError, shown, suggestion
 from nas.files import read_json, write_atomic, write_json
@@ -86,7 +86,7 @@ class LookupTable:
             TableError: a missing or unknown column, a workload twice, or a value that cannot be.
         """
         frame = frame.reset_index(drop=True)
-        return cls(checked(frame, lambda row: f"table: row {row}", "table"), dict(meta or {}))
+        return cls(check_rows(frame, lambda row: f"table: row {row}", "table"), dict(meta or {}))
 
     @classmethod
     def load(cls, path: str | Path) -> LookupTable:
@@ -101,7 +101,7 @@ class LookupTable:
         """
         path = _file_of(path)
         frame, lines = read_cells(path)
-        table = cls(checked(frame, lambda row: f"{path}:{lines[row]}", str(path)), path=path)
+        table = cls(check_rows(frame, lambda row: f"{path}:{lines[row]}", str(path)), path=path)
         if meta_path(path).exists():
             table.meta = read_meta(path)
         if calibration_path(path).exists():

@@ -1,4 +1,4 @@
-"""The cost model as numbers: arrays by slot and code, and their sums for many architectures at once."""
+"""The cost model as arrays by slot and code, and vectorized evaluation for many architectures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class CostTerms:
-    """The cost model as numbers, for solvers: arrays indexed by a choice's code, one per slot.
+    """The cost model as arrays, one per slot, indexed by a choice's code. Used by solvers.
 
     `latency = base_latency_ms + sum latency_ms[i][c_i]`; `params` likewise;
     `memory = base_weights_mb + sum weights_mb[i][c_i] + max(base_peak_mb, max peak_mb[i][c_i])`.
@@ -27,9 +27,9 @@ class CostTerms:
 
 
 class TabulatedCosts:
-    """Costs of many codes at once: slots are fused into groups whose joint choices are tabulated.
+    """Evaluates the costs of many architectures: consecutive slots form groups whose joint choices are tabulated.
 
-    One gather then serves four or so slots, and the table of a group still fits the processor's cache.
+    One gather per group then covers about four slots, and each group's table fits into the processor's cache.
     """
 
     ENTRIES = 4096

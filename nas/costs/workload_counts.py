@@ -1,4 +1,4 @@
-"""What one run of any workload takes: `count_ops`, with the backbone, the text encoder and the decoder."""
+"""Operation counts of any workload (`count_ops`), with those of the backbone, the text encoder and the decoder."""
 
 from __future__ import annotations
 
@@ -10,51 +10,52 @@ from nas.spaces import Backbone, Decoder, TextEncoder, Workload, resolve
 
 
 def count_ops(workload: Workload) -> OpCounts:
-    """What an operator, the spatial backbone, a text encoder or a decoder takes, as `nas.models` and transformers
-    define them.
+    """Operations, memory traffic and parameters of one forward pass, as `nas.models` and transformers implement it.
 
     Raises:
         SpaceError: the operator's kind was registered without `count_ops`.
     """
-    if isinstance(workload.part, Backbone):
-        return _backbone(workload)
-    if isinstance(workload.part, TextEncoder):
-        return _text_encoder(workload.part, *workload.context)
-    if isinstance(workload.part, Decoder):
-        return _decoder(workload.part, workload.shape)
-    spec = workload.part.spec
+    part, context = workload.part, workload.context
+    if isinstance(part, Backbone | TextEncoder):
+        if context is None:
+            raise SpaceError(f"{workload}: needs a context shape (B, tokens, dim)")
+        return _backbone(part, workload.shape, context) if isinstance(part, Backbone) else _text_encoder(part, context)
+    if isinstance(part, Decoder):
+        return _decoder(part, workload.shape)
+    spec = part.spec
     if not spec.count_ops:
         raise SpaceError(
             f"operator kind '{spec.kind}' has no count_ops, which estimates need; give its OperatorSpec one"
         )
-    return resolve(spec.count_ops)(workload.part, workload.shape, workload.context)
+    counts: OpCounts = resolve(spec.count_ops)(part, workload.shape, context)
+    return counts
 
 
 def activation_bytes(workload: Workload, itemsize: int = 4, fused_attention: bool = True) -> int:
-    """Peak bytes of a workload's activations in a forward pass without gradients, its input counted too.
+    """Peak bytes of the activations of a forward pass without gradients, input included.
 
-    An estimate from the shapes, not a measurement: convolution workspaces and the runtime's own buffers are not in it.
+    An estimate from the shapes, without convolution workspaces and the runtime's own buffers.
 
     Args:
         itemsize: bytes of an element.
-        fused_attention: whether the runtime's attention keeps its logits out of memory (torch; Core ML from iOS 18 on).
+        fused_attention: whether the runtime's attention does not store its logits (torch; Core ML from iOS 18 on).
     """
     counts = count_ops(workload)
     peak = counts.peak if fused_attention else counts.unfused().peak
     return int(itemsize * (prod(workload.shape) + peak))
 
 
-def _backbone(workload: Workload) -> OpCounts:
-    backbone, (batch, latent, frames, height, width) = workload.part, workload.shape
-    _, tokens, dim = workload.context
+def _backbone(backbone: Backbone, shape: tuple[int, ...], context: tuple[int, int, int]) -> OpCounts:
+    batch, latent, frames, height, width = shape
+    _, tokens, dim = context
     images, widths = batch * frames, backbone.channels
     time_dim = 4 * widths[0]
 
-    def places(level: int) -> int:
+    def positions(level: int) -> int:
         return images * (height >> level) * (width >> level)
 
     def resnet(inputs: int, outputs: int, level: int) -> OpCounts:
-        n = places(level)
+        n = positions(level)
         total = norm(n * inputs, inputs) + pointwise(n * inputs) + conv(n, inputs, outputs, 9)
         total += linear(batch, time_dim, outputs) + pointwise(n * outputs, 2)
         total += norm(n * outputs, outputs) + pointwise(n * outputs) + conv(n, outputs, outputs, 9)
@@ -62,7 +63,7 @@ def _backbone(workload: Workload) -> OpCounts:
         return total + conv(n, inputs, outputs, 1) if inputs != outputs else total
 
     def transformer(channels: int, level: int) -> OpCounts:
-        n = places(level)
+        n = positions(level)
         normed = norm(n * channels, channels)
         project, add = conv(n, channels, channels, 1), pointwise(n * channels, 2)
         square = linear(n, channels, channels, bias=False)
@@ -78,7 +79,7 @@ def _backbone(workload: Workload) -> OpCounts:
         total += pointwise(batch * tokens * dim, 2) + linear(batch, tokens * dim, time_dim)
     alive = 0
     for layer in backbone.layers():
-        n = places(layer.level)
+        n = positions(layer.level)
         if layer.skip:  # the concatenation
             total += pointwise(n * (layer.in_channels + layer.skip_channels))
         if layer.kind == "conv_in":
@@ -96,11 +97,12 @@ def _backbone(workload: Workload) -> OpCounts:
             total += conv(n, layer.in_channels, latent, 9)
         if layer.is_skip:
             alive += layer.channels * n
-    widest = max(6 * c * places(level) for level, c in enumerate(widths))
+    widest = max(6 * c * positions(level) for level, c in enumerate(widths))
     return total.with_peak(alive + widest)
 
 
-def _text_encoder(encoder: TextEncoder, batch: int, tokens: int, width: int) -> OpCounts:
+def _text_encoder(encoder: TextEncoder, context: tuple[int, int, int]) -> OpCounts:
+    batch, tokens, width = context
     rows, bert = batch * tokens, encoder.kind == "bert"
     normed, add = norm(rows * width, width), pointwise(rows * width, 2)
     layer = linear(rows, width, width).times(4) + attention(batch, tokens, tokens, width) + add + normed
@@ -108,14 +110,16 @@ def _text_encoder(encoder: TextEncoder, batch: int, tokens: int, width: int) -> 
         linear(rows, width, 4 * width) + pointwise(4 * rows * width) + linear(rows, 4 * width, width) + add + normed
     )
     positions = max(512 if bert else 77, tokens)
-    tables = (encoder.vocabulary + positions + 2 * bert) * width  # of which only the rows of these tokens are read
+    tables = (
+        encoder.vocabulary + positions + 2 * bert
+    ) * width  # embedding tables, of which only the rows of these tokens are read
     total = (
         OpCounts(memory_traffic=4 * rows * width, kernels=2 + bert, params=tables)
         + add
         + normed
         + layer.times(encoder.layers)
     )
-    total = total + linear(batch, width, width) if bert else total  # the pooled output, which nothing reads
+    total = total + linear(batch, width, width) if bert else total  # the pooled output, which is not used
     return total.with_peak(10 * rows * width)
 
 
@@ -123,12 +127,12 @@ def _decoder(decoder: Decoder, shape: tuple[int, ...]) -> OpCounts:
     vae, (batch, latent, frames, height, width) = decoder.vae, shape
     images, levels = batch * frames, len(vae.channels)
 
-    def places(level: int) -> int:
-        """Pixels where the channels are those of a level; the latents are as large as the last one."""
+    def positions(level: int) -> int:
+        """Pixels of all frames at a level; the last level has the resolution of the latents."""
         return images * (height << (levels - 1 - level)) * (width << (levels - 1 - level))
 
     def resnet(inputs: int, outputs: int, level: int) -> OpCounts:
-        n = places(level)
+        n = positions(level)
         total = norm(n * inputs, inputs) + pointwise(n * inputs) + conv(n, inputs, outputs, 9)
         total += norm(n * outputs, outputs) + pointwise(n * outputs) + conv(n, outputs, outputs, 9)
         if frames > 1 or decoder.frames is not None:
@@ -139,22 +143,22 @@ def _decoder(decoder: Decoder, shape: tuple[int, ...]) -> OpCounts:
         return total + conv(n, inputs, outputs, 1) if inputs != outputs else total
 
     channels, last = vae.channels[-1], levels - 1
-    total = conv(places(last), latent, latent, 1) + conv(places(last), latent, channels, 9)
+    total = conv(positions(last), latent, latent, 1) + conv(positions(last), latent, channels, 9)
     total += resnet(channels, channels, last).times(2)
     if vae.mid_attention:
-        square, elements = linear(places(last), channels, channels), places(last) * channels
+        square, elements = linear(positions(last), channels, channels), positions(last) * channels
         total += norm(elements, channels) + square.times(4) + pointwise(elements, 2)
-        total += attention(images, places(last) / images, places(last) / images, channels)
+        total += attention(images, positions(last) / images, positions(last) / images, channels)
     widest = 0
     for level in reversed(range(levels)):
         for _ in range(vae.layers_per_block + 1):
             total += resnet(channels, vae.channels[level], level)
-            widest = max(widest, 3 * max(channels, vae.channels[level]) * places(level))
+            widest = max(widest, 3 * max(channels, vae.channels[level]) * positions(level))
             channels = vae.channels[level]
         if level:
-            total += pointwise(places(level - 1) * channels)
-            total += conv(places(level - 1), channels, channels, 9)
-            widest = max(widest, 3 * channels * places(level - 1))
-    total += norm(places(0) * channels, channels) + pointwise(places(0) * channels)
-    total += conv(places(0), channels, vae.image_channels, 9)
+            total += pointwise(positions(level - 1) * channels)
+            total += conv(positions(level - 1), channels, channels, 9)
+            widest = max(widest, 3 * channels * positions(level - 1))
+    total += norm(positions(0) * channels, channels) + pointwise(positions(0) * channels)
+    total += conv(positions(0), channels, vae.image_channels, 9)
     return total.with_peak(widest)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas.config import AnyNumber, build
-from nas.costs.sources import Source
+from nas.costs.row import Source
 from nas.files import read_json, write_json
 
 RECORD = "record.json"

@@ -2,16 +2,19 @@
 
 from nas.spaces.architecture import Architecture
 from nas.spaces.backbone import Backbone, Latent, Site, Text
-from nas.spaces.load import shipped
+from nas.spaces.backbone_space import BackboneSpace
+from nas.spaces.load import shipped_spaces
 from nas.spaces.operators import NONE, Operator, OperatorSpec, operator_kinds, operator_spec, register_operator, resolve
 from nas.spaces.pipeline import Decoder, TextEncoder, VAEConfig
-from nas.spaces.space import SearchSpace
+from nas.spaces.space import CostOnlySpace, SearchSpace
 from nas.spaces.workload import Workload
 
 __all__ = [
     "NONE",
     "Architecture",
     "Backbone",
+    "BackboneSpace",
+    "CostOnlySpace",
     "Decoder",
     "Latent",
     "Operator",
@@ -26,5 +29,5 @@ __all__ = [
     "operator_spec",
     "register_operator",
     "resolve",
-    "shipped",
+    "shipped_spaces",
 ]

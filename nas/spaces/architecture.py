@@ -12,7 +12,7 @@ from nas.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Architecture:
-    """One choice for every slot, in canonical form. Made by a `SearchSpace`, which checks it.
+    """One choice for every slot, in canonical form. Created by a `SearchSpace`, which validates it.
 
     Attributes:
         space: the name of its search space.
@@ -26,6 +26,7 @@ class Architecture:
 
     @property
     def choices(self) -> dict[str, str]:
+        """The choice of every slot."""
         return dict(self.items)
 
     def __str__(self) -> str:
@@ -38,10 +39,10 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | Path) -> Architecture:
-        """Read what `save` wrote. Whether it fits a space is checked where it meets one (`SearchSpace.check`).
+        """Read a file that `save` wrote. `SearchSpace.check` checks whether it belongs to a space.
 
         Raises:
-            ConfigError: not such a file.
+            ConfigError: not an architecture file.
         """
         value = read_json(path, "architecture")
         if not isinstance(value, dict) or "choices" not in value:
@@ -52,7 +53,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class _File:
-    """What an architecture file holds."""
+    """The content of an architecture file."""
 
     choices: dict[str, str]
     space: str = ""

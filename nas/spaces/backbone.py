@@ -1,4 +1,4 @@
-"""The spatial UNet as data: widths, depths, and the sites after its blocks where temporal layers may stand."""
+"""The configuration of the spatial UNet (widths, depths), and its sites, where temporal layers may be inserted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.ranges import check_range
 from nas.spaces.topology import Layer, unet_layers
 
 MAX_SIZE, MAX_LEVELS = 1 << 20, 16
-"""Of a file: the widest layer or longest side, and the most levels, or layers of a block, that it may ask for."""
+"""Largest values accepted from a file: channels or side lengths; levels, or layers of a block."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Text:
-    """The shape of the text context: tokens and their dimension, and the encoder that makes it."""
+    """The shape of the text context: tokens and their dimension, and the text encoder."""
 
     tokens: int
     dim: int
@@ -40,13 +40,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Site:
-    """A place after a spatial block where temporal layers may stand.
+    """A position after a spatial block where temporal layers may be inserted.
 
     Attributes:
-        name: `down.LEVEL.LAYER`, `mid.0` or `up.LEVEL.LAYER`, counted in the order they run.
-        channels, height, width: of the features there.
-        skip_elements: features per frame that are alive while the site runs because a later up block reads them
-            (skip connections), as a number of elements; the features that the site itself reads are not among them.
+        name: `down.LEVEL.LAYER`, `mid.0` or `up.LEVEL.LAYER`, numbered in execution order.
+        channels, height, width: of the features at the site.
+        skip_elements: elements per frame of the skip connections that are kept in memory while the site runs, because a
+            later up block reads them; without the site's own input.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A Stable Diffusion UNet, parametrised like diffusers' `UNet2DConditionModel`.
+    """A Stable Diffusion UNet, parameterized like diffusers' `UNet2DConditionModel`.
 
     Attributes:
         channels: width of each level, from high resolution to low; each next level halves height and width.
@@ -68,12 +68,12 @@ class Backbone:
         mid: whether there is a mid block (resnet, transformer, resnet).
         heads: attention heads of the spatial transformers.
         norm_groups: groups of the GroupNorms; must divide every width.
-        text_tokens: tokens of the text that is standardised and also joins the timestep embedding; 0 for none, as in
-            Stable Diffusion v1.5. A small model learns slowly from a few words if attention is all that reads them.
+        text_tokens: number of text tokens that are standardized and added to the timestep embedding; 0 for none, as in
+            Stable Diffusion v1.5. A small model learns short prompts slowly through cross-attention alone.
 
     Raises:
         ConfigError: a number out of range.
-        SpaceError: a width that the groups or the heads do not divide, or an attention level that does not exist.
+        SpaceError: a width that is not divisible by the groups and the heads, or an unknown attention level.
     """
 
     channels: tuple[int, ...]
@@ -91,7 +91,7 @@ class Backbone:
         check_range(self, ("layers_per_block",), 1, MAX_LEVELS, where="backbone.")
         check_range(self, ("text_tokens",), 0, MAX_SIZE, where="backbone.")
         if len(self.channels) > MAX_LEVELS:
-            raise SpaceError(f"backbone.channels: {len(self.channels)} levels are too many; at most {MAX_LEVELS}")
+            raise SpaceError(f"backbone.channels: {len(self.channels)} levels; at most {MAX_LEVELS} are supported")
         for width in self.channels:
             if width % self.norm_groups or width % self.heads:
                 raise SpaceError(
@@ -101,29 +101,30 @@ class Backbone:
         for level in self.attention_levels:
             if not 0 <= level < len(self.channels):
                 raise SpaceError(
-                    f"backbone.attention_levels: there is no level {level}, only 0..{len(self.channels) - 1}"
+                    f"backbone.attention_levels: unknown level {level}; the levels are 0..{len(self.channels) - 1}"
                 )
 
     def hash(self) -> str:
         return short_hash(asdict(self))
 
     def layers(self) -> list[Layer]:
-        """Every layer in the order in which the UNet runs them."""
+        """Every layer in execution order."""
         return unet_layers(self)
 
     def sites(self, latent: Latent) -> dict[str, Site]:
-        """Every site in the order in which the UNet runs them.
+        """Every site in execution order.
 
         Raises:
-            SpaceError: height or width cannot be halved often enough.
+            SpaceError: height or width is not divisible by 2 ** (levels - 1).
         """
         levels = len(self.channels)
         if latent.height % 2 ** (levels - 1) or latent.width % 2 ** (levels - 1):
             raise SpaceError(
-                f"latent: {latent.height}x{latent.width} cannot be halved {levels - 1} times, as {levels} levels need"
+                f"latent: {latent.height}x{latent.width} must be divisible by {2 ** (levels - 1)}, as the backbone has {levels} levels"
             )
 
-        sites, skips = {}, {}
+        sites: dict[str, Site] = {}
+        skips: dict[str, int] = {}
         for layer in self.layers():
             height, width = latent.height >> layer.level, latent.width >> layer.level
             skips.pop(layer.skip, None)

@@ -1,4 +1,4 @@
-"""One color per operator, the same in every figure; figures name the operator in words as well."""
+"""The color of each operator, the same in every figure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from nas.spaces import NONE, Operator, SearchSpace, operator_kinds
 
 BACKBONE = "#8b9097"
 OTHERS = ("#009e73", "#f0e442", "#56b4e9", "#d55e00", "#cc79a7", "#0072b2", "#e69f00")
-"""For choices that are no known operator (cost-only spaces): Okabe and Ito's palette."""
+"""For choices that are not registered operators (cost-only spaces): Okabe and Ito's palette."""
 
 
 def choice_colors(space: SearchSpace | None, choices: Iterable[str] = ()) -> dict[str, str]:
     """Color by choice for every choice of `space` and every one in `choices`, apart from `none`.
 
-    A choice has its operator's color; two choices of one kind (say kernels 3 and 5) get shades of it.
+    A choice has its operator's color; further choices of the same kind (say, another kernel size) get shades of it.
     """
     offered = [choice for offers in space.slots.values() for choice in offers] if space else []
     operators: Mapping[str, Operator] = (space.operators if space else None) or {}
@@ -36,7 +36,7 @@ def choice_colors(space: SearchSpace | None, choices: Iterable[str] = ()) -> dic
 
 
 def short_label(choice: str) -> str:
-    """A name that fits into a drawing."""
+    """The choice's name as figures show it."""
     kinds = operator_kinds()
     return kinds[choice].label or choice if choice in kinds else choice
 

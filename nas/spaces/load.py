@@ -1,4 +1,4 @@
-"""Search spaces from YAML: the shipped ones by name, a person's own by path."""
+"""Read search spaces from YAML files, given by a shipped name or a path, and write them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from nas.errors import ConfigError, SpaceError, shown, suggestion
 from nas.files import write_atomic
 from nas.ranges import Range
 from nas.spaces.backbone import Backbone, Latent, Text
+from nas.spaces.backbone_space import BackboneSpace
 from nas.spaces.operators import NONE, Operator
 from nas.spaces.pipeline import Decoder, TextEncoder
-from nas.spaces.space import SearchSpace
+from nas.spaces.space import CostOnlySpace, SearchSpace
 from nas.yaml_files import read_yaml
 
 
@@ -24,13 +25,14 @@ from nas.yaml_files import read_yaml
 class SpaceFile:
     """The keys of a search-space file.
 
-    A space with a backbone gives `backbone`, `latent`, `text`, `operators`; each site then has `depth` slots
-    that offer every operator, except where `sites` lists the choices of one site, or it names its `slots` outright.
-    A cost-only space gives `slots` alone. `text_encoder` and `decoder` are for the time that a whole clip takes.
+    A space with a backbone has `backbone`, `latent`, `text` and `operators`; each site then has `depth` slots that offer
+    every operator, unless `sites` lists the choices of a site, or `slots` lists all slots. A cost-only space has only
+    `slots`. `text_encoder` and `decoder` are needed for the generation time of a whole clip.
 
     Attributes:
-        operators: hyper-parameters by choice name; `kind` when the name is not the kind; `none` offers nothing.
-        sites: choices by site, for the sites that differ; when `only_sites` is given, no other site has slots.
+        operators: hyperparameters by choice name, and `kind` if the name is not the kind; `none` is an empty slot.
+        sites: choices by site, for sites that differ from the others.
+        only_sites: if given, the only sites with slots.
     """
 
     name: str
@@ -49,8 +51,8 @@ class SpaceFile:
     slots: dict[str, tuple[str, ...]] | None = None
 
 
-def shipped() -> dict[str, Path]:
-    """The search spaces that come with the package, by name."""
+def shipped_spaces() -> dict[str, Path]:
+    """Paths of the shipped search spaces by name."""
     try:
         folder = Path(str(resources.files("nas.search_spaces")))
     except ModuleNotFoundError:  # run from a source tree that was never installed
@@ -62,10 +64,10 @@ def load_space(name: str | Path) -> SearchSpace:
     """See `SearchSpace.load`."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        known = shipped()
+        known = shipped_spaces()
         if str(name) not in known:
             hint = suggestion(str(name), known)
-            raise SpaceError(f"no search space '{name}': give a shipped name or the path of a .yaml file{hint}")
+            raise SpaceError(f"unknown search space '{name}': give a shipped name or the path of a .yaml file{hint}")
         path = known[str(name)]
     try:
         mapping = read_yaml(path, "search space")
@@ -82,11 +84,10 @@ def load_space(name: str | Path) -> SearchSpace:
 def save_space(space: SearchSpace, path: str | Path) -> Path:
     """See `SearchSpace.save`."""
     value: dict[str, Any] = {"name": space.name}
-    if space.backbone is not None:
-        parts = {"backbone": space.backbone, "latent": space.latent, "text": space.text}
-        value |= {name: _plain(asdict(part)) for name, part in parts.items()}
-        around = {"text_encoder": space.text_encoder, "decoder": space.decoder}
-        value |= {name: _plain(asdict(part)) for name, part in around.items() if part is not None}
+    if isinstance(space, BackboneSpace):
+        names = ("backbone", "latent", "text", "text_encoder", "decoder")
+        parts = {name: getattr(space, name) for name in names}
+        value |= {name: _plain(asdict(part)) for name, part in parts.items() if part is not None}
         value |= {"dtype": space.dtype, "batch": space.batch}
         value["operators"] = {n: {"kind": o.kind, **dict(o.options)} for n, o in space.operators.items()}
     value["slots"] = {slot: list(choices) for slot, choices in space.slots.items()}
@@ -94,7 +95,7 @@ def save_space(space: SearchSpace, path: str | Path) -> Path:
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, which YAML can say; what is None is left out."""
+    """Tuples as lists, for YAML, and without the entries that are None."""
     lists = {key: list(v) if isinstance(v, tuple) else v for key, v in value.items() if v is not None}
     return {key: _plain(v) if isinstance(v, dict) else v for key, v in lists.items()}
 
@@ -103,9 +104,13 @@ def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
     if file.backbone is None:
         if not file.slots:
             raise SpaceError(f"{path}: needs either 'backbone' (with latent, text, operators) or 'slots'")
-        return SearchSpace(file.name, file.slots, text_encoder=file.text_encoder, decoder=file.decoder)
+        if file.text_encoder is not None or file.decoder is not None:
+            raise SpaceError(f"{path}: a text encoder or a decoder needs a 'backbone' beside it")
+        return CostOnlySpace(file.name, file.slots)
     if file.slots is not None and (file.sites or file.only_sites is not None or "depth" in mapping):
-        raise SpaceError(f"{at(path, mapping, 'slots')}: 'slots' says it all; drop 'depth', 'sites' and 'only_sites'")
+        raise SpaceError(
+            f"{at(path, mapping, 'slots')}: 'slots' lists all slots; remove 'depth', 'sites' and 'only_sites'"
+        )
     if file.latent is None or file.text is None:
         raise SpaceError(f"{path}: a backbone needs 'latent' and 'text' beside it")
     operators = _operators(mapping.get("operators") or {}, path)
@@ -114,11 +119,11 @@ def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
         for site in getattr(file, key) or ():
             if site not in known:
                 line = at(path, mapping.get("sites"), site) if key == "sites" else at(path, mapping, key)
-                raise SpaceError(f"{line}: {key}: there is no site '{site}'{suggestion(site, known)}")
+                raise SpaceError(f"{line}: {key}: unknown site '{site}'{suggestion(site, known)}")
     names = [site for site in known if file.only_sites is None or site in file.only_sites]
     offered = tuple(mapping.get("operators") or {})
     slots = file.slots or {f"{site}/{i}": file.sites.get(site, offered) for site in names for i in range(file.depth)}
-    return SearchSpace(
+    return BackboneSpace(
         file.name,
         slots,
         operators,
@@ -138,12 +143,10 @@ def _operators(mapping: Any, path: str) -> dict[str, Operator]:
         line = at(path, mapping, name)
         options = {} if options is None else options
         if not isinstance(options, dict):
-            raise SpaceError(
-                f"{line}: operators.{name}: expected a mapping of hyper-parameters, found {shown(options)}"
-            )
+            raise SpaceError(f"{line}: operators.{name}: expected a mapping of hyperparameters, found {shown(options)}")
         if name == NONE:
             if options:
-                raise SpaceError(f"{line}: operators.none: takes no hyper-parameters")
+                raise SpaceError(f"{line}: operators.none: has no hyperparameters")
             continue
         options = dict(options)
         try:

@@ -74,12 +74,14 @@ def _reference(kind: str, name: str, value: Any) -> str:
     return f"{value.__module__}:{qualified}"
 
 
-def resolve(reference: str) -> Any:
-    """What a reference `package.module:name` names.
+def resolve(reference: str | type | Callable[..., Any]) -> Any:
+    """The object that a reference `package.module:name` names; an object that is not a string is returned as it is.
 
     Raises:
-        ConfigError: it cannot be imported here.
+        ConfigError: it cannot be imported.
     """
+    if not isinstance(reference, str):
+        return reference
     try:
         return pkgutil.resolve_name(reference)
     except (ImportError, AttributeError, ValueError) as error:
@@ -161,7 +163,7 @@ class Operator:
     def __getitem__(self, name: str) -> Any:
         return dict(self.options)[name]
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickled with its spec, so that a worker process knows a kind that another package registered."""
         return _unpickle, (self.spec, self.options)
 

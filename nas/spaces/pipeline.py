@@ -1,6 +1,6 @@
-"""What stands around the denoiser in a text-to-video pipeline, as data: the text encoder and the video decoder.
+"""Configurations of the pipeline's other models, which are not searched: the text encoder and the video decoder.
 
-Neither is searched; both take their share of the time in which a clip must be made.
+Their latency is part of the generation time of a clip.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from nas.ranges import check_range
 
 TEXT_ENCODERS = ("bert", "clip")
 MAX_WIDTH, MAX_LEVELS = 1 << 20, 16
-"""Of networks: channels of a level, and levels or layers of a block, that a file may ask for."""
+"""Largest values accepted from a file: channels of a level; levels, or layers of a block."""
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A transformer that turns the tokens of a prompt into the text context, as wide and as long as the space's `text`.
+    """The transformer that encodes the tokens of a prompt into the text context, whose shape is the space's `text`.
 
     Attributes:
         kind: `bert` (bidirectional, normed after each layer) or `clip` (causal, normed before).
-        layers: transformer layers; their feed-forward part is four times as wide as the context.
+        layers: transformer layers, whose feed-forward width is four times the context's.
         heads: attention heads.
-        vocabulary: tokens that it knows.
+        vocabulary: number of tokens.
 
     Raises:
         SpaceError: an unknown kind.
@@ -48,13 +48,13 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The size of an autoencoder; the defaults make a tiny one, `stable_diffusion()` the real one.
+    """The configuration of an autoencoder: by default a tiny one; `stable_diffusion()` is that of Stable Diffusion.
 
     Attributes:
         channels: width of each level, from high resolution to low; each next level halves height and width.
         layers_per_block: resnets in an encoder block; a decoder block has one more.
         latent_channels: channels of a latent.
-        image_channels: 3 for colour, 1 for grey.
+        image_channels: 3 for color, 1 for gray.
         norm_groups: groups of the GroupNorms; must divide every width.
         mid_attention: self-attention in the mid blocks.
         scaling_factor: latents are multiplied by this, so that their standard deviation is near 1.
@@ -84,7 +84,7 @@ class VAEConfig:
     @property
     def downsampling(self) -> int:
         """Pixels per latent, in height and in width."""
-        return 2 ** (len(self.channels) - 1)
+        return 1 << (len(self.channels) - 1)
 
     @classmethod
     def stable_diffusion(cls) -> VAEConfig:
@@ -94,12 +94,12 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The video decoder of a clip, and how much of the clip it decodes at once.
+    """The video decoder, and how many latent frames it decodes per run.
 
     Attributes:
         vae: the autoencoder whose decoder it is.
-        frames: latent frames decoded at once, to bound memory: a clip then takes several runs, each of which hands its
-            last frames to the next. None: the whole clip.
+        frames: latent frames per run, to bound memory: a clip then takes several runs, each of which passes its last
+            frames to the next. None: the whole clip in one run.
 
     Raises:
         SpaceError: `frames` below 1.
@@ -113,5 +113,5 @@ class Decoder:
             raise SpaceError(f"decoder.frames: must be at least 1, not {self.frames}")
 
     def hash(self) -> str:
-        """Of what decides how long decoding takes, which the scale of the latents does not."""
+        """Hash of everything that the latency of decoding depends on, so without the scaling factor."""
         return short_hash([{**asdict(self.vae), "scaling_factor": None}, self.frames is None])

@@ -1,4 +1,4 @@
-"""The layers of the spatial UNet in the order in which they run: the one place that knows how blocks and skips connect.
+"""The layers of the spatial UNet in the order in which they run: the only definition of how blocks and skips connect.
 
     conv_in -> down block of each level: (resnet [, transformer], *site down.L.J*) x layers_per_block [, downsample]
             -> mid block: resnet, transformer, resnet, *site mid.0*
@@ -12,7 +12,8 @@ all walk that list.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from nas.spaces.backbone import Backbone
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 LayerKind = Literal["conv_in", "resnet", "transformer", "downsample", "upsample", "conv_out"]
 
 
-class Layer(NamedTuple):
+@dataclass(frozen=True)
+class Layer:
     """A layer of the spatial UNet.
 
     Attributes:
@@ -57,13 +59,11 @@ def unet_layers(config: Backbone) -> list[Layer]:
     for level, width in enumerate(widths):
         block, path = f"down.{level}", f"down_blocks.{level}"
         for i in range(config.layers_per_block):
-            attends, site, inputs = level in config.attention_levels, f"down.{level}.{i}", layers[-1].channels
-            end = {"is_skip": True, "site": site}
-            layers.append(
-                Layer(f"{path}.resnets.{i}", "resnet", block, i, level, inputs, width, **({} if attends else end))
-            )
-            if attends:
-                layers.append(Layer(f"{path}.attentions.{i}", "transformer", block, i, level, width, width, **end))
+            inputs = layers[-1].channels
+            pair = [Layer(f"{path}.resnets.{i}", "resnet", block, i, level, inputs, width)]
+            if level in config.attention_levels:
+                pair.append(Layer(f"{path}.attentions.{i}", "transformer", block, i, level, width, width))
+            layers += [*pair[:-1], replace(pair[-1], is_skip=True, site=f"down.{level}.{i}")]
         if level < last:
             name = f"{path}.downsamplers.0"
             layers.append(Layer(name, "downsample", block, 0, level + 1, width, width, is_skip=True))
@@ -78,22 +78,12 @@ def unet_layers(config: Backbone) -> list[Layer]:
     for up, level in enumerate(reversed(range(last + 1))):
         block, path, width = f"up.{level}", f"up_blocks.{up}", widths[level]
         for i in range(config.layers_per_block + 1):
-            attends, site, skip, inputs = level in config.attention_levels, f"up.{up}.{i}", skips.pop(), layers[-1]
-            resnet = Layer(
-                f"{path}.resnets.{i}",
-                "resnet",
-                block,
-                i,
-                level,
-                inputs.channels,
-                width,
-                skip.name,
-                skip.channels,
-                site="" if attends else site,
-            )
-            layers.append(resnet)
-            if attends:
-                layers.append(Layer(f"{path}.attentions.{i}", "transformer", block, i, level, width, width, site=site))
+            skip, inputs = skips.pop(), layers[-1].channels
+            name = f"{path}.resnets.{i}"
+            pair = [Layer(name, "resnet", block, i, level, inputs, width, skip.name, skip.channels)]
+            if level in config.attention_levels:
+                pair.append(Layer(f"{path}.attentions.{i}", "transformer", block, i, level, width, width))
+            layers += [*pair[:-1], replace(pair[-1], site=f"up.{up}.{i}")]
         if level > 0:
             layers.append(Layer(f"{path}.upsamplers.0", "upsample", block, 0, level - 1, width, width))
     return [*layers, Layer("conv_out", "conv_out", "", 0, 0, widths[0], 0)]

@@ -1,4 +1,4 @@
-"""A workload: one thing to run at one concrete shape. Its text is the key of a lookup-table row."""
+"""A workload: an operator or model at one concrete input shape. Its string is the key of a lookup-table row."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Workload:
-    """One operator, the spatial backbone with nothing in its slots, or what stands around it, at one input shape.
+    """An operator, the backbone with empty slots, the text encoder or the decoder, at one input shape.
 
     Attributes:
-        part: what runs.
+        part: the operator or model that runs.
         shape: `(B, C, T, H, W)` of the input; `(B, tokens)` of a text encoder's.
-        context: `(B, tokens, dim)` of the text, for what reads or makes it; else None, so that equal work is one
-            workload.
+        context: `(B, tokens, dim)` of the text context, for parts that read or produce it. None for the others, so that
+            equal computations are one workload.
         dtype: of inputs and weights.
     """
 

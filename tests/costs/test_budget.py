@@ -25,7 +25,7 @@ def test_parse(text, expected):
     ("text", "message"),
     [
         ("latncy<=80ms", "did you mean 'latency'"),
-        ("latency<=80", "latency is in one of us, ms, s, not 'no unit'"),
+        ("latency<=80", "the unit of latency must be one of us, ms, s, not 'no unit'"),
         ("memory<=1.2XB", "not 'XB'"),
         ("latency>=80ms", "write it like latency<=80ms"),
         ("latency<=80ms, latency<=90ms", "bounded twice"),

@@ -1,5 +1,8 @@
 """Search spaces: shapes, workloads, canonical form, and errors that say where and what."""
 
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas.errors import SpaceError
-from nas.spaces import NONE, Backbone, Latent, Operator, shipped
+from nas.spaces import NONE, Backbone, BackboneSpace, CostOnlySpace, Latent, Operator, shipped_spaces
 
 DEEP = """
 name: deep
@@ -31,7 +34,7 @@ def deep(tmp_path):
     return nas.SearchSpace.load(tmp_path / "deep.yaml")
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", sorted(shipped_spaces()))
 def test_shipped_space_survives_saving(name, tmp_path):
     space = nas.SearchSpace.load(name)
     assert nas.SearchSpace.load(space.save(tmp_path / "copy.yaml")).hash == space.hash
@@ -84,6 +87,19 @@ def test_cost_only_space_knows_names_alone():
         space.input_shape()
 
 
+def test_a_space_is_of_the_class_that_its_arguments_ask_for(tmp_path):
+    demo, names = nas.SearchSpace.load("demo"), nas.SearchSpace(name="mine", slots={"s": ["none", "a"]})
+    assert type(demo) is BackboneSpace and type(names) is CostOnlySpace
+    for space in (demo, names):
+        for copy in (pickle.loads(pickle.dumps(space)), nas.SearchSpace.load(space.save(tmp_path / "copy.yaml"))):
+            assert type(copy) is type(space) and copy.hash == space.hash
+    assert dataclasses.replace(demo, batch=2).input_shape()[0] == 2
+    with pytest.raises(SpaceError, match="'x': text_encoder: needs a 'backbone' beside it"):
+        nas.SearchSpace("x", {"s": ["a"]}, text_encoder=demo.text_encoder)
+    with pytest.raises(SpaceError, match="'x': a backbone needs 'latent' and 'text' beside it"):
+        nas.SearchSpace("x", demo.slots, demo.operators, demo.backbone)
+
+
 def test_sites_of_the_real_unet_count_its_skips():
     sites = Backbone((320, 640, 1280, 1280), 2, (0, 1, 2)).sites(Latent(4, 8, 64, 64))
     assert list(sites)[:2] == ["down.0.0", "down.0.1"] and len(sites) == 2 * 4 + 1 + 3 * 4
@@ -108,11 +124,11 @@ BROKEN = [
     ("heads: 4}\n  Conv1D_k5", "haeds: 4}\n  Conv1D_k5", r"deep.yaml:9: .*no 'haeds'; did you mean 'heads'"),
     ("kind: Conv1D,", "kind: Conv2D,", r"deep.yaml:10: .*unknown operator kind 'Conv2D'"),
     ("kernel: 5", "kernel: 4", r"deep.yaml:10: .*odd number"),
-    ("mid.0:", "mid.9:", r"deep.yaml:13: sites: there is no site 'mid.9'"),
+    ("mid.0:", "mid.9:", r"deep.yaml:13: sites: unknown site 'mid.9'"),
     ("[none, Conv1D_k5]", "[none, Conv1D_k7]", r"deep.yaml: .*unknown choice 'Conv1D_k7'; did you mean 'Conv1D_k5'"),
     ("[32, 64]", "[32, 66]", r"deep.yaml:5: .*66 is not divisible"),
     ("[32, 64]", "[32, x]", r"deep.yaml:5: backbone.channels\[1\]: expected int"),
-    ("height: 8", "height: 7", r"7x8 cannot be halved"),
+    ("height: 8", "height: 7", r"7x8 must be divisible by 2"),
     ("depth: 3", "depth: three", r"deep.yaml:6: depth: expected int, found 'three'"),
     ("name: deep\n", "", r"missing key 'name'"),
     ("depth: 3", "depth: [3", r"deep.yaml:\d+: not valid YAML"),

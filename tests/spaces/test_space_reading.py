@@ -49,7 +49,7 @@ def test_merge_keys_make_the_same_space(tmp_path):
         ("[32, 64]", "[]", "backbone.channels is empty"),
         ("[32, 64]", "[-32]", "backbone.channels: must be at least 1"),
         ("[32, 64]", "[1000000000000]", "backbone.channels: must be at least 1 and at most"),
-        ("[32, 64]", f"[{', '.join(['32'] * 40)}]", "40 levels are too many"),
+        ("[32, 64]", f"[{', '.join(['32'] * 40)}]", "40 levels; at most 16 are supported"),
         ("frames: 4", "frames: 0", "space.yaml:3: latent.frames: must be at least 1"),
         ("height: 8", "height: -8", "latent.height: must be at least 1"),
         ("width: 8", "width: " + "9" * 30, "latent.width: must fit 64 bits"),
