@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nas import checkpoint
-from nas.diffusion import objective
+from nas.diffusion.predictions import Objective
+from nas.diffusion.sampling import generate
 from nas.diffusion.seeding import generator
 from nas.export.schedule import sampling
-from nas.metrics.evaluation import generate
 
 
 @pytest.mark.parametrize("sampler", ["euler", "renoise"])
@@ -18,7 +18,7 @@ from nas.metrics.evaluation import generate
 def test_an_app_that_follows_the_steps_makes_the_samplers_clip(tiny_checkpoint, sampler, prediction, guidance):
     loaded = checkpoint.load(tiny_checkpoint)
     shift = 2.0 if prediction == "flow" else 1.0
-    loaded.denoiser.objective = objective.Objective(prediction, shift=shift)
+    loaded.denoiser.objective = Objective(prediction, shift=shift)
     info = dataclasses.replace(loaded.info, sampler=sampler, guidance=guidance, steps=3)
     loaded = dataclasses.replace(loaded, info=info)
     shape = loaded.space.input_shape()
