@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas import distributed
-from nas.data.latent_cache import Cache
+from nas.data.latent_cache import LatentCache
 from nas.data.source import bucket_batch
 from nas.diffusion.predictions import Objective
 from nas.diffusion.schedules import draw_timesteps
@@ -62,7 +62,7 @@ class Batches:
         caption_dropout: float = 0.1,
         objective: Objective | None = None,
     ) -> None:
-        self.cache = Cache(decoder / "train")
+        self.cache = LatentCache(decoder / "train")
         self.seed, self.videos, self.images, self.image_share, self.caption_dropout = (
             seed,
             videos,
@@ -99,5 +99,5 @@ class Batches:
 
 def held_out(decoder: Path, count: int) -> tuple[Tensor, Tensor]:
     """Latents `(n, C, T, h, w)` and contexts `(n, tokens, dim)` of up to `count` held-out clips."""
-    cache = Cache(decoder / "test")
+    cache = LatentCache(decoder / "test")
     return cache.latents("videos", range(min(count, cache.videos)))

@@ -12,7 +12,7 @@ from torch import nn
 
 from nas import checkpoint, distributed
 from nas.data.digits import LABELS, caption_of
-from nas.data.latent_cache import Cache
+from nas.data.latent_cache import LatentCache
 from nas.diffusion.sampling import generate
 from nas.files import read_json
 from nas.metrics.digit_classifier import DigitEvaluator, load_digit_evaluator
@@ -34,7 +34,7 @@ class DenoiserEvaluator:
             decoder, about["frames"], about["classifier_steps"], about["seed"]
         )
         self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder)
-        cache = Cache(decoder / "train")
+        cache = LatentCache(decoder / "train")
         self.labels = torch.tensor([LABELS[i % len(LABELS)] for i in range(clips)])
         self.context = cache.contexts([caption_of(label) for label in self.labels.tolist()])
         self.empty = cache.empty

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.data.latent_cache import GROUP_PIXELS, encode_clips
+from nas.data.latent_cache_writer import GROUP_PIXELS, encode_clips
 from nas.models import Autoencoder
 
 PEAK = 2.0

@@ -12,7 +12,7 @@ from torch import nn
 from nas import checkpoint, distributed
 from nas.data import video_writer
 from nas.data.batches import held_out
-from nas.data.latent_cache import Cache
+from nas.data.latent_cache import LatentCache
 from nas.diffusion.sampling import MAX_SAMPLING_STEPS, generate
 from nas.ranges import check_range
 from nas.training.monitors import latent_statistics
@@ -51,7 +51,7 @@ class PreviewWriter:
         self.config, self.folder, self.guidance = config, folder / "samples", guidance
         if config.every:
             self.real, self.context = held_out(decoder, config.clips)
-            self.empty = Cache(decoder / "train").empty
+            self.empty = LatentCache(decoder / "train").empty
             self.autoencoder = checkpoint.load_autoencoder(decoder)
 
     def __call__(self, denoiser: nn.Module, steps_done: int) -> dict[str, float]:

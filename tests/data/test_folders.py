@@ -10,7 +10,8 @@ import torch
 from nas.data import skipped
 from nas.data.buckets import Size
 from nas.data.folders import VideoFolder
-from nas.data.latent_cache import Cache, prepare
+from nas.data.latent_cache import LatentCache
+from nas.data.latent_cache_writer import fill_cache
 from nas.data.video_reader import read_video
 from nas.errors import ConfigError
 from tests.support.clip_files import brightness, write_clip, write_image
@@ -57,12 +58,12 @@ def test_what_cannot_be_used_is_skipped_and_listed(data, tmp_path):
     def text(captions):
         return torch.zeros(len(captions), 2, 3)
 
-    cache = prepare(tmp_path / "cache", source, encode, text)
+    cache = fill_cache(tmp_path / "cache", source, encode, text)
     assert (cache.videos, cache.images) == (2, 1)
     reasons = {Path(file).name: reason for file, reason in skipped.read(tmp_path / "cache/skipped.csv")}
     assert reasons.keys() == {"one.mp4", "corrupt.mp4", "empty.mp4", "prose.mp4", "missing.mp4", "mute.mp4"}
     assert "has only 1 frame" in reasons["one.mp4"] and "empty caption" in reasons["mute.mp4"]
-    latents, contexts = Cache(tmp_path / "cache").latents("videos", [0, 1])
+    latents, contexts = LatentCache(tmp_path / "cache").latents("videos", [0, 1])
     assert latents.shape == (2, 1, 8, 8, 8) and contexts.shape == (2, 2, 3)
 
 
@@ -82,12 +83,12 @@ def test_a_cache_that_was_interrupted_goes_on_after_its_last_shard(data, tmp_pat
     source = Counting(data, "train", OWN)
     arguments = (tmp_path / "c", source, lambda pixels: pixels[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
     with pytest.raises(KeyboardInterrupt):
-        prepare(*arguments)
+        fill_cache(*arguments)
     with pytest.raises(ConfigError, match="no such cache file"):
-        Cache(tmp_path / "c")
+        LatentCache(tmp_path / "c")
     before = set(seen[:4])
     seen.append("again")
-    cache = prepare(*arguments)
+    cache = fill_cache(*arguments)
     assert not before & set(seen[seen.index("again") + 1 :])  # whole shards are not read again
     assert (cache.videos, cache.images) == (2, 1)
 

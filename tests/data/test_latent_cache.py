@@ -15,18 +15,18 @@ import torch
 
 from nas import checkpoint
 from nas.cli import main
-from nas.data import latent_cache, skipped
+from nas.data import latent_cache, latent_cache_writer, skipped
 from nas.data.buckets import Size
 from nas.data.file_source import content_hash
 from nas.data.folders import VideoFolder
-from nas.data.latent_cache import Cache
+from nas.data.latent_cache import LatentCache
 from nas.data.source import UnreadableSample
 from nas.errors import ConfigError, NasError
 from nas.training import DecoderConfig, Inputs, run_stage
 from nas.training.stages.prepare import PrepareConfig, prepare
 from tests.support.clip_files import write_clip
 
-RUN = "import sys; from nas.training import cache; cache.SHARD = 2; from nas.cli import main; sys.exit(main(sys.argv[1:]))"
+RUN = "import sys; from nas.data import latent_cache; latent_cache.SHARD = 2; from nas.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_what_is_prepared_is_what_the_autoencoder_makes_of_the_clips(data, vae, 
     source = VideoFolder(data, "train", [Size(8, 32, 32)])
     captions = json.loads((done.folder / "train/videos-00000.json").read_text())["captions"]["8x8x8"]
     by_caption = {source.caption("videos", i): i for i in range(source.videos)}
-    latents, contexts = Cache(done.folder / "train").latents("videos", range(len(captions)))
+    latents, contexts = LatentCache(done.folder / "train").latents("videos", range(len(captions)))
     for row, caption in enumerate(captions):
         video = torch.from_numpy(source.video(by_caption[caption]).pixels)[None]
         assert torch.allclose(autoencoder.encode(video)[0], latents[row], atol=1e-5)
@@ -103,7 +103,7 @@ def test_stable_diffusions_autoencoder_prepares_from_its_own_folder(data, space,
     frames = torch.from_numpy(source.video(number).pixels).transpose(0, 1)
     with torch.no_grad():
         expected = 0.5 * theirs.encode(frames).latent_dist.mean
-    latents, _ = Cache(done.folder / "train").latents("videos", [0])
+    latents, _ = LatentCache(done.folder / "train").latents("videos", [0])
     torch.testing.assert_close(latents[0].transpose(0, 1), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -149,19 +149,19 @@ def test_a_long_clip_is_encoded_in_pieces_with_the_same_result(vae):
         calls.append(part.shape[0] * part.shape[2:].numel())
         return autoencoder.encode(part)
 
-    pieces = latent_cache.encode_clips(encode, video)
-    assert len(calls) == 3 and max(calls) <= latent_cache.GROUP_PIXELS
+    pieces = latent_cache_writer.encode_clips(encode, video)
+    assert len(calls) == 3 and max(calls) <= latent_cache_writer.GROUP_PIXELS
     assert torch.allclose(pieces, autoencoder.encode(video), atol=1e-5)
 
 
 MEMORY = """
 import resource, sys, torch
 from nas.data.buckets import Size
-from nas.data.latent_cache import prepare
+from nas.data.latent_cache_writer import fill_cache
 from nas.data.folders import VideoFolder
 source = VideoFolder(sys.argv[1], "train", [Size(8, 160, 160)])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-prepare(sys.argv[2], source, lambda x: x[:, :, :, ::8, ::8].clone(), lambda c: torch.zeros(len(c), 2, 3), int(sys.argv[3]))
+fill_cache(sys.argv[2], source, lambda x: x[:, :, :, ::8, ::8].clone(), lambda c: torch.zeros(len(c), 2, 3), int(sys.argv[3]))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
@@ -213,7 +213,7 @@ def test_data_that_changed_under_the_same_names_are_refused(change, midway, smal
     config, out = PrepareConfig(str(small), str(vae)), tmp_path / "out"
     if midway:
         with monkeypatch.context() as patch:
-            patch.setattr(latent_cache, "_write_texts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(latent_cache_writer, "_write_texts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 prepare(out, config, space)
         assert list(out.glob("*/videos-*.json")) and not (out / "result.json").exists()
@@ -221,7 +221,7 @@ def test_data_that_changed_under_the_same_names_are_refused(change, midway, smal
         prepare(out, config, space)
     before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
     change(small)
-    with pytest.raises(ConfigError, match="begun with other clips or captions") as error:
+    with pytest.raises(ConfigError, match="started with other clips or captions") as error:
         prepare(out, config, space)
     assert "\n" not in str(error.value) and str(out) in str(error.value)
     assert {path: path.read_bytes() for path in before} == before
@@ -258,9 +258,9 @@ def test_of_large_files_the_content_of_several_places_and_the_time_count(tmp_pat
 
 
 def test_a_decoder_stages_cache_refuses_other_data_as_well(small, tmp_path):
-    def fill() -> Cache:
+    def fill() -> LatentCache:
         source = VideoFolder(small, "train", [Size(8, 32, 32)])
-        return latent_cache.prepare(
+        return latent_cache_writer.fill_cache(
             tmp_path / "c", source, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3)
         )
 
@@ -318,10 +318,12 @@ def test_the_second_of_two_at_one_folder_is_refused(small, vae, space, tmp_path,
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"videos": {"8x8x8": ["x"]}, "images": []}', b"\xff\xfe\0"])
 def test_a_broken_cache_is_one_line(broken, content, small, tmp_path):
     source = VideoFolder(small, "train", [Size(8, 32, 32)])
-    latent_cache.prepare(tmp_path / "c", source, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
+    latent_cache_writer.fill_cache(
+        tmp_path / "c", source, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3)
+    )
     (tmp_path / "c" / broken).write_bytes(content)
     with pytest.raises(ConfigError) as error:
-        Cache(tmp_path / "c").latents("videos", range(5))
+        LatentCache(tmp_path / "c").latents("videos", range(5))
     assert str(tmp_path / "c") in str(error.value) and "\n" not in str(error.value)
 
 

@@ -14,7 +14,8 @@ import torch
 from nas.data import skipped
 from nas.data.buckets import Size
 from nas.data.folders import VideoFolder
-from nas.data.latent_cache import Cache, prepare
+from nas.data.latent_cache import LatentCache
+from nas.data.latent_cache_writer import fill_cache
 from nas.data.source import UnreadableSample
 from nas.data.webdataset import WebDataset
 from nas.errors import ConfigError
@@ -163,8 +164,8 @@ def test_of_several_captions_each_epoch_sees_one_by_the_seed(tmp_path):
     def text(texts):
         return torch.tensor([captions.index(text) for text in texts]).float().reshape(-1, 1, 1)
 
-    prepare(tmp_path / "cache", found, lambda x: x[:, :, :, ::4, ::4], text)
-    cache = Cache(tmp_path / "cache")
+    fill_cache(tmp_path / "cache", found, lambda x: x[:, :, :, ::4, ::4], text)
+    cache = LatentCache(tmp_path / "cache")
 
     def drawn(seed: int, step: int) -> list[str]:
         return [captions[int(number)] for number in cache.latents("videos", range(4), 0, (seed, step))[1].flatten()]
@@ -205,7 +206,7 @@ def test_what_is_no_file_of_the_folder_is_listed_and_never_opened(tmp_path):
     rows = "".join(f"{name},x\n" for name in (*words, "good.mp4", "good.png", "inside/../good.mp4"))
     found = source(data.parent, "file_name,text\n" + rows)
     assert found.hash
-    cache = prepare(tmp_path / "cache", found, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
+    cache = fill_cache(tmp_path / "cache", found, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
     assert (cache.videos, cache.images) == (1, 1)
     listed = {Path(file).name: reason for file, reason in skipped.read(tmp_path / "cache/skipped.csv")}
     assert all(word in listed[name] for name, word in words.items()), listed
@@ -252,7 +253,7 @@ def test_members_of_a_shard_stay_in_it(tmp_path):
             tar.addfile(info, io.BytesIO(data))
     before = sorted(tmp_path.rglob("*"))
     found = WebDataset(tmp_path, "train", OWN)
-    prepare(tmp_path / "cache", found, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
+    fill_cache(tmp_path / "cache", found, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
     assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
     listed = dict(skipped.read(tmp_path / "cache/skipped.csv"))
     words = {

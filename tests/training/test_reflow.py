@@ -7,7 +7,7 @@ import torch
 
 import nas
 from nas.data.batches import Batches
-from nas.data.latent_cache import Cache
+from nas.data.latent_cache import LatentCache
 from nas.diffusion.seeding import generator
 from nas.models import build
 from nas.training import AdversarialConfig
@@ -26,7 +26,7 @@ def denoiser(space: nas.SearchSpace):
 
 @pytest.fixture
 def teacher(denoiser, decoder: Path) -> TeacherSampler:
-    return TeacherSampler(denoiser, Cache(decoder / "train").empty, guidance=2.0, times=(1.0, 0.5, 0.0))
+    return TeacherSampler(denoiser, LatentCache(decoder / "train").empty, guidance=2.0, times=(1.0, 0.5, 0.0))
 
 
 def test_the_clips_are_what_the_teacher_samples_from_that_noise(decoder: Path, denoiser, teacher, tmp_path: Path):

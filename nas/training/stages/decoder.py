@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas import checkpoint, distributed
-from nas.data import FPS, latent_cache, load_source, skipped
+from nas.data import FPS, latent_cache_writer, load_source, skipped
 from nas.data.digits import LABELS, caption_of
-from nas.data.latent_cache import encode_clips
+from nas.data.latent_cache_writer import encode_clips
 from nas.data.skipped import SkippingSource
 from nas.data.source import Source, batch_indices
 from nas.diffusion.seeding import generator
@@ -107,7 +107,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             f"in windows of {WINDOW}x{WINDOW} (SSIM), so give larger latents or more levels"
         )
     for split, found in (("train", source), ("test", test)):
-        latent_cache.same_source(folder / split, found)
+        latent_cache_writer.check_source(folder / split, found)
     usable = SkippingSource(source, folder / skipped.SKIPPED)
     evaluator = (
         load_digit_evaluator(folder, source.frames, config.classifier_steps, config.seed)
@@ -146,10 +146,10 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     text = PromptEncoder(space.text)
     judged = [caption_of(label) for label in LABELS] if evaluator else []
     shaped = load_source(data, "train", space, factor, config.fps, config.buckets)
-    train = latent_cache.prepare(
+    train = latent_cache_writer.fill_cache(
         folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, judged, "encode train"
     )
-    held = latent_cache.prepare(
+    held = latent_cache_writer.fill_cache(
         folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test"
     )
     write_json(
@@ -200,7 +200,9 @@ def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
         return
     factor = 2 ** (len(config.with_space_defaults(inputs.space).channels) - 1)
     for split in ("train", "test"):
-        latent_cache.same_source(folder / split, load_source(str(data), split, inputs.space, factor, config.fps))
+        latent_cache_writer.check_source(
+            folder / split, load_source(str(data), split, inputs.space, factor, config.fps)
+        )
 
 
 def pixels(source: SkippingSource, indices: list[int]) -> Tensor:

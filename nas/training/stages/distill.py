@@ -16,7 +16,7 @@ from torch import Tensor
 from nas import distributed
 from nas.config import renamed
 from nas.data.batches import Batch, Batches, held_out
-from nas.data.latent_cache import Cache
+from nas.data.latent_cache import LatentCache
 from nas.diffusion.losses import batch_loss, validation_loss
 from nas.files import local_or_hub
 from nas.models import build, safetensors_io
@@ -65,7 +65,7 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     if config.pruned is not None:  # it reads text as its original did: there is nothing to fit
         load_spatial_weights(backbone, inputs.path(config.pruned))
     elif backbone.text_embedding is not None:
-        backbone.text_embedding.fit(Cache(source / "train").all_contexts())
+        backbone.text_embedding.fit(LatentCache(source / "train").all_contexts())
     backbone.objective = inputs.objective
     teacher = (
         None if config.teacher is None else load_teacher(local_or_hub(config.teacher, inputs.path(".")), inputs.space)

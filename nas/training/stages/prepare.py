@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import checkpoint
-from nas.data import FPS, latent_cache, load_source, skipped
+from nas.data import FPS, latent_cache_writer, load_source, skipped
 from nas.data.file_source import FileSource
 from nas.data.source import Source
 from nas.data.video_writer import check_fps
@@ -100,10 +100,10 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
     def encode_all(folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
         started = time.monotonic()
         text = PromptEncoder(space.text)
-        held = latent_cache.prepare(
+        held = latent_cache_writer.fill_cache(
             folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test"
         )
-        done = latent_cache.prepare(
+        done = latent_cache_writer.fill_cache(
             folder / "train", train, autoencoder.encode, text, config.videos, config.images, title="encode train"
         )
         checkpoint.save_autoencoder(folder, autoencoder)
@@ -130,7 +130,7 @@ def _same_data(out: Path, asked: PrepareConfig) -> None:
     config = begun.get("config") if isinstance(begun, dict) else None
     there = config if isinstance(config, dict) else {}
     if there.get("data") == asked.data and there.get("data_hash", asked.data_hash) != asked.data_hash:
-        raise ConfigError(f"{out}: {latent_cache.OTHER_DATA} ({asked.data})")
+        raise ConfigError(f"{out}: {latent_cache_writer.OTHER_DATA} ({asked.data})")
 
 
 def _hash(source: Source) -> str:
