@@ -184,7 +184,7 @@ def train_image(folder: Path, steps: int) -> Autoencoder:
         return {"loss": error.item(), "grad_norm": learner.update(error + KL * divergence, number)}
 
     run("image autoencoder", folder / "autoencoder", steps, {"autoencoder": learner}, step, 100)
-    autoencoder.load_state_dict(learner.averaged())
+    autoencoder.load_state_dict(learner.ema_state())
     return autoencoder
 
 
@@ -201,7 +201,7 @@ def train_decoder(folder: Path, image: Autoencoder, kind: str, seed: int, steps:
         return {"loss": error.item(), "grad_norm": learner.update(error, number)}
 
     run(f"{kind} {seed}", folder / f"{kind}-{seed}", steps, {"decoder": learner}, step, 50)
-    autoencoder.load_state_dict(learner.averaged())
+    autoencoder.load_state_dict(learner.ema_state())
     safetensors_io.save(folder / f"{kind}-{seed}.safetensors", autoencoder.state_dict())
     return autoencoder
 

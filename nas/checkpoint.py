@@ -1,4 +1,6 @@
-"""A checkpoint folder: all that a pipeline needs to turn text into video. Written by `finetune` and `adversarial`.
+"""Saving and loading checkpoints: folders with all that a text-to-video pipeline needs.
+
+The stages `finetune` and `adversarial` write them.
 
 Layout::
 
@@ -7,9 +9,9 @@ Layout::
     denoiser.safetensors   weights of `nas.models.build(space, architecture)`, averaged over training (EMA)
     decoder.safetensors    weights of `nas.models.Autoencoder(VAEConfig)`: encoder and decoder
     decoder.json           the fields of `nas.models.VAEConfig`, with the scaling factor of the latents
-    checkpoint.json        the fields of `CheckpointInfo`; written last: with it the checkpoint is complete
+    checkpoint.json        the fields of `CheckpointInfo`; written last, so that its presence marks a complete checkpoint
 
-No pickle: reading a checkpoint runs no code of its author.
+No file is a pickle: loading a checkpoint executes no code from it.
 
 To generate clips, encode captions with `nas.models.text_encoder.PromptEncoder(space.text)`, call
 `nas.diffusion.sampling.generate` with the steps, guidance and sampler of `CheckpointInfo`, and decode the latents with
@@ -44,23 +46,23 @@ STAGE_ORDER = ("decoder", "distill", "supernet", "finetune", "adversarial")
 """The training stages in the order in which they run; each starts from the one before it."""
 
 BASE = "base"
-"""The key of `stage.json` with the folder in which relative paths of its config start."""
+"""The key of `stage.json` for the folder that relative paths in its config are resolved against."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """How a checkpoint's denoiser is to be run, and where it comes from.
+    """Sampling parameters of a checkpoint's denoiser, and its provenance.
 
     Attributes:
-        stage: which stage made it.
-        steps: denoising steps it is meant for: 25 after `finetune`, 4 after `adversarial`.
-        guidance: scale of classifier-free guidance it is meant for; 1 is none.
+        stage: the stage that wrote it.
+        steps: default number of denoising steps: 25 after `finetune`, 4 after `adversarial`.
+        guidance: default scale of classifier-free guidance; 1 is none.
         sampler: `euler` or `renoise`, see `nas.diffusion.sampling`.
         text_encoder: as in `nas.spaces.Text`.
-        objective: `flow`, `epsilon` or `v`: what the denoiser predicts. It and the fields down to `min_snr` make up the
-            `nas.diffusion.predictions.Objective` that it was trained under and is sampled by.
-        provenance: `space_hash`, `architecture` and `architecture_hash`, `table_hash` of the lookup table it was chosen
-            by, `library` version, training `steps` and `seconds`, and so on.
+        objective: `flow`, `epsilon` or `v`: what the denoiser predicts. This and the fields down to `min_snr` are those of
+            `nas.diffusion.predictions.Objective`, used in training and in sampling.
+        provenance: `space_hash`, `architecture`, `architecture_hash`, `table_hash` of the lookup table used in the search,
+            `library` version, `training_steps`, `seconds`, and more.
 
     Raises:
         ConfigError: a number out of range, or an unknown sampler or objective.
@@ -83,19 +85,19 @@ class CheckpointInfo:
         check_range(self, ("steps",), 1, MAX_SAMPLING_STEPS)
         check_range(self, ("guidance",), 0, MAX_GUIDANCE)
         if self.sampler not in SAMPLERS:
-            raise ConfigError(f"sampler: there is no '{self.sampler}'{suggestion(self.sampler, SAMPLERS)}")
-        self.trained_under()
+            raise ConfigError(f"sampler: unknown sampler '{self.sampler}'{suggestion(self.sampler, SAMPLERS)}")
+        self.to_objective()  # checks its fields
 
-    def trained_under(self) -> Objective:
+    def to_objective(self) -> Objective:
         """The objective of the denoiser."""
         return Objective(self.objective, self.time_mean, self.time_std, self.shift, self.shift_base, self.min_snr)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint; the modules are in evaluation mode and ask for no gradients.
+    """A loaded checkpoint; the modules are in evaluation mode and need no gradients.
 
-    The denoiser carries its `objective`, which losses and samplers follow.
+    The denoiser has the attribute `objective`, which losses and samplers read.
     """
 
     folder: Path
@@ -114,11 +116,11 @@ def save(
     decoder: str | Path,
     info: CheckpointInfo,
 ) -> Path:
-    """Write a checkpoint, if this is the worker that writes.
+    """Write a checkpoint, on rank 0 only.
 
     Args:
-        denoiser: its state dict.
-        decoder: folder that holds decoder.safetensors and decoder.json, which are copied.
+        denoiser: state dict of the denoiser.
+        decoder: folder with decoder.safetensors and decoder.json, which are copied.
     """
     folder, decoder = Path(folder), Path(decoder)
     if not distributed.is_main():
@@ -141,20 +143,22 @@ def save(
 
 
 def load(folder: str | Path) -> Checkpoint:
-    """Read what `save` wrote.
+    """Load a checkpoint that `save` wrote.
 
     Raises:
-        ConfigError: a file is missing, or does not fit the others.
+        ConfigError: a file is missing, or does not match the others.
     """
     folder = Path(folder)
     if folder.is_dir() and not (folder / "checkpoint.json").exists():
-        patterns = ("*/checkpoint.json", "*/*/checkpoint.json")  # of a run's folder `checkpoints`, of a run
-        found = [path for pattern in patterns for path in folder.glob(pattern)]
-        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+        patterns = ("*/checkpoint.json", "*/*/checkpoint.json")  # in a run's folder `checkpoints`, in a run
+        candidates = [path for pattern in patterns for path in folder.glob(pattern)]
+        newest = max(candidates, key=lambda path: path.stat().st_mtime, default=None)
         stage = (
-            f"did you mean '{newest.parent}'?" if newest else "give that of a finished finetune or adversarial stage"
+            f"did you mean '{newest.parent}'?"
+            if newest
+            else "give the folder of a finished finetune or adversarial stage"
         )
-        raise ConfigError(f"{folder}: this folder holds no checkpoint.json; {stage}")
+        raise ConfigError(f"{folder}: contains no checkpoint.json; {stage}")
     info = build_config(
         CheckpointInfo, read_json(folder / "checkpoint.json", "checkpoint"), f"{folder}/checkpoint.json"
     )
@@ -163,19 +167,20 @@ def load(folder: str | Path) -> Checkpoint:
     with torch.device("meta"):
         denoiser = build(space, architecture)
     load_into(denoiser, folder / "denoiser.safetensors", described="space.yaml and architecture.json")
-    denoiser.objective = info.trained_under()
+    denoiser.objective = info.to_objective()
     return Checkpoint(
         folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
     )
 
 
 def prediction(denoiser: Denoiser) -> dict[str, Any]:
-    """The fields of `CheckpointInfo` that a denoiser's objective decides."""
+    """A denoiser's objective as fields of `CheckpointInfo`."""
     fields = asdict(get_objective(denoiser))
     return {"objective": fields.pop("prediction"), **fields}
 
 
 def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> None:
+    """Write decoder.safetensors and decoder.json."""
     safetensors_io.save(Path(folder) / "decoder.safetensors", autoencoder.state_dict())
     write_json(Path(folder) / "decoder.json", asdict(autoencoder.config))
 
@@ -184,7 +189,7 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
     """The autoencoder of a checkpoint, of a `decoder` stage or of a diffusers checkpoint, in evaluation mode.
 
     Raises:
-        ConfigError: a file is missing, or does not fit the others.
+        ConfigError: a file is missing, or does not match the others.
     """
     path = Path(folder) / "decoder.json"
     if not (Path(folder) / "decoder.safetensors").exists() and _diffusers_weights(folder):
@@ -199,18 +204,18 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
 def autoencoder_weights(folder: str | Path) -> tuple[Path, ...]:
     """The files with an autoencoder's weights: `decoder.safetensors`, or diffusers' in the folder or its `vae`."""
     own = Path(folder) / "decoder.safetensors"
-    found = None if own.exists() else _diffusers_weights(folder)
-    return found.files if found else (own,)
+    weights = None if own.exists() else _diffusers_weights(folder)
+    return weights.files if weights else (own,)
 
 
 def _diffusers_weights(folder: str | Path) -> WeightFiles | None:
     """The weights of a diffusers autoencoder in the folder or its `vae`.
 
     Raises:
-        ConfigError: there are only weights of a kind that is not read.
+        ConfigError: the only weights are in an unsupported format.
     """
     parts = [part for part in (Path(folder) / "vae", Path(folder)) if (part / "config.json").exists()]
-    found = [pretrained_files.find_weights(part, diffusers.STEM) for part in parts]
-    if parts and not any(found):
+    weights = [pretrained_files.find_weights(part, diffusers.STEM) for part in parts]
+    if parts and not any(weights):
         raise ConfigError(pretrained_files.missing_weights(parts[0], diffusers.STEM))
-    return next((files for files in found if files), None)
+    return next((files for files in weights if files), None)

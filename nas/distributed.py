@@ -1,12 +1,13 @@
-"""Several workers train one model: who is who, what each sees, and what they tell each other.
+"""Data-parallel training: ranks, batch shares, gradient averaging, DDP and FSDP2 wrappers, and launch through Ray Train.
 
-Every worker runs the same stage on its share of each step's batch; gradients are averaged, so that W workers with B / W
-clips each take the step of one with B. The first worker writes all files; the folder must be one that every worker
-sees. Alone, nothing here does anything, and Ray is not needed.
+Every worker runs the same stage on its share of each step's batch; gradients are averaged, so W workers with B / W clips
+each take the same step as one worker with B. Rank 0 writes all files; all workers must see the folder. In a single
+process these functions do nothing, and Ray is not needed.
 
-Two ways to average. A denoiser goes through torch's DistributedDataParallel, or, sharded, FSDP2. What is trained by
-other methods than `forward` (autoencoder, discriminator's heads), and the supernet, of which DDP would send every path
-when one was trained, have the gradients they got averaged after the backward pass.
+Gradients are averaged in one of two ways. Denoisers are wrapped in torch's DistributedDataParallel, or in FSDP2 when
+sharded. Modules that are trained through other methods than `forward` (autoencoder, discriminator heads), and the
+supernet, for which DDP would send the gradients of all paths although one was trained, have their gradients averaged
+after the backward pass.
 """
 
 from __future__ import annotations
@@ -23,37 +24,40 @@ from torch import Tensor, distributed, nn
 from nas.errors import ConfigError, NasError
 
 TIMEOUT_S = 6 * 3600
-"""The first worker may judge a finished stage for long while the others wait."""
+"""Rank 0 may evaluate a finished stage for a long time while the other workers wait."""
 
 
 def world_size() -> int:
+    """The number of workers; 1 without torch.distributed."""
     return distributed.get_world_size() if _initialized() else 1
 
 
 def rank() -> int:
+    """The index of this worker; 0 without torch.distributed."""
     return distributed.get_rank() if _initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the worker that writes files; alone it is."""
+    """Whether this is rank 0, the worker that writes files."""
     return rank() == 0
 
 
 def barrier() -> None:
+    """Wait until all workers are here."""
     if _initialized():
         distributed.barrier()
 
 
 def device() -> torch.device:
-    """Where this worker trains."""
+    """The device that this worker trains on: its CUDA device, or the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def share(count: int) -> slice:
-    """This worker's part of a batch of `count`.
+    """This worker's part of a batch of `count` samples.
 
     Raises:
-        ConfigError: it cannot be shared evenly; the average of the workers' gradients would not be the batch's.
+        ConfigError: the batch cannot be divided evenly; the mean of the workers' gradients would not be the batch's.
     """
     workers = world_size()
     if count % workers:
@@ -65,7 +69,7 @@ def share(count: int) -> slice:
 
 
 def mean_over_workers(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of the workers' numbers, by name."""
+    """The mean over the workers of each value."""
     if world_size() == 1:
         return dict(values)
     numbers = torch.tensor([float(value) for value in values.values()], dtype=torch.float64, device=device())
@@ -75,7 +79,7 @@ def mean_over_workers(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Average the gradients that the workers' backward passes left; the same parameters must have one everywhere."""
+    """Average gradients over the workers in place; the same parameters must have a gradient on every worker."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -89,21 +93,21 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
-    """The module behind torch's DistributedDataParallel; the module itself when alone."""
+    """The module in DistributedDataParallel; the module itself if there is one worker."""
     if world_size() == 1:
         return module
-    place = [device()] if device().type == "cuda" else None
+    device_ids = [device()] if device().type == "cuda" else None
     # An image step skips the temporal layers, so not every parameter has a gradient in every step.
     return nn.parallel.DistributedDataParallel(
-        module, device_ids=place, find_unused_parameters=True, forward_sync_buffers=False
+        module, device_ids=device_ids, find_unused_parameters=True, forward_sync_buffers=False
     )
 
 
 def shard_fsdp(module: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
-    """Shard parameters, gradients and optimiser state over the workers, in place (FSDP2's `fully_shard`).
+    """Shard parameters, gradients and optimizer state over the workers, in place (FSDP2's `fully_shard`).
 
     Args:
-        blocks: each is gathered on its own while it runs; the rest of the module together.
+        blocks: submodules that are sharded as separate groups, each gathered while it runs; the rest is one group.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -114,7 +118,7 @@ def shard_fsdp(module: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
 
 @contextlib.contextmanager
 def no_gradient_sync(model: nn.Module):
-    """Backward passes in here only add to the gradients: all but the last part of an accumulated batch."""
+    """A context without gradient synchronization, for all but the last part of an accumulated batch."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         with model.no_sync():
             yield
@@ -127,12 +131,12 @@ def no_gradient_sync(model: nn.Module):
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor gathered from its shards; every worker must ask. One that is not sharded as it is."""
+    """A tensor gathered from its shards, by a collective call of all workers; an ordinary tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def copy_full_tensor(target: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into one that may be sharded."""
+    """Copy a full tensor into one that may be sharded, in place."""
     if hasattr(target, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
 
@@ -142,13 +146,13 @@ def copy_full_tensor(target: Tensor, value: Tensor) -> None:
 
 
 def launch(function: Callable[..., Any], arguments: tuple, workers: int, storage: Path) -> None:
-    """Run `function(*arguments)` on so many workers of a Ray cluster, this machine's if none is joined.
+    """Run `function(*arguments)` on the workers of a Ray cluster, by default one started on this machine.
 
     Args:
-        storage: where Ray Train keeps its notes.
+        storage: folder for the state of Ray Train.
 
     Raises:
-        NasError: a worker failed, with its reason.
+        NasError: a worker failed; the message gives the reason.
     """
     import ray
     from ray.train import RunConfig, ScalingConfig

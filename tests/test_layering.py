@@ -20,6 +20,7 @@ LAYERS = {
     7: ("runs",),
     8: ("report",),
     9: ("cli",),
+    10: ("testing",),
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 WITHOUT_TORCH = [name for name, layer in LAYER_OF.items() if layer <= 2]

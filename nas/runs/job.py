@@ -183,11 +183,11 @@ class Job:
 
     def decoder(self) -> None:
         """Train the autoencoder with its separable video decoder, and encode the data"""
-        from nas.training.stages.decoder import JUDGED_REAL
+        from nas.training.stages.decoder import REAL_CLIPS
 
         metrics = self._train("decoder").metrics
         judged = metrics.get("judge", {})
-        self._add_quality("real", [{"steps": 0, **judged["real"]}] if judged else [], JUDGED_REAL)
+        self._add_quality("real", [{"steps": 0, **judged["real"]}] if judged else [], REAL_CLIPS)
 
     def distill(self) -> None:
         """Train the spatial backbone on images"""

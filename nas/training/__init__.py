@@ -1,11 +1,11 @@
-"""Floor 2: from data to a four-step text-to-video checkpoint, in stages that survive anything.
+"""Training stages, from a data set to a four-step text-to-video checkpoint; every stage can be interrupted and resumed.
 
     decoder ---> distill ---> supernet ---> (search) ---> finetune ---> adversarial
     autoencoder, spatial      every path    retrain()     the winner    25 -> 4 steps,
     latents of   backbone,                                              and the control
     the data     images
 
-Each stage is a module with its config data class and one function over the one loop in `loop.py`:
+Each stage is a module in `stages/` with a config data class and a function that uses the loop in `loop.py`:
 
     result = run_stage("decoder", run / "decoder", DecoderConfig(), Inputs(space))
     decoder = result.folder
@@ -18,15 +18,16 @@ Each stage is a module with its config data class and one function over the one 
     result = run_stage("adversarial", run / "adversarial", AdversarialConfig(), Inputs(space, decoder, result.folder))
     checkpoint.load(result.folder)                                   # for a pipeline or an export
 
-`run_stage` returns a `StageResult(folder, metrics, seconds)`; of a finished folder at once, of a half-done one after
-going on with it, bitwise as if never interrupted. `metrics` are described at the top of each stage's module. A folder
-holds `history.csv` (`step, loss, ...`). Those of `finetune` and `adversarial` are checkpoints, with the layout at the
-top of `checkpoint.py`; `adversarial/control/history.csv` is the control's.
+`run_stage` returns a `StageResult(folder, metrics, seconds)`. A finished folder is only read; an interrupted stage is
+resumed and ends bit for bit as if never interrupted. `metrics` are described at the top of each stage's module. A
+folder contains `history.csv` (`step, loss, ...`). Those of `finetune` and `adversarial` are checkpoints, with the layout
+at the top of `nas/checkpoint.py`; `adversarial/control/history.csv` is that of the control.
 
-Configs are read by `nas.config.build(STAGES[name].config, mapping, file)`. Threads are torch's: the caller sets them.
-What holds for all stages stands in `Inputs`: what the denoiser predicts (`Objective`), how steps are computed
-(`ExecutionConfig`: accumulation, precision, checkpointing, sharding) and what is sampled on the way (`PreviewConfig`). Several workers
-share a stage when torch.distributed is up, as `nas train --workers N` sees to by Ray Train: `distributed.py`.
+Configs are read by `nas.config.build(STAGES[name].config, mapping, file)`. The caller sets the number of torch threads.
+Options common to all stages are in `Inputs`: what the denoiser predicts (`Objective`), how steps are computed
+(`ExecutionConfig`: accumulation, precision, checkpointing, sharding) and preview clips (`PreviewConfig`). In a process
+group of torch.distributed, as `nas train --workers N` starts one with Ray Train, workers share each batch: see
+`nas/distributed.py`.
 """
 
 from __future__ import annotations
@@ -73,16 +74,16 @@ STAGES: dict[str, StageEntry] = {
 
 
 def run_stage(name: str, folder: str | Path, config: Any, inputs: Inputs) -> StageResult:
-    """Run stage `name` in `folder`, or go on with it, or return the result of a finished folder.
+    """Run stage `name` in `folder`, resume it, or return the result of a finished folder.
 
     Args:
         config: an instance of `STAGES[name].config`.
 
     Raises:
-        ConfigError: no such stage, an input is missing, or the folder was begun with another configuration.
+        ConfigError: unknown stage, an input is missing, or the folder was started with another configuration.
     """
     if name not in STAGES:
-        raise ConfigError(f"there is no stage '{name}'{suggestion(name, STAGES)}")
+        raise ConfigError(f"unknown stage '{name}'{suggestion(name, STAGES)}")
     finished = (Path(folder) / "result.json").exists()
     result = run_in_folder(name, STAGES[name].function, Path(folder), config, inputs)
     if name == "decoder" and finished:

@@ -1,4 +1,4 @@
-"""`history.csv`: what each step of a stage gave, a row a step, on disk as soon as the step is done."""
+"""`history.csv`: losses and other values of a stage, one row per step, flushed after each step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ HISTORY = "history.csv"
 
 
 class History:
-    """The file while it is written.
+    """Appends to the history of a stage.
 
     Args:
-        steps_done: rows beyond this step are dropped: it is taken again.
+        steps_done: the step of the saved state; later rows are dropped, since those steps are repeated.
     """
 
     def __init__(self, folder: Path, steps_done: int) -> None:
@@ -29,10 +29,11 @@ class History:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(self._columns)
             writer.writerows([_cell(row[name]) for name in self._columns] for row in rows)
-        write_atomic(self.path, text.getvalue())  # steps beyond the saved state are taken again: drop their rows
+        write_atomic(self.path, text.getvalue())
         self._file = self.path.open("a")
 
     def append(self, step: int, losses: Mapping[str, float]) -> None:
+        """Write the row of a step."""
         if self._columns is None:
             self._columns = ["step", *losses]
             self._file.write(",".join(self._columns) + "\n")
@@ -42,14 +43,15 @@ class History:
             self._file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 def read_history(folder: str | Path) -> list[dict[str, float]]:
-    """The rows of a stage's history; a torn last line is left out.
+    """The rows of a stage's history; an incomplete last line is left out.
 
     Raises:
-        ConfigError: it is damaged; the text names the line.
+        ConfigError: the file is damaged; the message names the line.
     """
     path = Path(folder) / HISTORY
     if not path.exists():
@@ -61,7 +63,7 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
             row = dict(zip(columns, map(float, line.split(",")), strict=True))
             rows.append({**row, "step": int(row["step"])})
         except (ValueError, KeyError, OverflowError):
-            raise ConfigError(f"{path}:{number}: no row of a history; remove this line and those below it") from None
+            raise ConfigError(f"{path}:{number}: not a valid row; remove this line and those below it") from None
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A module being trained: optimiser, mean of the weights, guard against bad gradients, and all that goes on with it."""
+"""Learner: one trained module with its optimizer, EMA weights, gradient accumulation and non-finite gradient guard."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from nas.ranges import check_range
 from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks
 
 MAX_SKIPPED_STEPS = 20
-"""So many steps in a row without a finite gradient end the run."""
+"""This many steps in a row without a finite gradient end the run."""
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """How a module's weights follow their gradients.
+    """Options of AdamW, its learning rate schedule and the EMA of the weights.
 
     Attributes:
-        lr: peak learning rate of AdamW; it rises over `warmup` steps and falls on a cosine to a twentieth at the end.
-        clip: largest norm of the gradient.
-        ema: decay of the running mean of the weights, lower in the first steps.
+        lr: peak learning rate; it rises linearly over `warmup` steps and decays on a cosine to a twentieth of it.
+        clip: maximum norm of the gradient.
+        ema: decay of the exponential moving average of the weights; lower in the first steps.
 
     Raises:
         ConfigError: a number is not finite or out of range.
@@ -47,7 +47,7 @@ class Optimization:
         check_range(self, ("clip",), 0, above=True)
         check_range(self, ("betas", "ema"), 0, 1)
         if 1 in self.betas:
-            raise ConfigError("betas: must be below 1, or the moments never move")
+            raise ConfigError("betas: must be below 1, or the moment estimates never change")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0, 1, ... of `steps`."""
@@ -57,22 +57,20 @@ class Optimization:
 
 
 class Learner:
-    """A module being trained: its optimiser, the mean of its weights, and the guard against bad gradients.
-
-    It is moved to this worker's device.
+    """A module in training on this worker's device: optimizer, EMA of the weights, and skipping of non-finite gradients.
 
     Args:
-        module: all of its state is saved.
-        config: the optimisation.
-        steps: length of the run, for the learning rate.
-        trained: names of the parameters to train; None for all. The others take no gradient.
-        slow: parameters whose learning rate is multiplied by `slow_rate`.
+        module: the module; its whole state dict is part of the training state.
+        config: options of the optimizer.
+        steps: length of the run, for the learning rate schedule.
+        trained: whether to train the parameter of this name; the others are frozen.
+        slow: whether the learning rate of the parameter of this name is multiplied by `slow_rate`.
         execution: accumulation, precision, checkpointing and sharding.
         use_ddp: whether to wrap the module in DDP when there are several workers; otherwise gradients are averaged
             after the backward pass. Denoisers and supernets are wrapped in FSDP2 instead if `execution.shard` is set.
 
     Attributes:
-        model: what losses call instead of the module.
+        model: the module in its distributed wrapper; losses call this one.
     """
 
     def __init__(
@@ -106,7 +104,7 @@ class Learner:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.execution.precision == "fp16")
         self.ema = [p.detach().clone() for p in self.parameters]
-        self.skipped = torch.zeros(2, dtype=torch.int64)  # skipped in a row, skipped in all
+        self.skipped = torch.zeros(2, dtype=torch.int64)  # steps skipped in a row, and in total
 
     def _distribute(self, use_ddp: bool, shards: bool) -> None:
         self._full_module = None
@@ -124,17 +122,17 @@ class Learner:
             self.model = distributed.wrap_ddp(self.module)
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The precision that forward passes run in."""
+        """The context for forward passes, with the precision of `execution`."""
         return self.execution.autocast(self.device)
 
     def train_step(self, loss: Callable[[Any], Tensor], batch: Any, step: int) -> dict[str, float]:
-        """One step down the gradient of `loss(batch)`, a mean over the batch, in as many parts as `compute` says.
+        """One optimizer step on `loss(batch)`, a mean over the batch, accumulated as `execution` says.
 
         Args:
-            batch: has `split(parts)`.
+            batch: an object with `split(parts)`.
 
         Returns:
-            `loss` and `grad_norm`, as `update`.
+            `loss`, and `grad_norm` as `update` returns it.
         """
         parts, total = batch.split(self.execution.accumulate), 0.0
         self.optimizer.zero_grad()
@@ -148,10 +146,10 @@ class Learner:
         return {"loss": total.item(), "grad_norm": self._apply_gradients(total, step)}
 
     def update(self, loss: Tensor, step: int) -> float:
-        """One step down the gradient of `loss`; nothing when it is not finite.
+        """One optimizer step on `loss`; the step is skipped when the loss or its gradient is not finite.
 
         Returns:
-            The norm of the gradient before clipping.
+            The norm of the gradient before clipping; NaN for a skipped step.
 
         Raises:
             NasError: `MAX_SKIPPED_STEPS` in a row were not finite.
@@ -165,7 +163,7 @@ class Learner:
             distributed.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         norm = distributed.full_tensor(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
-        # The norm is the same on every worker, the loss is not: all must take the step, or none.
+        # The norm is the same on every worker, the loss is not: either all workers take the step, or none does.
         finite = distributed.mean_over_workers({"loss": loss.item()})["loss"]
         if not torch.isfinite(norm) or not math.isfinite(finite):
             self.scaler.update()
@@ -184,12 +182,12 @@ class Learner:
         return norm.item()
 
     def ema_state(self) -> dict[str, Tensor]:
-        """The module's state with the mean of its weights. Every worker must ask."""
+        """The module's state dict with the EMA weights. A collective call: all workers must make it."""
         state = {**self.module.state_dict(), **dict(zip(self.names, self.ema))}
         return {name: distributed.full_tensor(value) for name, value in state.items()}
 
     def result(self) -> nn.Module:
-        """The module, whole, with the mean of its weights. Every worker must ask; the training is over."""
+        """The unsharded module with the EMA weights, at the end of training. A collective call."""
         if self._full_module is None:
             self.module.load_state_dict(self.ema_state())
             return self.module
@@ -197,18 +195,19 @@ class Learner:
         return self._full_module
 
     def state(self) -> dict[str, Tensor]:
-        """All that goes on with the training. Every worker must ask."""
-        found = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
-        found |= {f"mean.{name}": value for name, value in zip(self.names, self.ema)}
+        """All that is needed to resume training. A collective call."""
+        state = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
+        state |= {f"mean.{name}": value for name, value in zip(self.names, self.ema)}
         for name, parameter in zip(self.names, self.parameters):
             moments = self.optimizer.state.get(parameter, {})
-            found |= {f"{kind}:{name}": value for kind, value in moments.items()}
+            state |= {f"{kind}:{name}": value for kind, value in moments.items()}
         if self.scaler.is_enabled():
             scaler = self.scaler.state_dict()
-            found["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
-        return {name: distributed.full_tensor(value) for name, value in found.items()} | {"bad": self.skipped}
+            state["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
+        return {name: distributed.full_tensor(value) for name, value in state.items()} | {"bad": self.skipped}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
         prefix = "weights."
         weights = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
         own = self.module.state_dict()

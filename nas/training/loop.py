@@ -1,14 +1,14 @@
-"""The one loop under every stage: take steps, write the history, save the state, resume to the bit.
+"""The training loop of all stages: takes steps, writes the history, saves the state, resumes bit for bit.
 
-What a step sees (data, noise, timesteps, paths) is a function of (seed, step), so the state of a run is its weights,
-its optimisers' moments, its EMA and the number of steps done; no random state is left to lose. A stage folder holds::
+The inputs of a step (data, noise, timesteps, paths) are a function of (seed, step), so the training state consists of
+weights, optimizer moments, EMA weights and the number of steps; no random state is saved. A stage folder holds::
 
     stage.json          the stage and its configuration; another configuration is refused
-    state.safetensors   weights, moments, EMA and the step, written in one atomic piece; removed when the stage is done
-    state-STEP...       older ones, where `ExecutionConfig.keep` asks for them: one renamed to state.safetensors is gone on from
-    history.csv         step, loss, ...; one row a step
-    warnings.txt        what the rows made the monitors say, if anything
-    tensorboard/        the rows again, where tensorboard is installed
+    state.safetensors   weights, moments, EMA weights and the step, written atomically; removed when the stage is finished
+    state-STEP...       older states, if `ExecutionConfig.keep` is above 1; to go back, rename one to state.safetensors
+    history.csv         step, loss, ...; one row per step
+    warnings.txt        the warnings of the monitors, if any
+    tensorboard/        the history for TensorBoard, if it is installed
     result.json         written last: the stage is finished
 """
 
@@ -43,20 +43,20 @@ def run(
     step: Callable[[int], Mapping[str, float]],
     save_every: int,
 ) -> float:
-    """Take steps 0 .. steps-1, from where the folder's state says, and save the state at the end and now and then.
+    """Take steps 0 .. steps-1, resuming from the state in the folder, and save the state every `save_every` steps.
 
-    Of several workers all take the steps, and the first writes.
+    All workers take the steps; rank 0 writes the files.
 
     Args:
-        step: takes one step by its number and returns what goes into the history, as the mean of the workers.
+        step: takes the step of this number and returns its row of the history, which is averaged over the workers.
 
     Returns:
-        Seconds spent, those of runs that were interrupted included (up to their last saved state).
+        Seconds spent, including earlier interrupted runs up to their last saved state.
 
     Raises:
         ConfigError: the folder's state is of another model, or damaged.
-        NasError: the training diverged: its loss or its weights are not finite when the state is saved at the end, or the
-            weights at a save before that. That state is not saved.
+        NasError: the training diverged: the weights are not finite when the state is to be saved, or the loss is not
+            finite at the last step. That state is not saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done, before = _restore(folder, learners)
@@ -85,15 +85,12 @@ def run(
         history.close()
     if board:
         board.close()
-    distributed.barrier()  # what the first worker wrote is there for all
+    distributed.barrier()  # the other workers read what rank 0 wrote
     return seconds()
 
 
 def _check_end(title: str, last: Mapping[str, float], learners: Mapping[str, Learner]) -> None:
-    """Refuse to end on a step that shows that the training has diverged, or without having taken any step.
-
-    `learner.skipped` counts skipped steps: in a row, and in all.
-    """
+    """Raise if the loss of the last step is not finite, or if every step of a learner was skipped."""
     losses = [name for name, value in last.items() if "loss" in name and not math.isfinite(value)]
     idle = [name for name, learner in learners.items() if learner.skipped[1] >= learner.steps > 0]
     if losses or idle:
@@ -120,7 +117,7 @@ def _save(folder: Path, learners: Mapping[str, Learner], step: int, seconds: flo
 
 
 def _keep(folder: Path, older: int) -> None:
-    """Give the state that is about to be replaced a name of its own, and remove all but the `older` newest of those."""
+    """Keep the state that is about to be replaced under another name; remove all but the `older` newest of these."""
     if (folder / STATE).exists():
         step = int(safetensors_io.metadata(folder / STATE)["step"])
         duplicate(folder / STATE, folder / f"state-{step:08d}.safetensors")
@@ -129,6 +126,7 @@ def _keep(folder: Path, older: int) -> None:
 
 
 def older_states(folder: Path) -> list[Path]:
+    """The kept older states, oldest first."""
     return sorted(folder.glob("state-*.safetensors"))
 
 
@@ -143,4 +141,6 @@ def _restore(folder: Path, learners: Mapping[str, Learner]) -> tuple[int, float]
         return max(0, int(metadata["step"])), float(metadata["seconds"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path}: is of another model ({reason}); give another folder, or remove this one") from None
+        raise ConfigError(
+            f"{path}: is the state of another model ({reason}); give another folder, or remove this file"
+        ) from None

@@ -1,6 +1,4 @@
-"""What training can quietly do wrong, as numbers in the history and a line of warning: clips that stand still, latents
-that drift, a discriminator that has won.
-"""
+"""Monitors of a training run: warnings about static clips, drifting latents and a saturated discriminator; TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Bounds:
-    """Between which values the mean of a history's column over `window` measured steps is as it should be."""
+    """The normal range of a history column's mean over `window` steps, and the warnings below and above it."""
 
     column: str
     low: float
@@ -40,38 +38,47 @@ BOUNDS = (
     Bounds("spread", 0.6, 1.5, FADED, SATURATED),
     Bounds("sampled_motion", 0.3, 3.0, STATIC, FLICKER, window=1),
     Bounds("sampled_spread", 0.6, 1.5, FADED, SATURATED, window=1),
-    Bounds("heads_loss", 0.05, math.inf, "the discriminator has won: lower its rate, or raise the penalty", ""),
+    Bounds(
+        "heads_loss", 0.05, math.inf, "the discriminator has won: lower its learning rate, or raise the penalty", ""
+    ),
 )
 
 
 def motion_energy(clips: Tensor) -> float:
-    """Mean squared difference of neighbouring frames of `(B, C, T, H, W)`; NaN for images."""
+    """Mean squared difference of neighboring frames of `(B, C, T, H, W)`; NaN for images."""
     return (clips[:, :, 1:] - clips[:, :, :-1]).square().mean().item()
 
 
 @torch.no_grad()
-def latent_statistics(made: Tensor, real: Tensor) -> dict[str, float]:
-    """`motion` and `spread` of generated latents `(B, C, T, h, w)`: motion energy and standard deviation over the real's."""
-    here, there = motion_energy(made), motion_energy(real)
-    return {"motion": here / there if there else math.nan, "spread": (made.std() / real.std()).item()}
+def latent_statistics(generated: Tensor, real: Tensor) -> dict[str, float]:
+    """`motion` and `spread`: motion energy and standard deviation of generated latents relative to real ones.
+
+    Args:
+        generated, real: latents `(B, C, T, h, w)`.
+    """
+    motion, real_motion = motion_energy(generated), motion_energy(real)
+    return {
+        "motion": motion / real_motion if real_motion else math.nan,
+        "spread": (generated.std() / real.std()).item(),
+    }
 
 
 class HistoryMonitor:
-    """Watches the rows of a history. A warning comes again only after its column has recovered.
+    """Checks the rows of a history. A warning is repeated only after its column has returned to the normal range.
 
     Args:
-        rows: those there are already, when a run goes on: what they warned of is not said again.
+        rows: the rows of a resumed run, whose warnings are not repeated.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, float]] = ()) -> None:
         self._recent = {bounds.column: deque(maxlen=bounds.window) for bounds in BOUNDS}
-        self._ringing: set[str] = set()
+        self._active: set[str] = set()
         for row in rows:
             self.check(row)
 
     def check(self, row: Mapping[str, float]) -> list[str]:
-        """The warnings that this row brings, a line each."""
-        found = []
+        """New warnings after this row, one line each."""
+        warnings = []
         for bounds in BOUNDS:
             value, recent = row.get(bounds.column, math.nan), self._recent[bounds.column]
             if math.isnan(value):
@@ -79,18 +86,18 @@ class HistoryMonitor:
             recent.append(value)
             mean = sum(recent) / len(recent)
             if bounds.low <= mean <= bounds.high:
-                self._ringing.discard(bounds.column)
-            elif len(recent) == bounds.window and bounds.column not in self._ringing:
-                self._ringing.add(bounds.column)
+                self._active.discard(bounds.column)
+            elif len(recent) == bounds.window and bounds.column not in self._active:
+                self._active.add(bounds.column)
                 what = bounds.below if mean < bounds.low else bounds.above
-                found.append(f"step {row['step']}: {bounds.column} {mean:.3g}: {what}")
-        return found
+                warnings.append(f"step {row['step']}: {bounds.column} {mean:.3g}: {what}")
+        return warnings
 
 
 class TensorBoardLog:
-    """`folder/tensorboard`, where tensorboard is installed; it forgets steps that are taken again.
+    """Writes the history to `folder/tensorboard`, if tensorboard is installed; steps that are repeated are replaced.
 
-    Training goes on without it when it cannot be written.
+    If a file cannot be written, it prints a warning and training continues without it.
     """
 
     def __init__(self, folder: Path, steps_done: int) -> None:
@@ -99,14 +106,16 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        threading.excepthook = _without_tensorboard  # its thread would print a traceback over a full disk
+        threading.excepthook = _without_tensorboard  # its writer thread prints a traceback when the disk is full
         self._try(lambda: SummaryWriter(str(self._folder), purge_step=steps_done + 1), opens=True)
 
     def add(self, step: int, row: Mapping[str, float]) -> None:
+        """Write one row of the history."""
         if self._writer is not None:
             self._try(lambda: [self._writer.add_scalar(name, value, step) for name, value in row.items()])
 
     def close(self) -> None:
+        """Flush and close the file."""
         if self._writer is not None:
             self._try(self._writer.close)
 
@@ -116,11 +125,14 @@ class TensorBoardLog:
             self._writer = done if opens else self._writer
         except OSError as error:
             self._writer = None
-            tqdm.write(f"warning: {self._folder}: is written no longer: {error.strerror or error}", file=sys.stderr)
+            tqdm.write(
+                f"warning: {self._folder}: cannot be written and is not updated any more: {error.strerror or error}",
+                file=sys.stderr,
+            )
 
 
 def _without_tensorboard(failed: threading.ExceptHookArgs) -> None:
-    """Threads' tracebacks as ever, but for tensorboard's over a disk: it raises the error again where it is used."""
+    """The default hook, except for disk errors in tensorboard's thread, which are raised again where it is used."""
     module = type(failed.thread).__module__
     if not (module.startswith("tensorboard") and issubclass(failed.exc_type, OSError)):
         threading.__excepthook__(failed)

@@ -1,4 +1,4 @@
-"""Clips sampled while a denoiser trains, always from the same noise and captions: to look at, and to measure."""
+"""Preview clips sampled during training, always from the same noise and captions, and their motion and spread."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nas.training.monitors import latent_statistics
 
 @dataclass(frozen=True)
 class PreviewConfig:
-    """What to sample while a denoiser trains on clips.
+    """How often and what to sample during training on clips.
 
     Attributes:
-        every: after so many steps, and again; 0 for never.
-        clips: how many, of the captions of the first held-out clips.
+        every: interval in steps; 0 for never.
+        clips: number of clips, with the captions of the first held-out clips.
         steps: denoising steps.
     """
 
@@ -39,11 +39,11 @@ class PreviewConfig:
 
 
 class PreviewWriter:
-    """`FOLDER/samples/step-NUMBER.gif` and `.mp4`, and how the clips move and spread beside the real ones.
+    """Writes `samples/step-NUMBER.gif` and `.mp4` and measures motion and spread relative to the real clips.
 
     Args:
-        folder: of the stage.
-        decoder: of the finished `decoder` stage.
+        folder: the stage's folder.
+        decoder: the folder of the finished `decoder` stage.
         guidance: scale of classifier-free guidance.
     """
 
@@ -55,9 +55,9 @@ class PreviewWriter:
             self.autoencoder = checkpoint.load_autoencoder(decoder)
 
     def __call__(self, denoiser: nn.Module, steps_done: int) -> dict[str, float]:
-        """`sampled_motion` and `sampled_spread` after so many steps: NaN where nothing is due; {} if nothing ever is.
+        """`sampled_motion` and `sampled_spread` after this step: NaN between intervals; {} if previews are off.
 
-        The first worker writes the files; all must call, since a sharded denoiser needs all to run.
+        Rank 0 writes the files; all workers must call, since a sharded denoiser runs on all of them.
         """
         if not self.config.every:
             return {}
@@ -68,12 +68,12 @@ class PreviewWriter:
         latents = generate(denoiser.eval(), self.context, self.empty, shape, config.steps, self.guidance)
         denoiser.train(training)
         if distributed.is_main():
-            self.write(latents, steps_done)
+            self._write(latents, steps_done)
         return {f"sampled_{name}": value for name, value in latent_statistics(latents, self.real).items()}
 
     @torch.no_grad()
-    def write(self, latents: torch.Tensor, steps_done: int) -> None:
+    def _write(self, latents: torch.Tensor, steps_done: int) -> None:
         grid = video_writer.tile(video_writer.to_uint8(self.autoencoder.decode(latents).numpy()), columns=len(latents))
-        grid = video_writer.enlarge(grid)  # to look at
+        grid = video_writer.enlarge(grid)
         for suffix in (".gif", ".mp4"):
             video_writer.save(self.folder / f"step-{steps_done:07d}{suffix}", grid)

@@ -1,10 +1,11 @@
-"""A diffusers checkpoint pruned to a search space's backbone: what `nas prune` does.
+"""Pruning of a diffusers checkpoint to a search space's backbone (`nas prune`).
 
-The folder it writes holds `unet/` in diffusers' own form, which distillation starts from, and the report of what went.
+It writes `unet/` in the format of diffusers, from which distillation starts, and a report of what was removed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ IMPORTANCE = ("norm", "taylor")
 
 @dataclass(frozen=True)
 class PruningData:
-    """Latents and captions to judge channels on: one batch of a finished `decoder` stage's or `nas prepare`'s."""
+    """The latents and captions that channels are scored on: one batch of a finished `decoder` or `nas prepare` folder."""
 
     folder: Path
     images: int = 8
@@ -49,17 +50,17 @@ def prune_checkpoint(
 
     Args:
         checkpoint: a diffusers folder, or a Hub name.
-        importance: `norm`, or `taylor`: by the effect on how far the pruned model's output is from the original's.
-        calibration: what to judge on; `taylor` needs it.
-        table: a lookup table in which to look for the latency of either backbone.
+        importance: `norm` of the weights, or `taylor`: first-order effect on the distance to the original's output.
+        calibration: the data that `taylor` requires.
+        table: a lookup table, for the latency of both backbones if it has them.
 
     Raises:
-        ConfigError: a file is missing or does not fit, or the backbone is no part of the checkpoint's.
+        ConfigError: a file is missing or does not match, or the backbone is not contained in the checkpoint's.
     """
     if importance not in IMPORTANCE:
-        raise ConfigError(f"importance: there is no '{importance}'{suggestion(importance, IMPORTANCE)}")
+        raise ConfigError(f"importance: unknown importance '{importance}'{suggestion(importance, IMPORTANCE)}")
     if space.backbone is None:
-        raise ConfigError(f"search space '{space.name}' is cost-only: it has no backbone to prune to")
+        raise ConfigError(f"search space '{space.name}' is cost-only and has no backbone to prune to")
     with output_lock(out, folder=True):
         return _prune(checkpoint, space, Path(out), importance, calibration, table)
 
@@ -77,40 +78,40 @@ def _prune(
     if importance == "taylor":
         if calibration is None:
             raise ConfigError(
-                "importance: 'taylor' judges channels on data; give a finished decoder stage or 'nas prepare' folder"
+                "importance: 'taylor' scores channels on data; give the folder of a finished decoder stage or of 'nas prepare'"
             )
         loss = output_distance_loss(unet, Objective(prediction(folder)), calibration)
     pruned, removed = prune(unet, space.backbone, loss)
-    found = report(unet, pruned, removed, space.latent, space.text)
+    summary = report(unet, pruned, removed, space.latent, space.text)
     if table is not None:
         before, after = (_latency_ms(table, space, model) for model in (unet, pruned))
-        found = replace(found, latency_before_ms=before, latency_after_ms=after)
+        summary = replace(summary, latency_before_ms=before, latency_after_ms=after)
     save_unet(pruned, out / "unet")
-    write_json(out / "report.json", found.as_dict())
-    write_atomic(out / "report.txt", found.text() + "\n")
-    return found
+    write_json(out / "report.json", summary.as_dict())
+    write_atomic(out / "report.txt", summary.text() + "\n")
+    return summary
 
 
-def output_distance_loss(unet: UNet, asked: Objective, calibration: PruningData):
-    """A loss for other UNets: the mean squared difference from this one's output on noised images."""
+def output_distance_loss(unet: UNet, objective: Objective, calibration: PruningData) -> Callable[[UNet], Tensor]:
+    """A loss function of other UNets: the mean squared difference to this one's output on noisy images."""
     batches = Batches(
-        require_finished(calibration.folder, "decoder"), calibration.seed, 0, calibration.images, objective=asked
+        require_finished(calibration.folder, "decoder"), calibration.seed, 0, calibration.images, objective=objective
     )
     batch = batches.of_images(0)
     channels, dim = batch.latents.shape[1], batch.context.shape[2]
     if (channels, dim) != (unet.conv_in.in_channels, unet.context_dim):
         raise ConfigError(
-            f"{calibration.folder}: latents of {channels} channels and text {dim} wide, the checkpoint wants "
+            f"{calibration.folder}: latents of {channels} channels and text of width {dim}; the checkpoint expects "
             f"{unet.conv_in.in_channels} and {unet.context_dim}; prepare the data with its own autoencoder and encoder"
         )
     noisy = add_noise(batch.latents, batch.noise, batch.t)
-    x, timestep = model_input(asked, noisy, batch.t)
+    x, timestep = model_input(objective, noisy, batch.t)
     x = x[:, :, 0]
     with torch.no_grad():
-        wanted = unet(x, timestep, batch.context)
+        target = unet(x, timestep, batch.context)
 
     def loss(other: UNet) -> Tensor:
-        return F.mse_loss(other(x, timestep, batch.context), wanted)
+        return F.mse_loss(other(x, timestep, batch.context), target)
 
     return loss
 

@@ -1,18 +1,18 @@
-"""A recipe: all stages of a training run in one YAML file, to be run stage by stage, here or on a cluster.
+"""Training recipes: the configuration of all stages in one YAML file, run stage by stage on one or several workers.
 
 ::
 
     space: space.yaml                    # a shipped search space's name, or a path beside this file
     architecture: architecture.json      # what `finetune` trains
-    table: table.csv                     # the lookup table that it was chosen by, noted in the checkpoint
-    objective: {prediction: v, min_snr: 5}    # flow matching if not given
+    table: table.csv                     # the lookup table of the search, recorded in the checkpoint
+    objective: {prediction: v, min_snr: 5}    # default: flow matching
     execution: {precision: bf16, accumulate: 4, checkpointing: true}
     previews: {every: 1000}               # clips that `finetune` samples while it trains
     stages:
       decoder: {steps: 400, data: digits}    # or the folder of a data set
       finetune: {steps: 450, optimization: {lr: 2e-3}}
 
-A stage that the file does not mention has its default config. Relative paths start in the recipe's folder.
+A stage that the file does not mention has its default config. Relative paths are resolved against the recipe's folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nas.training.previews import PreviewConfig
 from nas.training.stage import Inputs, StageResult, check_or_record_config, file_hash
 
 PREVIOUS_STAGE = dict(zip(STAGE_ORDER, (None, *STAGE_ORDER)))
-"""The stage that each stage starts from, in the order in which they run."""
+"""For each stage, the one it starts from; keys are in the order in which the stages run."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ class Recipe:
 def train(
     stage: str, recipe: str | Path, out: str | Path, workers: int = 1, data: str | Path | None = None
 ) -> StageResult:
-    """Run stage `stage` of a recipe file in `out/STAGE`, or go on with it; the stages before it are in `out` as well.
+    """Run or resume stage `stage` of a recipe file in `out/STAGE`; the stages before it must be finished in `out`.
 
     Args:
-        workers: more than one share each step's batch, by Ray Train; `out` must be a folder that all of them see.
-        data: what `decoder` trains on instead of what the recipe says: `digits`, or a folder.
+        workers: number of data-parallel workers, started by Ray Train if above 1; all must see the folder `out`.
+        data: overrides the recipe's data of the `decoder` stage: `digits`, or a folder.
 
     Raises:
-        ConfigError: no such stage, a file that is wrong, the stage before it is not finished, or the folder was begun
-            with another number of workers.
+        ConfigError: unknown stage, invalid file, the previous stage is not finished, or the folder was started with
+            another configuration or number of workers.
         LockedError: another process trains this stage in this folder.
         NasError: a worker failed, or the training diverged.
     """
@@ -75,27 +75,27 @@ def train(
 
     if workers < 1:
         raise ConfigError(f"workers: must be at least 1, not {workers}")
-    path, out = Path(recipe), Path(out).absolute()  # workers run in folders of their own
-    asked = load(Recipe, path, "recipe")
-    for name in (stage, *asked.stages):
+    path, out = Path(recipe), Path(out).absolute()  # workers have other working directories
+    loaded = load(Recipe, path, "recipe")
+    for name in (stage, *loaded.stages):
         if name not in STAGES:
             where = f"{path}: stages: " if name != stage else ""
-            raise ConfigError(f"{where}there is no stage '{name}'{suggestion(name, STAGES)}")
-    options = build(STAGES[stage].config, asked.stages.get(stage) or {}, str(path), f"stages.{stage}")
+            raise ConfigError(f"{where}unknown stage '{name}'{suggestion(name, STAGES)}")
+    options = build(STAGES[stage].config, loaded.stages.get(stage) or {}, str(path), f"stages.{stage}")
     if stage == "decoder" and data is not None:
         options = replace(options, data=str(data) if str(data) == "digits" else str(Path(data).absolute()))
-    space = SearchSpace.load(beside(path, asked.space))
+    space = SearchSpace.load(beside(path, loaded.space))
     arch = None
     if stage == "finetune":
-        if asked.architecture is None:
-            raise ConfigError(f"{path}: architecture: missing; 'finetune' needs the one that the search chose")
-        arch = space.check(Architecture.load(beside(path, asked.architecture)))
-    before = PREVIOUS_STAGE[stage]
-    decoder = out / "decoder" if before else None
-    start = out / before if before and before != "decoder" else None
-    table = file_hash(beside(path, asked.table)) if asked.table else None
+        if loaded.architecture is None:
+            raise ConfigError(f"{path}: architecture: missing; 'finetune' needs the result of the search")
+        arch = space.check(Architecture.load(beside(path, loaded.architecture)))
+    previous = PREVIOUS_STAGE[stage]
+    decoder = out / "decoder" if previous else None
+    start = out / previous if previous and previous != "decoder" else None
+    table = file_hash(beside(path, loaded.table)) if loaded.table else None
     base = path.absolute().parent
-    inputs = Inputs(space, decoder, start, arch, asked.objective, asked.execution, asked.previews, table, base)
+    inputs = Inputs(space, decoder, start, arch, loaded.objective, loaded.execution, loaded.previews, table, base)
     arguments = (stage, out / stage, options, inputs)
     for name in ("batch", "image_batch_size"):
         if getattr(options, name, workers) % workers:
@@ -105,12 +105,12 @@ def train(
             )
     if workers > 1 and not (out / stage / "result.json").exists():
         with output_lock(out / stage, folder=True):
-            check_or_record_config(*arguments, workers)  # here, where an error is one line
+            check_or_record_config(*arguments, workers)  # before workers start, for a one-line error
             distributed.launch(run_stage, arguments, workers, out / stage / "ray")
     return run_stage(*arguments)
 
 
 def beside(recipe: Path, name: str) -> str | Path:
-    """A file that a recipe names, looked for beside it; a name without suffix is a shipped search space's."""
+    """The path of a file named in a recipe; a plain name without suffix is returned as the name of a shipped space."""
     path = Path(name)
     return recipe.parent / path.expanduser() if path.suffix or len(path.parts) > 1 else name

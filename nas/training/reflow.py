@@ -1,9 +1,9 @@
-"""Noise coupled to the clip that a teacher makes of it: what a few-step student can be asked for exactly.
+"""Reflow: pairs of noise and the clip that a teacher samples from it, as regression targets of a few-step student.
 
-At t = 1 a student that is pulled to real clips can only give their mean, for nothing in the noise says which clip it
-stands for. The teacher's sampling does say it. Pairs (noise, end of its trajectory) are reflow's coupling (Liu et al.
-2022, arXiv 2209.03003, section 2.2) and the regression term of distribution matching distillation (Yin et al. 2024,
-arXiv 2311.18828, section 4.2).
+At t = 1 a student that regresses to real clips learns their mean, since noise and clip are drawn independently. The
+teacher's sampling defines one clip per noise. Such pairs are the coupling of reflow (Liu et al. 2022, arXiv 2209.03003,
+section 2.2) and the regression term of distribution matching distillation (Yin et al. 2024, arXiv 2311.18828, section
+4.2).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.progress import progress
 
 
 class TeacherSampler:
-    """A frozen denoiser that samples with guidance, from anywhere on a few-step schedule to its end.
+    """A frozen denoiser that samples with guidance, from any time of a few-step schedule to its end.
 
     Args:
         denoiser: in evaluation mode.
@@ -37,23 +37,23 @@ class TeacherSampler:
     def __init__(self, denoiser: nn.Module, empty: Tensor, guidance: float, times: Sequence[float]) -> None:
         self.denoiser, self.empty, self.guidance, self.times = denoiser, empty, guidance, times
 
-    def end(self, x: Tensor, context: Tensor, places: Tensor) -> Tensor:
-        """Where it ends from `x` `(B, C, T, h, w)` at `times[places]`, places `(B,)`, under `context`."""
+    def end(self, x: Tensor, context: Tensor, indices: Tensor) -> Tensor:
+        """The end of the trajectories that start from `x` `(B, C, T, h, w)` at `times[indices]`, indices `(B,)`."""
 
         def velocity(clips: Tensor) -> Velocity:
             return guided_velocity_fn(self.denoiser, context[clips], self.empty.to(x.device), self.guidance)
 
-        return advance(x, self.times, lambda step: places <= step, velocity)
+        return advance(x, self.times, lambda step: indices <= step, velocity)
 
 
 @torch.no_grad()
 def advance(
     x: Tensor, times: Sequence[float], moves: Callable[[int], Tensor], velocity: Callable[[Tensor], Velocity]
 ) -> Tensor:
-    """Euler's steps along `times`; in step i only the clips that `moves(i)` `(B,)` picks take it.
+    """Euler's method along `times`; step i is taken by the clips for which the mask `moves(i)` `(B,)` is true.
 
     Args:
-        velocity: of the clips with these indices.
+        velocity: the velocity function of the clips with these indices.
     """
     for step, schedule in enumerate(itertools.pairwise(times)):
         clips = moves(step).nonzero().flatten()
@@ -63,28 +63,28 @@ def advance(
 
 
 class ReflowPairs:
-    """A fixed number of batches with the teacher's clips for their noise and captions, kept in a folder.
+    """A fixed number of batches with the latents that the teacher samples for their noise and captions.
 
     Args:
-        folder: one file a batch (and worker); what is there already is not made again.
-        batches: where captions, noise and real clips come from.
-        count: how many batches; step n uses batch n modulo `count`.
+        folder: one file per batch and worker; existing files are not computed again.
+        batches: the source of captions, noise and real clips.
+        count: number of batches; step n uses batch n modulo `count`.
     """
 
     def __init__(self, folder: Path, batches: Batches, count: int) -> None:
         self.folder, self.batches, self.count = folder, batches, count
 
-    def make(self, teacher: TeacherSampler, title: str = "teach") -> None:
-        """Let the teacher sample every batch that is missing."""
+    def generate(self, teacher: TeacherSampler) -> None:
+        """Sample every missing batch with the teacher."""
         missing = [number for number in range(self.count) if not self._path(number).exists()]
-        for number in progress(missing, title, self.count, self.count - len(missing)):
+        for number in progress(missing, "teacher batches", self.count, self.count - len(missing)):
             batch = self.batches.joint(number)
-            places = torch.zeros(len(batch.t), dtype=torch.long, device=batch.noise.device)
-            made = teacher.end(scale_noise(batch.noise, teacher.times[0]), batch.context, places)
-            safetensors_io.save(self._path(number), {"latents": made.cpu()})
+            indices = torch.zeros(len(batch.t), dtype=torch.long, device=batch.noise.device)
+            latents = teacher.end(scale_noise(batch.noise, teacher.times[0]), batch.context, indices)
+            safetensors_io.save(self._path(number), {"latents": latents.cpu()})
 
     def __call__(self, step: int) -> tuple[Batch, Tensor]:
-        """A batch, whose latents are real, and the teacher's latents `(B, C, T, h, w)` for its noise and captions."""
+        """A batch with real latents, and the teacher's latents `(B, C, T, h, w)` for its noise and captions."""
         number = step % self.count
         batch = self.batches.joint(number)
         return batch, safetensors_io.load(self._path(number))["latents"].to(batch.latents.device)

@@ -1,4 +1,4 @@
-"""What every stage has in common: what it is given, how it starts, resumes and ends."""
+"""The common part of all stages: inputs, start, resuming, results and errors."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ from nas.training.previews import PreviewConfig
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage builds on. Folders are stage folders, as `run_stage` returned them.
+    """Inputs of a stage beside its own config. Folders are stage folders, as in `StageResult.folder`.
 
     Attributes:
         space: the search space.
-        decoder: the finished `decoder` stage: autoencoder, latents and text embeddings of the data. Every other stage
-            needs it.
-        start: the finished stage whose weights this one starts from. `supernet` takes `distill`, `finetune` takes
-            `supernet` (or `distill`, for training without a search), `adversarial` takes `finetune`.
-        architecture: which architecture; `finetune` needs it.
-        objective: what the denoiser predicts; the same for all stages up to `finetune`, whose checkpoint then says it.
+        decoder: the finished `decoder` stage with autoencoder, latents and text embeddings of the data; required by
+            every other stage.
+        start: the finished stage whose weights this one starts from: `distill` for `supernet`, `supernet` for
+            `finetune` (or `distill`, to train without a search), `finetune` for `adversarial`.
+        architecture: the architecture that `finetune` trains.
+        objective: what the denoiser predicts; the same in all stages up to `finetune`, which stores it in its checkpoint.
         execution: how steps are computed.
         previews: the clips that `finetune` samples while it trains.
-        table: hash of the lookup table that the architecture was chosen by, for the checkpoint's provenance.
-        base: the folder of the file that the config was read from, absolute: relative paths in the config start there;
-            None: in the working folder.
+        table: hash of the lookup table used in the search, for the checkpoint's provenance.
+        base: absolute folder that relative paths in the config are resolved against; None: the working directory.
     """
 
     space: SearchSpace
@@ -55,18 +54,18 @@ class Inputs:
     base: Path | None = None
 
     def path(self, name: str) -> Path:
-        """Where a file or folder that the config names lies, absolute."""
+        """The absolute path of a file or folder named in the config."""
         return ((self.base or Path()) / Path(name).expanduser()).absolute()
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage.
+    """Result of a finished stage.
 
     Attributes:
-        folder: holds its checkpoint and history.csv.
-        metrics: what was measured at its end, JSON values; each stage's module says what.
-        seconds: spent training, over all runs that it took.
+        folder: the stage folder, with the checkpoint and history.csv.
+        metrics: final metrics, JSON values; listed in the docstring of each stage's module.
+        seconds: training time, summed over interrupted runs.
     """
 
     folder: Path
@@ -75,34 +74,34 @@ class StageResult:
 
 
 Stage = Callable[[Path, Any, Inputs], tuple[dict[str, Any], float]]
-"""(folder, config, inputs) -> (metrics, seconds). Resumes from what the folder holds."""
+"""(folder, config, inputs) -> (metrics, seconds). Resumes from the state in the folder."""
 
 
 def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: Inputs) -> StageResult:
-    """Run a stage, or go on with it, or return what it gave when it is finished.
+    """Run a stage, resume it, or return the result of a finished one.
 
     Raises:
         ConfigError: the folder belongs to another stage, configuration, space, architecture or number of workers.
-        LockedError: another process is at it.
-        NasError: the training diverged, or memory or disk do not suffice; what was saved before that is kept.
+        LockedError: another process uses the folder.
+        NasError: the training diverged, or ran out of memory or disk space; the saved state is kept.
     """
     done = folder / "result.json"
     if not done.exists():
-        # Of several workers none takes the lock: the process that started them has it.
-        alone = distributed.world_size() == 1
-        with output_lock(folder, folder=True) if alone else contextlib.nullcontext():
+        # Of several workers none takes the lock: the process that started them holds it.
+        single = distributed.world_size() == 1
+        with output_lock(folder, folder=True) if single else contextlib.nullcontext():
             check_or_record_config(name, folder, config, inputs, distributed.world_size())
             if not done.exists():
-                with _one_line(folder):
+                with _explain_resource_errors(folder):
                     _finish(name, stage, folder, config, inputs)
     check_or_record_config(name, folder, config, inputs, distributed.world_size())
-    result = build(StageEnd, read_json(done, "stage result"), str(done))
+    result = build(_ResultFile, read_json(done, "stage result"), str(done))
     return StageResult(folder, result.metrics, result.seconds)
 
 
 @dataclass(frozen=True)
-class StageEnd:
-    """The contents of `result.json`. See `StageResult`."""
+class _ResultFile:
+    """The contents of `result.json`; see `StageResult`."""
 
     metrics: dict[str, Any]
     seconds: float
@@ -114,17 +113,19 @@ def _finish(name: str, stage: Stage, folder: Path, config: Any, inputs: Inputs) 
         for metric, value in metrics.items():
             if isinstance(value, float):
                 check_finite(value, f"{name}: {metric}")
-        write_json(folder / "result.json", asdict(StageEnd(metrics, seconds)))
+        write_json(folder / "result.json", asdict(_ResultFile(metrics, seconds)))
         for state in (folder / STATE, *older_states(folder)):
-            state.unlink(missing_ok=True)  # the checkpoint holds the weights; moments are of no more use
+            state.unlink(
+                missing_ok=True
+            )  # the weights are in the checkpoint; optimizer moments are not needed any more
     distributed.barrier()
 
 
 def check_finite(value: float, what: str) -> float:
-    """The value itself.
+    """Return the value.
 
     Raises:
-        NasError: it is NaN or infinite, which shows that the training diverged.
+        NasError: it is NaN or infinite, because the training diverged.
     """
     if not math.isfinite(value):
         raise NasError(f"{what} is {value}: the training diverged; lower the learning rate and train in another folder")
@@ -132,9 +133,9 @@ def check_finite(value: float, what: str) -> float:
 
 
 @contextlib.contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    """Lack of disk or memory in the block as an error that says what is kept."""
-    kept = "what was saved is kept, and the same command goes on from there"
+def _explain_resource_errors(folder: Path) -> Iterator[None]:
+    """Turn out-of-disk and out-of-memory errors into a NasError that says how to continue."""
+    kept = "the saved state is kept, and the same command resumes from it"
     try:
         yield
     except OSError as error:
@@ -148,45 +149,45 @@ def _one_line(folder: Path) -> Iterator[None]:
             errno.EIO,
         ):
             raise
-        fix = FIXES.get(error.errno, "see to the disk and run again")
+        fix = FIXES.get(error.errno, "check the disk and run again")
         raise NasError(f"{error.filename or folder}: cannot be written: {error.strerror}; {fix}: {kept}") from None
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
         raise NasError(
-            f"{folder}: the memory does not suffice; {kept}; raise execution.accumulate or set execution.checkpointing"
+            f"{folder}: out of memory; {kept}; raise execution.accumulate or set execution.checkpointing"
         ) from None
 
 
 def file_hash(file: str | Path) -> str:
-    """12 hexadecimal digits that change whenever the file's text does."""
+    """A hash of the file's text, 12 hexadecimal digits."""
     return short_hash(read_text(file, "table"))
 
 
 def require_finished(folder: Path | None, what: str) -> Path:
-    """The folder itself, if it is a finished stage's.
+    """Return the folder if it is that of a finished stage.
 
     Raises:
-        ConfigError: it was not given, or is not finished.
+        ConfigError: it is None, or the stage is not finished.
     """
     if folder is None:
         raise ConfigError(f"this stage needs the folder of the finished '{what}' stage")
     if not (Path(folder) / "result.json").exists():
-        raise ConfigError(f"{folder}: is no finished '{what}' stage; run it (again) first")
+        raise ConfigError(f"{folder}: not a finished '{what}' stage; run that stage first")
     return Path(folder)
 
 
 def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs, workers: int) -> None:
-    """Note in the folder what is begun in it, or check that it is what was begun there. The caller holds its lock.
+    """Record the configuration in a new folder, or check that a folder has the same one. The caller holds the lock.
 
-    A run that is not finished goes on with as many workers as it was begun with.
+    An unfinished run resumes with the number of workers that it was started with.
 
     Raises:
-        ConfigError: it is not the same.
+        ConfigError: the folder was started with another configuration.
     """
     path, arch = folder / "stage.json", inputs.architecture
     config = _resolve_config(config, inputs.space)
-    asked = {
+    requested = {
         "stage": name,
         "space_hash": inputs.space.hash,
         "architecture": arch.choices if arch else None,
@@ -195,35 +196,37 @@ def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs,
         "workers": workers,
         "config": asdict(config),
     }
-    asked = json.loads(json.dumps(asked))
+    requested = json.loads(json.dumps(requested))
     if not path.exists():
-        write_json(path, {**asked, BASE: str(inputs.path("."))})
+        write_json(path, {**requested, BASE: str(inputs.path("."))})
         return
-    there = read_json(path, "stage", dict)
-    if not isinstance(there, dict):
-        raise ConfigError(f"{path}: expected a mapping, found {type(there).__name__}; remove it if the folder is yours")
-    there.pop(BASE, None)  # files that lie together may be moved together
-    there = _completed(there, path, config)
+    recorded = read_json(path, "stage", dict)
+    if not isinstance(recorded, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping, found {type(recorded).__name__}; remove it if the folder is yours"
+        )
+    recorded.pop(BASE, None)  # a recipe and its data may be moved together
+    recorded = _with_defaults(recorded, path, config)
     if (folder / "result.json").exists():
-        asked["workers"] = there["workers"]
-    if there != asked:
-        key = _difference(there, asked)
-        raise ConfigError(f"{path}: was begun with another {key}; give the same again, or another folder")
+        requested["workers"] = recorded["workers"]
+    if recorded != requested:
+        key = _difference(recorded, requested)
+        raise ConfigError(f"{path}: was started with another {key}; use the same value, or another folder")
 
 
 def _resolve_config(config: Any, space: SearchSpace) -> Any:
-    """The config with what the search space decides filled in; see `DecoderConfig.with_space_defaults`."""
+    """The config with defaults taken from the search space, for configs that have `with_space_defaults`."""
     return config.with_space_defaults(space) if hasattr(config, "with_space_defaults") else config
 
 
-def _completed(there: dict[str, Any], path: Path, config: Any) -> dict[str, Any]:
-    """What a stage was begun with, options that did not exist then at the defaults they have now."""
-    there = {"objective": asdict(Objective()), "precision": ExecutionConfig().precision, "workers": 1, **there}
+def _with_defaults(recorded: dict[str, Any], path: Path, config: Any) -> dict[str, Any]:
+    """A recorded configuration in which options that did not exist then have their present defaults."""
+    recorded = {"objective": asdict(Objective()), "precision": ExecutionConfig().precision, "workers": 1, **recorded}
     try:
-        there["config"] = asdict(build(type(config), there.get("config"), str(path), "config"))
+        recorded["config"] = asdict(build(type(config), recorded.get("config"), str(path), "config"))
     except ConfigError:  # another stage's config: the comparison will say so
-        return there
-    return json.loads(json.dumps(there))
+        return recorded
+    return json.loads(json.dumps(recorded))
 
 
 def _difference(a: Any, b: Any, at: str = "") -> str:

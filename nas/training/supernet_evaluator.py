@@ -1,4 +1,4 @@
-"""Scores of architectures from a trained supernet: by the supernet itself, and after brief stand-alone training."""
+"""Evaluators of architectures: the loss of their path in a trained supernet, or after brief stand-alone training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nas.training.stages.finetune import FinetuneConfig, train_jointly
 
 
 class SupernetEvaluator:
-    """`Architecture -> float`, higher is better: minus the supernet's loss on held-out clips.
+    """`Architecture -> float`, higher is better: the negative loss of the supernet's path on held-out clips.
 
-    Every architecture meets the same clips, noise and timesteps, so that differences are the architectures' own.
+    All architectures are scored on the same clips, noise and timesteps.
 
     Args:
         inputs: `space`, `decoder` and `start` (the finished `supernet` stage).
-        clips: how many held-out clips.
-        threads: of torch, set when given: for worker processes.
+        clips: number of held-out clips.
+        threads: torch threads, to be set in worker processes; None: unchanged.
     """
 
     def __init__(self, inputs: Inputs, clips: int = 64, threads: int | None = None) -> None:
@@ -33,8 +33,8 @@ class SupernetEvaluator:
         return self.score(arch)
 
     def score(self, arch: Architecture, seed: int = 0) -> float:
-        """The score under the noise and the timesteps that `seed` draws. The search uses seed 0 throughout."""
-        if self._loaded is None:  # on first use, so that a worker process gets the evaluator and not the weights
+        """The score with noise and timesteps drawn from `seed`. The search always uses seed 0."""
+        if self._loaded is None:  # on first use, so that pickling for a worker process leaves out the weights
             if self.threads:
                 torch.set_num_threads(self.threads)
             model = supernet.load(self.inputs.start, self.inputs)
@@ -47,15 +47,13 @@ class SupernetEvaluator:
 
 
 def retrain(folder: str | Path, inputs: Inputs, config: FinetuneConfig) -> float:
-    """Validation loss of `inputs.architecture` after brief training on its own.
+    """Validation loss of `inputs.architecture` after brief stand-alone training.
 
-    From the supernet's weights when `inputs.start` is a finished `supernet` stage, from the spatial backbone's alone
-    when it is a `distill` stage.
-
-    Resumes, and returns at once what the folder already knows.
+    Training starts from the supernet's weights if `inputs.start` is a finished `supernet` stage, and from the spatial
+    backbone's if it is a `distill` stage. It resumes, and a finished folder is only read.
 
     Args:
-        config: the steps, batches and learning rate; its judging is not used.
+        config: steps, batches and learning rate; `eval_steps` and `eval_clips` are not used.
     """
     from nas.training.stage import run_in_folder
 

@@ -1,9 +1,9 @@
-"""Distillation of the spatial backbone from a larger one: its output, and the features of its blocks.
+"""Distillation of the spatial backbone from a larger teacher, through its output and the features of its blocks.
 
 BK-SDM (arXiv 2305.15798, section 3.2): L = L_task + L_output + L_features, where L_output is the squared difference of
-the two predictions and L_features the sum over blocks of that of their features, all means over elements. Where a
-block of the student is narrower than the teacher's, a linear map of its channels, trained along with it and thrown
-away, brings its features to the teacher's width.
+the two predictions and L_features the sum over blocks of the squared difference of their features, all means over
+elements. Where a block of the student is narrower than the teacher's, a 1x1 convolution that is trained with it and
+discarded afterwards maps its features to the teacher's width.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ from nas.spaces import SearchSpace
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen backbone and what it predicts."""
+    """A frozen backbone and its objective."""
 
     unet: UNet
     objective: Objective
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Noised images `(B, C, 1, H, W)`, t `(B,)`, text -> its velocity like them, and its block features."""
+        """Noisy images `(B, C, 1, H, W)`, t `(B,)` and text -> the velocity, and the block features by block name."""
         predicted, features = block_features(self.unet, *model_input(self.objective, x, t), context)
         return to_velocity(self.objective, predicted, x, t), features
 
 
 def load_teacher(folder: str | Path, space: SearchSpace) -> Teacher:
-    """The teacher in a folder: a checkpoint of this library, or a diffusers one (folder or Hub name).
+    """Load a teacher: a checkpoint of this library, or a diffusers one (folder or Hub name).
 
     Raises:
-        ConfigError: it is neither, or its latents or text are not the search space's.
+        ConfigError: it is neither, or its latents or text differ from the search space's.
     """
     if (Path(folder) / "checkpoint.json").exists():
         unet = checkpoint.load(folder).denoiser
-        found = Teacher(unet, unet.objective)
+        teacher = Teacher(unet, unet.objective)
     else:
         folder = checkpoint_folder(folder)
-        found = Teacher(load_unet(folder).eval().requires_grad_(False), Objective(prediction(folder)))
+        teacher = Teacher(load_unet(folder).eval().requires_grad_(False), Objective(prediction(folder)))
     shapes = {
-        "latent.channels": (found.unet.conv_in.in_channels, space.latent.channels),
-        "text.dim": (found.unet.context_dim, space.text.dim),
-        "text.tokens": (found.unet.config.text_tokens or space.text.tokens, space.text.tokens),
+        "latent.channels": (teacher.unet.conv_in.in_channels, space.latent.channels),
+        "text.dim": (teacher.unet.context_dim, space.text.dim),
+        "text.tokens": (teacher.unet.config.text_tokens or space.text.tokens, space.text.tokens),
     }
     for field, (theirs, ours) in shapes.items():
         if theirs != ours:
             raise ConfigError(f"{folder}: the teacher's {field} is {theirs}, the search space says {ours}")
-    found.unet.to(distributed.device())
-    return found
+    teacher.unet.to(distributed.device())
+    return teacher
 
 
 class Student(nn.Module):
-    """A denoiser that also gives its block features at the teacher's widths.
+    """A denoiser that also returns its block features at the teacher's widths.
 
     Attributes:
-        denoiser: what is kept in the end.
-        adapters: a 1x1 convolution for each block that is of another width than the teacher's.
+        denoiser: the trained backbone, without adapters.
+        adapters: a 1x1 convolution for each block whose width differs from the teacher's.
     """
 
     def __init__(self, denoiser: UNet, teacher: Teacher) -> None:
@@ -94,39 +94,39 @@ class Student(nn.Module):
         return predicted, adapted
 
 
-def losses(model: nn.Module, teacher: Teacher, batch: Batch) -> dict[str, Tensor]:
+def distillation_losses(model: nn.Module, teacher: Teacher, batch: Batch) -> dict[str, Tensor]:
     """`task`, `output` and `features` of a `Student`, maybe in a distributed wrapper, on a batch of images.
 
-    `task` is the objective's own loss. `output` is weighed as the teacher's own loss is: of a teacher that predicts
-    noise it is the squared difference in noise, which has no pole where nearly all is noise.
+    `task` is the loss of the student's objective. `output` is weighted like the loss of the teacher's objective: for a
+    teacher that predicts noise it is the squared difference in noise, which stays bounded at high noise levels.
     """
-    asked = get_objective(model)
+    objective = get_objective(model)
     x = add_noise(batch.latents, batch.noise, batch.t)
-    wanted, wanted_features = teacher(x, batch.t, batch.context)
-    predicted, features = model(*model_input(asked, x, batch.t), batch.context)
-    velocity = to_velocity(asked, predicted, x, batch.t)
+    target, target_features = teacher(x, batch.t, batch.context)
+    predicted, features = model(*model_input(objective, x, batch.t), batch.context)
+    velocity = to_velocity(objective, predicted, x, batch.t)
     return {
-        "task": _mean_square(velocity - (batch.noise - batch.latents), loss_weights(asked, batch.t)),
-        "output": _mean_square(velocity - wanted, loss_weights(teacher.objective, batch.t)),
-        "features": sum(F.mse_loss(value, wanted_features[block]) for block, value in features.items()),
+        "task": _mean_square(velocity - (batch.noise - batch.latents), loss_weights(objective, batch.t)),
+        "output": _mean_square(velocity - target, loss_weights(teacher.objective, batch.t)),
+        "features": sum(F.mse_loss(value, target_features[block]) for block, value in features.items()),
     }
 
 
 @torch.no_grad()
-def distance(model: UNet, teacher: Teacher, latents: Tensor, contexts: Tensor, seed: int = 0) -> float:
-    """How far a denoiser is from its teacher: the `output` loss on images `(N, C, 1, H, W)`, noise and times fixed."""
+def teacher_loss(model: UNet, teacher: Teacher, latents: Tensor, contexts: Tensor, seed: int = 0) -> float:
+    """The `output` loss of a denoiser on images `(N, C, 1, H, W)`, with fixed noise and timesteps."""
     count = len(latents)
     noise = torch.randn(latents.shape, generator=generator(seed, count)).to(latents)
     t = ((torch.arange(count) + 0.5) / count).to(latents)
     x = add_noise(latents, noise, t)
-    wanted, _ = teacher(x, t, contexts)
-    return _mean_square(velocity_fn(model, contexts)(x, t) - wanted, loss_weights(teacher.objective, t)).item()
+    target, _ = teacher(x, t, contexts)
+    return _mean_square(velocity_fn(model, contexts)(x, t) - target, loss_weights(teacher.objective, t)).item()
 
 
 def block_features(unet: UNet, x: Tensor, timestep: Tensor, context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Images `(B, C, 1, H, W)` -> the prediction like them, and by block its features `(B, C, H, W)`.
+    """Images `(B, C, 1, H, W)` -> the prediction, of the same shape, and the features `(B, C, H, W)` of each block.
 
-    A block's features are those after its last layer, before it changes the resolution.
+    A block's features are taken after its last layer, before the resolution changes.
     """
     last, features = _last_sites(unet), {}
 
@@ -140,12 +140,12 @@ def block_features(unet: UNet, x: Tensor, timestep: Tensor, context: Tensor) -> 
 
 
 def block_widths(unet: UNet) -> dict[str, int]:
-    """Block -> channels of its features."""
+    """The channels of each block's features, by block name."""
     return {layer.block: layer.channels for layer in unet.topology if layer.site}
 
 
 def _last_sites(unet: UNet) -> dict[str, str]:
-    """The last site of each block -> the block's name: `down.L`, `mid` or `up.L`, where L is the level in both."""
+    """The block name (`down.L`, `mid` or `up.L`, L the resolution level) of each block's last site."""
     last = {layer.block: layer.site for layer in unet.topology if layer.site}
     return {site: block for block, site in last.items()}
 

@@ -240,7 +240,7 @@ CASES = [
     # -- generating
     Case("no checkpoint", GENERATE.replace("{d}/checkpoint", "{d}/none"), ("none", "no such checkpoint")),
     Case("checkpoint is a stage without one", GENERATE, ("checkpoint.json", "finetune"), gone("checkpoint/checkpoint.json")),
-    Case("checkpoint is the run's folder", GENERATE, ("this folder holds no checkpoint.json", "did you mean 'D/checkpoint/adversarial'"), all_of(lambda d: (d / "checkpoint").rename(d / "stage"), lambda d: (d / "checkpoint").mkdir(), lambda d: (d / "stage").rename(d / "checkpoint/adversarial"))),
+    Case("checkpoint is the run's folder", GENERATE, ("contains no checkpoint.json", "did you mean 'D/checkpoint/adversarial'"), all_of(lambda d: (d / "checkpoint").rename(d / "stage"), lambda d: (d / "checkpoint").mkdir(), lambda d: (d / "stage").rename(d / "checkpoint/adversarial"))),
     Case("checkpoint info torn", GENERATE, ("checkpoint.json", "checkpoint file is no JSON"), torn("checkpoint/checkpoint.json")),
     Case("weights torn", GENERATE, ("denoiser.safetensors", "weights"), torn("checkpoint/denoiser.safetensors")),
     Case("weights of another model", GENERATE, ("denoiser.safetensors", "does not fit"), lambda d: shutil.copy(d / "checkpoint/decoder.safetensors", d / "checkpoint/denoiser.safetensors")),

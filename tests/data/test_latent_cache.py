@@ -112,7 +112,7 @@ def test_a_prepared_folder_is_not_mixed_with_other_data_or_weights(data, vae, sp
     prepare(tmp_path / "out", config, space)
     before = (tmp_path / "out/result.json").read_bytes()
     assert prepare(tmp_path / "out", config, space).metrics == json.loads(before)["metrics"]
-    with pytest.raises(ConfigError, match=r"begun with another config\.fps"):
+    with pytest.raises(ConfigError, match=r"started with another config\.fps"):
         prepare(tmp_path / "out", PrepareConfig(str(data), str(vae), 4.0, videos=2), space)
     with pytest.raises(ConfigError, match="fps: must be positive"):
         prepare(tmp_path / "out", PrepareConfig(str(data), str(vae), 0), space)

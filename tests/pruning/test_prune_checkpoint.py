@@ -59,7 +59,7 @@ def test_taylor_on_data_chooses_other_channels_and_is_nearer_to_the_original(wid
 def test_what_cannot_be_pruned_is_one_line(wide, space, decoder, tmp_path, capsys):
     with pytest.raises(ConfigError, match="'taylor' judges channels on data"):
         prune_checkpoint(wide, space, tmp_path, "taylor")
-    with pytest.raises(ConfigError, match="there is no 'tailor'; did you mean 'taylor'"):
+    with pytest.raises(ConfigError, match="unknown importance 'tailor'; did you mean 'taylor'"):
         prune_checkpoint(wide, space, tmp_path, "tailor")
     with pytest.raises(ConfigError, match="cost-only"):
         prune_checkpoint(wide, nas.SearchSpace("costs", {"a": ["none", "b"]}), tmp_path)

@@ -48,7 +48,7 @@ def _decoder_stage(folder: Path, space_hash: str) -> Path:
     space = nas.SearchSpace.load(path)
     torch.set_num_threads(1)
     config = DecoderConfig(
-        steps=10, batch=4, channels=(8, 16, 16), videos=80, images=40, held_out=16, classifier_steps=60
+        steps=10, batch=4, channels=(8, 16, 16), videos=80, images=40, held_out=16, classifier_steps=20
     )
     return run_stage("decoder", folder / "decoder", config, Inputs(space)).folder
 

@@ -94,7 +94,7 @@ def test_two_workers_killed_and_started_again_end_where_a_straight_run_does(inpu
         worker.send_signal(signal.SIGKILL)
         worker.wait()
     assert len(read_history(killed)) >= 10 and not (killed / "result.json").exists()
-    with pytest.raises(ConfigError, match=r"was begun with another workers \(2, now 1\); give the same again"):
+    with pytest.raises(ConfigError, match=r"was started with another workers \(2, now 1\); use the same value"):
         run_stage("finetune", killed, FINETUNE, inputs)
     finish(tmp_path / "b", start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs))
     a, b = (safetensors_io.load(folder / "denoiser.safetensors") for folder in (straight, killed))

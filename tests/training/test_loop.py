@@ -81,7 +81,7 @@ def test_the_state_of_another_model_is_refused(tmp_path):
     trained = learner()
     run("a", tmp_path, 2, {"x": trained}, step_of(trained), save_every=1)
     other = Learner(nn.Linear(4, 1), Optimization(lr=0.1), 4)
-    with pytest.raises(ConfigError, match="is of another model"):
+    with pytest.raises(ConfigError, match="is the state of another model"):
         run("a", tmp_path, 4, {"x": other}, step_of(trained), save_every=1)
 
 

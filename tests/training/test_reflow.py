@@ -32,7 +32,7 @@ def teacher(denoiser, decoder: Path) -> TeacherSampler:
 def test_the_clips_are_what_the_teacher_samples_from_that_noise(decoder: Path, denoiser, teacher, tmp_path: Path):
     batches = Batches(decoder, seed=1, videos=3, images=2, caption_dropout=0.0)
     reflow_pairs = ReflowPairs(tmp_path, batches, count=2)
-    reflow_pairs.make(teacher)
+    reflow_pairs.generate(teacher)
     batch, teacher_latents = reflow_pairs(3)  # the second batch, again
     assert torch.equal(batch.noise, batches.joint(1).noise)
     again = [
@@ -56,10 +56,10 @@ def sampled_by_hand(denoiser, noise, context, empty):
 
 def test_what_is_made_is_not_made_again(decoder: Path, teacher, tmp_path: Path):
     batches = Batches(decoder, seed=1, videos=2, images=2, caption_dropout=0.0)
-    ReflowPairs(tmp_path, batches, count=1).make(teacher)
+    ReflowPairs(tmp_path, batches, count=1).generate(teacher)
     (made,) = tmp_path.glob("*.safetensors")
     before = made.stat().st_mtime_ns
-    ReflowPairs(tmp_path, batches, count=2).make(teacher)
+    ReflowPairs(tmp_path, batches, count=2).generate(teacher)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2 and made.stat().st_mtime_ns == before
 
 
@@ -79,7 +79,7 @@ def test_images_are_taught_as_clips_are(decoder: Path, teacher, tmp_path: Path):
     reflow_pairs = ReflowPairs(
         tmp_path, Batches(decoder, 1, videos=2, images=3, image_share=0.5, caption_dropout=0.0), count=2
     )
-    reflow_pairs.make(teacher)
+    reflow_pairs.generate(teacher)
     assert [reflow_pairs(step)[1].shape[::2][:2] for step in (0, 1)] == [(2, 8), (3, 1)]
 
 

@@ -74,7 +74,7 @@ def test_too_little_memory_is_one_line(space, decoder, tmp_path, monkeypatch, er
         raise error
 
     monkeypatch.setattr(Learner, "train_step", fails)
-    with pytest.raises(NasError, match=r"memory does not suffice.*accumulate"):
+    with pytest.raises(NasError, match=r"out of memory.*accumulate"):
         run_stage("distill", tmp_path / "run", CONFIG, Inputs(space, decoder))
 
 

@@ -16,7 +16,7 @@ from nas.models.diffusers_checkpoint import save_unet
 from nas.training import DistillConfig, Inputs, read_history, run_stage
 from nas.training.learner import Optimization
 from nas.training.prune import prune_checkpoint
-from nas.training.teacher import Student, block_features, load_teacher, losses
+from nas.training.teacher import Student, block_features, distillation_losses, load_teacher
 
 CONFIG = DistillConfig(steps=16, batch=4, validation=8, save_every=5)
 
@@ -90,7 +90,7 @@ def test_the_losses_are_those_of_the_paper(wide, narrow, decoder, space):
     denoiser = UNet(small.backbone, 4, 384)
     student = Student(denoiser, teacher)
     batch = Batches(decoder, 0, 0, 3, objective=Objective("epsilon")).of_images(0)
-    found = losses(student, teacher, batch)
+    found = distillation_losses(student, teacher, batch)
 
     x0, noise, t = (value[:, :, 0] if value.dim() == 5 else value for value in (batch.latents, batch.noise, batch.t))
     x = (1 - t)[:, None, None, None] * x0 + t[:, None, None, None] * noise

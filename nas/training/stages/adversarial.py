@@ -1,18 +1,19 @@
-"""Stage `adversarial`: from 25 steps with guidance to a few without (SnapGen-V, arXiv 2412.10494, section 3.4).
+"""Stage `adversarial`: distills 25 steps with guidance into a few without (SnapGen-V, arXiv 2412.10494, section 3.4).
 
-The student starts from the fine-tuned denoiser, and so does its frozen teacher. It is trained at the few timesteps it
-will be sampled at: on pure noise, and on what its own sampling has made of noise by then (backward simulation; DMD2,
-arXiv 2405.14867), so that it learns on what it will see. Its clean prediction is pulled (pseudo-Huber) to where the
-teacher, with guidance, would end from there, and judged against real clips by a discriminator: the frozen encoder of
-the start with trained heads, on prediction and real latent re-noised alike, with hinge loss, an approximate R1 penalty
-(APT, arXiv 2501.08316, eq. 7) and real clips under wrong captions as negatives.
+Student and frozen teacher both start from the fine-tuned denoiser. The student is trained at the few timesteps of its
+sampling schedule: on pure noise, and on intermediate latents of its own sampling (backward simulation; DMD2, arXiv
+2405.14867), so that training and inference inputs match. Its x_0 prediction has two losses: the pseudo-Huber distance
+to the end of the teacher's guided trajectory from the same point, and the adversarial loss of a discriminator, which is
+the frozen encoder of the start with trained heads. The discriminator sees predictions and real latents noised alike; its
+loss is the hinge loss with an approximate R1 penalty (APT, arXiv 2501.08316, eq. 7) and with real clips under wrong
+captions as further negatives.
 
-The paper pulls to the real latent. From few steps that gives the mean of all clips that the noise may stand for, and
-little more: see docs/demo_recipe.md. Only the end of the teacher's trajectory is a function of the noise (reflow:
+The paper regresses to the real latent. With few steps this gives the mean of all clips, since noise and clip are drawn
+independently (see docs/demo_recipe.md); the end of the teacher's trajectory is a function of the noise (reflow, see
 `nas.training.reflow`).
 
-Metrics: `quality` by model (`adversarial`, and `control`: plain fine-tuning continued from the same start for about
-equal compute, by `STEP_COST`), each a list over numbers of steps.
+Metrics: `quality` by model, each a list over numbers of steps. The models are `adversarial` and `control`, which is plain
+fine-tuning continued from the same start for about equal compute, by `STEP_COST`.
 """
 
 from __future__ import annotations
@@ -48,15 +49,16 @@ class AdversarialConfig:
     """Config of the stage.
 
     Attributes:
-        sampled_steps: steps that the model is distilled for, at least 2.
+        sampled_steps: denoising steps that the model is distilled for, at least 2.
         batch, image_batch_size: clips in a video step, images in an image step; `image_share` of the steps are image steps.
-        generator, heads: optimisation of the denoiser and of the discriminator's heads.
-        teacher_batches: batches of noise that the teacher makes clips of, in `sampled_steps` steps, before the stage begins.
+        generator, heads: optimizer options of the denoiser and of the discriminator's heads.
+        teacher_batches: batches of noise from which the teacher samples clips, in `sampled_steps` steps, before training.
         pure_noise_fraction: share of the inputs that are pure noise; the rest is spread evenly over the other timesteps.
-        adversarial: weight of the adversarial loss next to the pseudo-Huber loss.
+        adversarial: weight of the adversarial loss relative to the pseudo-Huber loss.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
-        control_steps: continued fine-tuning to compare with; None for about equal compute.
-        eval_steps, control_eval_steps, eval_clips: at which numbers of steps, and on how many clips.
+        control_steps: fine-tuning steps of the control; None for about equal compute.
+        eval_steps, control_eval_steps: numbers of denoising steps at which quality is measured.
+        eval_clips: number of generated clips it is measured on.
     """
 
     steps: int = 300
@@ -88,14 +90,15 @@ class AdversarialConfig:
 
 
 STEP_COST = 2.8
-"""Compute of an adversarial step over that of a plain fine-tuning step of the same batch.
+"""Compute of an adversarial step relative to a plain fine-tuning step of the same batch.
 
-Measured on the demo's denoiser, 8 clips, `pure_noise_fraction` at its default (less of it costs more), one CPU thread: 0.57 s against
-0.20 s of processor time, means of 20 steps.
+Measured on the demo's denoiser with 8 clips, the default `pure_noise_fraction` (a lower one costs more) and one CPU
+thread: 0.57 s against 0.20 s of CPU time, means of 20 steps.
 """
 
 
 def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    """The stage function; see the module's docstring."""
     source, start = require_finished(inputs.decoder, "decoder"), require_finished(inputs.start, "finetune")
     base = checkpoint.load(start)
     torch.manual_seed(config.seed)
@@ -113,7 +116,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     times = sampling_schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
     frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
     teacher = TeacherSampler(frozen, batches.cache.empty, base.info.guidance, times)
-    reflow_pairs.make(teacher)
+    reflow_pairs.generate(teacher)
     trainer = AdversarialTrainer(base.denoiser, teacher, config, inputs.execution)
     learners = {"denoiser": trainer.generator, "heads": trainer.heads}
     seconds = run(
@@ -149,10 +152,10 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
 
 
 class AdversarialTrainer:
-    """Generator and discriminator, and one step of both.
+    """Trains student and discriminator in alternation.
 
     Args:
-        denoiser: the fine-tuned model; becomes the student, and its encoder the discriminator's.
+        denoiser: the fine-tuned model; it becomes the student, and a copy of its encoder the discriminator's.
         teacher: samples along the student's schedule.
     """
 
@@ -163,7 +166,7 @@ class AdversarialTrainer:
         config: AdversarialConfig,
         execution: ExecutionConfig | None = None,
     ) -> None:
-        # Clips of a batch judge each other's captions, and workers sample for different numbers of steps.
+        # Negatives pair clips of one batch, so it is not split; and workers run different numbers of forward passes.
         execution = replace(execution or ExecutionConfig(), accumulate=1, shard=False)
         self.config = config
         self.discriminator = Discriminator(denoiser).to(distributed.device())
@@ -173,22 +176,22 @@ class AdversarialTrainer:
         self.teacher, self.times = teacher, teacher.times
 
     def step(self, batch: Batch, teacher_latents: Tensor, number: int) -> dict[str, float]:
-        """One update of both.
+        """One update of student and discriminator.
 
         Args:
             batch: real latents `(B, C, T, h, w)`, their captions, and noise.
-            teacher_latents: what the teacher makes of that noise under those captions, like the latents.
+            teacher_latents: what the teacher samples from that noise under those captions, of the same shape.
         """
         config, stream = self.config, generator(self.config.seed, number, 7 + distributed.rank())
-        xt, t, goal = self.inputs(batch, teacher_latents, stream)
+        xt, t, target = self.inputs(batch, teacher_latents, stream)
         level = logit_normal(len(t), stream, mean=-0.5).to(xt.device)
         noise = torch.randn(xt.shape, generator=stream).to(xt.device)
         with self.generator.autocast():
             fake = predict_x0(xt, velocity_fn(self.generator.model, batch.context)(xt, t), t)
             real_noised, fake_noised = add_noise(batch.latents, noise, level), add_noise(fake, noise, level)
-            judged = self.judge(fake_noised, level, batch.context)
-            pull = pseudo_huber(fake, goal).mean()
-            loss = pull - config.adversarial * judged.mean()
+            scores = self._scores(fake_noised, level, batch.context)
+            pull = pseudo_huber(fake, target).mean()
+            loss = pull - config.adversarial * scores.mean()
         norm = self.generator.update(loss, number)
 
         with self.heads.autocast():
@@ -208,38 +211,49 @@ class AdversarialTrainer:
         }
 
     def inputs(self, batch: Batch, teacher_latents: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """What the student makes of the noise until some sampling time, that time, and where the teacher ends from it."""
+        """Inputs of the student, their times, and its targets.
+
+        The inputs are what the student's own sampling makes of the noise up to a random time of the schedule; the
+        targets are the ends of the teacher's trajectories from there.
+        """
         count, device = len(teacher_latents), teacher_latents.device
-        places = torch.randint(1, len(self.times) - 1, (count,), generator=stream)
-        places = torch.where(torch.rand(count, generator=stream) < self.config.pure_noise_fraction, 0, places).to(
+        indices = torch.randint(1, len(self.times) - 1, (count,), generator=stream)
+        indices = torch.where(torch.rand(count, generator=stream) < self.config.pure_noise_fraction, 0, indices).to(
             device
         )
         noise = scale_noise(batch.noise, self.times[0])
         x = advance(
-            noise, self.times, lambda step: step < places, lambda clips: velocity_fn(self.student, batch.context[clips])
+            noise,
+            self.times,
+            lambda step: step < indices,
+            lambda clips: velocity_fn(self.student, batch.context[clips]),
         )
-        begun = places > 0
-        goal = teacher_latents.clone()
-        goal[begun] = self.teacher.end(x[begun], batch.context[begun], places[begun])
-        return x, torch.tensor(self.times, device=device)[places], goal
+        started = indices > 0
+        target = teacher_latents.clone()
+        target[started] = self.teacher.end(x[started], batch.context[started], indices[started])
+        return x, torch.tensor(self.times, device=device)[indices], target
 
-    def heads_loss(self, real: Tensor, fake: Tensor, level: Tensor, batch: Batch, stream: torch.Generator):
-        """Hinge loss, negatives under wrong captions, and the penalty; also the mean scores of real and fake."""
+    def heads_loss(
+        self, real: Tensor, fake: Tensor, level: Tensor, batch: Batch, stream: torch.Generator
+    ) -> tuple[Tensor, float, float]:
+        """The discriminator's loss, and its mean scores of real and generated clips."""
         config = self.config
         wrong = batch.context.roll(1, 0)
-        differs = (wrong - batch.context).abs().amax((1, 2)) > 0  # a neighbour may have the same caption
-        shaken = real + config.penalty_noise * torch.randn(real.shape, generator=stream).to(real.device)
-        everything = torch.cat([real, fake, shaken, real])  # in one pass: many small ones are mostly overhead
+        differs = (wrong - batch.context).abs().amax((1, 2)) > 0  # the next clip may have the same caption
+        perturbed = real + config.penalty_noise * torch.randn(real.shape, generator=stream).to(real.device)
+        inputs = torch.cat([real, fake, perturbed, real])  # in one pass, since many small ones are mostly overhead
         contexts = torch.cat([batch.context, batch.context, batch.context, wrong])
-        on_real, on_fake, on_shaken, on_wrong = self.judge(everything, level.repeat(4), contexts).chunk(4)
+        on_real, on_fake, on_perturbed, on_wrong = self._scores(inputs, level.repeat(4), contexts).chunk(4)
         negative = (1 + on_fake).relu().mean()
-        if differs.any():  # half the weight each: two negatives to one positive would press all scores to -1 for good
+        if (
+            differs.any()
+        ):  # half the weight each: two negatives per positive drive all scores to -1, where learning stops
             negative = (negative + (1 + on_wrong[differs]).relu().mean()) / 2
         loss = (1 - on_real).relu().mean() + negative
-        loss = loss + config.penalty * (on_shaken - on_real).square().mean()
+        loss = loss + config.penalty * (on_perturbed - on_real).square().mean()
         return loss, on_real.mean().item(), on_fake.mean().item()
 
-    def judge(self, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
+    def _scores(self, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
         return self.discriminator(*model_input(get_objective(self.student), noised, level), context)
 
 
@@ -251,11 +265,11 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
 def _control(
     folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path, execution: ExecutionConfig
 ) -> nn.Module:
-    """The start, trained on as before for as much compute as the adversarial steps, and teaching, took."""
+    """The start, fine-tuned further with the compute of the adversarial steps and of the teacher's sampling."""
     passes = config.teacher_batches * config.sampled_steps * (1 if base.info.guidance == 1 else 2)
-    equal = round(config.steps * STEP_COST + passes / 3)  # a step of training is three passes forward
+    equal = round(config.steps * STEP_COST + passes / 3)  # a training step costs three forward passes
     steps = equal if config.control_steps is None else config.control_steps
-    # The learning rate of the adversarial stage's length, and other data than the start saw.
+    # The learning rate schedule spans these steps; another seed gives other data than the start was trained on.
     plain = replace(config.control, steps=steps, seed=config.seed + 1000)
     denoiser = checkpoint.load(base.folder).denoiser.train()
     learner, _ = train_jointly("control", folder / "control", denoiser, source, plain, execution)

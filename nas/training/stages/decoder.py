@@ -1,7 +1,8 @@
-"""Stage `decoder`: train the autoencoder with its separable video decoder, then encode the data once for all.
+"""Stage `decoder`: trains the autoencoder with its separable video decoder, then encodes the data set.
 
-On moving digits it first trains and checks the classifier that will judge generated clips. Clips that cannot be used
-are listed in the folder's skipped.csv, others take their place. Metrics: `psnr_db` and `ssim` of held-out clips, `judge` (the classifier's accuracy on held-out real clips and on their reconstructions), and counts.
+On moving digits it first trains and checks the classifier that evaluates generated clips. Unusable clips are listed in
+the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` of held-out clips, `judge` (the accuracy
+of the digit classifier on held-out real clips and on their reconstructions), and counts.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.stage import Inputs, check_finite
 
-JUDGED_REAL = 256
-"""Held-out real clips that the classifier judges, for the best that generated ones can reach."""
+REAL_CLIPS = 256
+"""Held-out real clips that are classified, as the upper bound of what generated ones can reach."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,15 @@ class DecoderConfig:
     Attributes:
         data: `digits`, or the folder of a data set, relative to the file that names it.
         fps: frames per second that the clips of a folder are resampled to.
-        buckets: bring the clips of a folder to buckets of shape and length for the denoiser, not to one size. The
-            autoencoder itself trains on the search space's size.
-        steps, batch: optimiser steps, and clips in each.
-        channels, norm_groups, mid_attention: of the autoencoder, see `VAEConfig`. By default what the search space
-            declares as its `decoder`, which costs are counted with; (16, 32, 32), 8 and False where it declares none.
-        kl: weight of the divergence from a normal latent, next to a mean squared error per pixel.
-        videos, images: how many of each to encode for training; all by default.
+        buckets: encode the clips of a folder in buckets of shape and length, not at one size. The autoencoder itself is
+            trained at the search space's size.
+        steps, batch: optimizer steps, and clips per step.
+        channels, norm_groups, mid_attention: of the autoencoder, see `VAEConfig`. None: those of the search space's
+            `decoder`, which is the one in its costs; (16, 32, 32), 8 and False if it declares none.
+        kl: weight of the KL divergence from a normal latent, relative to the mean squared error per pixel.
+        videos, images: number of each to encode for training; None: all.
         held_out: clips of the test split to encode, for validation losses.
-        classifier_steps: training of the judge of digit clips.
+        classifier_steps: training steps of the digit classifier.
     """
 
     data: str = "digits"
@@ -79,41 +80,40 @@ class DecoderConfig:
         check_range(self, ("fps",), 0, 1000, above=True)
 
     def with_space_defaults(self, space: SearchSpace) -> DecoderConfig:
-        """This config with the autoencoder that the search space declares.
+        """This config with the autoencoder options that the search space declares.
 
         Raises:
-            ConfigError: it asks for another one.
+            ConfigError: the config contradicts them.
         """
         declared = _declared(space)
         for name in ("channels", "norm_groups", "mid_attention"):
-            asked, wanted = getattr(self, name), getattr(declared, name)
-            if space.decoder is not None and asked not in (None, wanted):
+            own, wanted = getattr(self, name), getattr(declared, name)
+            if space.decoder is not None and own not in (None, wanted):
                 raise ConfigError(
-                    f"decoder.{name}: {_text(asked)} is not what the search space '{space.name}' declares, "
-                    f"decoder.vae.{name}: {_text(wanted)}, which its costs are counted with; drop one of the two"
+                    f"decoder.{name}: {_text(own)} is not what the search space '{space.name}' declares, "
+                    f"decoder.vae.{name}: {_text(wanted)}, which its costs include; remove one of the two"
                 )
         chosen = {name: getattr(self, name) for name in ("channels", "norm_groups", "mid_attention")}
         return replace(self, **{name: getattr(declared, name) if v is None else v for name, v in chosen.items()})
 
 
 def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    """The stage function; see the module's docstring."""
     space, config = inputs.space, config.with_space_defaults(inputs.space)
     data = config.data if config.data == "digits" else str(inputs.path(config.data))
     factor = 2 ** (len(config.channels) - 1)
     source, test = (load_source(data, split, space, factor, config.fps) for split in ("train", "test"))
     if min(source.height, source.width) < WINDOW:
         raise ConfigError(
-            f"latent, decoder.channels: make clips of {source.height}x{source.width} pixels; reconstructions are judged "
-            f"in windows of {WINDOW}x{WINDOW} (SSIM), so give larger latents or more levels"
+            f"latent, decoder.channels: result in clips of {source.height}x{source.width} pixels; SSIM needs at least "
+            f"{WINDOW}x{WINDOW}, so use larger latents or more levels"
         )
-    for split, found in (("train", source), ("test", test)):
-        latent_cache_writer.check_source(folder / split, found)
+    for split, data_source in (("train", source), ("test", test)):
+        latent_cache_writer.check_source(folder / split, data_source)
     usable = SkippingSource(source, folder / skipped.SKIPPED)
-    evaluator = (
-        load_digit_evaluator(folder, source.frames, config.classifier_steps, config.seed)
-        if config.data == "digits"
-        else None
-    )
+    evaluator = None
+    if config.data == "digits":
+        evaluator = load_digit_evaluator(folder, source.frames, config.classifier_steps, config.seed)
     torch.manual_seed(config.seed)
     autoencoder = Autoencoder(_vae_config(config, source, inputs))
     learner = Learner(autoencoder, config.optimization, config.steps, execution=inputs.execution)
@@ -121,10 +121,10 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
 
     def step(number: int) -> dict[str, float]:
         mine, terms = distributed.share(config.batch), []
-        clips = pixels(usable, batch_indices(config.seed, number, config.batch, source.videos)[mine])
+        clips = _pixels(usable, batch_indices(config.seed, number, config.batch, source.videos)[mine])
         noise = torch.randn((config.batch, *shape), generator=generator(config.seed, number))[mine]
 
-        def loss(part: Noised) -> Tensor:
+        def loss(part: _Noised) -> Tensor:
             mean, log_variance = autoencoder.encode_moments(part.clips)
             rebuilt = autoencoder.decode_unscaled(mean + part.noise * (0.5 * log_variance).exp())
             error = F.mse_loss(rebuilt, part.clips)
@@ -132,7 +132,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             terms.append((error.item(), divergence.item()))
             return error + config.kl * divergence
 
-        row = learner.train_step(loss, Noised(clips.to(learner.device), noise.to(learner.device)), number)
+        row = learner.train_step(loss, _Noised(clips.to(learner.device), noise.to(learner.device)), number)
         error, divergence = (sum(values) / len(terms) for values in zip(*terms))
         return {"loss": error, "kl": divergence, "grad_norm": row["grad_norm"]}
 
@@ -144,10 +144,10 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     checkpoint.save_autoencoder(folder, autoencoder)
 
     text = PromptEncoder(space.text)
-    judged = [caption_of(label) for label in LABELS] if evaluator else []
+    eval_captions = [caption_of(label) for label in LABELS] if evaluator else []
     shaped = load_source(data, "train", space, factor, config.fps, config.buckets)
     train = latent_cache_writer.fill_cache(
-        folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, judged, "encode train"
+        folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, eval_captions, "encode train"
     )
     held = latent_cache_writer.fill_cache(
         folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test"
@@ -161,10 +161,10 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             "seed": config.seed,
         },
     )
-    seen = fidelity(autoencoder, SkippingSource(test, folder / "test" / skipped.SKIPPED))
+    fidelity = _fidelity(autoencoder, SkippingSource(test, folder / "test" / skipped.SKIPPED))
     metrics = {
-        "psnr_db": seen.psnr_db,
-        "ssim": seen.ssim,
+        "psnr_db": fidelity.psnr_db,
+        "ssim": fidelity.ssim,
         "videos": train.videos,
         "images": train.images,
         "held_out": held.videos,
@@ -177,23 +177,23 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
 
 
 @dataclass(frozen=True)
-class Noised:
-    """Clips `(B, C, T, H, W)` and the noise `(B, c, T, h, w)` of their latents."""
+class _Noised:
+    """Clips `(B, C, T, H, W)` and noise `(B, c, T, h, w)` for their latents."""
 
     clips: Tensor
     noise: Tensor
 
-    def split(self, parts: int) -> list[Noised]:
+    def split(self, parts: int) -> list[_Noised]:
         if len(self.clips) % parts:
             raise ConfigError(f"batch: {len(self.clips)} clips cannot be accumulated in {parts} equal parts")
-        return [Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
+        return [_Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
 
 
 def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
-    """Nothing, where a finished stage's data are gone, or are what they were.
+    """Check that the data of a finished stage, if they still exist, have not changed.
 
     Raises:
-        ConfigError: other clips or captions are there under the same names.
+        ConfigError: the data have other clips or captions under the same names.
     """
     data = inputs.path(config.data)
     if config.data == "digits" or not data.is_dir():
@@ -205,22 +205,22 @@ def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
         )
 
 
-def pixels(source: SkippingSource, indices: list[int]) -> Tensor:
+def _pixels(source: SkippingSource, indices: list[int]) -> Tensor:
     return torch.from_numpy(np.stack([source.video(index).pixels for index in indices]))
 
 
 @torch.no_grad()
-def fidelity(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -> Fidelity:
-    """PSNR and SSIM of reconstructed clips."""
-    found = Fidelity()
+def _fidelity(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -> Fidelity:
+    """PSNR and SSIM of reconstructed clips, from a fixed choice of them."""
+    fidelity = Fidelity()
     for index in batch_indices(0, 0, min(clips, source.videos), source.videos):
-        video = pixels(source, [index])
-        found.add(reconstruct(autoencoder, video), video)
-    return found
+        video = _pixels(source, [index])
+        fidelity.add(reconstruct(autoencoder, video), video)
+    return fidelity
 
 
 def _declared(space: SearchSpace) -> VAEConfig:
-    """The autoencoder that a search space declares, or a small one."""
+    """The autoencoder config that a search space declares, or a small one."""
     if space.decoder is not None:
         return space.decoder.vae
     return VAEConfig((16, 32, 32), latent_channels=space.latent.channels, norm_groups=8, mid_attention=False)
@@ -231,16 +231,16 @@ def _text(value: Any) -> str:
 
 
 def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAEConfig:
-    """The autoencoder to train, from a config that is complete (`with_space_defaults`).
+    """The autoencoder config, from a stage config after `with_space_defaults`.
 
     Raises:
-        ConfigError: it does not fit the clips or the latents.
+        ConfigError: it does not match the clips or the latents.
     """
     latent, declared = inputs.space.latent, _declared(inputs.space)
     if inputs.space.decoder is not None and declared.image_channels != source.channels:
         raise ConfigError(
             f"{config.data}: clips of {source.channels} color channels; the search space '{inputs.space.name}' declares "
-            f"decoder.vae.image_channels: {declared.image_channels}, which its costs are counted with; change that"
+            f"decoder.vae.image_channels: {declared.image_channels}, which its costs include; change that"
         )
     vae = replace(
         declared,
@@ -253,20 +253,20 @@ def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAECon
     size = (source.height // vae.downsampling, source.width // vae.downsampling)
     if size != (latent.height, latent.width):
         raise ConfigError(
-            f"decoder.channels: {len(config.channels)} levels make {size[0]}x{size[1]} latents of "
-            f"{source.height}x{source.width} clips; the search space asks for {latent.height}x{latent.width}"
+            f"decoder.channels: {len(config.channels)} levels give {size[0]}x{size[1]} latents for "
+            f"{source.height}x{source.width} clips; the search space has {latent.height}x{latent.width}"
         )
     return vae
 
 
 @torch.no_grad()
 def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -> Autoencoder:
-    """The same autoencoder with a scaling factor that gives latents a standard deviation of 1."""
+    """The autoencoder with the scaling factor that gives latents a standard deviation of 1."""
     chosen = batch_indices(0, 0, clips, source.videos)
-    means = [encode_clips(lambda part: autoencoder.encode_moments(part)[0], pixels(source, [i])) for i in chosen]
+    means = [encode_clips(lambda part: autoencoder.encode_moments(part)[0], _pixels(source, [i])) for i in chosen]
     spread = check_finite(torch.cat(means).std().item(), "decoder: the standard deviation of latents")
     if not spread:
-        raise NasError("decoder: all latents are the same: the training diverged; lower the learning rate")
+        raise NasError("decoder: all latents are equal: the training diverged; lower the learning rate")
     scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / spread))
     scaled.load_state_dict(autoencoder.state_dict())
     return scaled.eval().requires_grad_(False)
@@ -274,7 +274,7 @@ def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -
 
 @torch.no_grad()
 def _check(evaluator: DigitEvaluator, autoencoder: Autoencoder) -> dict[str, Any]:
-    clips, labels = evaluator.held_out(JUDGED_REAL)
+    clips, labels = evaluator.held_out(REAL_CLIPS)
     rebuilt = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in clips.split(32)])
     return {
         "real_digit_accuracy": evaluator.accuracy[0],

@@ -1,7 +1,7 @@
-"""Stage `distill`: the spatial backbone, on images.
+"""Stage `distill`: trains the spatial backbone on images, optionally distilling it from a larger teacher.
 
-The objective on images (T = 1), which skips temporal layers; with a teacher, its output and its block features too: see
-`nas.training.teacher`. Metric: `validation_loss` on held-out frames; with a teacher also `teacher_loss` there.
+Images have T = 1, for which temporal layers are skipped. For the losses with a teacher see `nas.training.teacher`.
+Metrics: `validation_loss` on held-out frames, and with a teacher `teacher_loss` on the same.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from nas.ranges import check_range
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.stage import Inputs, check_finite, require_finished
-from nas.training.teacher import Student, distance, load_teacher, losses
+from nas.training.teacher import Student, distillation_losses, load_teacher, teacher_loss
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Config of the stage. `batch` counts images, `drop` is the share of captions emptied for guidance.
+    """Config of the stage.
 
     Attributes:
-        teacher: a larger backbone to learn from: the folder of a checkpoint, this library's or diffusers', or a Hub
-            name; None: from data alone.
-        pruned: a folder that `nas prune` wrote: the weights to start from; None: fresh ones. Both folders are relative
-            to the file that names them.
-        output_weight, feature_weight: of the teacher's losses beside the task's; both 1 in BK-SDM.
+        batch: images per step.
+        caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
+        teacher: a larger backbone: the folder of a checkpoint of this library or of diffusers, or a Hub name; None: no
+            distillation.
+        pruned: a folder that `nas prune` wrote, whose weights are the initial ones; None: random initialization. Both
+            folders are relative to the file that names them.
+        output_weight, feature_weight: weights of the teacher losses relative to the task loss; both 1 in BK-SDM.
     """
 
     steps: int = 300
@@ -59,10 +61,11 @@ class DistillConfig:
 
 
 def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    """The stage function; see the module's docstring."""
     source = require_finished(inputs.decoder, "decoder")
     torch.manual_seed(config.seed)
     backbone = build(inputs.space, inputs.space.architecture({}))
-    if config.pruned is not None:  # it reads text as its original did: there is nothing to fit
+    if config.pruned is not None:  # it keeps the text embedding of the original, which needs no fitting
         load_spatial_weights(backbone, inputs.path(config.pruned))
     elif backbone.text_embedding is not None:
         backbone.text_embedding.fit(LatentCache(source / "train").all_contexts())
@@ -80,15 +83,15 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
         batch = batches.of_images(number)
         if teacher is None:
             return learner.train_step(lambda part: batch_loss(learner.model, part), batch, number)
-        seen: list[dict[str, float]] = []
+        parts: list[dict[str, float]] = []
 
         def loss(part: Batch) -> Tensor:
-            found = losses(learner.model, teacher, part)
-            seen.append({name: value.item() for name, value in found.items()})
-            return found["task"] + config.output_weight * found["output"] + config.feature_weight * found["features"]
+            values = distillation_losses(learner.model, teacher, part)
+            parts.append({name: value.item() for name, value in values.items()})
+            return values["task"] + config.output_weight * values["output"] + config.feature_weight * values["features"]
 
-        done = learner.train_step(loss, batch, number)
-        return done | {name: sum(part[name] for part in seen) / len(seen) for name in seen[0]}
+        row = learner.train_step(loss, batch, number)
+        return row | {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     seconds = run("distill", folder, config.steps, {"backbone": learner}, step, config.save_every)
     trained = learner.result()
@@ -99,6 +102,6 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     loss = validation_loss(backbone, latents[:, :, :1], contexts)
     metrics = {"validation_loss": check_finite(loss, "distill: validation_loss")}
     if teacher is not None:
-        metrics["teacher_loss"] = distance(backbone, teacher, latents[:, :, :1], contexts)
+        metrics["teacher_loss"] = teacher_loss(backbone, teacher, latents[:, :, :1], contexts)
     safetensors_io.save(folder / "denoiser.safetensors", backbone.state_dict())
     return metrics, seconds

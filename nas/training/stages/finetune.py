@@ -1,7 +1,7 @@
-"""Stage `finetune`: all weights of the chosen architecture, on images and clips jointly.
+"""Stage `finetune`: trains all weights of the chosen architecture on images and clips jointly.
 
-Metrics: `validation_loss` before and after, and on moving digits `quality`: a list of Frechet distance and accuracies
-at each number of steps.
+Metrics: `validation_loss_before`, `validation_loss`, and for moving digits `quality`: Frechet distance and accuracies at
+each number of steps in `eval_steps`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class FinetuneConfig:
         batch, image_batch_size: clips in a video step, images in an image step; `image_share` of the steps are image steps.
         caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
         guidance: scale of classifier-free guidance when clips are generated.
-        eval_steps, eval_clips: at which numbers of steps, and on how many generated clips, quality is measured.
+        eval_steps: numbers of denoising steps at which quality is measured.
+        eval_clips: number of generated clips it is measured on.
         validation: held-out clips for the validation loss.
     """
 
@@ -64,9 +65,10 @@ class FinetuneConfig:
 
 
 def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    """The stage function; see the module's docstring."""
     source = require_finished(inputs.decoder, "decoder")
     if inputs.architecture is None:
-        raise ConfigError("finetune: needs an architecture; give the one that the search chose")
+        raise ConfigError("finetune: needs an architecture; give the result of the search")
     arch = inputs.space.check(inputs.architecture)
     torch.manual_seed(config.seed)
     denoiser = supernet.denoiser_from(inputs.start, inputs)
@@ -97,7 +99,15 @@ def train_jointly(
     execution: ExecutionConfig | None = None,
     previews: PreviewConfig | None = None,
 ) -> tuple[Learner, float]:
-    """Train all weights on images and clips; the adversarial stage's control is this as well."""
+    """Train all weights on images and clips; also used for the control of the `adversarial` stage.
+
+    Args:
+        title: of the progress bar and the warnings.
+        source: the folder of the finished `decoder` stage.
+
+    Returns:
+        The learner after the last step, and the seconds spent.
+    """
     denoiser.requires_grad_(True)
     learner = Learner(denoiser, config.optimization, config.steps, execution=execution, use_ddp=True)
     asked, preview_writer = (

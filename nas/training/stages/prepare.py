@@ -1,7 +1,7 @@
-"""`nas prepare`: the latents and text embeddings of a data set under an autoencoder that is trained already.
+"""Encoding of a data set with an existing autoencoder (`nas prepare`): latents and text embeddings.
 
-The folder it writes stands in the place of a finished `decoder` stage: the autoencoder, the caches `train` and `test`,
-the lists of what was skipped. Started again after whatever stopped it, it goes on after the last whole shard.
+The folder it writes takes the place of a finished `decoder` stage: the autoencoder, the caches `train` and `test`, the
+lists of skipped files. After an interruption it resumes after the last complete shard.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from nas.training.stage import Inputs, StageResult, run_in_folder
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What a prepared folder is made of; another one is refused.
+    """Config of a prepared folder.
 
     Attributes:
         data: the folder of a data set.
-        decoder: the folder of an autoencoder: a `decoder` stage's, or a checkpoint, this library's or diffusers'.
-        fps, buckets: see `sources.load`.
-        videos, images: how many to prepare, from a fixed shuffle; all by default.
-        held_out: clips of the test split, for validation losses; all of the search space's own size.
-        data_hash, decoder_hash: of what data there are, and of the weights; filled in by `prepare`.
+        decoder: the folder of an autoencoder: a `decoder` stage, or a checkpoint of this library or of diffusers.
+        fps, buckets: see `nas.data.registry.load`.
+        videos, images: number to prepare, from a fixed shuffle; None: all.
+        held_out: clips of the test split, for validation losses; all have the search space's own size.
+        data_hash, decoder_hash: hashes of the data and of the weights; filled in by `prepare`.
     """
 
     data: str
@@ -51,11 +51,12 @@ class PrepareConfig:
 
 
 def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> StageResult:
-    """Fill `out`, or go on with it. Metrics: `videos`, `images`, `held_out`, and `skipped`, a number.
+    """Fill the folder `out`, or resume. Metrics: the numbers of `videos`, `images`, `held_out` and `skipped`.
 
     Raises:
-        ConfigError: the data or the autoencoder cannot be read or do not fit the space, or `out` was begun with others.
-        LockedError: another process is at it.
+        ConfigError: the data or the autoencoder cannot be read or do not match the space, or `out` was started with
+            another configuration.
+        LockedError: another process uses the folder.
     """
     check_fps(config.fps)
     for name in ("videos", "images", "held_out"):
@@ -63,9 +64,9 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
         if count is not None and (not isinstance(count, int) or count < (name != "images")):
             raise ConfigError(f"{name}: must be a number of at least {int(name != 'images')}, not {count}")
     if config.data == "digits":
-        raise ConfigError("data: digits are prepared by the decoder stage, with their judge; give a folder of clips")
+        raise ConfigError("data: digits are prepared by the decoder stage; give a folder of clips")
     if space.backbone is None:
-        raise ConfigError(f"{space.name}: is a space of costs alone; give one with a backbone")
+        raise ConfigError(f"{space.name}: is a cost-only space; give one with a backbone")
     out = Path(out)
     done = (out / "result.json").exists()
     with contextlib.nullcontext() if done else output_lock(out, folder=True):  # before anything is read
@@ -77,8 +78,8 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
     vae = autoencoder.config
     if vae.latent_channels != space.latent.channels:
         raise ConfigError(
-            f"{config.decoder}: makes latents of {vae.latent_channels} channels, "
-            f"the search space '{space.name}' wants {space.latent.channels}"
+            f"{config.decoder}: has latents of {vae.latent_channels} channels; "
+            f"the search space '{space.name}' has {space.latent.channels}"
         )
     if space.decoder is not None and Decoder(vae, space.decoder.frames).hash() != space.decoder.hash():
         raise ConfigError(
@@ -91,9 +92,9 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
     )
     if vae.image_channels != train.channels:
         raise ConfigError(
-            f"{config.decoder}: reads {vae.image_channels} colour channels, {config.data} has {train.channels}"
+            f"{config.decoder}: takes {vae.image_channels} color channels, {config.data} has {train.channels}"
         )
-    asked = PrepareConfig(
+    hashed = PrepareConfig(
         **{**vars(config), "data_hash": _hash(train) + _hash(test), "decoder_hash": _file_hash(config.decoder)}
     )
 
@@ -113,24 +114,24 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
         metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
         return metrics, time.monotonic() - started
 
-    _same_data(out, asked)
-    return run_in_folder("prepare", encode_all, out, asked, Inputs(space))
+    _check_same_data(out, hashed)
+    return run_in_folder("prepare", encode_all, out, hashed, Inputs(space))
 
 
 def _size(vae: VAEConfig) -> str:
     return f"channels {list(vae.channels)}, {vae.layers_per_block} layers, {vae.image_channels} colors"
 
 
-def _same_data(out: Path, asked: PrepareConfig) -> None:
+def _check_same_data(out: Path, config: PrepareConfig) -> None:
     """
     Raises:
-        ConfigError: the folder was begun when the data, of the same name, held something else.
+        ConfigError: the folder was started with data of the same name and other content.
     """
-    begun = read_json(out / "stage.json", "stage", dict) if (out / "stage.json").exists() else {}
-    config = begun.get("config") if isinstance(begun, dict) else None
-    there = config if isinstance(config, dict) else {}
-    if there.get("data") == asked.data and there.get("data_hash", asked.data_hash) != asked.data_hash:
-        raise ConfigError(f"{out}: {latent_cache_writer.OTHER_DATA} ({asked.data})")
+    note = read_json(out / "stage.json", "stage", dict) if (out / "stage.json").exists() else {}
+    recorded = note.get("config") if isinstance(note, dict) else None
+    recorded = recorded if isinstance(recorded, dict) else {}
+    if recorded.get("data") == config.data and recorded.get("data_hash", config.data_hash) != config.data_hash:
+        raise ConfigError(f"{out}: {latent_cache_writer.OTHER_DATA} ({config.data})")
 
 
 def _hash(source: Source) -> str:

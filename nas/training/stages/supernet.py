@@ -1,11 +1,12 @@
 """Stage `supernet`: single-path training of every operator in every slot, on images and clips jointly.
 
-Each step trains one path. Paths come in fair rounds (FairNAS, arXiv 1907.01845): within a round every choice of every
-slot is trained once. Metric: `validation_loss` of a fixed set of random paths.
+Each step trains one path. Paths are sampled in fair rounds (FairNAS, arXiv 1907.01845): in a round, every choice of
+every slot is trained once. Metric: `validation_loss`, the mean over a fixed set of random paths.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -35,8 +36,8 @@ class SupernetConfig:
 
     Attributes:
         batch, image_batch_size: clips in a video step, images in an image step.
-        image_share: share of steps that are image steps; they train the spatial backbone alone.
-        spatial_rate: learning rate of the spatial backbone as a part of the temporal layers'; 0 freezes it.
+        image_share: share of steps that are image steps; these train the spatial backbone only.
+        spatial_rate: learning rate of the spatial backbone relative to that of the temporal layers; 0 freezes it.
         caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
         validation: held-out clips for the validation loss of `paths` random paths.
     """
@@ -60,6 +61,7 @@ class SupernetConfig:
 
 
 def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    """The stage function; see the module's docstring."""
     source, start = require_finished(inputs.decoder, "decoder"), require_finished(inputs.start, "distill")
     torch.manual_seed(config.seed)
     model = Supernet(inputs.space)
@@ -106,8 +108,8 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
     return metrics, seconds
 
 
-def fair_paths(inputs: Inputs, seed: int):
-    """Step -> path, by fair rounds that are each a function of (seed, number of the round)."""
+def fair_paths(inputs: Inputs, seed: int) -> Callable[[int], Architecture]:
+    """A function from the step to its path; each fair round is a function of (seed, number of the round)."""
     length = max(map(len, inputs.space.slots.values()))
 
     @lru_cache(maxsize=2)
@@ -126,10 +128,10 @@ def load(folder: Path, inputs: Inputs) -> Supernet:
 
 
 def denoiser_from(folder: Path | None, inputs: Inputs) -> Denoiser:
-    """The denoiser of `inputs.architecture`, to train on.
+    """The denoiser of `inputs.architecture` in training mode, with the weights of a finished stage.
 
-    Out of a finished `supernet` stage it has the supernet's weights, out of a `distill` stage the spatial backbone's,
-    with temporal layers that change nothing yet.
+    From a `supernet` stage it has the supernet's weights; from a `distill` stage the spatial backbone's, with temporal
+    layers whose output is zero-initialized.
     """
     folder = require_finished(folder, "supernet")
     if (folder / WEIGHTS).exists():

@@ -1,0 +1,1 @@
+"""Conformance suites for extensions of this library, to be called from their tests."""
