@@ -33,7 +33,7 @@ class PrepareConfig:
     Attributes:
         data: the folder of a data set.
         decoder: the folder of an autoencoder: a `decoder` stage, or a checkpoint of this library or of diffusers.
-        fps, buckets: see `nas.data.registry.load`.
+        fps, buckets: see `nas.data.load_source`.
         videos, images: number to prepare, from a fixed shuffle; None: all.
         held_out: clips of the test split, for validation losses; all have the search space's own size.
         data_hash, decoder_hash: hashes of the data and of the weights; filled in by `prepare`.
