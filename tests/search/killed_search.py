@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
-sys.path.insert(0, os.path.dirname(__file__))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from test_search_resume import small
 

@@ -56,7 +56,7 @@ def test_a_killed_driver_of_two_workers_resumes(tmp_path):
     process.kill()
     process.wait()
     before = {trial.number: trial.value for trial in finished(journal)}
-    assert driver(journal, 12, 0.0).wait(timeout=60) == 0
+    assert driver(journal, 12, 0.0).wait(timeout=600) == 0
     assert before.items() <= {trial.number: trial.value for trial in finished(journal)}.items()
     check_after_kill(journal, 2)
     assert isinstance(optuna.load_study(study_name="nas", storage=open_storage(journal)).best_value, float)

@@ -1,7 +1,6 @@
-"""An address at which no Ray cluster answers is one line, at once: Ray itself tries for two minutes."""
+"""An address at which no Ray cluster answers is one line, before Ray itself tries for two minutes."""
 
 import socket
-import time
 
 import pytest
 
@@ -19,14 +18,14 @@ def closed_port():
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_nobody_answers(closed_port, scheme):
-    import ray  # noqa: F401  (takes seconds, on a busy machine many, which are not what is timed)
+def test_nobody_answers(closed_port, scheme, monkeypatch):
+    import ray
 
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was asked to connect"))
     space, cost, budget, table = make(0, 3, 3)
-    address, start = f"{scheme}127.0.0.1:{closed_port}", time.monotonic()
+    address = f"{scheme}127.0.0.1:{closed_port}"
     with pytest.raises(ConfigError, match=f"no Ray cluster at '{address}' .ConnectionRefusedError") as raised:
         run(space, cost, table, budget, trials=2, workers=2, address=address)
-    assert time.monotonic() - start < 20
     assert "\n" not in str(raised.value)
 
 

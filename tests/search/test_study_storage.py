@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import traceback
+from pathlib import Path
 
 import optuna
 import pytest
@@ -128,7 +129,7 @@ def test_a_full_database_is_one_line(search, tmp_path):
     code = f"""
         import resource, signal, sys
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from tests.support.instances import make
         from nas.search import run
         from nas.search.storage import StorageError
@@ -255,7 +256,7 @@ def test_a_second_search_is_refused_or_joins(search, tmp_path, kind):
     storage = str(tmp_path / "a.journal") if kind == "journal" else f"sqlite:///{tmp_path / 'a.db'}"
 
     def start(join, seed):
-        code = SHARED.format(tests=os.path.dirname(__file__), storage=storage, join=join, seed=seed)
+        code = SHARED.format(tests=str(Path(__file__).parents[2]), storage=storage, join=join, seed=seed)
         return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE, text=True)
 
     space, cost, table, budget = search
