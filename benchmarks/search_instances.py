@@ -20,7 +20,7 @@ import pandas as pd
 from nas.costs import Budget, CostModel, LookupTable
 from nas.search import optimum
 from nas.search.problem import Pairs, Problem, Scores
-from nas.search.samplers.local_search import Climber
+from nas.search.samplers.local_search import LocalSearch
 from nas.search.samplers.repair import repair
 from nas.spaces import SearchSpace
 
@@ -31,10 +31,10 @@ LEVELS = (0, 1, 2, 3, 3, 3, 2, 2, 1, 1, 0, 0)  # of the 12 sites, in order
 SLOTS = 2 * len(LEVELS)
 
 BENCHMARK = ("additive", "pairwise", "noisy")
-TUNING = ("plain", "independent", "neighbours", "everywhere")
+TUNING = ("plain", "independent", "neighbors", "everywhere")
 HELD_OUT = ("embedded", "redundant", "rugged")
 FAMILIES = (*BENCHMARK, *TUNING, *HELD_OUT)
-NOISY = ("noisy", "neighbours", "everywhere", "embedded", "redundant", "rugged")
+NOISY = ("noisy", "neighbors", "everywhere", "embedded", "redundant", "rugged")
 """Families whose scores are seen through noise of 1% of the optimum."""
 
 CLIMBS = 300
@@ -78,14 +78,14 @@ def make_instance(family: str, seed: int, time_limit_s: float = 120.0) -> Instan
 
     - `additive`: what each layer adds, with diminishing returns: the second slot of a site adds less, and the total
       saturates, `1 - exp(-sum / s)`; its optimum is that of the sum;
-    - `pairwise`, `noisy`: the sum, plus pairs of operators in neighbouring slots, half of it alike everywhere;
+    - `pairwise`, `noisy`: the sum, plus pairs of operators in neighboring slots, half of it alike everywhere;
     - `plain`: `additive` without the saturation;
     - `independent`: additive, costs and scores without structure;
-    - `neighbours`, `everywhere`: pairs of neighbouring slots, or of all slots, each with numbers of its own;
+    - `neighbors`, `everywhere`: pairs of neighboring slots, or of all slots, each with numbers of its own;
     - `embedded`: a pair's number is the product of two vectors of 3 numbers, falling off with distance;
     - `redundant`: the same operator again within three slots loses up to half of its score; two kinds of attention at one
       site, or a convolution after attention, gain;
-    - `rugged`: costs without structure, scores as in `neighbours` but with pairs as strong as the layers.
+    - `rugged`: costs without structure, scores as in `neighbors` but with pairs as strong as the layers.
     """
     rng = np.random.default_rng([FAMILIES.index(family), seed])
     space, cost = unstructured_costs(rng) if family in ("independent", "rugged") else costs(rng)
@@ -106,9 +106,9 @@ def known_optimum(
         if found.proved:
             return found.score, True
     problem, rng = Problem.build(space, cost, budget), np.random.default_rng(0)
-    climber = Climber(problem, problem.utilities(scores), problem.interactions(pairs))
+    local_search = LocalSearch(problem, problem.utilities(scores), problem.interactions(pairs))
     starts = (problem.columns(repair(problem, space.encode(space.random(rng)), rng)) for _ in range(CLIMBS))
-    return max(climber.climb(start)[1] for start in starts), False
+    return max(local_search.climb(start)[1] for start in starts), False
 
 
 def costs(rng: np.random.Generator) -> tuple[SearchSpace, CostModel]:
@@ -197,8 +197,8 @@ def independent(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, P
     return named(space, rng.gamma(2.0, size=(SLOTS, len(OPERATORS))), {})
 
 
-def neighbours(common: float, strength: float = 0.4) -> Callable[[SearchSpace, np.random.Generator], tuple]:
-    """Pairs of neighbouring slots: `common` times one table for all, plus numbers of their own."""
+def neighbors(common: float, strength: float = 0.4) -> Callable[[SearchSpace, np.random.Generator], tuple]:
+    """Pairs of neighboring slots: `common` times one table for all, plus numbers of their own."""
 
     def quality(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
         value = layered(space, rng)
@@ -214,7 +214,7 @@ def neighbours(common: float, strength: float = 0.4) -> Callable[[SearchSpace, n
 
 
 def everywhere(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
-    """Pairs of all slots, weak ones: in a full network they vary as much as the strong ones of `neighbours`."""
+    """Pairs of all slots, weak ones: in a full network they vary as much as the strong ones of `neighbors`."""
     value = layered(space, rng)
     pairs = list(itertools.combinations(range(SLOTS), 2))
     strength = 0.4 * np.sqrt(2.0) * value.mean() * np.sqrt((SLOTS - 1) / len(pairs))
@@ -243,15 +243,15 @@ def redundant(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pai
 
 QUALITY = {
     "additive": layers_only,
-    "pairwise": neighbours(common=1.0),
-    "noisy": neighbours(common=1.0),
+    "pairwise": neighbors(common=1.0),
+    "noisy": neighbors(common=1.0),
     "plain": layers_only,
     "independent": independent,
-    "neighbours": neighbours(common=0.0),
+    "neighbors": neighbors(common=0.0),
     "everywhere": everywhere,
     "embedded": embedded,
     "redundant": redundant,
-    "rugged": neighbours(common=0.0, strength=0.7),
+    "rugged": neighbors(common=0.0, strength=0.7),
 }
 
 

@@ -105,9 +105,9 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
 def search(args: argparse.Namespace) -> None:
     from nas.costs import Budget
     from nas.locks import output_lock
-    from nas.search import evaluator
+    from nas.search import parse_evaluator
     from nas.search import run as run_search
-    from nas.search.storage import shown
+    from nas.search.storage import without_password
 
     model = cost_model(args)
     with output_lock(args.out):
@@ -117,7 +117,7 @@ def search(args: argparse.Namespace) -> None:
     result = run_search(
         model.space,
         model,
-        evaluator(args.evaluator, model.space),
+        parse_evaluator(args.evaluator, model.space),
         budget,
         trials=args.trials,
         sampler=args.sampler,
@@ -140,4 +140,4 @@ def search(args: argparse.Namespace) -> None:
         print(f"{len(result.failures)} of {args.trials} trials failed, the last one with: {result.failures[-1]}")
     if result.reused:
         print(f"{result.reused} scores were known from searches with another budget or table")
-    print(f"{shown(storage)}: the study; open it with optuna-dashboard")
+    print(f"{without_password(storage)}: the study; open it with optuna-dashboard")

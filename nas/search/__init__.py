@@ -1,4 +1,4 @@
-"""Floor 2: search. The exact solver, samplers, the study's driver, evaluators; Optuna and scipy load at first use."""
+"""Architecture search: exact solver, samplers, studies and evaluators; Optuna and SciPy are imported at first use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 _WHERE = {
     "BudgetSampler": "samplers.budget",
-    "Command": "evaluators",
+    "CommandEvaluator": "evaluators",
     "EvaluatorError": "evaluators",
     "EvolutionSampler": "samplers.evolution",
     "GradNorm": "evaluators.proxies",
@@ -15,12 +15,12 @@ _WHERE = {
     "Result": "result",
     "ScoreTable": "evaluators",
     "VBench": "evaluators.vbench",
-    "evaluator": "evaluators",
     "explain": "explanation",
-    "finals": "study",
+    "reevaluate_top_k": "study",
     "open_storage": "storage",
     "optimum": "exact",
-    "pareto": "front",
+    "pareto": "pareto_front",
+    "parse_evaluator": "evaluators",
     "run": "study",
     "shortlist": "exact",
 }

@@ -1,7 +1,7 @@
 """The best architecture under a budget, with proof: a 0-1 program solved by HiGHS.
 
 One binary variable per column (a choice of a slot). Peak memory is a true maximum: one continuous variable above every
-chosen peak. A pair score is a product of two binaries; products of one pair of slots are linearised together by their
+chosen peak. A pair score is a product of two binaries; products of one pair of slots are linearized together by their
 local polytope (Sherali and Adams, 1990), which is much tighter than one triangle of inequalities for each.
 """
 
@@ -118,7 +118,7 @@ def solve(
     exclude: list[np.ndarray] | None = None,
     time_limit_s: float = 60.0,
 ) -> Solution | None:
-    """Maximise the sum of utilities `(D,)` and interactions `(D, D)` of the chosen columns within the budget.
+    """Maximize the sum of utilities `(D,)` and interactions `(D, D)` of the chosen columns within the budget.
 
     Args:
         exclude: architectures, as columns, that may not be the answer.
@@ -136,7 +136,7 @@ def solve(
     for columns in exclude or []:
         program.cut(columns)
     while True:
-        values, bound, done = program.maximise(max(deadline - time.monotonic(), 0.01))
+        values, bound, done = program.maximize(max(deadline - time.monotonic(), 0.01))
         if values is None and done:
             return None
         if values is None:
@@ -159,7 +159,7 @@ def score_of(columns: np.ndarray, utilities: np.ndarray, interactions: np.ndarra
 
 @dataclass
 class Program:
-    """A mixed 0-1 program under construction: `maximise objective @ v`, rows `low <= A v <= high`.
+    """A mixed 0-1 program under construction: `maximize objective @ v`, rows `low <= A v <= high`.
 
     Variables are the problem's columns, then whatever `variables` appended.
     """
@@ -206,7 +206,7 @@ class Program:
         start = self.problem.start
         return np.array([first + np.argmax(values[first:end]) for first, end in itertools.pairwise(start)])
 
-    def maximise(self, time_limit_s: float) -> tuple[np.ndarray | None, float, bool]:
+    def maximize(self, time_limit_s: float) -> tuple[np.ndarray | None, float, bool]:
         """The best values, an upper bound on the objective, and whether HiGHS finished."""
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
@@ -283,7 +283,7 @@ def infeasible(problem: Problem) -> BudgetError:
     """The error for a budget that no architecture meets: it names the nearest one and what that costs."""
     unpruned = replace(problem, allowed=np.isfinite(np.concatenate(problem.cost.terms().latency_ms)))
     program = Program.of(unpruned, np.zeros(len(problem.slot)), None, elastic=True)
-    values, _, _ = program.maximise(60.0)
+    values, _, _ = program.maximize(60.0)
     if values is None:
         return BudgetError(
             f"budget: no architecture of '{problem.space.name}' runs on the device at all; "

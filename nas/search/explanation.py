@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from nas.errors import ConfigError
-from nas.search.history import History
 from nas.search.problem import Problem
 from nas.search.result import Result
 from nas.search.samplers.surrogate import Prior, Surrogate, fit
+from nas.search.trial_history import TrialHistory
 from nas.spaces import NONE, Architecture
 
 DRAWS = 64
@@ -32,7 +32,7 @@ def explain(result: Result, arch: Architecture | None = None) -> pd.DataFrame:
         ConfigError: fewer than two finished trials.
     """
     problem = Problem.build(result.space, result.cost, None)
-    history = History.of(result.study, result.space)
+    history = TrialHistory.of(result.study, result.space)
     if len(history.codes) < 2:
         raise ConfigError("explain: needs at least two finished trials")
     x, y = problem.columns(history.codes), history.values[:, 0]

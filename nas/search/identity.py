@@ -14,7 +14,7 @@ from nas.files import short_hash
 from nas.search.problem import Problem
 
 
-def identify(evaluator: Callable) -> str:
+def evaluator_identity(evaluator: Callable) -> str:
     """One line that differs between evaluators that may score differently, and is the same in the next process.
 
     An evaluator's own attribute `identity`, if it has one; else its kind and what it was made of: the code of a function
@@ -27,7 +27,7 @@ def identify(evaluator: Callable) -> str:
     return f"{_name(evaluator)} {short_hash(_plain(evaluator, 0))}"
 
 
-def identify_costs(problem: Problem) -> str:
+def costs_identity(problem: Problem) -> str:
     """A hash of the costs of every architecture and of the bounds on them: of the table and the budget."""
     arrays = (problem.latency_ms, problem.params, problem.weights_mb, problem.peak_mb, problem.base, problem.limits)
     digest = hashlib.sha256()

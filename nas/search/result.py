@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from nas.costs import Budget, CostModel
 from nas.errors import BudgetError
-from nas.search.history import is_reused, trial_codes
+from nas.search.trial_history import is_reused, trial_codes
 from nas.spaces import Architecture, SearchSpace
 
 COSTS = ("latency_ms", "memory_mb", "params")

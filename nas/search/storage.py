@@ -44,7 +44,7 @@ def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
         return _open_database(str(storage))
     path = Path(storage)
     if re.match(r"[\w+]+:/", str(storage)) and "@" in str(storage):  # as a path it would become folders
-        raise ConfigError(f"{shown(storage)}: a database's URL has two slashes after the colon")
+        raise ConfigError(f"{without_password(storage)}: a database's URL has two slashes after the colon")
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; give the storage a file name, such as {path / 'study.journal'}")
     if path.exists() and not path.is_file():
@@ -52,7 +52,7 @@ def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
     with storage_errors(storage):
         path.parent.mkdir(parents=True, exist_ok=True)
         backend = Journal(path)
-        backend.mend()
+        backend.drop_torn_lines()
     try:
         return optuna.storages.JournalStorage(backend)
     except NasError:
@@ -67,7 +67,7 @@ def is_database(storage: str | Path | None) -> bool:
     return storage is not None and "://" in str(storage)
 
 
-def place_of(storage: str | Path | None) -> Path | None:
+def storage_file(storage: str | Path | None) -> Path | None:
     """The file that holds a study: a journal or an SQLite database; None in memory and on a server."""
     if storage is None or not is_database(storage):
         return None if storage is None else Path(storage)
@@ -82,7 +82,7 @@ _USER = re.compile(r"(:/{1,2}[^:/?#\s@]*:)[^\s'\"]*@")
 _FIELD = re.compile(r"((?:pass|pwd|secret|token|key)\w*\s*=\s*)[^&\s'\",;)]+", re.IGNORECASE)
 
 
-def shown(storage: str | Path | None) -> str:
+def without_password(storage: str | Path | None) -> str:
     """A storage as it may be printed: a URL without its password."""
     return (
         _FIELD.sub(r"\1***", _USER.sub(r"\1***@", str(storage)))
@@ -128,9 +128,9 @@ def storage_errors(storage: str | Path | None) -> Iterator[None]:
 def _message(error: Exception, storage: str | Path | None) -> str:
     if isinstance(error, OSError):
         fix = FIXES.get(error.errno, "give another --storage")
-        return f"{error.filename or shown(storage)}: the study cannot be kept here: {error.strerror or error}; {fix}; {KEPT}"
+        return f"{error.filename or without_password(storage)}: the study cannot be kept here: {error.strerror or error}; {fix}; {KEPT}"
     cause = error.__cause__ or error
-    return f"{shown(storage)}: the study's database failed ({_reason(cause, storage)}); {KEPT}"
+    return f"{without_password(storage)}: the study's database failed ({_reason(cause, storage)}); {KEPT}"
 
 
 def _open_database(url: str) -> optuna.storages.BaseStorage:
@@ -139,7 +139,7 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
         return optuna.storages.get_storage(url)
     except Exception as error:  # whatever SQLAlchemy or a driver raises
         reason = _reason(error, url)
-    raise ConfigError(f"{shown(url)}: cannot be opened ({reason}); give a journal file or another --storage")
+    raise ConfigError(f"{without_password(url)}: cannot be opened ({reason}); give a journal file or another --storage")
 
 
 # -- the journal --------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Journal(optuna.storages.journal.JournalFileBackend):
         with storage_errors(self.path):
             yield from super().read_logs(log_number_from)
 
-    def mend(self) -> None:
+    def drop_torn_lines(self) -> None:
         """Drop last lines that are torn or garbled, and check the form of all others.
 
         Raises:

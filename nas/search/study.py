@@ -12,16 +12,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.costs import Budget, CostModel
 from nas.errors import ConfigError
-from nas.search.driver import Driver, is_ended
 from nas.search.exact import infeasible, solve
-from nas.search.hold import hold
+from nas.search.load_study import load_or_create_study
+from nas.search.optimize_loop import OptimizeLoop, is_ended
 from nas.search.problem import Problem
 from nas.search.result import Result
-from nas.search.reuse import open_study
 from nas.search.samplers import make_sampler
 from nas.search.samplers.base import distributions
-from nas.search.storage import check_trials, open_storage, shown, storage_errors
-from nas.search.workers import Evaluator, InProcess, RayPool
+from nas.search.storage import check_trials, open_storage, storage_errors, without_password
+from nas.search.study_lock import lock_study
+from nas.search.workers import Evaluator, LocalPool, RayPool
 from nas.spaces import Architecture, SearchSpace
 
 
@@ -59,7 +59,7 @@ def run(
 
     Args:
         evaluator: `Architecture -> float`, higher is better. A generator of scores may be pruned in between. Its attribute
-            `identity`, a text, says what makes its scores comparable; else see `nas.search.identity.identify`.
+            `identity`, a text, says what makes its scores comparable; else see `nas.search.identity.evaluator_identity`.
         sampler: a name of `nas.search.samplers.SAMPLERS`, with `+repair` if wanted, or an Optuna sampler.
         storage: a journal file, an Optuna RDB URL (`sqlite:///...`), or None to keep the study in memory.
         workers: evaluations at once. One runs in this process; several are actors on Ray.
@@ -102,54 +102,54 @@ def _search(
         raise infeasible(problem)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = make_sampler(sampler, problem, seed)
-    with hold(storage, join) as held, storage_errors(storage):
-        study = open_study(open_storage(storage), name, problem, evaluator, shown(storage))
-        check_trials(study, problem.space, shown(storage))
+    with lock_study(storage, join) as lock, storage_errors(storage):
+        study = load_or_create_study(open_storage(storage), name, problem, evaluator, without_password(storage))
+        check_trials(study, problem.space, without_password(storage))
         study.sampler, study.pruner = sampler, pruner or optuna.pruners.NopPruner()
-        driver = Driver(study, problem, held)
-        held.settled()
-        if isinstance(sampler, Listed):
-            trials = sampler.trials(driver)
-        if driver.finished() < trials:
+        loop = OptimizeLoop(study, problem, lock)
+        lock.allow_joins()
+        if isinstance(sampler, ArchitectureListSampler):
+            trials = sampler.trials(loop)
+        if loop.finished() < trials:
             local = workers == 1 and address is None and gpus == 0
-            pool = InProcess(evaluator) if local else RayPool(evaluator, workers, address, gpus)
+            pool = LocalPool(evaluator) if local else RayPool(evaluator, workers, address, gpus)
             try:
-                driver.drive(pool, trials)
+                loop.run(pool, trials)
             finally:
                 pool.close()
     return Result(study, problem.space, problem.cost, problem.budget)
 
 
-def finals(
+def reevaluate_top_k(
     result: Result,
     evaluator: Evaluator,
     k: int = 3,
     storage: str | Path | None = None,
     workers: int = 1,
-    name: str = "finals",
+    name: str = "reevaluate_top_k",
     address: str | None = None,
     gpus: float = 0.0,
     join: bool = False,
 ) -> Result:
     """Score the `k` best architectures of a search again with a better evaluator, such as training each for a while.
 
-    Its own study, `name`, in the same kind of storage, and resumed like any other. `finals(...).best` is the choice.
+    Its own study, `name`, in the same kind of storage, and resumed like any other. `reevaluate_top_k(...).best` is the choice.
     """
     problem = Problem.build(result.space, result.cost, result.budget)
-    listed = Listed(result.top(k), problem)
+    listed = ArchitectureListSampler(result.top(k), problem)
     return _search(problem, evaluator, 0, listed, storage, name, 0, None, join, workers, address, gpus)
 
 
-class Listed(optuna.samplers.BaseSampler):
+class ArchitectureListSampler(optuna.samplers.BaseSampler):
     """Proposes given architectures in turn."""
 
     def __init__(self, architectures: list[Architecture], problem: Problem) -> None:
         self.choices, self.problem = [architecture.choices for architecture in architectures], problem
 
-    def trials(self, driver: Driver) -> int:
+    def trials(self, loop: OptimizeLoop) -> int:
         """How many trials the study has ended when each architecture of the list has been evaluated."""
-        ended = [trial.params for trial in driver.study.get_trials(deepcopy=False) if is_ended(trial)]
-        others = [trial for trial in driver.left if trial.params not in self.choices]
+        ended = [trial.params for trial in loop.study.get_trials(deepcopy=False) if is_ended(trial)]
+        others = [trial for trial in loop.left if trial.params not in self.choices]
         return len(ended) + len(others) + sum(choices not in ended for choices in self.choices)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -26,7 +26,7 @@ Evaluator = Callable[[Architecture], "float | Generator[float, None, None]"]
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """What a worker says of a trial: a score, the last one when `final`; that it is pruned; or an error.
 
     Attributes:
@@ -53,11 +53,11 @@ class Worker:
         self.steps: Generator[float, None, None] | None = None
         self.last: Any = None
 
-    def begin(self, arch: Architecture) -> Report:
+    def begin(self, arch: Architecture) -> EvaluationReport:
         """Of a score, or of the first of several."""
         return self._report(lambda: self._begin(arch))
 
-    def resume(self) -> Report:
+    def resume(self) -> EvaluationReport:
         """Of the next of several scores; of the last one again, when there is no other."""
         return self._report(self._resume)
 
@@ -79,17 +79,17 @@ class Worker:
             return self.last, True
         return self.last, False
 
-    def _report(self, step: Callable[[], tuple[Any, bool]]) -> Report:
+    def _report(self, step: Callable[[], tuple[Any, bool]]) -> EvaluationReport:
         try:
             answer, final = step()
             return read_score(answer, final)
         except NasError as error:
             broken = isinstance(error, ConfigError | MissingDependency) and not isinstance(error, SpaceError)
-            return Report(error=describe(error), broken=broken)
+            return EvaluationReport(error=describe(error), broken=broken)
         except (Exception, SystemExit) as error:
             if is_pruned(error):
-                return Report(pruned=True)
-            return Report(error=describe(error), again=True)
+                return EvaluationReport(pruned=True)
+            return EvaluationReport(error=describe(error), again=True)
 
 
 def is_pruned(error: BaseException) -> bool:
@@ -97,7 +97,7 @@ def is_pruned(error: BaseException) -> bool:
     return any(kind.__module__.startswith("optuna.") and kind.__name__ == "TrialPruned" for kind in type(error).__mro__)
 
 
-def read_score(answer: Any, final: bool = True) -> Report:
+def read_score(answer: Any, final: bool = True) -> EvaluationReport:
     """What an evaluator's answer means.
 
     A finite number (also of NumPy, or a tensor of one) is a score. -inf says that the architecture is not worth a score:
@@ -105,31 +105,31 @@ def read_score(answer: Any, final: bool = True) -> Report:
     repeated.
     """
     if answer is None:
-        return Report(error="the score is None")
+        return EvaluationReport(error="the score is None")
     kind = str(getattr(answer, "dtype", ""))
     no_number = isinstance(answer, bool | str | bytes | complex) or "bool" in kind or "complex" in kind
     if no_number or getattr(answer, "ndim", 0) or not hasattr(answer, "__float__"):
         shown = " ".join(repr(answer).split())[:60]
-        return Report(error=f"the score is no number but {type(answer).__name__} {shown}")
+        return EvaluationReport(error=f"the score is no number but {type(answer).__name__} {shown}")
     try:
         score = float(answer)
     except (TypeError, ValueError, OverflowError) as error:
-        return Report(error=f"the score is no number: {describe(error)}")
+        return EvaluationReport(error=f"the score is no number: {describe(error)}")
     if score == -math.inf:
-        return Report(pruned=True)
+        return EvaluationReport(pruned=True)
     if not math.isfinite(score):
-        return Report(error=f"the score is {score}, not a finite number")
-    return Report(score, final)
+        return EvaluationReport(error=f"the score is {score}, not a finite number")
+    return EvaluationReport(score, final)
 
 
-class InProcess:
+class LocalPool:
     """One worker: this process. An evaluation runs while the driver waits for it."""
 
     workers = 1
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.worker = Worker(evaluator)
-        self.task: tuple[int, Callable[[], Report]] | None = None
+        self.task: tuple[int, Callable[[], EvaluationReport]] | None = None
 
     def begin(self, trial: int, arch: Architecture) -> None:
         self.task = (trial, lambda: self.worker.begin(arch))
@@ -140,7 +140,7 @@ class InProcess:
     def stop(self, trial: int) -> None:
         self.worker.stop()
 
-    def wait(self) -> tuple[int, Report]:
+    def wait(self) -> tuple[int, EvaluationReport]:
         """The next trial that has something to say, and what."""
         trial, task = self.task
         return trial, task()
@@ -171,7 +171,7 @@ class RayPool:
             local = {} if address else local
             try:
                 if address:
-                    _knock(address)
+                    _check_reachable(address)
                 ray.init(address=address, log_to_driver=True, logging_level="warning", configure_logging=False, **local)
             except (OSError, ValueError, RuntimeError) as error:
                 raise ConfigError(
@@ -203,7 +203,7 @@ class RayPool:
         actor.stop.remote()
         self.idle.append(actor)
 
-    def wait(self) -> tuple[int, Report]:
+    def wait(self) -> tuple[int, EvaluationReport]:
         """The next trial that has something to say, and what."""
         ready, _ = self.ray.wait(list(self.tasks), num_returns=1)
         trial = self.tasks.pop(ready[0])
@@ -211,9 +211,9 @@ class RayPool:
             report = self.ray.get(ready[0])
         except self.ray.exceptions.RayActorError as error:
             self.busy[trial] = self.actor.remote(self.evaluator)
-            report = Report(error=describe(error), again=True, lost=True)
+            report = EvaluationReport(error=describe(error), again=True, lost=True)
         except self.ray.exceptions.RayTaskError as error:
-            report = Report(error=describe(error.cause or error), again=True)
+            report = EvaluationReport(error=describe(error.cause or error), again=True)
         if report.final:
             self.idle.append(self.busy.pop(trial))
         return trial, report
@@ -228,7 +228,7 @@ class RayPool:
             self.ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """
     Raises:
         OSError: nothing answers where an address with a host and a port points.

@@ -11,7 +11,7 @@ import pytest
 from nas.search import shortlist
 from nas.search.exact import solve
 from nas.search.problem import Problem
-from nas.search.samplers.local_search import Climber
+from nas.search.samplers.local_search import LocalSearch
 from nas.search.samplers.repair import repair
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -36,11 +36,11 @@ def test_climbing_comes_near_the_exact_optimum():
     starts = [
         problem.columns(repair(problem, instance.space.encode(instance.space.random(rng)), rng)) for _ in range(6)
     ]
-    climber = Climber(problem, problem.utilities(instance.scores), problem.interactions(instance.pairs))
-    best = climber.best(starts, set())
+    local_search = LocalSearch(problem, problem.utilities(instance.scores), problem.interactions(instance.pairs))
+    best = local_search.best(starts, set())
     assert problem.feasible(problem.codes(best)[None])[0]
-    assert climber.score(best) >= 0.99 * instance.best
-    assert climber.score(best) <= instance.best * (1 + 1e-9)
+    assert local_search.score(best) >= 0.99 * instance.best
+    assert local_search.score(best) <= instance.best * (1 + 1e-9)
 
 
 def test_repair_keeps_feasible_architectures_and_as_much_as_it_can_of_others():

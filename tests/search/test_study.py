@@ -17,19 +17,19 @@ from nas.costs import Budget
 from nas.errors import BudgetError, ConfigError, MissingDependency
 from nas.search import (
     BudgetSampler,
-    Command,
+    CommandEvaluator,
     EvaluatorError,
     Result,
     ScoreTable,
-    evaluator,
     explain,
-    finals,
     open_storage,
     optimum,
     pareto,
+    parse_evaluator,
+    reevaluate_top_k,
     run,
 )
-from nas.search.identity import identify
+from nas.search.identity import evaluator_identity
 from nas.search.problem import Problem
 from nas.search.samplers import SAMPLERS, make_sampler
 from nas.search.samplers.base import distributions
@@ -120,7 +120,7 @@ def test_a_study_refuses_what_it_was_not_begun_with(search, tmp_path):
     journal = tmp_path / "a.journal"
     run(space, cost, table, budget, trials=2, storage=journal)
     other = ScoreTable({"s0": {"o0": 1.0}})
-    for evaluator_ in (other, lambda arch: 1.0, Command("echo {arch}")):
+    for evaluator_ in (other, lambda arch: 1.0, CommandEvaluator("echo {arch}")):
         with pytest.raises(ConfigError, match=r"a\.journal: study 'nas' was begun with evaluator ScoreTable \w+, not"):
             run(space, cost, evaluator_, budget, trials=4, storage=journal)
     with pytest.raises(ConfigError, match="was begun with space hash"):
@@ -132,11 +132,11 @@ def test_evaluators_are_told_apart_by_what_they_are_made_of():
     def scaled(factor):
         return lambda arch: factor * len(arch.choices)
 
-    assert identify(scaled(1.0)) == identify(scaled(1.0))
-    assert identify(scaled(1.0)) != identify(scaled(2.0))
-    assert identify(lambda arch: 1.0) != identify(lambda arch: 2.0)
-    assert identify(functools.partial(scaled, 1)) != identify(functools.partial(scaled, 2))
-    assert identify(Command("a {arch}")) != identify(Command("b {arch}"))
+    assert evaluator_identity(scaled(1.0)) == evaluator_identity(scaled(1.0))
+    assert evaluator_identity(scaled(1.0)) != evaluator_identity(scaled(2.0))
+    assert evaluator_identity(lambda arch: 1.0) != evaluator_identity(lambda arch: 2.0)
+    assert evaluator_identity(functools.partial(scaled, 1)) != evaluator_identity(functools.partial(scaled, 2))
+    assert evaluator_identity(CommandEvaluator("a {arch}")) != evaluator_identity(CommandEvaluator("b {arch}"))
 
 
 def test_infeasible_budget_is_answered_before_anything_runs(search):
@@ -282,7 +282,7 @@ def test_finals_choose_by_the_better_evaluator(search):
     space, cost, budget, table = search
     result = run(space, cost, table, budget, trials=15)
     second = result.top(3)[1]
-    chosen = finals(result, lambda arch: float(arch == second), k=3)
+    chosen = reevaluate_top_k(result, lambda arch: float(arch == second), k=3)
     assert chosen.best == second
     assert len(chosen.frame) == 3
 
@@ -290,14 +290,14 @@ def test_finals_choose_by_the_better_evaluator(search):
 def test_finals_of_a_list_that_changed(search, tmp_path):
     """Each of the list is scored, whatever the study holds already; a trial that was left running is repeated."""
     space, cost, budget, table = search
-    result, journal = run(space, cost, table, budget, trials=15), tmp_path / "finals.journal"
-    finals(result, table, k=2, storage=journal)
-    study = optuna.load_study(study_name="finals", storage=open_storage(journal))
+    result, journal = run(space, cost, table, budget, trials=15), tmp_path / "reevaluate_top_k.journal"
+    reevaluate_top_k(result, table, k=2, storage=journal)
+    study = optuna.load_study(study_name="reevaluate_top_k", storage=open_storage(journal))
     study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
     worst = Result(result.study, space, cost, Budget(latency_ms=cost.predict(result.top(15)[-1]).latency_ms))
-    chosen = finals(worst, table, k=2, storage=journal)
+    chosen = reevaluate_top_k(worst, table, k=2, storage=journal)
     assert set(worst.top(2)) <= {space.architecture(t.params) for t in chosen.study.trials}
-    again = finals(result, table, k=4, storage=journal)
+    again = reevaluate_top_k(result, table, k=4, storage=journal)
     assert set(result.top(4)) <= {space.architecture(t.params) for t in again.study.trials}
     assert "RUNNING" not in {trial.state.name for trial in again.study.trials}
 
@@ -350,15 +350,15 @@ def test_external_command(search, tmp_path):
     arch = search[0].random(seed=0)
     code = "import json, sys; a = json.load(open(sys.argv[1])); print('log'); print(json.dumps({'score': len(a['choices'])}))"
     (tmp_path / "score.py").write_text(code)
-    assert evaluator(f"{sys.executable} {tmp_path / 'score.py'} {{arch}}")(arch) == 6.0
+    assert parse_evaluator(f"{sys.executable} {tmp_path / 'score.py'} {{arch}}")(arch) == 6.0
     with pytest.raises(EvaluatorError, match="exit status 3: no GPU"):
-        Command(f"{sys.executable} -c 'import sys; print(\"no GPU\"); sys.exit(3)' {{arch}}", retries=0)(arch)
+        CommandEvaluator(f"{sys.executable} -c 'import sys; print(\"no GPU\"); sys.exit(3)' {{arch}}", retries=0)(arch)
     with pytest.raises(EvaluatorError, match=r"no answer within 0\.2 s"):
-        Command("sh -c 'sleep 5' {arch}", timeout_s=0.2, retries=0)(arch)
+        CommandEvaluator("sh -c 'sleep 5' {arch}", timeout_s=0.2, retries=0)(arch)
     with pytest.raises(EvaluatorError, match="last line must be JSON"):
-        Command("echo {arch}", retries=0)(arch)
+        CommandEvaluator("echo {arch}", retries=0)(arch)
     with pytest.raises(ConfigError, match="score table"):
-        evaluator("python score.py")
+        parse_evaluator("python score.py")
 
 
 def test_score_tables_from_files(search, tmp_path):
@@ -382,6 +382,7 @@ DRIVER = """
     def slow(arch):
         time.sleep({seconds})
         return table(arch)
+    slow.identity = "slow"
     if __name__ == "__main__":
         result = run(space, cost, slow, budget, trials={trials}, storage={journal!r}, workers={workers})
 """

@@ -117,7 +117,7 @@ def _from_json(path: Path) -> ScoreTable:
 
 
 @dataclass(frozen=True)
-class Command:
+class CommandEvaluator:
     """An external command that scores an architecture, such as `"python evaluate.py --arch {arch}"`.
 
     `{arch}` becomes the path of an architecture file. The last line of the command's standard output is JSON: a number,
@@ -178,14 +178,14 @@ class Command:
         return float(value)
 
 
-def evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
+def parse_evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
     """An evaluator from the command line: the path of a score table (.json or .csv), or a command with `{arch}`.
 
     Raises:
         ConfigError: neither, or a score table that names what `space` does not have.
     """
     if "{arch}" in text:
-        return Command(text)
+        return CommandEvaluator(text)
     if Path(text).suffix in (".json", ".csv"):
         table = ScoreTable.load(text)
         for slot, choices in table.names() if space else ():

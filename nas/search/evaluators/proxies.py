@@ -9,12 +9,12 @@ from nas.spaces import Architecture, SearchSpace
 
 @dataclass(frozen=True)
 class GradNorm:
-    """The gradient norm at initialisation (`grad_norm` of Abdelfattah et al., ICLR 2021), over the temporal layers.
+    """The gradient norm at initialization (`grad_norm` of Abdelfattah et al., ICLR 2021), over the temporal layers.
 
     The loss is the mean squared error of the predicted velocity on Gaussian latents, noise and text: the same ones for
     every architecture and from the same seed of the weights, so that architectures differ by their layers alone. Temporal
     layers start at zero output, so the norm measures how strongly the loss pulls on what each could add. A proxy ranks
-    roughly and for nothing; score the best with a real evaluator (`nas.search.finals`).
+    roughly and for nothing; score the best with a real evaluator (`nas.search.reevaluate_top_k`).
 
     Attributes:
         space: with a backbone.

@@ -76,7 +76,7 @@ def _genetic(kind: type[_RepeatableParents]) -> Callable[[Problem, int | None], 
     def make(problem: Problem, seed: int | None) -> BaseSampler:
         parents: dict[int, list[int]] = {}  # of a generation that is whole, by trial number
         of_generation = entropy(seed)
-        return PerTrial(lambda of_trial: kind(of_trial, of_generation, parents), seed)
+        return PerTrialSampler(lambda of_trial: kind(of_trial, of_generation, parents), seed)
 
     return make
 
@@ -86,7 +86,7 @@ def _cmaes(problem: Problem, seed: int | None) -> BaseSampler:
         import cmaes  # noqa: F401
     except ImportError:
         raise MissingDependency("sampler 'cmaes' needs the package cmaes: pip install cmaes") from None
-    return PerTrial(lambda s: optuna.samplers.CmaEsSampler(seed=s, warn_independent_sampling=False), seed)
+    return PerTrialSampler(lambda s: optuna.samplers.CmaEsSampler(seed=s, warn_independent_sampling=False), seed)
 
 
 def _grid(problem: Problem, seed: int | None) -> BaseSampler:
@@ -102,20 +102,20 @@ def _grid(problem: Problem, seed: int | None) -> BaseSampler:
         sampler._rng.rng.seed(of_trial)
         return sampler
 
-    return PerTrial(make, seed)
+    return PerTrialSampler(make, seed)
 
 
 SAMPLERS: dict[str, Callable[[Problem, int | None], BaseSampler]] = {
     "budget": lambda problem, seed: BudgetSampler(problem.space, problem.cost, problem.budget, seed=seed),
     "evolution": lambda problem, seed: EvolutionSampler(problem.space, problem.cost, problem.budget, seed=seed),
-    "random": lambda problem, seed: PerTrial(lambda s: optuna.samplers.RandomSampler(seed=s), seed),
-    "tpe": lambda problem, seed: PerTrial(lambda s: optuna.samplers.TPESampler(seed=s), seed),
+    "random": lambda problem, seed: PerTrialSampler(lambda s: optuna.samplers.RandomSampler(seed=s), seed),
+    "tpe": lambda problem, seed: PerTrialSampler(lambda s: optuna.samplers.TPESampler(seed=s), seed),
     "nsga2": _genetic(_NSGAII),
     "nsga3": _genetic(_NSGAIII),
-    "gp": lambda problem, seed: PerTrial(lambda s: optuna.samplers.GPSampler(seed=s), seed),
+    "gp": lambda problem, seed: PerTrialSampler(lambda s: optuna.samplers.GPSampler(seed=s), seed),
     "cmaes": _cmaes,
-    "qmc": lambda problem, seed: PerTrial(functools.partial(_QMC, entropy(seed) % 2**32), seed),
-    "brute-force": lambda problem, seed: PerTrial(lambda s: optuna.samplers.BruteForceSampler(seed=s), seed),
+    "qmc": lambda problem, seed: PerTrialSampler(functools.partial(_QMC, entropy(seed) % 2**32), seed),
+    "brute-force": lambda problem, seed: PerTrialSampler(lambda s: optuna.samplers.BruteForceSampler(seed=s), seed),
     "grid": _grid,
 }
 
@@ -146,7 +146,7 @@ def derived(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-class PerTrial(BaseSampler):
+class PerTrialSampler(BaseSampler):
     """A sampler of Optuna that is made anew for each trial, with a seed of its own.
 
     Optuna's carry random numbers, and what they fitted, from trial to trial, and a process that is killed loses both. Made

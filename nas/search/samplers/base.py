@@ -11,8 +11,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial
 
-from nas.search.history import History
 from nas.search.problem import Problem
+from nas.search.trial_history import TrialHistory
 
 
 def distributions(problem: Problem) -> dict[str, CategoricalDistribution]:
@@ -20,7 +20,7 @@ def distributions(problem: Problem) -> dict[str, CategoricalDistribution]:
     return {slot: CategoricalDistribution(choices) for slot, choices in problem.space.slots.items()}
 
 
-class PlacementSampler(BaseSampler):
+class BaseArchitectureSampler(BaseSampler):
     """Proposes whole architectures of one space; parameters that are no slots are sampled independently at random.
 
     A subclass implements `propose`. Proposals depend on the seed, the trial's number and the other trials alone, so that
@@ -37,7 +37,7 @@ class PlacementSampler(BaseSampler):
         self._independent = RandomSampler(seed=seed)
         self._seen = IntersectionSearchSpace()
 
-    def propose(self, history: History, rng: np.random.Generator) -> np.ndarray:
+    def propose(self, history: TrialHistory, rng: np.random.Generator) -> np.ndarray:
         """Codes `(slots,)` of an architecture within the budget, given the other trials."""
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class PlacementSampler(BaseSampler):
             return {n: self.sample_independent(study, trial, n, d) for n, d in search_space.items()}
         if not search_space or set(trial.system_attrs.get("fixed_params", ())) >= set(slots):
             return {}
-        history = History.of(study, self.problem.space, but=trial.number)
+        history = TrialHistory.of(study, self.problem.space, but=trial.number)
         codes = self.propose(history, np.random.default_rng([self._entropy, trial.number]))
         choices = self.problem.space.decode(codes).choices
         return {slot: choices[slot] for slot in search_space}
@@ -68,7 +68,7 @@ class PlacementSampler(BaseSampler):
         self._independent.reseed_rng()
 
 
-def scalarise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def scalarize(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Several objectives `(N, K)`, higher is better, as one `(N,)`: a random augmented Chebyshev sum (Knowles, 2006)."""
     if values.shape[1] == 1 or len(values) == 0:
         return values[:, 0]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from nas.costs import Budget, CostModel
-from nas.search.history import History
 from nas.search.problem import Problem
-from nas.search.samplers.base import PlacementSampler, scalarise
+from nas.search.samplers.base import BaseArchitectureSampler, scalarize
 from nas.search.samplers.repair import repair
+from nas.search.trial_history import TrialHistory
 from nas.spaces import NONE, SearchSpace
 
 MOVES = ("add", "remove", "replace", "move")
 
 
-class EvolutionSampler(PlacementSampler):
+class EvolutionSampler(BaseArchitectureSampler):
     """Mutates the best architectures so far; every proposal is within the budget.
 
     The first `population` proposals are random ones, repaired into the budget. Then a parent is the best of
@@ -24,7 +24,7 @@ class EvolutionSampler(PlacementSampler):
     Args:
         population: architectures that may have children.
         tournament: draws that compete to be the parent.
-        seed: see `PlacementSampler`.
+        seed: see `BaseArchitectureSampler`.
     """
 
     TRIES = 200
@@ -41,12 +41,12 @@ class EvolutionSampler(PlacementSampler):
         super().__init__(Problem.build(space, cost, budget), seed)
         self.population, self.tournament = population, tournament
 
-    def propose(self, history: History, rng: np.random.Generator) -> np.ndarray:
+    def propose(self, history: TrialHistory, rng: np.random.Generator) -> np.ndarray:
         space = self.problem.space
         feasible = self.problem.feasible(history.codes) if len(history.codes) else np.zeros(0, dtype=bool)
         if feasible.sum() < self.population:
             return repair(self.problem, space.encode(space.random(rng)), rng)
-        score = scalarise(history.values[feasible], rng)
+        score = scalarize(history.values[feasible], rng)
         parents = history.codes[feasible][np.argsort(-score, kind="stable")[: self.population]]
         return self._child(parents, history.taken(), rng)
 

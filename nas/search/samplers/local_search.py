@@ -13,7 +13,7 @@ import numpy as np
 from nas.search.problem import Problem
 
 
-class Climber:
+class LocalSearch:
     """Climbs on `utilities[d] + interactions[d, e] / 2` summed over the chosen columns, within a problem's budget.
 
     All pairs of columns are weighed at once in `(D, D)` arrays; D is slots x choices.
@@ -78,7 +78,7 @@ class Climber:
     def _free(
         self, x: np.ndarray, score: float, gains: np.ndarray, taken: set[bytes], floor: float
     ) -> tuple[np.ndarray, float] | None:
-        """`x` or the best neighbour of it that is not taken and scores above `floor`."""
+        """`x` or the best neighbor of it that is not taken and scores above `floor`."""
         candidates = np.argsort(-gains, axis=None, kind="stable")[:2000]
         for flat in [-1, *candidates]:
             y, value = x, score

@@ -5,7 +5,7 @@ of Gaussian terms, each with its own variance, which the marginal likelihood set
 
 - u: by operator; by operator and stage (slots that cost alike); by operator, smooth along the network; by slot, whatever
   the operator; along the costs of a choice; and every column for itself;
-- Q: by pair of operators, anywhere or in neighbouring slots; and every pair of columns for itself: of neighbouring
+- Q: by pair of operators, anywhere or in neighboring slots; and every pair of columns for itself: of neighboring
   slots, near ones more than far ones, or all alike.
 
 With N trials and D columns everything is done in the N x N dual (a Gaussian process with those kernels), and draws of u
@@ -35,7 +35,7 @@ NOISE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Additive:
+class AdditiveTerm:
     """A term of u with prior covariance `factor @ factor.T`: factor `(D, r)`."""
 
     share: float
@@ -46,7 +46,7 @@ class Additive:
 
 
 @dataclass(frozen=True, eq=False)
-class Tied:
+class SharedPairTerm:
     """A term of Q that is one number per pair of operators, weighted by `near (slots, slots)`, upper triangular."""
 
     share: float
@@ -59,7 +59,7 @@ class Tied:
 
 
 @dataclass(frozen=True, eq=False)
-class Free:
+class FreePairTerm:
     """A term of Q with an independent number for every pair of columns, of variance `near (slots, slots)`."""
 
     share: float
@@ -86,7 +86,7 @@ class Prior:
         self.layer = (~self.none).astype(float)
         self.terms = [self._scaled(term, sample) for term in self._terms()]
 
-    def _terms(self) -> list[Additive | Tied | Free]:
+    def _terms(self) -> list[AdditiveTerm | SharedPairTerm | FreePairTerm]:
         problem, slots = self.problem, self.problem.slots
         by_operator = np.eye(self.operator.max() + 1)[self.operator] * self.layer[:, None]
         by_slot = np.eye(slots)[problem.slot]
@@ -101,29 +101,31 @@ class Prior:
             return (by_operator[:, :, None] * (by_slot @ root)[:, None, :]).reshape(self.size, -1)
 
         return [
-            Additive(0.2, by_operator),
-            Additive(0.2, crossed(stage)),
-            Additive(0.1, crossed(smooth)),
-            Additive(0.1, by_slot * self.layer[:, None]),
-            Additive(0.1, self._cost_features()),
-            Additive(0.2, np.diag(self.layer)),
-            Additive(0.3, self.layer[:, None]),
-            Tied(0.02, self.operator, np.triu(everywhere)),
-            Tied(0.02, self.operator, np.eye(slots, k=1)),
-            Free(0.03, np.eye(slots, k=1)),
-            Free(0.05, near),
-            Free(0.02, everywhere),
+            AdditiveTerm(0.2, by_operator),
+            AdditiveTerm(0.2, crossed(stage)),
+            AdditiveTerm(0.1, crossed(smooth)),
+            AdditiveTerm(0.1, by_slot * self.layer[:, None]),
+            AdditiveTerm(0.1, self._cost_features()),
+            AdditiveTerm(0.2, np.diag(self.layer)),
+            AdditiveTerm(0.3, self.layer[:, None]),
+            SharedPairTerm(0.02, self.operator, np.triu(everywhere)),
+            SharedPairTerm(0.02, self.operator, np.eye(slots, k=1)),
+            FreePairTerm(0.03, np.eye(slots, k=1)),
+            FreePairTerm(0.05, near),
+            FreePairTerm(0.02, everywhere),
         ]
 
-    def _scaled(self, term: Additive | Tied | Free, sample: np.ndarray) -> Additive | Tied | Free:
+    def _scaled(
+        self, term: AdditiveTerm | SharedPairTerm | FreePairTerm, sample: np.ndarray
+    ) -> AdditiveTerm | SharedPairTerm | FreePairTerm:
         kernel = self.kernel_of(term, sample)
         spread = float(np.mean(np.diag(kernel)) - kernel.mean())
         scale = 1.0 / max(spread, 1e-12)
-        if isinstance(term, Additive):
-            return Additive(term.share, term.factor * np.sqrt(scale))
-        if isinstance(term, Tied):
-            return Tied(term.share, term.operator, term.near * np.sqrt(scale))
-        return Free(term.share, term.near * scale)
+        if isinstance(term, AdditiveTerm):
+            return AdditiveTerm(term.share, term.factor * np.sqrt(scale))
+        if isinstance(term, SharedPairTerm):
+            return SharedPairTerm(term.share, term.operator, term.near * np.sqrt(scale))
+        return FreePairTerm(term.share, term.near * scale)
 
     def draw(self, rng: np.random.Generator, log_variances: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """u `(D,)` and Q `(D, D)` before any data."""
@@ -131,24 +133,24 @@ class Prior:
         size, slot = self.size, self.problem.slot
         u, q = np.zeros(size), np.zeros((size, size))
         for term, variance in zip(self.terms, np.exp(log_variances)):
-            if isinstance(term, Additive):
+            if isinstance(term, AdditiveTerm):
                 u += np.sqrt(variance) * term.factor @ rng.normal(size=term.factor.shape[1])
-            elif isinstance(term, Tied):
+            elif isinstance(term, SharedPairTerm):
                 count = term.operator.max() + 1
                 table = np.sqrt(variance) * rng.normal(size=(count, count))
-                q += self.untie(term, table)
+                q += self.expand(term, table)
             else:
                 deviation = np.sqrt(variance * np.triu(term.near, 1))[np.ix_(slot, slot)]
                 q += _mirror(deviation * rng.normal(size=(size, size)))
         return u, q
 
-    def untie(self, term: Tied, table: np.ndarray) -> np.ndarray:
+    def expand(self, term: SharedPairTerm, table: np.ndarray) -> np.ndarray:
         slot = self.problem.slot
         return _mirror(table[np.ix_(term.operator, term.operator)] * term.near[np.ix_(slot, slot)])
 
     @staticmethod
-    def kernel_of(term: Additive | Tied | Free, x: np.ndarray) -> np.ndarray:
-        if isinstance(term, Free):
+    def kernel_of(term: AdditiveTerm | SharedPairTerm | FreePairTerm, x: np.ndarray) -> np.ndarray:
+        if isinstance(term, FreePairTerm):
             return term.kernel(x, x)
         features = term.features(x)
         return features @ features.T
@@ -163,7 +165,7 @@ class Prior:
         return (means - means.mean(0)) / np.where(spread > 1e-9, spread, 1.0)
 
     def _cost_features(self) -> np.ndarray:
-        """`(D, r)`: standardised logarithms of latency, parameters and peak memory; 0 for `none`."""
+        """`(D, r)`: standardized logarithms of latency, parameters and peak memory; 0 for `none`."""
         columns = []
         for values in (self.problem.latency_ms, self.problem.params, self.problem.peak_mb):
             positive = values[(self.layer > 0) & (values > 0)]
@@ -227,11 +229,11 @@ class Surrogate:
         one_hot[np.arange(len(points))[:, None], points] = 1.0
         toward, together = one_hot.T @ alpha, None
         for term, variance in zip(self.prior.terms, np.exp(self.variances)):
-            if isinstance(term, Additive):
+            if isinstance(term, AdditiveTerm):
                 u += variance * term.factor @ (term.factor.T @ toward)
-            elif isinstance(term, Tied):
+            elif isinstance(term, SharedPairTerm):
                 count = term.operator.max() + 1
-                q += self.prior.untie(term, variance * (term.features(points).T @ alpha).reshape(count, count))
+                q += self.prior.expand(term, variance * (term.features(points).T @ alpha).reshape(count, count))
             else:
                 together = one_hot.T @ (alpha[:, None] * one_hot) if together is None else together
                 q += variance * _mirror(np.triu(term.near, 1)[np.ix_(slot, slot)] * together)
@@ -243,11 +245,11 @@ def default_variances(prior: Prior) -> np.ndarray:
 
 
 def fit(prior: Prior, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The log variances of the terms and of the noise that maximise the marginal likelihood times a broad prior."""
+    """The log variances of the terms and of the noise that maximize the marginal likelihood times a broad prior."""
     surrogate = Surrogate(prior, x, y)
     kernels = np.stack([Prior.kernel_of(term, x) for term in prior.terms] + [np.eye(len(x))])
-    centre = default_variances(prior)
-    deviation = np.full(len(centre), LOG_VARIANCE_SD)
+    center = default_variances(prior)
+    deviation = np.full(len(center), LOG_VARIANCE_SD)
     deviation[-1] = 3.0
 
     def loss(log_variances: np.ndarray) -> tuple[float, np.ndarray]:
@@ -256,13 +258,13 @@ def fit(prior: Prior, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         factor = np.linalg.cholesky(total)
         inverse = cho_solve((factor, True), np.eye(len(x)))
         alpha = inverse @ surrogate.y
-        away = (log_variances - centre) / deviation
+        away = (log_variances - center) / deviation
         value = 0.5 * surrogate.y @ alpha + np.log(np.diag(factor)).sum() + 0.5 * away @ away
         slope = 0.5 * np.tensordot(kernels, inverse - np.outer(alpha, alpha), 2) * weights
         return float(value), slope + away / deviation
 
-    bounds = [(c - 8.0, c + 5.0) for c in centre]
-    return minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}).x
+    bounds = [(c - 8.0, c + 5.0) for c in center]
+    return minimize(loss, center, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}).x
 
 
 def _mirror(upper: np.ndarray) -> np.ndarray:

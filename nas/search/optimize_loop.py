@@ -9,15 +9,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.progress import progress
-from nas.search.draft import draft, failed, finish, propose
+from nas.search.ask_tell import as_failed, sample_params, tell, unsaved_trial
 from nas.search.evaluators import EvaluatorError
-from nas.search.history import is_reused
-from nas.search.hold import Hold
 from nas.search.problem import Problem
 from nas.search.result import COSTS
 from nas.search.samplers.base import distributions
 from nas.search.storage import KEPT
-from nas.search.workers import InProcess, RayPool, Report
+from nas.search.study_lock import StudyLock
+from nas.search.trial_history import is_reused
+from nas.search.workers import EvaluationReport, LocalPool, RayPool
 from nas.spaces import Architecture
 
 RETRIES = 2
@@ -30,7 +30,7 @@ WORST_EXCESS = 10.0
 """Constraints are relative excesses over the bounds; what cannot run at all exceeds by this much."""
 
 
-class Driver:
+class OptimizeLoop:
     """One search of a study.
 
     A trial is stored in one step, with its architecture, costs and constraints, before its evaluation begins, and its
@@ -41,22 +41,22 @@ class Driver:
     and the next search repeats them.
     """
 
-    def __init__(self, study: optuna.Study, problem: Problem, held: Hold) -> None:
-        self.study, self.problem, self.held = study, problem, held
+    def __init__(self, study: optuna.Study, problem: Problem, lock: StudyLock) -> None:
+        self.study, self.problem, self.lock = study, problem, lock
         self.storage = study._storage
         self.slots = distributions(problem)
         self.running: dict[int, FrozenTrial] = {}
         self.attempts: dict[int, int] = {}
         self.steps: dict[int, int] = {}
         self.failures: list[tuple[FrozenTrial, str]] = []
-        left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if held.alone else []
+        left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if lock.exclusive else []
         self.left = sorted(left, key=lambda trial: trial.number)
 
     def finished(self) -> int:
         """Trials that this study's searches have ended; not those whose scores come from another study."""
         return sum(is_ended(trial) for trial in self.study.get_trials(deepcopy=False)) + len(self.failures)
 
-    def drive(self, pool: InProcess | RayPool, trials: int) -> None:
+    def run(self, pool: LocalPool | RayPool, trials: int) -> None:
         """
         Raises:
             EvaluatorError: the evaluator failed for `FAILURES` architectures in a row, or for every one.
@@ -68,15 +68,15 @@ class Driver:
                 if not self.running:
                     break
                 number, report = pool.wait()
-                self._hear(pool, number, report)
+                self._handle(pool, number, report)
                 finished = self.finished()
                 bar.update(finished - done)
                 done = finished
         self._record_failures(last=True)
 
-    def _begin_trials(self, pool: InProcess | RayPool, trials: int) -> None:
+    def _begin_trials(self, pool: LocalPool | RayPool, trials: int) -> None:
         while len(self.running) < pool.workers:
-            with self.held.asking():
+            with self.lock.starting_trial():
                 if self.finished() + self._in_progress() >= trials:
                     return
                 trial, arch = self._next()
@@ -85,7 +85,7 @@ class Driver:
 
     def _in_progress(self) -> int:
         """Trials that are being evaluated, here or by searches that share the study."""
-        if self.held.alone and not self.held.shared():
+        if self.lock.exclusive and not self.lock.is_shared():
             return len(self.running)
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return len(running) - len(self.failures) - len(self.left)
@@ -99,7 +99,7 @@ class Driver:
             if self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                 return self._completed(trial)
         number = self.storage.get_n_trials(self.study._study_id)
-        trial = draft(number)
+        trial = unsaved_trial(number)
         arch = self._fill(trial)
         trial.datetime_start = datetime.now()
         trial_id = self.storage.create_new_trial(self.study._study_id, template_trial=trial)
@@ -107,7 +107,7 @@ class Driver:
 
     def _completed(self, trial: FrozenTrial) -> tuple[FrozenTrial, Architecture]:
         """A trial of the storage, with what it lacks written."""
-        full = draft(trial.number, trial)
+        full = unsaved_trial(trial.number, trial)
         arch = self._fill(full)
         for slot, distribution in self.slots.items():
             if slot not in trial.params:
@@ -123,12 +123,12 @@ class Driver:
 
     def _fill(self, trial: FrozenTrial) -> Architecture:
         """Give a draft its architecture, and that one's costs and constraints."""
-        propose(self.study, trial, self.slots, [failed(*failure) for failure in self.failures])
+        sample_params(self.study, trial, self.slots, [as_failed(*failure) for failure in self.failures])
         arch = self.problem.space.architecture({slot: trial.params[slot] for slot in self.slots})
-        note_costs(trial, arch, self.problem)
+        set_costs(trial, arch, self.problem)
         return arch
 
-    def _hear(self, pool: InProcess | RayPool, number: int, report: Report) -> None:
+    def _handle(self, pool: LocalPool | RayPool, number: int, report: EvaluationReport) -> None:
         """Record what a worker says."""
         trial = self.running[number]
         if report.error:
@@ -160,9 +160,9 @@ class Driver:
             known = self.storage.get_trial(trial._trial_id)
             last = known.intermediate_values.get(known.last_step)
             score = last if last is not None and math.isfinite(last) else None
-        finish(self.study, self.storage.get_trial(trial._trial_id), state, score)
+        tell(self.study, self.storage.get_trial(trial._trial_id), state, score)
 
-    def _fail(self, pool: InProcess | RayPool, trial: FrozenTrial, report: Report) -> None:
+    def _fail(self, pool: LocalPool | RayPool, trial: FrozenTrial, report: EvaluationReport) -> None:
         """Repeat the evaluation, or note that its trial fails.
 
         Raises:
@@ -193,7 +193,7 @@ class Driver:
             trial, reason = self.failures[0]
             if trial.user_attrs.get("error") != reason:
                 self.storage.set_trial_user_attr(trial._trial_id, "error", reason)
-            finish(self.study, self.storage.get_trial(trial._trial_id), TrialState.FAIL)
+            tell(self.study, self.storage.get_trial(trial._trial_id), TrialState.FAIL)
             self.failures.pop(0)
 
     def _broken(self, what: str) -> EvaluatorError:
@@ -205,7 +205,7 @@ class Driver:
         self.steps.pop(trial.number, None)
 
 
-def note_costs(trial: FrozenTrial, arch: Architecture, problem: Problem) -> None:
+def set_costs(trial: FrozenTrial, arch: Architecture, problem: Problem) -> None:
     """Give a draft its architecture's costs, and how far they exceed the budget."""
     costs = problem.cost.predict(arch)
     runs = math.isfinite(costs.latency_ms)

@@ -10,11 +10,11 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-DRAFT = -1
+UNSAVED_ID = -1
 """The id of a trial that the storage does not know."""
 
 
-def draft(number: int, known: FrozenTrial | None = None) -> FrozenTrial:
+def unsaved_trial(number: int, known: FrozenTrial | None = None) -> FrozenTrial:
     """A running trial without parameters; or one with those that an unfinished trial of the storage has already."""
     fixed = dict((known.system_attrs if known else {}).get("fixed_params", {}))
     params = {**fixed, **(known.params if known else {})}
@@ -31,11 +31,11 @@ def draft(number: int, known: FrozenTrial | None = None) -> FrozenTrial:
             k: v for k, v in (known.system_attrs if known else {}).items() if not k.startswith("constraints")
         },
         intermediate_values={},
-        trial_id=DRAFT,
+        trial_id=UNSAVED_ID,
     )
 
 
-def failed(trial: FrozenTrial, reason: str) -> FrozenTrial:
+def as_failed(trial: FrozenTrial, reason: str) -> FrozenTrial:
     """A copy of a trial of the storage as it is once its failure is recorded."""
     copied = copy.copy(trial)
     copied.user_attrs = {**trial.user_attrs, "error": reason}
@@ -43,7 +43,7 @@ def failed(trial: FrozenTrial, reason: str) -> FrozenTrial:
     return copied
 
 
-def propose(
+def sample_params(
     study: optuna.Study, trial: FrozenTrial, slots: dict[str, BaseDistribution], others: Iterable[FrozenTrial] = ()
 ) -> None:
     """Give a draft the parameters that the study's sampler chooses, as Optuna would, but write nothing of it.
@@ -65,7 +65,7 @@ def propose(
         trial.params[name], trial.distributions[name] = value, slots[name]
 
 
-def finish(study: optuna.Study, trial: FrozenTrial, state: TrialState, score: float | None = None) -> None:
+def tell(study: optuna.Study, trial: FrozenTrial, state: TrialState, score: float | None = None) -> None:
     """Tell the sampler and the storage how a trial ended; a sampler that has nothing left to propose does not matter."""
     study._thread_local.cached_all_trials = None
     values = None if score is None else [score]
@@ -79,7 +79,7 @@ def _view(study: optuna.Study, trial: FrozenTrial, others: Iterable[FrozenTrial]
     """The study with a draft among its trials."""
     study._thread_local.cached_all_trials = None
     view = _stoppable(study)
-    view._storage = _WithDraft(study._storage, trial, others)
+    view._storage = _StorageWithUnsavedTrial(study._storage, trial, others)
     return optuna.pruners._filter_study(view, trial)
 
 
@@ -89,7 +89,7 @@ def _stoppable(study: optuna.Study) -> optuna.Study:
     return view
 
 
-class _WithDraft:
+class _StorageWithUnsavedTrial:
     """A storage to which one draft is added, and some trials are changed."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, trial: FrozenTrial, others: Iterable[FrozenTrial]) -> None:
@@ -111,22 +111,22 @@ class _WithDraft:
         return len(self.get_all_trials(study_id, deepcopy=False, states=states))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._trial if trial_id == DRAFT else self._inner.get_trial(trial_id)
+        return self._trial if trial_id == UNSAVED_ID else self._inner.get_trial(trial_id)
 
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
-        return self._trial.system_attrs if trial_id == DRAFT else self._inner.get_trial_system_attrs(trial_id)
+        return self._trial.system_attrs if trial_id == UNSAVED_ID else self._inner.get_trial_system_attrs(trial_id)
 
     def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
-        return self._trial.user_attrs if trial_id == DRAFT else self._inner.get_trial_user_attrs(trial_id)
+        return self._trial.user_attrs if trial_id == UNSAVED_ID else self._inner.get_trial_user_attrs(trial_id)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if trial_id == DRAFT:
+        if trial_id == UNSAVED_ID:
             self._trial.system_attrs[key] = value
         else:
             self._inner.set_trial_system_attr(trial_id, key, value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if trial_id == DRAFT:
+        if trial_id == UNSAVED_ID:
             self._trial.user_attrs[key] = value
         else:
             self._inner.set_trial_user_attr(trial_id, key, value)

@@ -12,7 +12,7 @@ from nas.spaces import SearchSpace
 
 
 @dataclass(frozen=True)
-class History:
+class TrialHistory:
     """Trials of a study that are architectures of a search space; any other trial is left out.
 
     Attributes:
@@ -28,7 +28,7 @@ class History:
     failed: np.ndarray
 
     @classmethod
-    def of(cls, study: optuna.Study, space: SearchSpace, but: int = -1) -> History:
+    def of(cls, study: optuna.Study, space: SearchSpace, but: int = -1) -> TrialHistory:
         """Every trial of `study` except the one numbered `but`; pruned ones count with the last score they reported."""
         signs = np.array([1.0 if d == optuna.study.StudyDirection.MAXIMIZE else -1.0 for d in study.directions])
         codes, values, pending, failed = [], [], [], []

@@ -9,43 +9,43 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nas.locks import HELD, LockedError, output_lock
-from nas.search.storage import place_of
+from nas.search.storage import storage_file
 
 
-class Hold:
+class StudyLock:
     """One search's hold on the storage of its study.
 
     Attributes:
-        alone: no other search was alive at the start; trials that run are what a killed one left.
+        exclusive: no other search was alive at the start; trials that run are what a killed one left.
     """
 
-    def __init__(self, path: Path | None, join: bool, alone: bool) -> None:
-        self.path, self.join, self.alone = path, join, alone
+    def __init__(self, path: Path | None, join: bool, exclusive: bool) -> None:
+        self.path, self.join, self.exclusive = path, join, exclusive
         self.joined = None if path is None else _beside(path, "joined")
         self.handle: int | None = None
 
-    def shared(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether other searches may have joined."""
         return self.join if self.path is None else self.join or self.joined.exists()
 
     @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
+    def starting_trial(self) -> Iterator[None]:
         """Inside, no other search of this study begins a trial, so that together they begin no more than asked for."""
-        if not self.shared():
+        if not self.is_shared():
             yield
             return
         if self.path is None:
             yield
             return
-        handle = _lock(_beside(self.path, "ask"), shared=False, wait=True)
+        handle = _lock(_beside(self.path, "start"), shared=False, wait=True)
         try:
             yield
         finally:
             os.close(handle)
 
-    def settled(self) -> None:
+    def allow_joins(self) -> None:
         """Searches may join from now on: what a killed one left has been read."""
-        if self.alone and self.handle is not None:
+        if self.exclusive and self.handle is not None:
             _remove(self.joined, self.handle)
             self.handle = None
 
@@ -55,12 +55,12 @@ class Hold:
         if self.handle is not None:
             os.close(self.handle)
         if self.joined.exists() and (handle := _lock(self.joined, shared=False, wait=False)) is not None:
-            _remove(_beside(self.path, "ask"))
+            _remove(_beside(self.path, "start"))
             _remove(self.joined, handle)
 
 
 @contextlib.contextmanager
-def hold(storage: str | Path | None, join: bool) -> Iterator[Hold]:
+def lock_study(storage: str | Path | None, join: bool) -> Iterator[StudyLock]:
     """Keep other searches from the study's file inside the block, but for those that join.
 
     A study on a database server is not locked.
@@ -68,9 +68,9 @@ def hold(storage: str | Path | None, join: bool) -> Iterator[Hold]:
     Raises:
         LockedError: another search holds it, and `join` is not set.
     """
-    path = place_of(storage)
+    path = storage_file(storage)
     if path is None:
-        yield Hold(None, join, alone=storage is None or not join)
+        yield StudyLock(None, join, exclusive=storage is None or not join)
         return
     with contextlib.ExitStack() as stack:
         try:
@@ -84,10 +84,10 @@ def hold(storage: str | Path | None, join: bool) -> Iterator[Hold]:
         handle = _lock(joined, shared=not first, wait=not first)
         if handle is None and not join:
             raise LockedError(f"{path}: searches that joined it still run; wait for them, or join them with --join")
-        held = Hold(path, join, alone=first and handle is not None)
-        held.handle = handle
-        stack.callback(held.close)
-        yield held
+        lock = StudyLock(path, join, exclusive=first and handle is not None)
+        lock.handle = handle
+        stack.callback(lock.close)
+        yield lock
 
 
 def _beside(path: Path, name: str) -> Path:

@@ -8,20 +8,20 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import ConfigError
-from nas.search.draft import draft
-from nas.search.driver import is_ended, note_costs
-from nas.search.history import is_reused
-from nas.search.identity import identify, identify_costs
+from nas.search.ask_tell import unsaved_trial
+from nas.search.identity import costs_identity, evaluator_identity
+from nas.search.optimize_loop import is_ended, set_costs
 from nas.search.problem import Problem
 from nas.search.samplers.base import distributions
 from nas.search.storage import one_line
+from nas.search.trial_history import is_reused
 from nas.search.workers import Evaluator
 
-REUSED = "reused"
+WARM_STARTED = "reused"
 """The study's attribute that says that all known scores were taken over."""
 
 
-def open_study(
+def load_or_create_study(
     storage: optuna.storages.BaseStorage, name: str, problem: Problem, evaluator: Evaluator, where: str
 ) -> optuna.Study:
     """The study `name`; or, where that one has another budget or other costs, one beside it that knows its scores.
@@ -29,24 +29,24 @@ def open_study(
     Raises:
         ConfigError: the study was begun with another space or another evaluator.
     """
-    scores = {"space_hash": problem.space.hash, "evaluator": identify(evaluator)}
-    costs = {"budget": str(problem.budget), "costs": identify_costs(problem)}
+    scores = {"space_hash": problem.space.hash, "evaluator": evaluator_identity(evaluator)}
+    costs = {"budget": str(problem.budget), "costs": costs_identity(problem)}
     if problem.budget.generation_s is not None:
         costs |= {"steps": problem.cost.steps, "guidance": problem.cost.guidance}
     first = _open(storage, name, where)
     if not any(is_ended(trial) for trial in first.get_trials(deepcopy=False)):  # such as after a mistyped evaluator
-        _note(first, scores, anew=("evaluator",))
+        _set_user_attrs(first, scores, anew=("evaluator",))
     _check(first, scores, where)
     if _same(first, costs):
-        _note(first, {"space": problem.space.name} | scores | costs)
+        _set_user_attrs(first, {"space": problem.space.name} | scores | costs)
         return first
     study = _open(storage, f"{name}, {problem.budget}, {costs['costs']}", where)
-    _note(study, {"space": problem.space.name} | scores | costs)
-    if REUSED not in study.user_attrs:
+    _set_user_attrs(study, {"space": problem.space.name} | scores | costs)
+    if WARM_STARTED not in study.user_attrs:
         others = [s.study_name for s in optuna.get_all_study_summaries(storage) if s.study_name.startswith(f"{name}, ")]
         for other in [name, *sorted(set(others) - {study.study_name})]:
-            _take_over(study, _open(storage, other, where), problem)
-        study.set_user_attr(REUSED, True)
+            _warm_start(study, _open(storage, other, where), problem)
+        study.set_user_attr(WARM_STARTED, True)
     return study
 
 
@@ -78,14 +78,14 @@ def _same(study: optuna.Study, costs: dict[str, Any]) -> bool:
     return all(study.user_attrs.get(key, value) == value for key, value in costs.items())
 
 
-def _note(study: optuna.Study, identity: dict[str, Any], anew: tuple[str, ...] = ()) -> None:
+def _set_user_attrs(study: optuna.Study, identity: dict[str, Any], anew: tuple[str, ...] = ()) -> None:
     known = study.user_attrs
     for key, value in identity.items():
         if key not in known or (key in anew and known[key] != value):
             study.set_user_attr(key, value)
 
 
-def _take_over(study: optuna.Study, other: optuna.Study, problem: Problem) -> None:
+def _warm_start(study: optuna.Study, other: optuna.Study, problem: Problem) -> None:
     """Add the scored trials of another study, each with the costs and constraints that it has here.
 
     Scores belong to architectures, whatever they cost. Interrupted in between, it goes on where it was.
@@ -99,10 +99,10 @@ def _take_over(study: optuna.Study, other: optuna.Study, problem: Problem) -> No
 
 
 def _copy(trial: FrozenTrial, source: str, problem: Problem) -> FrozenTrial:
-    copied = draft(0)
+    copied = unsaved_trial(0)
     slots = distributions(problem)
     copied.params, copied.distributions = {slot: trial.params[slot] for slot in slots}, slots
-    note_costs(copied, problem.space.architecture(copied.params), problem)
+    set_costs(copied, problem.space.architecture(copied.params), problem)
     copied.user_attrs["reused"] = f"{source}: trial {trial.number}"
     copied.values, copied.state = trial.values, TrialState.COMPLETE
     copied.datetime_start, copied.datetime_complete = trial.datetime_start, trial.datetime_complete
