@@ -331,6 +331,15 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def content_hash(*paths: str | Path) -> str:
+    """12 hexadecimal digits that change with the content of any of the files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with naming(path), open_regular(path) as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
 def local_or_hub(name: str, base: Path) -> str:
     """The folder `name`, relative to `base`, if there is one or `name` cannot be the Hub's; else the name."""
     folder = (base / Path(name).expanduser()).absolute()

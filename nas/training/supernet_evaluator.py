@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from nas.data.batches import held_out
 from nas.diffusion.losses import validation_loss
+from nas.files import content_hash, short_hash
 from nas.spaces import Architecture
 from nas.training.stage import Inputs, require_finished
 from nas.training.stages import supernet
@@ -28,6 +31,14 @@ class SupernetEvaluator:
     def __init__(self, inputs: Inputs, clips: int = 64, threads: int | None = None) -> None:
         self.inputs, self.clips, self.threads = inputs, clips, threads
         self._loaded = None
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Changes with what scores depend on: the supernet's weights, the held-out clips and how many are used."""
+        weights = require_finished(self.inputs.start, "supernet") / supernet.WEIGHTS
+        clips = sorted((require_finished(self.inputs.decoder, "decoder") / "test").glob("*.safetensors"))
+        parts = [content_hash(weights, *clips), asdict(self.inputs.objective), self.clips]
+        return f"{type(self).__name__} {short_hash(parts)}"
 
     def __call__(self, arch: Architecture) -> float:
         return self.score(arch)

@@ -139,6 +139,40 @@ def test_evaluators_are_told_apart_by_what_they_are_made_of():
     assert evaluator_identity(CommandEvaluator("a {arch}")) != evaluator_identity(CommandEvaluator("b {arch}"))
 
 
+@pytest.mark.parametrize(
+    "command", ["{python} -u {script} --arch {{arch}}", "env X=1 python {script} {{arch}}", "{script} {{arch}}"]
+)
+def test_a_command_with_another_script_is_another_evaluator(search, tmp_path, command):
+    space, cost, budget, _ = search
+    script = tmp_path / "score.py"
+    script.write_text(f"#!{sys.executable}\nprint(1.0)")
+    script.chmod(0o755)
+    evaluator = CommandEvaluator(command.format(python=sys.executable, script=script))
+    before = evaluator_identity(evaluator)
+    assert before == evaluator_identity(CommandEvaluator(evaluator.command, timeout_s=1.0, retries=3))
+    (tmp_path / "log.txt").write_text("what a command writes does not count")
+    assert before == evaluator_identity(evaluator)
+    if command.startswith("{script}"):
+        run(space, cost, evaluator, budget, trials=1, storage=tmp_path / "a.journal")
+    script.write_text(f"#!{sys.executable}\nprint(2.0)")
+    assert before != evaluator_identity(evaluator)
+    if command.startswith("{script}"):
+        with pytest.raises(ConfigError, match=f"was begun with evaluator {before}, not CommandEvaluator"):
+            run(space, cost, evaluator, budget, trials=2, storage=tmp_path / "a.journal")
+
+
+@pytest.mark.parametrize(
+    "command", ["python -m scores {arch}", "python -c 'print(1)' {arch}", "score {arch}", f"{'x' * 5000} {{arch}}"]
+)
+def test_a_command_without_a_script_counts_by_its_text(command):
+    assert CommandEvaluator(command).identity == CommandEvaluator(command).identity
+
+
+def test_a_command_with_an_unclosed_quotation_mark_is_refused():
+    with pytest.raises(ConfigError, match="No closing quotation"):
+        CommandEvaluator("python 'score.py {arch}")
+
+
 def test_infeasible_budget_is_answered_before_anything_runs(search):
     space, cost, _, table = search
     space = type(space)(name="full", slots={s: c[1:] for s, c in space.slots.items()})

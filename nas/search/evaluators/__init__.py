@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 from nas.config import build
 from nas.csv_files import read_csv
 from nas.errors import ConfigError, NasError, shown, suggestion
-from nas.files import read_json
+from nas.files import content_hash, open_regular, read_json, short_hash
 from nas.search.problem import Pairs, Scores
 from nas.search.workers import Evaluator
 from nas.spaces import Architecture, SearchSpace
@@ -135,6 +136,17 @@ class CommandEvaluator:
     def __post_init__(self) -> None:
         if "{arch}" not in self.command:
             raise ConfigError(f"evaluator '{self.command}': say where the architecture file goes with {{arch}}")
+        try:
+            shlex.split(self.command)
+        except ValueError as error:
+            raise ConfigError(f"evaluator '{self.command}': {error}; close or escape the quotation mark") from None
+
+    @property
+    def identity(self) -> str:
+        """Changes with the command's text and with the content of the script that it runs."""
+        script = _script(shlex.split(self.command))
+        digest = "" if script is None else content_hash(script)
+        return f"{type(self).__name__} {short_hash([self.command, digest])}"
 
     def __call__(self, arch: Architecture) -> float:
         """
@@ -176,6 +188,29 @@ class CommandEvaluator:
                 f"evaluator '{words[0]}': expected a number or an object with 'score', found {str(value)[:60]!r}"
             )
         return float(value)
+
+
+def _script(words: list[str]) -> Path | None:
+    """The script among a command's words: the first one that is a text file, before any `-m` or `-c`.
+
+    A first word without a slash is looked up in PATH, not in the working folder.
+    """
+    for number, word in enumerate(words):
+        if word in ("-m", "-c") or "{arch}" in word:
+            return None
+        path = Path(word)
+        is_interpreter = number == 0 and ("/" not in word or path.name.startswith("python"))
+        if not is_interpreter and os.path.isfile(path) and _is_text(path):
+            return path
+    return None
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            return b"\0" not in file.read(1024)
+    except OSError:
+        return False
 
 
 def parse_evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
