@@ -1,12 +1,11 @@
-"""Fewer steps by the adversarial stage, or by training on? From one start, both with the same compute.
+"""Compares the adversarial stage with continued fine-tuning at equal compute, for sampling in few steps.
 
     python benchmarks/adversarial.py --run runs/demo --converge 3000 --out runs/adversarial
 
-The fine-tuned denoiser of a demo run is first trained on for `--converge` steps: a start that still learns would gain
-more from plain training than from being distilled, and that comparison would say nothing of distilling. From there the
-config's `adversarial` stage trains the student, and its control: plain fine-tuning from the same start for equal
-compute. Both are judged at 1, 2 and 4 steps, the start at 25 as well, by the demo's checked classifier. Each part
-resumes where it was stopped. Prints a Markdown table, and writes it to OUT/adversarial.md.
+The fine-tuned denoiser of a demo run is first trained for `--converge` more steps: a start that has not converged would
+gain more from plain training than from distillation. From there the config's `adversarial` stage trains the student,
+and its control, which is plain fine-tuning from the same start with equal compute. Both are evaluated at 1, 2 and 4
+steps, the start also at 25, with the demo's digit classifier. An interrupted benchmark resumes. Prints a Markdown table, and writes it to OUT/adversarial.md.
 """
 
 from __future__ import annotations
@@ -31,17 +30,15 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished demo run")
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"), help="whose stages to run")
     parser.add_argument(
-        "--converge", type=int, default=3000, help="steps of fine-tuning before; 0: the run's own model"
+        "--converge", type=int, default=3000, help="fine-tuning steps before the comparison; 0: the run's own model"
     )
     parser.add_argument("--steps", type=int, help="adversarial steps (default: the config's)")
-    parser.add_argument("--batch", type=int, default=16, help="clips in a step of anything")
-    parser.add_argument(
-        "--teacher-batches", type=int, default=160, help="batches of noise that the teacher makes clips of"
-    )
+    parser.add_argument("--batch", type=int, default=16, help="clips per step in all trainings")
+    parser.add_argument("--teacher-batches", type=int, default=160, help="batches that the teacher samples")
     parser.add_argument(
         "--pure-noise-fraction", type=float, default=0.75, help="share of the student's inputs that are pure noise"
     )
-    parser.add_argument("--clips", type=int, default=160, help="generated clips that are judged")
+    parser.add_argument("--clips", type=int, default=160, help="generated clips per evaluation")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/adversarial"))
     args = parser.parse_args()
@@ -50,8 +47,8 @@ def main() -> None:
     space = nas.SearchSpace.load(args.run / "space.yaml")
     arch = space.check(nas.Architecture.load(args.run / "architecture.json"))
     checkpoints = args.run / "checkpoints"
-    asked = build(Objective, job.objective, name, "objective")
-    inputs = Inputs(space, checkpoints / "decoder", checkpoints / "finetune", arch, objective=asked)
+    objective = build(Objective, job.objective, name, "objective")
+    inputs = Inputs(space, checkpoints / "decoder", checkpoints / "finetune", arch, objective=objective)
 
     plain = build(FinetuneConfig, job.stages.get("finetune", {}), name, "stages.finetune")
     plain = replace(plain, batch=args.batch, eval_steps=(*FEW, 25), eval_clips=args.clips, steps=args.converge, seed=1)
@@ -78,8 +75,8 @@ def main() -> None:
 
 def report(quality: dict[str, list[dict]], config: AdversarialConfig, args: argparse.Namespace) -> str:
     lines = [
-        f"{args.converge} steps of fine-tuning before; {config.steps} adversarial steps of {args.batch} clips, "
-        f"{config.pure_noise_fraction:.0%} of the inputs pure noise, {config.teacher_batches} batches taught. {args.clips} clips judged of each.",
+        f"{args.converge} fine-tuning steps before; {config.steps} adversarial steps of {args.batch} clips, "
+        f"{config.pure_noise_fraction:.0%} of the inputs pure noise, {config.teacher_batches} teacher batches. {args.clips} clips per evaluation.",
         "",
         "| model | steps | Frechet | digit | direction |",
         "| --- | --- | --- | --- | --- |",

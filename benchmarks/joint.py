@@ -1,14 +1,14 @@
-"""Does training on images and clips jointly beat clips alone? SnapGen-V (arXiv 2412.10494) says so; here on moving digits.
+"""Compares joint training on images and clips with clips only, as SnapGen-V (arXiv 2412.10494) does, on moving digits.
 
     python benchmarks/joint.py --run runs/demo [--steps 700] [--seeds 5] [--video-digits 5] [--out runs/joint]
 
-From the same image-trained backbone and autoencoder of a demo run, the same architecture is fine-tuned by the config's
-`finetune` stage, once as it stands and once with no image steps, for as many steps, with the same clips in the same
-order as far as both see clips. `--videos N` leaves both N of the demo's thousands of clips and all of its images,
-`--video-digits N` the clips of the digits below N and all images: captioned videos are scarcer than images, and show
-less, everywhere but in a demo. Each seed's clips are judged by the checked classifier. Started again, it goes on inside
-the very run that was stopped, so a second start with all seeds gathers what several processes did; OUT belongs to one
-condition (OUT/condition.json), and another one is refused there. Writes OUT/joint.csv and prints a Markdown table with the 95% interval (Student's t) of the paired differences.
+From the backbone and autoencoder of a demo run, one architecture is fine-tuned with the config's `finetune` stage, once
+as configured and once without image steps, for the same number of steps, with the same clips in the same order.
+`--videos N` limits both to N clips and all images, `--video-digits N` to the clips of the digits below N and all images,
+since captioned videos are usually scarcer and less diverse than images. Each seed's clips are evaluated with the digit
+classifier. An interrupted benchmark resumes; a start with all seeds collects what several processes did. OUT belongs to
+one condition (OUT/condition.json); another one is refused. Writes OUT/joint.csv and prints a Markdown table with the 95%
+interval (Student's t) of the paired differences.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"), help="whose finetune stage to run")
     parser.add_argument("--steps", type=int, help="of fine-tuning (default: the config's)")
-    parser.add_argument("--eval-steps", type=int, default=25, help="denoising steps of the clips that are judged")
-    parser.add_argument("--clips", type=int, help="generated clips that are judged (default: the config's)")
+    parser.add_argument("--eval-steps", type=int, default=25, help="denoising steps of the evaluated clips")
+    parser.add_argument("--clips", type=int, help="generated clips per evaluation (default: the config's)")
     parser.add_argument("--videos", type=int, help="clips to train on (default: all)")
     parser.add_argument("--video-digits", type=int, default=len(WORDS), help="clips show only the digits below this")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--first", type=int, default=0, help="the first seed: several processes can share the work")
+    parser.add_argument(
+        "--first", type=int, default=0, help="the first seed, to divide the seeds over several processes"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/joint"))
     args = parser.parse_args()
@@ -64,23 +66,23 @@ def main() -> None:
         eval_steps=(args.eval_steps,),
         eval_clips=args.clips or config.eval_clips,
     )
-    asked = build(Objective, job.objective, str(args.config), "objective")
+    objective = build(Objective, job.objective, str(args.config), "objective")
     space = nas.SearchSpace.load(args.run / "space.yaml")
     arch = space.check(nas.Architecture.load(args.run / "architecture.json"))
     checkpoints = args.run / "checkpoints"
-    own_condition(
+    check_condition(
         args.out,
         run=str(args.run.resolve()),
         videos=args.videos,
         video_digits=args.video_digits,
         architecture=arch.choices,
-        objective=asdict(asked),
+        objective=asdict(objective),
         **{name: value for name, value in asdict(config).items() if name != "seed"},
     )
     decoder = checkpoints / "decoder"
     if args.videos or args.video_digits < len(WORDS):
         decoder = with_few_videos(decoder, args.out / "decoder", args.videos, args.video_digits)
-    inputs = Inputs(space, decoder, checkpoints / "distill", arch, objective=asked)
+    inputs = Inputs(space, decoder, checkpoints / "distill", arch, objective=objective)
     rows = []
     for seed in range(args.first, args.first + args.seeds):
         for kind in KINDS:
@@ -91,54 +93,54 @@ def main() -> None:
     print(report(pd.DataFrame(rows), config, arch, args))
 
 
-def own_condition(out: Path, **asked: object) -> None:
-    """Note under what condition everything in `out` is measured, or check that it is this one.
+def check_condition(out: Path, **condition: object) -> None:
+    """Record the condition of all results in `out`, or check that it is this one.
 
     Raises:
-        ConfigError: `out` holds results of another condition, or of one that nobody noted.
+        ConfigError: `out` contains results of another condition, or without a recorded one.
     """
-    path, asked = out / "condition.json", json.loads(json.dumps(asked))
+    path, condition = out / "condition.json", json.loads(json.dumps(condition))
     if not path.exists():
         if any(out.glob("*/stage.json")):
-            raise ConfigError(f"{out}: holds results of a condition that was not noted; give another --out")
-        write_json(path, asked)
+            raise ConfigError(f"{out}: contains results without a recorded condition; give another --out")
+        write_json(path, condition)
         return
-    there = read_json(path, "condition")
-    other = [name for name in asked if there.get(name) != asked[name]]
+    recorded = read_json(path, "condition")
+    other = [name for name in condition if recorded.get(name) != condition[name]]
     if other:
-        was = ", ".join(f"{name} {there.get(name)} (now {asked[name]})" for name in other)
-        raise ConfigError(f"{out}: its results are of another condition: {was}; give the same again, or another --out")
+        was = ", ".join(f"{name} {recorded.get(name)} (now {condition[name]})" for name in other)
+        raise ConfigError(f"{out}: its results are of another condition: {was}; use the same, or another --out")
 
 
 def with_few_videos(decoder: Path, copy: Path, count: int | None, digits: int) -> Path:
     """A copy of a decoder stage that trains on its first `count` clips of the digits below `digits`, and all images."""
     if copy.exists():
         return copy
-    began = copy.with_name("copying")
-    shutil.copytree(decoder, began, dirs_exist_ok=True)
-    train, words = began / "train", set(WORDS[:digits])
+    partial = copy.with_name("copying")
+    shutil.copytree(decoder, partial, dirs_exist_ok=True)
+    train, words = partial / "train", set(WORDS[:digits])
     latents, captions = [], []
     for path in sorted(train.glob("videos-*.json")):
-        ((name, found),) = read_json(path, "shard")["captions"].items()
-        rows = [row for row, caption in enumerate(found) if words & set(caption.split())]
+        ((name, shard),) = read_json(path, "shard")["captions"].items()
+        rows = [row for row, caption in enumerate(shard) if words & set(caption.split())]
         latents.append(safetensors_io.load(path.with_suffix(".safetensors"))[name][rows])
-        captions += [found[row] for row in rows]
+        captions += [shard[row] for row in rows]
     kept = torch.cat(latents)[:count]
     safetensors_io.save(train / "videos-00000.safetensors", {name: kept})
     write_json(train / "videos-00000.json", {"captions": {name: captions[: len(kept)]}, "skipped": []})
     sizes = read_json(train / "cache.json", "cache")
     write_json(train / "cache.json", {**sizes, "videos": {name: [len(kept)]}})
-    began.rename(copy)
+    partial.rename(copy)
     return copy
 
 
 def measure(out: Path, kind: str, seed: int, config: FinetuneConfig, inputs: Inputs) -> dict[str, float]:
-    """One run of the stage; of a finished one at once."""
+    """Metrics of one run of the stage."""
     share = config.image_share if kind == "joint" else 0.0
     folder = out / f"{kind.replace(' ', '-')}-{seed}"
     result = run_stage("finetune", folder, replace(config, seed=seed, image_share=share), inputs)
-    found = {**result.metrics, **result.metrics["quality"][0], "seconds": result.seconds}
-    return {name: round(found[name], 4) for name in (*METRICS, "seconds")}
+    values = {**result.metrics, **result.metrics["quality"][0], "seconds": result.seconds}
+    return {name: round(values[name], 4) for name in (*METRICS, "seconds")}
 
 
 def report(rows: pd.DataFrame, config: FinetuneConfig, arch: nas.Architecture, args: argparse.Namespace) -> str:
@@ -146,7 +148,7 @@ def report(rows: pd.DataFrame, config: FinetuneConfig, arch: nas.Architecture, a
     pivot = rows.pivot(index="seed", columns="training")
     lines = [
         f"Architecture: {arch}. {config.steps} steps of {config.batch} clips; jointly, {config.image_share:.0%} of the "
-        f"steps see {config.image_batch_size} images instead. {args.seeds} seeds, {config.eval_clips} clips judged of each at "
+        f"steps see {config.image_batch_size} images instead. {args.seeds} seeds, {config.eval_clips} clips per evaluation at "
         f"{args.eval_steps} denoising steps with guidance {config.guidance}. {os.cpu_count()} cores, "
         f"{args.threads} thread(s), torch {torch.__version__}. {args.videos or 'All'} clips to train on, "
         f"of the digits below {args.video_digits}.",

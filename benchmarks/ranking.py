@@ -1,10 +1,10 @@
-"""Does the supernet rank architectures as stand-alone training does?
+"""Rank correlation of supernet scores with stand-alone training.
 
     python benchmarks/ranking.py [--job configs/demo.yaml] [--run runs/demo/checkpoints] [--random 5] [--steps 300]
 
-Takes the trained supernet of a demo run, scores one architecture per operator (the same in every slot), the empty one
-and a few random ones with it, trains each of them on its own from the image backbone, and compares the two orders by
-held-out validation loss at fixed noise and timesteps. Prints a Markdown table; started again, goes on where it stopped.
+With the trained supernet of a demo run it scores one architecture per operator (the same in every slot), the empty one
+and a few random ones, trains each of them stand-alone from the image backbone, and compares the two rankings by held-out
+validation loss at fixed noise and timesteps. Prints a Markdown table. An interrupted benchmark resumes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def architectures(space: nas.SearchSpace, random: int) -> dict[str, nas.Architec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--run", type=Path, default=Path("runs/demo/checkpoints"), help="holds decoder, distill, supernet"
+        "--run", type=Path, default=Path("runs/demo/checkpoints"), help="folder with decoder, distill and supernet"
     )
-    parser.add_argument("--job", default="configs/demo.yaml", help="the run's config: its space and its objective")
+    parser.add_argument("--job", default="configs/demo.yaml", help="the run's config, for its space and objective")
     parser.add_argument("--random", type=int, default=5, help="how many random architectures")
-    parser.add_argument("--steps", type=int, default=300, help="of stand-alone training, each")
+    parser.add_argument("--steps", type=int, default=300, help="stand-alone training steps per architecture")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--clips", type=int, default=256, help="held-out clips in a validation loss")
+    parser.add_argument("--clips", type=int, default=256, help="held-out clips of a validation loss")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/ranking"))
     args = parser.parse_args()

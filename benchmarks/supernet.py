@@ -1,10 +1,10 @@
-"""Throughput of a supernet step over that of a plain denoiser of the same active path, in one run.
+"""Throughput of a supernet training step relative to a plain denoiser of the same path.
 
     python benchmarks/supernet.py [--space demo] [--batch 8] [--paths 6] [--rounds 10]
 
-Each path is trained, in turn, inside the supernet and as a denoiser of its own: same batch, same learner (gradient,
-clipping, AdamW, running mean), so that what differs is what the other paths cost. The two take turns within each round,
-so that drift hits both; the ratio is that of the sums of the paths' median step times. It must not be below 0.9.
+Each path is trained inside the supernet and as a separate denoiser, with the same batch and learner (gradient, clipping,
+AdamW, EMA), so that the difference is the cost of the other paths. The two alternate within each round, so that drift
+affects both; the ratio is that of the sums of the paths' median step times. It should be at least 0.9.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="demo")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--paths", type=int, default=6, help="from fair rounds: together they train every choice")
+    parser.add_argument("--paths", type=int, default=6, help="number of paths, from a fair round")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, for a busy machine")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def random_batch(space: SearchSpace, size: int) -> Batch:
-    """Noise in the place of latents and text: what a step costs does not depend on them."""
+    """Noise instead of latents and text, on which the cost of a step does not depend."""
     stream = generator(0)
     latents, noise = (torch.randn(size, *space.input_shape()[1:], generator=stream) for _ in range(2))
     context = torch.randn(size, *space.context_shape()[1:], generator=stream)

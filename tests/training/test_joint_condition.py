@@ -13,24 +13,24 @@ PATH = Path(__file__).resolve().parents[2] / "benchmarks/joint.py"
 
 
 @pytest.fixture(scope="module")
-def own_condition():
+def check_condition():
     spec = importlib.util.spec_from_file_location("joint_benchmark", PATH)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.own_condition
+    return module.check_condition
 
 
-def test_a_folder_goes_on_with_its_own_condition_and_refuses_another(own_condition, tmp_path):
+def test_a_folder_goes_on_with_its_check_condition_and_refuses_another(check_condition, tmp_path):
     asked = {"videos": 40, "steps": 600, "eval_steps": (8,), "architecture": {"mid.0/0": "Conv1D"}}
-    own_condition(tmp_path / "out", **asked)
-    own_condition(tmp_path / "out", **asked)
+    check_condition(tmp_path / "out", **asked)
+    check_condition(tmp_path / "out", **asked)
     with pytest.raises(ConfigError, match=r"videos 40 \(now None\), steps 600 \(now 200\)") as refused:
-        own_condition(tmp_path / "out", **{**asked, "videos": None, "steps": 200})
+        check_condition(tmp_path / "out", **{**asked, "videos": None, "steps": 200})
     assert "another --out" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_results_without_a_condition_are_not_joined(own_condition, tmp_path):
+def test_results_without_a_condition_are_not_joined(check_condition, tmp_path):
     (tmp_path / "joint-0").mkdir()
     (tmp_path / "joint-0/stage.json").write_text("{}")
-    with pytest.raises(ConfigError, match="not noted"):
-        own_condition(tmp_path, videos=None)
+    with pytest.raises(ConfigError, match="without a recorded condition"):
+        check_condition(tmp_path, videos=None)
