@@ -9,7 +9,7 @@ import pytest
 
 from nas.errors import ConfigError
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks/joint.py"
+PATH = Path(__file__).resolve().parents[1] / "benchmarks/joint.py"
 
 
 @pytest.fixture(scope="module")
