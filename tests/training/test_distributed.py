@@ -1,4 +1,4 @@
-"""Two workers over gloo are one with their batches together; killed and started again they go on; Ray starts them."""
+"""Two workers over gloo match one process with the whole batch; they resume after kill -9; Ray Train starts them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_two_workers_killed_and_started_again_end_where_a_straight_run_does(inpu
     assert result.metrics["validation_loss"] > 0
 
 
-def test_what_cannot_be_shared_is_refused_before_anything_starts(space, tmp_path):
+def test_a_batch_that_does_not_divide_evenly_is_refused_before_anything_starts(space, tmp_path):
     space.save(tmp_path / "space.yaml")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{space: space.yaml, stages: {distill: {batch: 4}}}")

@@ -1,4 +1,4 @@
-"""Accumulation, checkpointing and half precision of a denoiser: the same gradients by other means."""
+"""Gradient accumulation, activation checkpointing and half precision give the same gradients."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The training loop: resuming, kept states, accumulation, divergence and damaged files."""
+
 from __future__ import annotations
 
 import math
@@ -48,7 +50,7 @@ def test_an_interrupted_run_ends_where_a_straight_one_does(tmp_path):
     assert (tmp_path / "a/history.csv").read_text() == (tmp_path / "b/history.csv").read_text()
 
 
-def test_a_torn_last_row_is_dropped(tmp_path):
+def test_an_incomplete_last_row_is_dropped(tmp_path):
     first, second = learner(), learner()
     run("a", tmp_path, 10, {"x": first}, step_of(first), save_every=5)
     with (tmp_path / "history.csv").open("a") as file:
@@ -57,7 +59,7 @@ def test_a_torn_last_row_is_dropped(tmp_path):
     assert [row["step"] for row in read_history(tmp_path)] == list(range(1, 13))
 
 
-def test_training_lowers_the_loss_and_the_mean_of_weights_follows(tmp_path):
+def test_training_lowers_the_loss_and_the_ema_weights_follow(tmp_path):
     trained = learner(200)
     run("a", tmp_path, 200, {"x": trained}, step_of(trained), save_every=1000)
     rows = read_history(tmp_path)
@@ -65,7 +67,7 @@ def test_training_lowers_the_loss_and_the_mean_of_weights_follows(tmp_path):
     assert torch.allclose(trained.ema_state()["weight"], trained.module.weight, atol=0.05)
 
 
-def test_a_bad_step_is_skipped_and_too_many_end_the_run():
+def test_a_non_finite_step_is_skipped_and_too_many_end_the_run():
     trained = learner()
     before = trained.module.weight.detach().clone()
     assert math.isnan(trained.update(trained.module(torch.full((1, 3), math.nan)).sum(), 0))
@@ -85,7 +87,7 @@ def test_the_state_of_another_model_is_refused(tmp_path):
         run("a", tmp_path, 4, {"x": other}, step_of(trained), save_every=1)
 
 
-def test_the_newest_states_are_kept_and_an_older_one_can_be_gone_back_to(tmp_path):
+def test_the_newest_states_are_kept_and_an_older_one_can_be_resumed(tmp_path):
     trained = learner(execution=ExecutionConfig(keep=3))
     run("a", tmp_path, 40, {"x": trained}, step_of(trained), save_every=5)
     assert [path.name for path in older_states(tmp_path)] == [

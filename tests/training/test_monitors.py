@@ -1,4 +1,4 @@
-"""The monitors see static clips, drift and a discriminator that has won, and say so once."""
+"""Monitors warn once about static clips, drifting latents and a saturated discriminator; TensorBoard; previews."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_motion_energy_is_zero_of_still_clips_and_grows_with_speed():
     assert math.isnan(motion_energy(slow[:, :, :1]))
 
 
-def test_real_latents_are_healthy_and_spoiled_ones_are_not(decoder):
+def test_statistics_of_real_latents_are_near_one_and_of_altered_ones_are_not(decoder):
     real, _ = held_out(decoder, 16)
     fine = latent_statistics(real[8:], real[:8])
     assert 0.5 < fine["motion"] < 2 and 0.7 < fine["spread"] < 1.4
@@ -52,15 +52,15 @@ def rows(column: str, values: list[float]) -> list[dict[str, float]]:
         ("heads_loss", 1.5, 0.001, "discriminator has won"),
     ],
 )
-def test_an_alarm_rings_once_until_the_column_recovers(column, good, bad, word):
+def test_a_warning_is_given_once_until_the_column_recovers(column, good, bad, word):
     monitor = HistoryMonitor()
-    said = [line for row in rows(column, [good] * 30 + [bad] * 60) for line in monitor.check(row)]
-    assert len(said) == 1 and word in said[0] and "\n" not in said[0]
+    warnings = [line for row in rows(column, [good] * 30 + [bad] * 60) for line in monitor.check(row)]
+    assert len(warnings) == 1 and word in warnings[0] and "\n" not in warnings[0]
     assert not any(monitor.check(row) for row in rows(column, [good] * 40))
     assert sum(len(monitor.check(row)) for row in rows(column, [bad] * 40)) == 1
 
 
-def test_one_bad_step_and_images_ring_nothing():
+def test_single_outliers_and_image_steps_give_no_warning():
     monitor = HistoryMonitor()
     assert not any(monitor.check(row) for row in rows("motion", ([0.9] * 9 + [0.0]) * 5))
     assert not any(monitor.check(row) for row in rows("motion", [math.nan] * 50))
@@ -81,7 +81,7 @@ def step_that_stops_moving(trained: Learner):
     return step
 
 
-def test_a_run_warns_in_a_line_and_does_not_say_it_again_when_it_goes_on(tmp_path, capsys):
+def test_a_run_warns_in_one_line_and_does_not_repeat_it_when_resumed(tmp_path, capsys):
     first = learner()
     run("adversarial", tmp_path, 50, {"x": first}, step_that_stops_moving(first), save_every=50)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
@@ -118,7 +118,7 @@ def test_tensorboard_has_every_step_once_after_a_resume(tmp_path):
         assert [scalar.value for scalar in scalars] == pytest.approx([row[column] for row in history], rel=1e-4)
 
 
-def test_without_tensorboard_there_is_no_board(tmp_path, monkeypatch):
+def test_without_tensorboard_nothing_is_written(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it fails
@@ -129,7 +129,7 @@ def test_without_tensorboard_there_is_no_board(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_finetuning_samples_grids_from_the_same_noise_and_is_not_changed_by_it(space, decoder, tmp_path):
+def test_finetuning_writes_previews_and_is_not_changed_by_them(space, decoder, tmp_path):
     backbone = run_stage(
         "distill", tmp_path / "d", DistillConfig(steps=2, batch=4, validation=4), Inputs(space, decoder)
     )

@@ -1,4 +1,4 @@
-"""Which files a recipe means, and which autoencoder is trained: what is written is what happens."""
+"""Resolution of paths in recipes, the autoencoder that is trained, exported recipes, and keys of earlier versions."""
 
 from __future__ import annotations
 

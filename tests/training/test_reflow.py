@@ -1,4 +1,4 @@
-"""Noise coupled to a teacher's clips, and the trainer of student and discriminator that is played with them."""
+"""Reflow pairs of noise and teacher clips, and the adversarial trainer that uses them."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def teacher(denoiser, decoder: Path) -> TeacherSampler:
     return TeacherSampler(denoiser, LatentCache(decoder / "train").empty, guidance=2.0, times=(1.0, 0.5, 0.0))
 
 
-def test_the_clips_are_what_the_teacher_samples_from_that_noise(decoder: Path, denoiser, teacher, tmp_path: Path):
+def test_the_pairs_are_what_the_teacher_samples_from_the_noise(decoder: Path, denoiser, teacher, tmp_path: Path):
     batches = Batches(decoder, seed=1, videos=3, images=2, caption_dropout=0.0)
     reflow_pairs = ReflowPairs(tmp_path, batches, count=2)
     reflow_pairs.generate(teacher)
@@ -54,7 +54,7 @@ def sampled_by_hand(denoiser, noise, context, empty):
     return x
 
 
-def test_what_is_made_is_not_made_again(decoder: Path, teacher, tmp_path: Path):
+def test_existing_pairs_are_not_computed_again(decoder: Path, teacher, tmp_path: Path):
     batches = Batches(decoder, seed=1, videos=2, images=2, caption_dropout=0.0)
     ReflowPairs(tmp_path, batches, count=1).generate(teacher)
     (made,) = tmp_path.glob("*.safetensors")
@@ -64,7 +64,7 @@ def test_what_is_made_is_not_made_again(decoder: Path, teacher, tmp_path: Path):
 
 
 def test_the_heads_learn_to_tell_real_from_generated(decoder: Path, denoiser, teacher):
-    """They once settled at -1 for everything: two kinds of negatives outweighed the real clips."""
+    """Two kinds of negatives must not outweigh the real clips, which drove all scores to -1."""
     batches = Batches(decoder, seed=1, videos=8, images=2, caption_dropout=0.0)
     trainer = AdversarialTrainer(denoiser, teacher, AdversarialConfig(steps=400, batch=8))
     trainer.generator.update = lambda loss, step: 0.0  # a generator that stands still
@@ -75,7 +75,7 @@ def test_the_heads_learn_to_tell_real_from_generated(decoder: Path, denoiser, te
     assert row["real"] > -0.5
 
 
-def test_images_are_taught_as_clips_are(decoder: Path, teacher, tmp_path: Path):
+def test_image_batches_have_teacher_latents_too(decoder: Path, teacher, tmp_path: Path):
     reflow_pairs = ReflowPairs(
         tmp_path, Batches(decoder, 1, videos=2, images=3, image_share=0.5, caption_dropout=0.0), count=2
     )
@@ -83,21 +83,21 @@ def test_images_are_taught_as_clips_are(decoder: Path, teacher, tmp_path: Path):
     assert [reflow_pairs(step)[1].shape[::2][:2] for step in (0, 1)] == [(2, 8), (3, 1)]
 
 
-def test_the_goal_is_where_the_teacher_ends_from_where_the_student_is(decoder: Path, denoiser, teacher):
+def test_the_target_is_the_end_of_the_teachers_trajectory_from_the_students_input(decoder: Path, denoiser, teacher):
     """The student is still the teacher here, without guidance: from the second place one guided step is left."""
     batches = Batches(decoder, seed=1, videos=6, images=2, caption_dropout=0.0)
     trainer = AdversarialTrainer(denoiser, teacher, AdversarialConfig(batch=6, pure_noise_fraction=0.5))
     batch = batches.of_videos(0)
     teacher_latents = torch.zeros_like(batch.latents)
-    x, t, goal = trainer.inputs(batch, teacher_latents, generator(0))
-    begun = t == 0.5
-    assert begun.any() and not begun.all() and set(t.tolist()) == {0.5, 1.0}
-    assert torch.equal(x[~begun], batch.noise[~begun]) and not goal[~begun].any()
+    x, t, target = trainer.inputs(batch, teacher_latents, generator(0))
+    started = t == 0.5
+    assert started.any() and not started.all() and set(t.tolist()) == {0.5, 1.0}
+    assert torch.equal(x[~started], batch.noise[~started]) and not target[~started].any()
     with torch.no_grad():
         time = torch.full((6,), 1000.0)
         half = batch.noise - 0.5 * denoiser(batch.noise, time, batch.context)
         with_text = denoiser(half, time / 2, batch.context)
         without = denoiser(half, time / 2, teacher.empty.expand_as(batch.context))
     end = half - 0.5 * (without + 2 * (with_text - without))
-    torch.testing.assert_close(x[begun], half[begun], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(goal[begun], end[begun], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(x[started], half[started], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(target[started], end[started], atol=1e-4, rtol=1e-4)

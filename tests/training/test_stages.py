@@ -129,7 +129,7 @@ def test_the_supernets_evaluator_agrees_with_the_extracted_model(finished, space
     assert evaluator(space.architecture({"mid.0/0": "SelfAttention1D"})) != first
 
 
-def test_retraining_lowers_the_loss_and_is_remembered(finished, space, tmp_path):
+def test_retraining_lowers_the_loss_and_is_not_repeated(finished, space, tmp_path):
     inputs = Inputs(space, finished["finetune"].decoder, finished["root"] / "supernet", arch_of(space))
     config = replace(FINETUNE, steps=15, image_share=0.0, batch=4)
     loss = retrain(tmp_path / "r", inputs, config)
@@ -206,7 +206,7 @@ def test_killed_and_started_again_it_ends_bitwise_where_a_straight_run_does(fini
 
 @pytest.mark.slow
 def test_a_denoiser_that_predicts_v_goes_through_every_stage(space, decoder, tmp_path):
-    """Each stage trains and samples it as what it is, and its checkpoint says so."""
+    """Each stage trains and samples it under its objective, which its checkpoint records."""
     asked, start = Objective("v", min_snr=5.0), None
     for name in ("distill", "supernet", "finetune", "adversarial"):
         config = replace(CONFIGS[name], steps=4)
@@ -219,7 +219,7 @@ def test_a_denoiser_that_predicts_v_goes_through_every_stage(space, decoder, tmp
         run_stage("distill", tmp_path / "distill", replace(CONFIGS["distill"], steps=4), Inputs(space, decoder))
 
 
-def test_a_folder_begun_before_an_option_existed_goes_on(finished):
+def test_a_folder_started_before_an_option_existed_is_read(finished):
     """An option that its stage.json does not know had its default."""
     path = finished["root"] / "distill/stage.json"
     text = path.read_text()

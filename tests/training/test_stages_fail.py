@@ -1,4 +1,4 @@
-"""What ends a stage before its end, or before its beginning: divergence, another process, a full disk, no memory."""
+"""Stages that cannot start or finish: divergence, another process, a full disk, too little memory, invalid values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = DistillConfig(steps=6, batch=4, validation=4, save_every=2)
 @pytest.mark.parametrize("steps", [1, 2, 6])
 def test_a_learning_rate_that_diverges_leaves_no_result(space, decoder, tmp_path, steps):
     config = replace(CONFIG, steps=steps, optimization=Optimization(lr=1e30, warmup=0))
-    for _ in range(2):  # a second try goes on from what was saved, to the same end
+    for _ in range(2):  # a second try resumes from the saved state and fails alike
         with pytest.raises(NasError, match="diverged") as error:
             run_stage("distill", tmp_path / "run", config, Inputs(space, decoder))
         assert "\n" not in str(error.value)
@@ -45,7 +45,7 @@ def test_the_second_of_two_processes_is_refused(space, decoder, tmp_path):
     assert not (folder / ".nas.lock").exists()
 
 
-def test_a_full_disk_is_one_line_and_the_stage_goes_on_where_it_was_saved(space, decoder, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_one_line_error_and_the_stage_resumes(space, decoder, tmp_path, monkeypatch):
     straight = run_stage("distill", tmp_path / "straight", CONFIG, Inputs(space, decoder))
     folder, written, save = tmp_path / "run", [], os.fsync
 
@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_line_and_the_stage_goes_on_where_it_was_saved(space,
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_too_little_memory_is_one_line(space, decoder, tmp_path, monkeypatch, error):
+def test_too_little_memory_is_a_one_line_error(space, decoder, tmp_path, monkeypatch, error):
     def fails(*_: object) -> None:
         raise error
 
@@ -80,7 +80,7 @@ def test_too_little_memory_is_one_line(space, decoder, tmp_path, monkeypatch, er
 
 @pytest.mark.parametrize("name", ["stage.json", "result.json"])
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"metrics": 3}', '{"config": [1]}'])
-def test_a_damaged_note_of_a_stage_is_one_line(space, decoder, tmp_path, name, text):
+def test_a_damaged_file_of_a_stage_is_a_one_line_error(space, decoder, tmp_path, name, text):
     folder = tmp_path / "run"
     folder.mkdir()
     if name == "result.json":

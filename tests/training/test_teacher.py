@@ -1,4 +1,4 @@
-"""Distillation from a larger backbone: it learns, it resumes to the bit, and without a teacher nothing has changed."""
+"""Distillation from a larger backbone: it learns, it resumes bit for bit, and its losses are those of BK-SDM."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ def space_of_two_widths(space):
     return replace(space, backbone=replace(space.backbone, channels=(16, 24)))
 
 
-def test_a_pruned_backbone_nears_its_teacher(wide, narrow, decoder, tmp_path):
+def test_a_pruned_backbone_approaches_its_teacher(wide, narrow, decoder, tmp_path):
     space, pruned = narrow
     config = replace(CONFIG, steps=60, teacher=str(wide), pruned=str(pruned))
     inputs = Inputs(space, decoder)

@@ -110,12 +110,15 @@ def train_jointly(
     """
     denoiser.requires_grad_(True)
     learner = Learner(denoiser, config.optimization, config.steps, execution=execution, use_ddp=True)
-    asked, preview_writer = (
-        get_objective(denoiser),
-        PreviewWriter(previews or PreviewConfig(), folder, source, config.guidance),
-    )
+    preview_writer = PreviewWriter(previews or PreviewConfig(), folder, source, config.guidance)
     batches = Batches(
-        source, config.seed, config.batch, config.image_batch_size, config.image_share, config.caption_dropout, asked
+        source,
+        config.seed,
+        config.batch,
+        config.image_batch_size,
+        config.image_share,
+        config.caption_dropout,
+        get_objective(denoiser),
     )
 
     def step(number: int) -> dict[str, float]:
