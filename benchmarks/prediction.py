@@ -39,7 +39,7 @@ from nas.profiling.workers.eager import build_module, make_inputs
 from nas.spaces import Architecture, SearchSpace
 
 AT_ONCE = 40
-"""Whole models that are in memory together, and timed in turn. In groups of 8, one after the other, the machine's drift
+"""WholeGraph models that are in memory together, and timed in turn. In groups of 8, one after the other, the machine's drift
 from minute to minute (3%) fell on some models and not on others, and spoilt their ranks."""
 PASSES = 6
 """One process takes up to 3% more or less for a whole model than another, for as long as it lives; half as much as the
@@ -136,7 +136,7 @@ def naive_litert(space: SearchSpace, table: LookupTable, threads: int) -> Lookup
     frame = table.frame.set_index("workload")
     with LitertRuntime(threads=threads) as runtime:
         for workload in space.workloads():
-            session = runtime.open_alone(workload)
+            session = runtime.open_graph(workload)
             run_ms = np.median(session.block(3))
             frame.loc[str(workload), "latency_ms"] = np.median(session.block(max(3, int(1000 / run_ms))))
             session.close()

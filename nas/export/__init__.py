@@ -18,7 +18,7 @@ from nas.export.packages import check_package, coreml
 from nas.export.training_recipe import recipe
 from nas.locks import output_lock
 from nas.profiling.coreml_models import temporary_files_in
-from nas.profiling.scratch import Scratch
+from nas.profiling.temporary import TemporaryFolder
 
 
 def _alone(write: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
@@ -28,7 +28,7 @@ def _alone(write: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
     def locked(checkpoint: str | Path, out: str | Path, *args: Any, **options: Any) -> list[Path]:
         with (
             output_lock(out, folder=True),
-            contextlib.closing(Scratch("nas-export-")) as scratch,
+            contextlib.closing(TemporaryFolder("nas-export-")) as scratch,
             temporary_files_in(str(scratch.path)),  # coremltools' packages, which a kill would leave for good
         ):
             _remove_unfinished(Path(out))  # what a killed process left

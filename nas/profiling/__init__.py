@@ -1,17 +1,17 @@
-"""Floor 2: runtimes, devices and the measurement protocol. Fills lookup tables; imports torch only inside a runtime."""
+"""Measure workloads on a device and fill lookup tables. Imports torch only where a runtime needs it."""
 
 from nas.failures import Infeasible, OutOfMemory, ToolError
 from nas.profiling.calibrate import CalibrationReport, calibrate
-from nas.profiling.profile import measure_architecture, measure_architectures, profile
+from nas.profiling.measuring import measure_architecture, measure_architectures, profile
 from nas.profiling.protocol import Protocol
 from nas.profiling.runtimes import RUNTIMES
-from nas.profiling.runtimes.base import Loaded, Runtime, Session, WholeModel
+from nas.profiling.runtimes.base import Runtime, Session, WholeModel, WorkloadStats
 
 __all__ = [
     "RUNTIMES",
     "CalibrationReport",
     "Infeasible",
-    "Loaded",
+    "WorkloadStats",
     "OutOfMemory",
     "Protocol",
     "Runtime",

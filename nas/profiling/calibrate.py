@@ -1,4 +1,4 @@
-"""`nas calibrate`: how far a sum over a table is from whole models, measured and corrected."""
+"""Fit a correction to a lookup table by measuring whole models (`nas calibrate`)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from nas.costs import Calibration, CostModel, LookupTable
 from nas.costs.table import shipped_tables
 from nas.errors import TableError
 from nas.locks import output_lock
-from nas.profiling.profile import measure_architectures
+from nas.profiling.measuring import measure_architectures
 from nas.profiling.protocol import Protocol
 from nas.spaces import Architecture, SearchSpace
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What a calibration found.
+    """The result of a calibration.
 
     Attributes:
-        calibration: to be stored beside the table (`LookupTable.save` does).
-        models: one row per measured architecture: predicted_ms (without correction), corrected_ms, measured_ms.
-        error_before, error_after: mean relative errors; `error_after` leaves each model out of the fit that predicts
-            it, so it speaks of architectures that were not measured.
+        calibration: the correction; `LookupTable.save` stores it beside the table.
+        models: one row per measured architecture: architecture, predicted_ms (without correction), corrected_ms,
+            measured_ms.
+        error_before: mean relative error of the predictions.
+        error_after: mean relative error of the corrected predictions, each by a fit without the model (leave-one-out).
     """
 
     calibration: Calibration
@@ -44,28 +45,30 @@ def calibrate(
     progress: bool = True,
     **options: Any,
 ) -> CalibrationReport:
-    """Measure `count` whole architectures the way the table was measured, and fit `latency = scale * sum + offset`.
+    """Measure `count` whole architectures as the table was measured, and fit `latency = scale * sum + offset`.
 
-    The architectures spread over the range of predicted latencies. Sets `table.calibration`, and stores it beside the
-    table if it was read from a file.
+    The architectures are spread over the range of predicted latencies. Sets `table.calibration`, and stores it beside the
+    table if the table was read from a file.
 
     Args:
         space: with a backbone.
         table: measured; its metadata says by which runtime, on which device, with how many threads.
-        count: whole models to measure, three at least.
-        seed: of their choice.
-        options: for the runtime, beside what the metadata says.
+        count: number of whole models to measure, at least 3.
+        seed: of the random architectures.
+        options: for the runtime, in addition to those in the metadata.
 
     Raises:
-        TableError: the table is not a measured one, or too few of the models could run.
+        TableError: the table is not measured, or fewer than 3 models could run.
     """
     if table.path in shipped_tables().values():
-        raise TableError(f"{table.path}: comes with nas; copy it with its .meta.json and calibrate the copy")
+        raise TableError(f"{table.path}: is a shipped table; copy it with its .meta.json and calibrate the copy")
     if set(table.frame["source"]) != {"measured"}:
         raise TableError(f"{table.path or 'table'}: only a measured table can be calibrated")
     if count < 3:
-        raise TableError(f"calibrate: {count} models are too few to fit two numbers; take 3 or more")
-    with output_lock(table.path) if table.path else nullcontext():  # known to be writable before anything is measured
+        raise TableError(f"calibrate: {count} models are too few; measure 3 or more")
+    with (
+        output_lock(table.path) if table.path else nullcontext()
+    ):  # an unwritable folder is an error before anything is measured
         return _calibrate(space, table, count, seed, protocol, progress, options)
 
 
@@ -78,10 +81,10 @@ def _calibrate(
     progress: bool,
     options: dict[str, Any],
 ) -> CalibrationReport:
-    bare = CostModel(space, replace(table, calibration=None))
-    archs = spread(space, bare, count, seed)
-    options_of = ("threads", "wait", "compute_unit", "target")
-    known = {name: table.meta[name] for name in options_of if table.meta.get(name) is not None}
+    uncorrected = CostModel(space, replace(table, calibration=None))
+    archs = _spread(space, uncorrected, count, seed)
+    keys = ("threads", "wait", "compute_unit", "target")
+    stored = {name: table.meta[name] for name in keys if table.meta.get(name) is not None}
     rows = measure_architectures(
         space,
         archs,
@@ -90,28 +93,28 @@ def _calibrate(
         protocol,
         progress,
         table,
-        **{**known, **options},
+        **{**stored, **options},
     )
-    ran = [i for i, row in enumerate(rows) if row.status == "ok"]
-    if len(ran) < 3:
-        raise TableError(f"calibrate: only {len(ran)} of {count} whole models could run: {rows[0].reason}")
-    predicted = np.array([bare.predict(archs[i]).latency_ms for i in ran])
-    measured = np.array([rows[i].latency_ms for i in ran])
+    feasible = [i for i, row in enumerate(rows) if row.status == "ok"]
+    if len(feasible) < 3:
+        raise TableError(f"calibrate: only {len(feasible)} of {count} whole models could run: {rows[0].reason}")
+    predicted = np.array([uncorrected.predict(archs[i]).latency_ms for i in feasible])
+    measured = np.array([rows[i].latency_ms for i in feasible])
     if not (measured > 0).all():
-        raise TableError("calibrate: a whole model took 0 ms, which no clock can tell; measure larger ones")
-    found = fit(predicted, measured)
+        raise TableError("calibrate: a whole model took 0 ms: too short for the clock; calibrate a larger space")
+    calibration = fit(predicted, measured)
     try:
-        CostModel(space, replace(table, calibration=found))
+        CostModel(space, replace(table, calibration=calibration))
     except TableError:  # an offset that makes the smallest architectures' latencies negative
-        found = fit_scale(predicted, measured)
-    table.calibration = found
+        calibration = _fit_scale(predicted, measured)
+    table.calibration = calibration
     if table.path:
         table.save(table.path)
-    held_out = [fit(np.delete(predicted, i), np.delete(measured, i)) for i in range(len(ran))]
+    held_out = [fit(np.delete(predicted, i), np.delete(measured, i)) for i in range(len(feasible))]
     left_out = np.array([c.scale * p + c.offset_ms for c, p in zip(held_out, predicted)])
     models = pd.DataFrame(
         {
-            "architecture": [str(archs[i]) for i in ran],
+            "architecture": [str(archs[i]) for i in feasible],
             "predicted_ms": predicted,
             "corrected_ms": table.calibration.scale * predicted + table.calibration.offset_ms,
             "measured_ms": measured,
@@ -122,24 +125,26 @@ def _calibrate(
 
 
 def fit(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Calibration:
-    """`scale` and `offset_ms` of least squared relative error; a scale alone where the sums hardly differ, or where noise
-    would have latency fall as the sums rise."""
+    """Fit `scale` and `offset_ms` to the least squared relative error.
+
+    Fits the scale only if the predictions hardly differ, or if noise would make the scale negative.
+    """
     if np.ptp(predicted_ms) < 0.02 * np.mean(predicted_ms):
-        return fit_scale(predicted_ms, measured_ms)
+        return _fit_scale(predicted_ms, measured_ms)
     weight = 1 / measured_ms
     columns = np.stack([predicted_ms * weight, weight], axis=1)
     scale, offset_ms = np.linalg.lstsq(columns, np.ones(len(weight)), rcond=None)[0]
-    return Calibration(float(scale), float(offset_ms)) if scale > 0 else fit_scale(predicted_ms, measured_ms)
+    return Calibration(float(scale), float(offset_ms)) if scale > 0 else _fit_scale(predicted_ms, measured_ms)
 
 
-def fit_scale(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Calibration:
-    """The scale of least squared relative error, without an offset."""
+def _fit_scale(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Calibration:
+    """The scale with the least squared relative error, without an offset."""
     ratio = predicted_ms / measured_ms
     return Calibration(float(np.sum(ratio) / np.sum(ratio**2)))
 
 
-def spread(space: SearchSpace, cost: CostModel, count: int, seed: int) -> list[Architecture]:
-    """Random feasible architectures, evenly spaced by predicted latency, the emptiest among them."""
+def _spread(space: SearchSpace, cost: CostModel, count: int, seed: int) -> list[Architecture]:
+    """Random feasible architectures, evenly spaced by predicted latency."""
     rng = np.random.default_rng(seed)
     drawn = {space.random(rng) for _ in range(50 * count)}
     latencies = {arch: cost.predict(arch).latency_ms for arch in drawn}

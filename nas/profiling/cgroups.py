@@ -1,7 +1,7 @@
-"""How much memory the control groups of this process leave it: the limit of a container or of a batch system.
+"""Memory limits of the control groups of this process, as containers and batch systems set them.
 
-`/proc/self/cgroup` names the groups, one a line: `0::/path` for version 2, `4:memory:/path` for version 1. A group's files
-are below the place where its hierarchy is mounted, which `/proc/self/mountinfo` tells. Every group above it limits it, too.
+`/proc/self/cgroup` lists the groups: `0::/path` for version 2, `4:memory:/path` for version 1. A group's files are below the
+mount point of its hierarchy, which `/proc/self/mountinfo` lists. The limits of all parent groups apply, too.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ FILES = {
     "cgroup2": ("memory.max", "memory.current"),
     "cgroup": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 }
-"""Of each version: the files with the limit and with what is in use, in bytes."""
+"""Version -> files with the limit and with the memory in use, in bytes."""
 UNLIMITED = 1 << 60
-"""Version 1 writes the largest number of pages that it can count where there is no limit."""
+"""Version 1 writes a limit above this, the largest number of pages, if there is no limit."""
 
 
 def free_bytes(proc: Path = Path("/proc/self")) -> float | None:
-    """What the tightest limit leaves, in bytes; None if there is no limit.
+    """Free memory under the tightest limit in bytes; None if there is no limit.
 
-    Pages of files that the kernel can drop do not count as used.
+    Pages of files that the kernel can drop count as free.
     """
-    left = [_left(folder, version) for version, folder in _folders(proc)]
-    known = [size for size in left if size is not None]
+    free = [_free(folder, version) for version, folder in _folders(proc)]
+    known = [size for size in free if size is not None]
     return min(known) if known else None
 
 
@@ -36,17 +36,17 @@ def _folders(proc: Path) -> Iterator[tuple[str, Path]]:
         mounts = list(_mounts((proc / "mountinfo").read_text()))
     except OSError:
         return
-    for version, root, place in mounts:
+    for version, root, mount_point in mounts:
         group = groups.get(version)
         if group is None:
             continue
         inside = PurePosixPath(group)
-        # a container may see its own group as the root of what is mounted, under the name that the host has for it
+        # in a container the root of the mount may be its own group, which /proc names as the host does
         below = inside.relative_to(root) if inside.is_relative_to(root) else PurePosixPath()
-        folder = place / below
+        folder = mount_point / below
         while True:
             yield version, folder
-            if folder == place or place not in folder.parents:
+            if folder == mount_point or mount_point not in folder.parents:
                 break
             folder = folder.parent
 
@@ -62,7 +62,7 @@ def _groups(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(text: str) -> Iterator[tuple[str, str, Path]]:
-    """`(version, root, place)` of each mounted hierarchy that may limit memory."""
+    """`(version, root, mount point)` of each mounted hierarchy that may limit memory."""
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
@@ -72,7 +72,7 @@ def _mounts(text: str) -> Iterator[tuple[str, str, Path]]:
             yield kind[0], fields[3], Path(fields[4])
 
 
-def _left(folder: Path, version: str) -> float | None:
+def _free(folder: Path, version: str) -> float | None:
     most, used = (_number(folder / name) for name in FILES[version])
     if most is None or used is None or most >= UNLIMITED:
         return None
@@ -80,13 +80,13 @@ def _left(folder: Path, version: str) -> float | None:
 
 
 def _number(path: Path) -> float | None:
-    with contextlib.suppress(OSError, ValueError):  # `max` is no number: no limit
+    with contextlib.suppress(OSError, ValueError):  # `max`: no limit
         return float(int(path.read_text()))
     return None
 
 
 def _droppable(folder: Path) -> float:
-    """Bytes of file pages in a group that were not used lately."""
+    """Bytes of inactive file pages in a group."""
     with contextlib.suppress(OSError, ValueError):
         numbers = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         return float(numbers.get("total_inactive_file", numbers.get("inactive_file", 0)))

@@ -1,4 +1,4 @@
-"""Workloads compiled to files that a phone runs: what is sent over a cable, and what a bundle holds."""
+"""Compile workloads to the files that a phone runs, for a phone over a cable and for bundles."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from nas.errors import ConfigError, NasError, suggestion
 from nas.failures import Infeasible
 from nas.profiling.host import usable, user_cache
 from nas.profiling.runtimes.base import Runnable
-from nas.profiling.scratch import Scratch
-from nas.profiling.workers.pool import Child, Children
-from nas.spaces import Operator
+from nas.profiling.temporary import TemporaryFolder
+from nas.profiling.workers.pool import Worker, WorkerPool
+from nas.spaces import Operator, Workload
 
 RUNTIMES = ("coreml", "litert")
 COPIES = 3
-"""Operators in the longer of the two graphs whose difference is an operator's latency."""
+"""Copies of an operator in the larger of the two graphs whose difference is its latency."""
 
 
 @dataclass(frozen=True)
 class CompiledWorkload:
-    """One workload as files for one runtime. Its text is the workload's key.
+    """One workload as files for one runtime. `str` of it is the workload's key.
 
     Attributes:
         workload: the key of the lookup table's row.
         path: the workload's .tflite file, or the folder of its .mlpackage.
-        several: the same with `copies` more of the operator in a row, or None where the workload is timed as it is.
-            Half the difference of three and one is what an operator adds to a graph; the cost of calling a graph and
-            of handing tensors over is in the backbone's row, once.
+        several: the same with `copies` more of the operator in sequence, or None if the workload is timed by itself.
+            An operator's latency is the difference per further copy, so that the overhead of calling a graph and of
+            passing tensors is counted once, in the backbone's row.
+        copies: further copies of the operator in `several`; 0 without it.
         params: number of parameters.
         weights_mb: weights as they are stored, in 10^6 bytes.
         inputs_mb: inputs of one run, in 10^6 bytes.
-        activations_mb: peak activation memory counted from the shapes, in 10^6 bytes: an estimate; NaN for whole models.
-        form: the way of writing the operator that was compiled.
-        target: the oldest system it runs on, for Core ML; else empty.
+        activations_mb: estimate of the peak activation memory from the shapes, in 10^6 bytes; NaN for whole models.
+        variant: the operator variant that was compiled.
+        target: for Core ML the oldest system version that it runs on; else empty.
     """
 
     workload: str
@@ -45,7 +46,7 @@ class CompiledWorkload:
     weights_mb: float
     inputs_mb: float
     activations_mb: float
-    form: str
+    variant: str
     target: str = ""
 
     @property
@@ -57,50 +58,52 @@ class CompiledWorkload:
 
 
 class Compiler:
-    """Compiles workloads in a process of its own, so that what the converter cannot survive costs one row.
+    """Compiles workloads in a separate process, so that a crash of the converter costs one row of the table.
 
     Args:
         runtime: `coreml` or `litert`.
-        target: of Core ML, see `nas.conversion.convert.COREML_TARGETS`.
+        target: for Core ML, see `nas.conversion.convert.COREML_TARGETS`.
     """
 
     def __init__(self, runtime: str, target: str = "") -> None:
         if runtime not in RUNTIMES:
-            raise ConfigError(f"runtime '{runtime}' compiles no files for a phone{suggestion(runtime, RUNTIMES)}")
+            raise ConfigError(f"runtime '{runtime}' does not compile files for a phone{suggestion(runtime, RUNTIMES)}")
         self.runtime, self.target = runtime, target
         if runtime == "litert":
             usable(user_cache("litert"))
-        self.folder = Scratch("nas-packages-")
-        self.children = Children("nas.profiling.workers.compile", {}, timeout_s=3600.0, fork=False)
-        self.child: Child | None = None
+        self.folder = TemporaryFolder("nas-packages-")
+        self.pool = WorkerPool("nas.profiling.workers.compile", {}, timeout_s=3600.0, fork=False)
+        self.worker: Worker | None = None
 
     def package(self, workload: Runnable | CompiledWorkload, alone: bool = False) -> CompiledWorkload:
-        """The workload's files; compiled here unless they are there already.
+        """Compile a workload; a `CompiledWorkload` is returned unchanged.
 
         Args:
-            workload: an operator gets a second file with several copies, unless `alone`.
+            workload: what to compile.
+            alone: do not compile a second file with several copies of an operator.
 
         Raises:
             Infeasible: it cannot be converted, or the converter ran out of memory or crashed.
-            NasError: the converter is not installed, or fails for a reason that is not the workload's.
+            NasError: the converter is not installed, or fails for a reason other than the workload.
         """
         if isinstance(workload, CompiledWorkload):
             return workload
-        if self.child is None:
-            self.child = self.children.start()
-        copies = COPIES if isinstance(getattr(workload, "part", None), Operator) and not alone else 1
+        if self.worker is None:
+            self.worker = self.pool.start()
+        copies = COPIES if isinstance(workload, Workload) and isinstance(workload.part, Operator) and not alone else 1
         arguments = (workload, copies, self.runtime, self.target, self.folder.path)
         try:
-            return self.child.ask("call", "nas.profiling.workers.compile:compile_workload", *arguments)
+            return self.worker.call("nas.profiling.workers.compile:compile_workload", *arguments)
         except (Infeasible, NasError):
-            self.child = None  # what raised in a child has ended it
+            self.worker = None  # a worker that raised has ended
             raise
 
     def close(self) -> None:
-        if self.child is not None:
-            self.child.close()
-            self.child = None
-        self.children.close()
+        """End the process and delete the compiled files. Closing twice is allowed."""
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+        self.pool.close()
         self.folder.close()
 
     def __enter__(self) -> Compiler:

@@ -1,4 +1,4 @@
-"""What works on this machine, and how to get what is missing. Imports nothing heavy: it only looks."""
+"""Check what works on this machine (`nas doctor`). Looks packages and programs up without importing them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a command may need.
+    """A package, device or program that commands may need.
 
     Attributes:
-        name: what it is.
-        works: whether it can be used here.
-        detail: its version, or how to get it.
+        name: of it.
+        works: whether it is available.
+        detail: its version, or how to install it.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Check:
     detail: str
 
 
-PACKAGES = {  # distribution: (what it serves, extra that brings it)
+PACKAGES = {  # distribution: (what it is needed for, extra that installs it)
     "torch": ("runtime eager, training", ""),
     "optuna": ("search", ""),
     "ray": ("search and training on several workers", ""),
@@ -37,12 +37,12 @@ PACKAGES = {  # distribution: (what it serves, extra that brings it)
     "diffusers": ("Stable Diffusion checkpoints", "diffusers"),
     "ai-edge-litert": ("runtime litert", "litert"),
     "litert-torch": ("conversion to LiteRT", "litert"),
-    "optuna-dashboard": ("watching a search in the browser", "dashboard"),
+    "optuna-dashboard": ("the live dashboard of a search", "dashboard"),
 }
 
 
 def examine() -> list[Check]:
-    """Every check, in the order a person reads them."""
+    """All checks, in the order of the report."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     python = Check(
         "python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}, {cores} cores"
@@ -71,5 +71,5 @@ def _devices() -> Iterator[Check]:
 
 
 def _tool(name: str, program: str, otherwise: str) -> Check:
-    found = shutil.which(program)
-    return Check(name, found is not None, found or f"'{program}' is not on the PATH: needs {otherwise}")
+    path = shutil.which(program)
+    return Check(name, path is not None, path or f"'{program}' is not on the PATH: needs {otherwise}")

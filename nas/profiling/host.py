@@ -1,4 +1,4 @@
-"""What this machine is, for a table's provenance."""
+"""Properties of this machine: chip, memory and clock for measurements, and the user's cache folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def describe_host() -> dict[str, Any]:
 def chip() -> str:
     """The processor, such as `Apple M3 (arm64)` or `AMD EPYC, cpu family 26, model 2 (x86_64)`.
 
-    A name alone does not tell one generation from the next: a virtual machine's is often just `AMD EPYC`, of processors of
-    which one takes twice as long as the other.
+    The model numbers are included because a name such as `AMD EPYC` on a virtual machine covers several generations, of
+    which one may take twice as long as another.
     """
     name = ""
     if sys.platform == "darwin":
@@ -40,26 +40,25 @@ def chip() -> str:
         name = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     elif Path("/proc/cpuinfo").exists():
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.split("\n"))}
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.split("\n"))}
         numbers = [
-            f"{key} {facts[key]}" for key in ("cpu family", "model", "CPU implementer", "CPU part") if key in facts
+            f"{key} {fields[key]}" for key in ("cpu family", "model", "CPU implementer", "CPU part") if key in fields
         ]
-        name = ", ".join(filter(None, [facts.get("model name"), *numbers]))
+        name = ", ".join(filter(None, [fields.get("model name"), *numbers]))
     return f"{name or platform.processor() or 'unknown'} ({platform.machine()})"
 
 
 def clock_of(threads: int) -> tuple[str, Callable[[], float]]:
-    """The clock that times work on so many threads of a CPU, in seconds, and what a table calls it.
+    """Name and function of the clock, in seconds, that times work on `threads` CPU threads.
 
-    One thread is timed by the processor time that it takes: other programs' turns on the same core do not count, so
-    that a machine in use gives the numbers of one at rest but for what they do to its caches. Several threads wait for
-    each other, so only the time on the wall is theirs.
+    One thread is timed by its processor time, so that other programs on the same core do not count. Several threads wait
+    for each other, so they are timed by the wall clock.
     """
     return ("thread CPU time", time.thread_time) if threads == 1 else ("wall", time.perf_counter)
 
 
 def commit() -> str | None:
-    """The library's git commit, where it runs from a checkout."""
+    """The library's git commit; None if it does not run from a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
@@ -72,10 +71,10 @@ def user_cache(name: str) -> Path:
     """A folder of this library in the user's cache folder.
 
     Raises:
-        ConfigError: nobody says where that is.
+        ConfigError: neither XDG_CACHE_HOME nor HOME is set.
     """
     named = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(named):  # any other is to be ignored, says the standard
+    if os.path.isabs(named):  # relative paths are to be ignored by the XDG standard
         return Path(named) / "nas" / name
     try:
         return Path.home() / ".cache" / "nas" / name
@@ -84,7 +83,7 @@ def user_cache(name: str) -> Path:
 
 
 def usable(cache: Path) -> Path:
-    """The folder itself, made if it is not there; known to be writable before any work is done for it.
+    """Create the folder if it does not exist, and check that it is writable; return it.
 
     Raises:
         ConfigError: it cannot be written.
@@ -94,16 +93,16 @@ def usable(cache: Path) -> Path:
         with tempfile.TemporaryFile(dir=cache) as file:
             file.write(bytes(4096))
     except OSError as error:
-        fix = "free some space, or set XDG_CACHE_HOME to a folder that can be written"
+        fix = "free some space, or set XDG_CACHE_HOME to a writable folder"
         raise ConfigError(f"{cache}: the cache cannot be written: {error.strerror}; {fix}") from None
     return cache
 
 
 def available_mb() -> float | None:
-    """Memory that a new process could take, in 10^6 bytes; None where the system does not tell.
+    """Memory that a new process could allocate, in 10^6 bytes; None if the system does not say.
 
-    It is what the machine has free, or what the limits of the control groups leave that this process is in: a
-    container's, of version 1 or 2, a batch system's.
+    The smaller of the machine's free memory and of what the limits of this process's control groups leave (a container's
+    or a batch system's, version 1 or 2).
     """
     path = Path("/proc/meminfo")
     free = [_bytes(path, "MemAvailable") if path.exists() else None, cgroups.free_bytes()]
@@ -112,10 +111,10 @@ def available_mb() -> float | None:
 
 
 def limit_memory() -> float:
-    """Refuse to this process more memory than the machine has free: better an error than a machine out of memory.
+    """Limit the memory of this process to what the machine has free, so that it fails before the machine runs out of memory.
 
     Returns:
-        what it may still take, in 10^6 bytes; infinite where the system tells no such number.
+        what it may still allocate, in 10^6 bytes; infinite if the system does not say.
     """
     available = available_mb()
     if available is None:
@@ -135,11 +134,11 @@ def limit_memory() -> float:
 
 
 def process_bytes(name: str) -> float:
-    """A size of this process, such as `VmRSS`, as Linux counts it."""
+    """A size of this process in bytes, such as `VmRSS`, from Linux's /proc/self/status."""
     return _bytes(Path("/proc/self/status"), name)
 
 
 def _bytes(path: Path, name: str) -> float | None:
-    """A size out of one of Linux's lists of `Name: 123 kB`; None where it is not listed."""
+    """A size from a Linux file of lines `Name: 123 kB`, in bytes; None if it is not listed."""
     lines = path.read_text().splitlines()
     return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{name}:")), None)

@@ -1,4 +1,4 @@
-"""Peak activation memory of a torch computation, exact where the allocator tells."""
+"""Peak activation memory of a torch computation, counted by the allocator."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def peak_activation_bytes(run: Callable[[], object], device: torch.device) -> float:
-    """The most bytes that one call of `run` holds at once above what was allocated before it.
+    """Peak bytes that one call of `run` allocates at once, without what was allocated before.
 
-    On a CPU the profiler reports every allocation and release of torch's allocator, kernels' own buffers included (but
-    not what oneDNN takes from the system directly); their running sum peaks at the answer. CUDA counts by itself.
+    On a CPU it is the peak of the running sum of the profiler's allocation events, which include buffers of kernels but
+    not what oneDNN allocates from the system directly. On CUDA it is torch's own counter.
 
     Returns:
         bytes; NaN on MPS, which has no such counter.

@@ -1,8 +1,8 @@
-"""The measurement protocol: who is timed when, how often, and when a number is good enough to keep.
+"""The measurement protocol: the order of timing, the number of repetitions, and the stopping rule.
 
-Workloads are visited in shuffled rounds, a short block of runs at a time, so that slow drift of the machine touches all
-of them alike. Between two blocks a reference workload is timed: where it ran slow, the block beside it is repeated.
-A workload is done when the 95% interval of its median is narrow enough, or its time is used up.
+Workloads are visited in shuffled rounds, a short block of runs at a time, so that slow drift of the machine affects all
+of them equally. Between two blocks a reference workload is timed; a block next to a slow reference is repeated. A
+workload is done when the 95% interval of its median is narrow enough, or when its time is used up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from nas.costs import Row
 from nas.failures import Infeasible, ToolError
-from nas.profiling.runtimes.base import Loaded, Session
+from nas.profiling.runtimes.base import Session, WorkloadStats
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,21 @@ class Protocol:
     """How long and how carefully to measure.
 
     Attributes:
-        processes: a workload is timed in so many processes at once, where `reload_s` allows it: one, or six at least,
-            since their medians make the interval (see `Samples.medians`).
-        reload_s: a workload that takes longer to load in all its processes is timed in one.
-        interval: a workload is done when half the 95% interval of its median is below this share of the median...
-        min_samples, min_blocks: ...and it has so many samples, in so many blocks (an order-statistic interval of 95%
-            exists from six on).
-        cap_s: ...or when so many seconds went into it, and `min_blocks` blocks. They are seconds on the wall, whatever
-            clock times the runs, the reference included: the cap is there for whoever waits.
-        slow_cap_s: the cap where `min_samples` do not fit into `cap_s`. From `cap_s` on the interval alone decides.
-        drift: a block is repeated when the reference beside it is slower than its median by more than this share.
-        cooldown_s: pause after such a block, and again, twice as long each time, while the reference is still slow...
-        patience: ...and the pauses have not taken more than this share of the time that all blocks took.
-        in_place_below_ms: operators are timed inside the denoiser (see `InPlace`) where the backbone takes less than
-            so many ms, and alone where it takes more: there the difference is lost in the backbone's own noise, and
-            what surrounds an operator matters less to it.
+        processes: number of processes that time a workload in turn: 1, or at least 6, because the interval is computed
+            from their medians (see `Samples.medians`).
+        reload_s: a workload that takes longer than this to load in all processes is timed in one.
+        interval: a workload is done when half the 95% interval of its median is below this fraction of the median
+            and it has `min_samples` samples in `min_blocks` blocks.
+        min_samples: see `interval`.
+        min_blocks: see `interval`; a 95% order-statistic interval needs six.
+        cap_s: a workload with `min_blocks` blocks is also done after this wall-clock time, which includes the reference.
+        slow_cap_s: the cap for a workload of which `min_samples` samples take longer than `cap_s`; from `cap_s` on only
+            the interval must be narrow.
+        drift: a block is repeated when the reference next to it is slower than its median by more than this fraction.
+        cooldown_s: first pause after such a block; the pause doubles while the reference is still slow.
+        max_wait_fraction: the pauses take at most this fraction of the time that all blocks took.
+        in_model_below_ms: operators are timed inside the denoiser (`InModelWorkload`) if the backbone takes less than
+            this, else alone: in a large backbone the difference is lost in noise.
         seed: of the order of the visits.
     """
 
@@ -53,14 +53,14 @@ class Protocol:
     slow_cap_s: float = 60.0
     drift: float = 0.10
     cooldown_s: float = 0.05
-    patience: float = 0.25
-    in_place_below_ms: float = 30.0
+    max_wait_fraction: float = 0.25
+    in_model_below_ms: float = 30.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Block:
-    """Latencies of runs that followed one another, and which of the workload's processes they ran in."""
+    """Latencies of consecutive runs, and the index of the process that they ran in."""
 
     latencies_ms: list[float]
     process: int = 0
@@ -72,7 +72,14 @@ class Block:
 
 @dataclass
 class Samples:
-    """What has been timed of one workload: blocks, those beside a slow reference apart."""
+    """The blocks of one workload.
+
+    Attributes:
+        kept: blocks next to a reference of normal speed.
+        drifted: blocks next to a slow reference.
+        spent_s: wall-clock time that they took.
+        min_blocks: see `Protocol`.
+    """
 
     kept: list[Block] = field(default_factory=list)
     drifted: list[Block] = field(default_factory=list)
@@ -81,11 +88,11 @@ class Samples:
 
     @property
     def blocks(self) -> list[Block]:
-        """The blocks that count: all of them if the machine was too seldom at rest for an interval."""
+        """The blocks that count: `kept`, or all if `kept` has too few for an interval."""
         return self.kept if len(self.kept) >= self.min_blocks else self.kept + self.drifted
 
     def medians(self) -> np.ndarray:
-        """The independent numbers that median and interval are taken from: of processes, if there are several."""
+        """The independent values that median and interval are computed from: of processes if there are several, else of blocks."""
         by_process: dict[int, list[float]] = {}
         for block in self.blocks:
             by_process.setdefault(block.process, []).append(block.median_ms)
@@ -94,6 +101,7 @@ class Samples:
         return np.array([block.median_ms for block in self.blocks])
 
     def done(self, protocol: Protocol, tolerance_ms: float) -> bool:
+        """Whether the workload needs no more blocks; `tolerance_ms` as in `WorkloadStats`."""
         if len(self.kept) + len(self.drifted) < self.min_blocks:
             return False
         few = sum(len(block.latencies_ms) for block in self.blocks) < protocol.min_samples
@@ -102,16 +110,16 @@ class Samples:
         if len(self.kept) < self.min_blocks or (few and self.spent_s < protocol.cap_s):
             return False
         medians = self.medians()
-        return half_interval(medians) <= max(protocol.interval * np.median(medians), tolerance_ms)
+        return interval_half_width(medians) <= max(protocol.interval * np.median(medians), tolerance_ms)
 
-    def row(self, workload: str, loaded: Loaded, source: str) -> Row:
-        """The table's row: median of `medians()`; percentiles over all samples.
+    def row(self, workload: str, stats: WorkloadStats, source: str) -> Row:
+        """The table row: the median of `medians()`, and percentiles over all samples.
 
-        A cheap operator timed in place is a difference of two noisy times, whose median may fall below zero on a busy
-        machine. It is written as 0 then; its interval, which spans more than that, tells how little is known.
+        A cheap operator timed inside a model is a difference of two noisy times, whose median may be negative on a busy
+        machine. Then the latency is 0, and the interval shows how uncertain it is.
 
         Raises:
-            ToolError: there is no sample, or one is no number.
+            ToolError: there is no sample, or one is not finite.
         """
         for block in self.blocks or [Block([])]:
             _finite(workload, block.latencies_ms)
@@ -120,26 +128,26 @@ class Samples:
         return Row(
             workload=workload,
             latency_ms=_round(max(0.0, np.median(medians))),
-            memory_mb=loaded.memory_mb,
-            weights_mb=loaded.weights_mb,
-            params=loaded.params,
+            memory_mb=stats.memory_mb,
+            weights_mb=stats.weights_mb,
+            params=stats.params,
             latency_p10_ms=_round(p10),
             latency_p90_ms=_round(p90),
-            latency_ci_ms=_round(half_interval(medians)),
+            latency_ci_ms=_round(interval_half_width(medians)),
             count=len(samples),
-            load_ms=_round(loaded.load_ms),
-            variant=loaded.form,
+            load_ms=_round(stats.load_ms),
+            variant=stats.variant,
             source=source,
         )
 
 
-def half_interval(values: np.ndarray) -> float:
+def interval_half_width(values: np.ndarray) -> float:
     """Half the width of the narrowest central order-statistic interval that covers the median with 95%.
 
     Distribution-free: the interval between the k-th smallest and k-th largest of n values misses the median with
     probability 2 * P(Binomial(n, 1/2) < k). NaN below six values, where none reaches 95%.
     """
-    from scipy.stats import binom  # half a second, which a table that is complete already need not wait for
+    from scipy.stats import binom  # takes half a second, which a complete table does not need
 
     values = np.sort(values)
     k = int(binom.ppf(0.025, len(values), 0.5)) if len(values) else 0
@@ -148,13 +156,21 @@ def half_interval(values: np.ndarray) -> float:
 
 def measure(
     sessions: Mapping[str, Session],
-    beside: Reference,
+    reference: Reference,
     protocol: Protocol,
     block_ms: float,
-    finished: Callable[[Row], None],
+    on_row: Callable[[Row], None],
     source: str = "measured",
 ) -> None:
-    """Time all sessions in shuffled rounds; each session's row goes to `finished` as soon as it is done."""
+    """Time all sessions in shuffled rounds.
+
+    Args:
+        sessions: by workload key.
+        reference: timed between the blocks.
+        block_ms: target duration of a block.
+        on_row: called with each row as soon as it is known.
+        source: of the rows.
+    """
     order = random.Random(protocol.seed)
     samples = {name: Samples(min_blocks=protocol.min_blocks) for name in sessions}
     runs = {name: 1 for name in sessions}
@@ -167,45 +183,48 @@ def measure(
                 block = Block(_finite(name, sessions[name].block(runs[name])), sessions[name].process)
             except Infeasible as error:
                 del samples[name]
-                finished(infeasible(name, str(error), sessions[name].loaded))
+                on_row(infeasible(name, str(error), sessions[name].stats))
                 continue
-            mine = samples[name]
-            first = not mine.spent_s
+            blocks = samples[name]
+            first = not blocks.spent_s
             elapsed_ms = (time.perf_counter() - start) * 1e3 / runs[name]
             runs[name] = _runs(block_ms, elapsed_ms)
-            slow = beside.slow()
+            slow = reference.slow()
             visit_s = time.perf_counter() - start
-            mine.spent_s += visit_s
-            beside.rest(visit_s)
-            if first and runs[name] > 1:  # one run told how long a block is; it is no sample
+            blocks.spent_s += visit_s
+            reference.cool_down(visit_s)
+            if first and runs[name] > 1:  # a single run that only sets the length of a block
                 continue
-            (mine.drifted if slow else mine.kept).append(block)
-            if mine.done(protocol, sessions[name].loaded.tolerance_ms):
-                finished(mine.row(name, sessions[name].loaded, source))
+            (blocks.drifted if slow else blocks.kept).append(block)
+            if blocks.done(protocol, sessions[name].stats.tolerance_ms):
+                on_row(blocks.row(name, sessions[name].stats, source))
                 sessions[name].close()
                 del samples[name]
 
 
-def infeasible(workload: str, reason: str, loaded: Loaded | None = None) -> Row:
+def infeasible(workload: str, reason: str, stats: WorkloadStats | None = None) -> Row:
     """The row of a workload that cannot run."""
     nan = float("nan")
-    memory_mb, weights_mb, params = (loaded.memory_mb, loaded.weights_mb, loaded.params) if loaded else (nan, nan, 0)
+    memory_mb, weights_mb, params = (stats.memory_mb, stats.weights_mb, stats.params) if stats else (nan, nan, 0)
     return Row(workload, float("inf"), memory_mb, weights_mb, params, status="infeasible", reason=reason)
 
 
 class Reference:
-    """The fixed workload between the others: has the machine become slower since the last look, or just now?
+    """The reference workload, timed between blocks of the others to detect that the machine is slow.
 
-    One for all that is measured, however many workloads are in memory at a time: what begins in a slow phase is then
-    seen to be slow.
+    One reference serves the whole run, so that a group of workloads that begins in a slow phase is recognized.
+
+    Args:
+        session: on the reference workload.
+        block_ms: target duration of a probe.
     """
 
     def __init__(self, session: Session, block_ms: float, protocol: Protocol) -> None:
         self.session, self.protocol = session, protocol
         self.runs = _runs(block_ms, float(np.median(_finite("the reference workload", session.block(3)))))
-        self.history = [self._look() for _ in range(3)]
+        self.history = [self._probe() for _ in range(3)]
         self.slow_before = False
-        self.looks = self.slow_looks = 0
+        self.probes = self.slow_probes = 0
         self.may_wait_s = protocol.cooldown_s
 
     @property
@@ -214,32 +233,32 @@ class Reference:
 
     @property
     def quality(self) -> dict[str, float]:
-        """For a table's metadata: `reference_ms`, the median; and `repeated`, the share of slow looks."""
-        return {"reference_ms": _round(self.median_ms), "repeated": round(self.slow_looks / max(1, self.looks), 3)}
+        """For a table's metadata: `reference_ms`, the median, and `repeated`, the fraction of slow probes."""
+        return {"reference_ms": _round(self.median_ms), "repeated": round(self.slow_probes / max(1, self.probes), 3)}
 
     def slow(self) -> bool:
-        """Time the reference; True if it runs slow now or did at the look before."""
-        now_ms = self._look()
+        """Time the reference; True if it is slow now or was slow at the previous probe."""
+        now_ms = self._probe()
         slow_now = self._is_slow(now_ms)
         self.history.append(now_ms)
         result = slow_now or self.slow_before
-        self.looks, self.slow_looks, self.slow_before = self.looks + 1, self.slow_looks + result, slow_now
+        self.probes, self.slow_probes, self.slow_before = self.probes + 1, self.slow_probes + result, slow_now
         return result
 
-    def rest(self, spent_s: float) -> None:
-        """Wait, if the last look was slow, until one no longer is: a phase of it is better waited out than measured.
+    def cool_down(self, spent_s: float) -> None:
+        """Pause while the reference is slow, within the limit of `Protocol.max_wait_fraction`.
 
         Args:
-            spent_s: what has been measured since; a share of it may be waited, now or later.
+            spent_s: measuring time since the last call, a fraction of which may be spent on pauses now or later.
         """
-        self.may_wait_s += self.protocol.patience * spent_s
+        self.may_wait_s += self.protocol.max_wait_fraction * spent_s
         slow, pause_s = self.slow_before, self.protocol.cooldown_s
         while slow and pause_s <= self.may_wait_s:
             time.sleep(pause_s)
             self.may_wait_s -= pause_s
-            slow, pause_s = self._is_slow(self._look()), 2 * pause_s
+            slow, pause_s = self._is_slow(self._probe()), 2 * pause_s
 
-    def _look(self) -> float:
+    def _probe(self) -> float:
         return float(np.median(self.session.block(self.runs)))
 
     def _is_slow(self, now_ms: float) -> bool:
@@ -247,24 +266,24 @@ class Reference:
 
 
 def _finite(name: str, latencies_ms: list[float]) -> list[float]:
-    """The latencies of a block, all of which are numbers.
+    """The latencies of a block, if all are finite.
 
     Raises:
-        ToolError: one is not.
+        ToolError: one is not, or there is none.
     """
     odd = [ms for ms in latencies_ms if not isfinite(ms)]
     if odd or not latencies_ms:
-        raise ToolError(f"{name}: the runtime gave {odd[0] if odd else 'nothing'} as a latency, which is no number")
+        raise ToolError(f"{name}: the runtime returned {odd[0] if odd else 'nothing'} instead of a finite latency")
     return latencies_ms
 
 
 def _runs(block_ms: float, run_ms: float) -> int:
-    """How many runs make a block: three at least of what is quick, one of what takes longer than a block."""
+    """Runs per block: at least three, but one if a run takes as long as four blocks."""
     if run_ms >= block_ms * 4:
         return 1
     return max(3, min(1000, ceil(block_ms / run_ms)))
 
 
 def _round(value: float) -> float:
-    """To five significant digits: no measurement here knows more."""
+    """Round to five significant digits; no measurement is more accurate."""
     return float(f"{value:.5g}")

@@ -201,7 +201,7 @@ CASES = [
     Case("pack runtime typo", "nas pack --space {d}/model.yaml --runtime litrt --out {d}/bundle", ("litrt", "litert")),
     Case("pack for a runtime that runs here", "nas pack --space {d}/model.yaml --runtime eager --out {d}/bundle", ("eager", "litert")),
     Case("pack a cost-only space", "nas pack --space {d}/space.yaml --runtime coreml --out {d}/bundle", ("two", "cost-only")),
-    Case("pack into a folder of other things", "nas pack --space {d}/model.yaml --runtime coreml --out {d}", ("{d}", "something else", "new folder")),
+    Case("pack into a folder of other things", "nas pack --space {d}/model.yaml --runtime coreml --out {d}", ("{d}", "is not empty", "new folder")),
     Case("measure no bundle", "nas measure {d}/nothing", ("nothing", "nas pack")),
     Case("measure a folder that is none", "nas measure {d}", ("bundle", "nas pack")),
     Case("collect no bundle", "nas collect {d}/nothing --out {d}/new.csv", ("nothing", "nas pack")),

@@ -17,7 +17,7 @@ from nas.profiling.bundles.collection import collect
 from nas.profiling.bundles.creation import create
 from nas.profiling.bundles.measurement import measure
 from nas.profiling.compile import CompiledWorkload
-from nas.profiling.profile import measure_all
+from nas.profiling.measuring import measure_all
 from nas.profiling.runtimes import android
 from nas.profiling.runtimes.android_benchmark import MIB, check, parse
 from nas.spaces import Operator, SearchSpace, Workload
@@ -64,7 +64,7 @@ def test_runs_that_all_took_the_same_time_have_no_statistics():
 
 
 def test_a_build_without_a_median_and_output_of_something_else_are_refused():
-    with pytest.raises(NasError, match=r"no median.*newer one"):
+    with pytest.raises(NasError, match=r"not print medians.*newer one"):
         parse(OLD)
     with pytest.raises(NasError, match="printed no timings: ERROR: Failed to apply"):
         parse("INFO: STARTING!\nERROR: Failed to apply the default delegate.\nERROR: Benchmarking failed.\n")
@@ -165,14 +165,14 @@ def test_an_unplugged_phone_is_one_line_and_finished_rows_stay(phone, tmp_path):
             writer.append(row)
             (phone / "gone").touch()
 
-        with pytest.raises(NasError, match=r"phone 'emulator-5554' is gone.*finished rows are kept") as error:
+        with pytest.raises(NasError, match=r"phone 'emulator-5554' is disconnected.*finished rows are kept") as error:
             measure_all(runtime, [package(tmp_path, "a", 1000), package(tmp_path, "b", 1000)], QUICK, finished)
     assert "\n" not in str(error.value)
     assert len(LookupTable.load(tmp_path / "t.csv").frame) == 1
 
 
 def test_unplugged_in_the_middle_of_a_run_is_no_property_of_the_workload(phone, tmp_path):
-    with open_runtime(tmp_path) as runtime, pytest.raises(NasError, match="is gone"):
+    with open_runtime(tmp_path) as runtime, pytest.raises(NasError, match="is disconnected"):
         runtime.open(package(tmp_path, "a", 1000, first="U"))
 
 
@@ -185,7 +185,7 @@ def test_what_a_throttled_phone_measured_does_not_count(phone, tmp_path, monkeyp
         assert (phone / "calls").read_text().count("--graph") == before + 2
         assert (phone / "looks").read_text().count("looked") == 5  # 3, 2, 1, 0, and after the repetition
         (phone / "thermal").write_text("2"), (phone / "stays_hot").touch()
-        monkeypatch.setattr(android, "COOL_S", 0.0)
+        monkeypatch.setattr(android, "COOLING_TIMEOUT_S", 0.0)
         with pytest.raises(NasError, match=r"stays throttled .thermal status 2, CPU0 66.5"):
             session.block(1)
 
@@ -265,10 +265,9 @@ def test_real_models_run_through_adb_and_through_a_bundle_on_this_machine(interp
     create(space, "litert", tmp_path / "bundle", progress=False)
     measure(tmp_path / "bundle", "local", quick, progress=False)
     bundled = collect(tmp_path / "bundle", tmp_path / "bundle.csv").rows()
-    rows, backbone = over_adb.rows(), str(space.backbone_workload())
+    rows = over_adb.rows()
     assert set(rows) == set(bundled) == set(map(str, space.workloads()))
     assert set(over_adb.frame["status"]) == {"ok"}
-    assert 1 / 3 < rows[backbone].latency_ms / bundled[backbone].latency_ms < 3  # a busy machine
     for name, row in rows.items():
         assert (row.params, row.variant) == (bundled[name].params, bundled[name].variant) and row.variant == "reference"
         assert row.weights_mb == pytest.approx(bundled[name].weights_mb, abs=1.0)  # with what each layer keeps
@@ -284,7 +283,7 @@ def test_memory_by_the_tool_is_memory_by_the_process_itself(interpreter, kind):
     """Where it matters, in tens of megabytes: the tool's resident set against what the litert runtime finds here."""
     workload = Workload(Operator(kind), (1, 64, 8, 32, 32))
     with runtimes.make("litert", "adb") as phone, runtimes.make("litert") as here:
-        (by_tool, by_process) = (runtime.open(workload).loaded for runtime in (phone, here))
+        (by_tool, by_process) = (runtime.open(workload).stats for runtime in (phone, here))
     assert by_process.memory_mb > 10
     assert by_tool.memory_mb == pytest.approx(by_process.memory_mb, rel=0.08)
     assert by_tool.weights_mb == pytest.approx(by_process.weights_mb, abs=0.5)

@@ -29,7 +29,7 @@ from nas.profiling.bundles import script
 from nas.profiling.bundles.collection import collect
 from nas.profiling.bundles.render import render_script
 from nas.profiling.coreml_models import random_inputs
-from nas.profiling.profile import measure_all
+from nas.profiling.measuring import measure_all
 from nas.profiling.runtimes import coreml as coreml_runtime
 from nas.profiling.runtimes import iphone
 from nas.profiling.workers import coreml
@@ -162,7 +162,7 @@ def test_a_phone_that_is_unplugged_is_one_line_and_finished_rows_stay(phone, pac
             writer.append(row)
             (phone / "unplug").touch()
 
-        with pytest.raises(NasError, match="'Test Phone' is gone") as error:
+        with pytest.raises(NasError, match="'Test Phone' is disconnected") as error:
             measure_all(runtime, [SMALL, LARGE], QUICK, finished)
     assert "\n" not in str(error.value)
     assert len(LookupTable.load(tmp_path / "t.csv").frame) == 1

@@ -14,7 +14,7 @@ import pytest
 from nas.costs import LookupTable
 from nas.spaces import SearchSpace
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="probes for orphans in /proc")
 
 PROFILE = """
 import sys
@@ -23,8 +23,8 @@ from nas.spaces import SearchSpace
 profile(SearchSpace.load(sys.argv[1]), out=sys.argv[2], protocol=Protocol(processes=1, cap_s=0.2, min_samples=6))
 """
 COMPLETE = f"""
-from nas.profiling.workers.pool import Children
-Children.start = None  # a table that is complete needs no child
+from nas.profiling.workers.pool import WorkerPool
+WorkerPool.start = None  # a table that is complete needs no child
 {PROFILE}
 assert "torch" not in sys.modules
 """

@@ -17,11 +17,20 @@ import nas
 from nas.costs import LookupTable, TableWriter
 from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, TableError
-from nas.profiling import Infeasible, Loaded, OutOfMemory, Protocol, Runtime, Session, measure_architectures, profile
+from nas.profiling import (
+    Infeasible,
+    OutOfMemory,
+    Protocol,
+    Runtime,
+    Session,
+    WorkloadStats,
+    measure_architectures,
+    profile,
+)
 from nas.profiling.calibrate import fit
+from nas.profiling.measuring import measure_all, open_in_processes
 from nas.profiling.memory import peak_activation_bytes
-from nas.profiling.profile import measure_all, open_in_processes
-from nas.profiling.protocol import Block, Samples, half_interval
+from nas.profiling.protocol import Block, Samples, interval_half_width
 from nas.profiling.runtimes.eager import EagerRuntime
 from nas.profiling.workers.eager import build_module, make_inputs
 from nas.spaces import Operator, SearchSpace, Workload
@@ -74,7 +83,7 @@ def test_a_killed_child_is_an_infeasible_workload_and_the_others_go_on(space):
     with EagerRuntime() as runtime:
         workloads = space.workloads()
         doomed, other = runtime.open(workloads[1]), runtime.open(workloads[2])
-        os.kill(doomed.child.pid, signal.SIGKILL)
+        os.kill(doomed.worker.pid, signal.SIGKILL)
         with pytest.raises(Infeasible, match="SIGKILL"):
             doomed.block(1)
         assert len(other.block(3)) == 3
@@ -90,7 +99,7 @@ def test_a_workload_too_large_for_memory_is_infeasible(space):
 def test_unknown_runtime_and_device_name_the_known_ones(space):
     with pytest.raises(ConfigError, match="did you mean 'eager'"):
         profile(space, runtime="eagre")
-    with pytest.raises(ConfigError, match="no device"):
+    with pytest.raises(ConfigError, match="unknown device"):
         profile(space, device="toaster")
 
 
@@ -102,7 +111,7 @@ def test_peak_activation_bytes_of_a_chain_whose_peak_is_known():
 
 def test_a_difference_lost_in_noise_is_a_row_that_a_table_can_hold(tmp_path):
     samples = Samples(kept=[Block([-4.0, -5.0, -3.0]), Block([-2.0, 1.0, -4.0]), Block([-1.0, -6.0, 2.0])])
-    row = samples.row("noisy", Loaded(1.0, 1.0, 1, 1.0), "measured")
+    row = samples.row("noisy", WorkloadStats(1.0, 1.0, 1, 1.0), "measured")
     TableWriter(tmp_path / "t.csv", {}).append(row)
     assert LookupTable.load(tmp_path / "t.csv").rows()["noisy"].latency_ms == 0
     assert row.latency_p10_ms < row.latency_p90_ms < 2.0  # the samples stay as they were
@@ -110,9 +119,9 @@ def test_a_difference_lost_in_noise_is_a_row_that_a_table_can_hold(tmp_path):
 
 def test_interval_of_the_median_covers_it_95_times_in_100():
     rng = np.random.default_rng(0)
-    assert np.isnan(half_interval(np.arange(5.0)))
-    assert half_interval(np.array([1.0, 2, 3, 4, 5, 6])) == 2.5  # all six: misses with 2 / 64
-    widths = [half_interval(rng.normal(size=n)) for n in (20, 80, 320)]
+    assert np.isnan(interval_half_width(np.arange(5.0)))
+    assert interval_half_width(np.array([1.0, 2, 3, 4, 5, 6])) == 2.5  # all six: misses with 2 / 64
+    widths = [interval_half_width(rng.normal(size=n)) for n in (20, 80, 320)]
     assert widths[0] > widths[1] > widths[2]
 
 
@@ -177,7 +186,7 @@ class Counted(Runtime):
 
 
 class CountedSession(Session):
-    loaded = Loaded(memory_mb=1.0, weights_mb=1.0, params=1, load_ms=1.0)
+    stats = WorkloadStats(memory_mb=1.0, weights_mb=1.0, params=1, load_ms=1.0)
 
     def __init__(self, slots: Slots) -> None:
         self.slots, self.closed = slots, False
@@ -193,7 +202,7 @@ class CountedSession(Session):
 
 def test_workloads_are_closed_before_they_fill_the_memory(monkeypatch):
     slots = Slots()
-    monkeypatch.setattr("nas.profiling.profile.available_mb", slots.available_mb)
+    monkeypatch.setattr("nas.profiling.measuring.available_mb", slots.available_mb)
     workloads = [Workload(Operator("Conv1D"), (1, 16 * i, 8, 4, 4)) for i in range(1, 9)]
     rows = []
     quality = measure_all(Counted(slots), workloads, Protocol(), rows.append)
@@ -211,21 +220,25 @@ def test_a_workload_is_infeasible_only_if_it_is_so_alone():
     assert runtime.broken == 1, "tried again for the word in its reason"
 
 
-@pytest.mark.parametrize(("patience", "latency_ms"), [(1e9, 1.0), (0.0, 1.5)], ids=["waited out", "no patience"])
-def test_a_group_that_begins_in_a_slow_phase_is_measured_after_it(patience, latency_ms, monkeypatch):
+@pytest.mark.parametrize(
+    ("max_wait_fraction", "latency_ms"), [(1e9, 1.0), (0.0, 1.5)], ids=["waited out", "no max_wait_fraction"]
+)
+def test_a_group_that_begins_in_a_slow_phase_is_measured_after_it(max_wait_fraction, latency_ms, monkeypatch):
     """The machine is half as fast again from the second group on, until somebody has waited for ten seconds."""
     slots, rows, waited = Slots(), [], []
 
     def block(session, runs):
         return [1.5 if len(rows) >= 3 and sum(waited) < 10 else 1.0] * runs
 
-    monkeypatch.setattr("nas.profiling.profile.available_mb", slots.available_mb)
+    monkeypatch.setattr("nas.profiling.measuring.available_mb", slots.available_mb)
     monkeypatch.setattr("nas.profiling.protocol.time.sleep", waited.append)
     monkeypatch.setattr(CountedSession, "block", block)
     workloads = [Workload(Operator("Conv1D"), (1, 16 * i, 8, 4, 4)) for i in range(1, 5)]
-    quality = measure_all(Counted(slots), workloads, Protocol(patience=patience, cap_s=0.01), rows.append)
+    quality = measure_all(
+        Counted(slots), workloads, Protocol(max_wait_fraction=max_wait_fraction, cap_s=0.01), rows.append
+    )
     assert [row.latency_ms for row in rows] == [1.0, 1.0, 1.0, latency_ms]
-    assert quality["repeated"] > 0 and (sum(waited) >= 10) == (patience > 0)
+    assert quality["repeated"] > 0 and (sum(waited) >= 10) == (max_wait_fraction > 0)
 
 
 class Lucky(Runtime):
@@ -273,13 +286,13 @@ def test_a_row_is_what_several_processes_take_and_its_interval_says_how_they_dif
 def test_a_process_that_dies_takes_its_workload_with_it(space):
     with EagerRuntime() as runtime:
         session = open_in_processes(runtime, space.workloads()[1], Protocol())
-        pids = [one.child.pid for one in session.sessions]
+        pids = [one.worker.pid for one in session.sessions]
         assert len(set(pids)) == 6
         session.block(1)
         os.kill(pids[1], signal.SIGKILL)
         with pytest.raises(Infeasible, match="SIGKILL"):
             session.block(1)
-        assert all(one.child.connection.closed for one in session.sessions)
+        assert all(one.worker.connection.closed for one in session.sessions)
 
 
 def test_a_slow_workload_is_given_the_samples_that_an_interval_needs():
@@ -300,9 +313,9 @@ def test_a_slow_workload_is_given_the_samples_that_an_interval_needs():
 
 def test_blocks_beside_a_slow_reference_count_when_there_are_too_few_others():
     samples = Samples(kept=[Block([1.0])] * 2, drifted=[Block([3.0])] * 4)
-    assert samples.row("w", Loaded(1.0, 1.0, 1, 1.0), "measured").latency_ms == 3
+    assert samples.row("w", WorkloadStats(1.0, 1.0, 1, 1.0), "measured").latency_ms == 3
     samples = Samples(kept=[Block([1.0])] * 6, drifted=[Block([3.0])] * 9)
-    assert samples.row("w", Loaded(1.0, 1.0, 1, 1.0), "measured").latency_ms == 1
+    assert samples.row("w", WorkloadStats(1.0, 1.0, 1, 1.0), "measured").latency_ms == 1
 
 
 def test_noise_never_makes_a_correction_under_which_larger_models_are_faster():

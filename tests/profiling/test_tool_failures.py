@@ -18,10 +18,10 @@ import pytest
 
 from nas.cli import main
 from nas.errors import ConfigError, MissingDependency, NasError
-from nas.profiling import Infeasible, Loaded, OutOfMemory, Protocol, Runtime, Session, ToolError, cgroups, host
-from nas.profiling.profile import measure_all
-from nas.profiling.scratch import OWNER, Scratch
-from nas.profiling.workers.pool import Children
+from nas.profiling import Infeasible, OutOfMemory, Protocol, Runtime, Session, ToolError, WorkloadStats, cgroups, host
+from nas.profiling.measuring import measure_all
+from nas.profiling.temporary import LOCK_FILE, TemporaryFolder
+from nas.profiling.workers.pool import WorkerPool
 from nas.profiling.workers.worker import failure
 from nas.spaces import Operator, Workload
 from tests.support import tiny
@@ -63,8 +63,8 @@ def space(tmp_path) -> Path:
     ids=lambda value: f"{type(value).__name__} {value}"[:40] if isinstance(value, Exception) else "",
 )
 def test_what_fails_in_a_child_is_the_workloads_fault_only_if_it_says_so(error, kind, text):
-    found, said = failure(error)
-    assert found is kind and "\n" not in said and re.search(text, said)
+    reply = failure(error)
+    assert reply.error is kind and "\n" not in reply.message and re.search(text, reply.message)
 
 
 class Broken(Runtime):
@@ -85,7 +85,7 @@ class Broken(Runtime):
 
 
 class Steady(Session):
-    loaded = Loaded(memory_mb=1.0, weights_mb=1.0, params=1, load_ms=1.0)
+    stats = WorkloadStats(memory_mb=1.0, weights_mb=1.0, params=1, load_ms=1.0)
 
     def __init__(self, ms: float = 1.0) -> None:
         self.ms = ms
@@ -111,49 +111,49 @@ def test_a_time_that_is_no_number_is_never_a_row(ms):
             return Steady(ms if workload.shape[1] == 16 else 1.0)
 
     rows = []
-    with pytest.raises(NasError, match="no number"):
+    with pytest.raises(NasError, match="finite latency"):
         measure_all(Odd(), [Workload(Operator("Conv1D"), (1, 16, 8, 4, 4))], Protocol(cap_s=0.01), rows.append)
     assert not rows
 
 
 def test_a_process_that_cannot_start_is_one_error_at_once(monkeypatch, tmp_path):
     (tmp_path / "cannot_be_imported.py").write_text("raise AttributeError('core')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(tmp_path)
     for module, text in (("cannot_be_imported", "AttributeError: core"), ("nas.no_such_module", "No module named")):
-        children = Children(module, {})
+        pool = WorkerPool(module, {})
         with pytest.raises(NasError, match=text):
-            children.start()
-        children.close()
+            pool.start()
+        pool.close()
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    children = Children("math", {})
+    pool = WorkerPool("math", {})
     with pytest.raises(ToolError, match="ended with status 1"):
-        children.start()
-    children.close()
-    assert not children.scratch.path.exists()
+        pool.start()
+    pool.close()
+    assert not pool.temporary.path.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_child_that_someone_ended_is_no_row(number):
-    children = Children("math", {})
-    child = children.start()
+    pool = WorkerPool("math", {})
+    child = pool.start()
     os.kill(child.pid, number)
     time.sleep(0.2)
     with pytest.raises(ToolError, match=r"someone ended the measuring process|measuring process has ended"):
-        child.ask("call", "time:sleep", 30)
-    children.close()
+        child.call("time:sleep", 30)
+    pool.close()
 
 
 def test_a_full_disk_under_the_log_files_does_not_stop_a_child(monkeypatch):
-    children = Children("math", {})
-    children.start().close()
-    (children.scratch.path / "log").unlink()
-    children.log = children.scratch.path / "gone" / "log"
-    for path in children.scratch.path.iterdir():
+    pool = WorkerPool("math", {})
+    pool.start().close()
+    (pool.temporary.path / "log").unlink()
+    pool.log = pool.temporary.path / "gone" / "log"
+    for path in pool.temporary.path.iterdir():
         path.unlink()
-    children.scratch.path.rmdir()  # no child can create a log file from here on
-    child = children.start()
-    assert child.ask("call", "math:factorial", 5) == 120
-    children.close()
+    pool.temporary.path.rmdir()  # no child can create a log file from here on
+    child = pool.start()
+    assert child.call("math:factorial", 5) == 120
+    pool.close()
 
 
 FAKE = {
@@ -172,7 +172,7 @@ FAKE = {
 def test_pack_with_a_broken_converter_is_one_line_and_leaves_nothing(what, text, space, tmp_path, monkeypatch, capsys):
     (tmp_path / "fakes").mkdir()
     (tmp_path / "fakes/litert_torch.py").write_text(FAKE[what])
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fakes"), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(tmp_path / "fakes")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main(["pack", "--space", str(space), "--runtime", "litert", "--out", str(tmp_path / "bundle")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
@@ -215,15 +215,15 @@ def test_a_cache_that_cannot_be_written_and_a_missing_home_are_said_before_any_w
 
 def test_folders_of_dead_processes_are_deleted_and_those_of_living_ones_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    made = "import sys, tempfile; tempfile.tempdir = sys.argv[1]\nfrom nas.profiling.scratch import Scratch\n"
-    made += "folder = Scratch('nas-test-')\n(folder.path / 'weights').write_text('x')\nimport os; os._exit(9)"
+    made = "import sys, tempfile; tempfile.tempdir = sys.argv[1]\nfrom nas.profiling.temporary import TemporaryFolder\n"
+    made += "folder = TemporaryFolder('nas-test-')\n(folder.path / 'weights').write_text('x')\nimport os; os._exit(9)"
     subprocess.run([sys.executable, "-c", made, tmp_path], check=False)
     [dead] = tmp_path.glob("nas-test-*")
     assert (dead / "weights").exists()
-    mine = Scratch("nas-test-")
+    mine = TemporaryFolder("nas-test-")
     assert not dead.exists()
-    other = Scratch("nas-test-")
-    assert (mine.path / OWNER).exists(), "its process lives"
+    other = TemporaryFolder("nas-test-")
+    assert (mine.path / LOCK_FILE).exists(), "its process lives"
     mine.close(), other.close(), other.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -20,12 +20,12 @@ MANIFEST, RESULTS, VISITS = "manifest.json", "results.jsonl", "results"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A packed folder.
+    """A bundle folder.
 
     Attributes:
-        folder: where it is.
-        manifest: as in `manifest.json`.
-        packages: what can be measured, in the manifest's order.
+        folder: its path.
+        manifest: the content of `manifest.json`.
+        packages: the compiled workloads, in the manifest's order.
         reference: the workload that is timed between the others.
     """
 
@@ -36,15 +36,15 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: str | Path) -> Bundle:
-        """Read a bundle and check every file of it.
+        """Read a bundle and check all its files.
 
         Raises:
-            ConfigError: it is none, or a file was changed since it was packed.
+            ConfigError: the folder is not a bundle, or a file was changed after it was packed.
         """
         folder = Path(folder)
         path = folder / MANIFEST
         if not path.exists():
-            raise ConfigError(f"{folder}: no bundle ('{MANIFEST}' is missing); make one with 'nas pack'")
+            raise ConfigError(f"{folder}: not a bundle ('{MANIFEST}' is missing); make one with 'nas pack'")
         raw = read_json(path, "bundle manifest", dict)
         try:
             manifest = config.build(BundleManifest, raw, str(path))
@@ -61,15 +61,16 @@ class Bundle:
 
     @property
     def id(self) -> str:
+        """Identifier: the hash of the manifest."""
         return self.manifest.bundle
 
     @property
     def workloads(self) -> list[str]:
-        """Every workload of the space, also those that could not be compiled."""
+        """Keys of all workloads of the space, including those that could not be compiled."""
         return [*(package.workload for package in self.packages), *self.manifest.infeasible]
 
 
 def identity(manifest: dict[str, Any]) -> str:
-    """16 hexadecimal digits that change whenever anything in the manifest does."""
+    """A hash of the manifest in 16 hexadecimal digits."""
     text = json.dumps({k: v for k, v in manifest.items() if k != "bundle"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

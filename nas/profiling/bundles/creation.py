@@ -1,12 +1,12 @@
-"""A bundle: a folder with every workload of a space compiled, to be measured on a phone that is not attached here.
+"""Create a bundle: a folder with all workloads of a space compiled, to be measured where the phone is.
 
-manifest.json     what is in it: workloads, versions, the hash of every file, and of itself (`bundle`)
+manifest.json     workloads, versions, the hash of every file, and its own hash (`bundle`)
 packages/         the workloads as .tflite files or .mlpackage folders
 measure.sh        litert: measures on any machine with adb, without this library
-plan.txt, files.sha256, benchmark_model    what measure.sh reads; the tool, if it was there when packing
-measure.py        coreml: measures on a Mac with nothing but coremltools
-results.jsonl     what `nas measure` or measure.py found, a line at a time
-results/          what measure.sh found, a file for each visit
+plan.txt, files.sha256, benchmark_model    read by measure.sh; the tool, if it was available
+measure.py        coreml: measures on a Mac that has only coremltools
+results.jsonl     results of `nas measure` or measure.py, a line each
+results/          results of measure.sh, a file for each visit
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from nas.profiling.bundles.render import render_script
 from nas.profiling.compile import CompiledWorkload, Compiler
 from nas.profiling.digests import file_hash
 from nas.profiling.host import commit
-from nas.profiling.profile import Progress
-from nas.profiling.runtimes.android import TOOL, find_tool
+from nas.profiling.measuring import Progress
+from nas.profiling.runtimes.android import TOOL, find_benchmark_tool
 from nas.profiling.runtimes.base import Runtime
 from nas.spaces import SearchSpace, Workload
 
 LOCK = ".nas.lock"
-"""What `output_lock` puts into a folder."""
+"""The lock file that `output_lock` creates in a folder."""
 ROUNDS = 8
-"""How often measure.sh visits each workload."""
+"""Number of visits of measure.sh to each workload."""
 
 CONVERTERS = {"coreml": ("torch", "coremltools"), "litert": ("torch", "litert-torch")}
 
@@ -54,31 +54,31 @@ def create(
     pipeline: bool = False,
     progress: bool = True,
 ) -> Bundle:
-    """Compile every workload of a space into a folder that can be measured elsewhere.
+    """Compile all workloads of a space into a folder that can be measured on another machine.
 
     Args:
         space: with a backbone.
         runtime: `coreml` or `litert`.
-        out: the folder.
-        target: of Core ML, see `nas.conversion.convert.COREML_TARGETS`.
-        tool: LiteRT's `benchmark_model` for the phone, to go along; see `nas.profiling.runtimes.android.find_tool`.
-        pipeline: the text encoder and the decoder too.
+        out: the folder; it must not exist or be empty.
+        target: for Core ML, see `nas.conversion.convert.COREML_TARGETS`.
+        tool: LiteRT's `benchmark_model` for the phone, copied into the bundle; see `nas.profiling.runtimes.android.find_benchmark_tool`.
+        pipeline: also compile the text encoder and the decoder.
 
     Raises:
         ConfigError: an unknown runtime or target, or `out` is in use.
-        NasError: the converter is not installed, or failed for a reason that is not a workload's; or the disk is full.
-            Nothing is left in `out` then.
+        NasError: the converter is not installed, or failed for a reason other than a workload; or the disk is full.
+            In this case `out` is left empty.
     """
     out = Path(out)
     if (out / MANIFEST).exists():
-        raise ConfigError(f"{out}: is a bundle already; measure or collect it, or give another --out")
+        raise ConfigError(f"{out}: is already a bundle; measure or collect it, or give another --out")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is a file; give --out a new folder")
     workloads = [w for w in space.workloads() + pipeline * space.pipeline_workloads() if isinstance(w, Workload)]
     if not workloads:
-        raise SpaceError(f"search space '{space.name}' is cost-only: there is nothing to compile")
-    tool = find_tool(tool) if runtime == "litert" else None
-    with output_lock(out, folder=True), _half_packed(out):
+        raise SpaceError(f"search space '{space.name}' is cost-only and has no workloads to compile")
+    tool = find_benchmark_tool(tool) if runtime == "litert" else None
+    with output_lock(out, folder=True), _empty_unless_finished(out):
         with (
             Compiler(runtime, target if runtime == "coreml" else "") as compiler,
             closing(Progress(len(workloads), 0, progress, f"pack {space.name}")) as bar,
@@ -110,16 +110,19 @@ def create(
 def _compile(
     compiler: Compiler, workloads: list[Workload], out: Path, bar: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
-    """Entries for the manifest: the packages, the reference, and the reasons of what cannot be compiled.
+    """Compile the workloads into the bundle.
+
+    Returns:
+        the manifest's entries: the packages, the reference, and workload -> reason for those that cannot be compiled.
 
     Raises:
-        NasError: a tool failed, be it on the reference workload, which every runtime can run.
+        NasError: a tool failed, or the reference workload, which every runtime can run, cannot be compiled.
     """
     packages, infeasible = [], {}
     try:
         reference = _put(compiler.package(Runtime.reference, alone=True), out, "reference")
     except Infeasible as error:
-        raise NasError(f"not even the reference workload can be compiled: {error}") from None
+        raise NasError(f"the reference workload cannot be compiled: {error}") from None
     for number, workload in enumerate(workloads):
         try:
             packages.append(_put(compiler.package(workload), out, f"{number:04d}"))
@@ -132,17 +135,17 @@ def _compile(
 
 
 @contextlib.contextmanager
-def _half_packed(out: Path) -> Iterator[None]:
-    """Nothing is left of a bundle that was not finished, be it the one of a process that was killed.
+def _empty_unless_finished(out: Path) -> Iterator[None]:
+    """Empty the folder if creating the bundle fails; also remove what a killed process left.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder has other content.
     """
     marker = out / ".packing"
     if marker.exists():
         _empty(out)
     if [path for path in out.iterdir() if path.name != LOCK]:
-        raise ConfigError(f"{out}: holds something else; give --out a new folder")
+        raise ConfigError(f"{out}: is not empty; give --out a new folder")
     marker.touch()
     try:
         yield
@@ -161,31 +164,30 @@ def _empty(folder: Path) -> None:
 
 
 def _put(package: CompiledWorkload, out: Path, name: str) -> dict[str, Any]:
-    """Copy a package's files into the bundle; its entry for the manifest, with paths inside the folder."""
+    """Copy the files of a package into the bundle; its entry for the manifest, with paths relative to the bundle."""
     entry = {f.name: getattr(package, f.name) for f in fields(CompiledWorkload) if f.name != "target"}
     for key, suffix in (("path", ""), ("several", "-several")):
         if entry[key]:
-            there = out / "packages" / f"{name}{suffix}{entry[key].suffix}"
-            there.parent.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if entry[key].is_dir() else shutil.copyfile)(entry[key], there)
-            entry[key] = there.relative_to(out).as_posix()
+            copied = out / "packages" / f"{name}{suffix}{entry[key].suffix}"
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if entry[key].is_dir() else shutil.copyfile)(entry[key], copied)
+            entry[key] = copied.relative_to(out).as_posix()
     return entry
 
 
 def _write_runner(
     out: Path, runtime: str, packages: list[dict[str, Any]], reference: dict[str, Any], tool: Path | None
 ) -> list[str]:
-    """Put in what measures it without this library.
+    """Write the script that measures the bundle without this library.
 
     Returns:
-        every file that the bundle must keep as it is.
+        names of all files that must not change, for the manifest.
     """
-    here = Path(__file__).parent
     if runtime == "coreml":
         write_atomic(out / "measure.py", render_script("nas.profiling.bundles.script"))
         return [*sorted(_files(out, ["packages"])), "measure.py"]
     names = ["measure.sh", "plan.txt"]
-    shutil.copyfile(here / "measure.sh", out / "measure.sh")
+    shutil.copyfile(Path(__file__).with_name("measure.sh"), out / "measure.sh")
     write_atomic(out / "plan.txt", "".join(_plan(packages, reference)))
     if tool is not None:
         shutil.copyfile(tool, out / TOOL)
@@ -195,7 +197,7 @@ def _write_runner(
 
 
 def _plan(packages: list[dict[str, Any]], reference: dict[str, Any]) -> Iterator[str]:
-    """`round number one several reference` for every visit, in another order each round."""
+    """Lines `round number one several reference` for all visits, in another order each round."""
     for round_ in range(ROUNDS):
         order = list(range(len(packages)))
         random.Random(round_).shuffle(order)

@@ -1,4 +1,4 @@
-"""`nas measure`: a bundle measured by this library's protocol, on whatever device is at hand."""
+"""Measure a bundle by this library's protocol on a device that is attached to this machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nas.profiling import runtimes
 from nas.profiling.bundles.bundle import RESULTS, Bundle
 from nas.profiling.bundles.results import RowLine, package_hash, results
 from nas.profiling.digests import append_line
-from nas.profiling.profile import Progress, measure_all
+from nas.profiling.measuring import Progress, measure_all
 from nas.profiling.protocol import Protocol
 from nas.profiling.runtimes.base import Runtime
 
 DEVICES = {"coreml": "local", "litert": "adb"}
-"""Where a bundle is measured if nothing else is said."""
+"""Default devices."""
 
 
 def measure(
@@ -31,22 +31,20 @@ def measure(
     runtime: str | Runtime | None = None,
     **options: Any,
 ) -> int:
-    """Measure a bundle; each finished row is a line of its `results.jsonl`, on the disk before the next one begins.
-
-    Started again, it goes on where it stopped.
+    """Measure a bundle; each finished row is a line of its `results.jsonl`, synced to the disk. Resumes when run again.
 
     Args:
-        folder: of `nas pack`.
+        folder: the bundle.
         device: of the bundle's runtime: `adb[:SERIAL]` or `local` for litert, `local` or `iphone[:NAME]` for coreml.
-        runtime: the bundle's, unless one is given that is open already.
+        runtime: by default the bundle's; or a runtime object.
         options: for the runtime, such as `threads` or `compute_unit`.
 
     Returns:
-        how many workloads have a row now.
+        the number of workloads that have a row now.
 
     Raises:
-        ConfigError: the folder is no bundle, or was changed.
-        NasError: the device is missing, or the results so far are of another device.
+        ConfigError: the folder is not a bundle, or was changed.
+        NasError: the device is missing, or the existing results are of another device.
     """
     bundle = Bundle.load(folder)
     with output_lock(folder, folder=True):
@@ -62,8 +60,8 @@ def _measure(
     options: dict[str, Any],
 ) -> int:
     name, path = bundle.manifest.runtime, bundle.folder / RESULTS
-    before = [line for line in results(bundle, path) if isinstance(line, RowLine)]
-    done = {line.workload for line in before}
+    lines = [line for line in results(bundle, path) if isinstance(line, RowLine)]
+    done = {line.workload for line in lines}
     if bundle.manifest.target:
         options["target"] = bundle.manifest.target
     if name == "litert" and (bundle.folder / "benchmark_model").exists() and (device or "adb").startswith("adb"):
@@ -71,9 +69,9 @@ def _measure(
     with runtimes.make(runtime or name, device or DEVICES[name], **options) as chosen:
         host = chosen.describe()
         for key in COMPARABLE_KEYS:
-            if before and before[0].host.get(key) != host.get(key):
+            if lines and lines[0].host.get(key) != host.get(key):
                 raise ConfigError(
-                    f"{path}: was measured with {key}={before[0]['host'].get(key)!r}, now it is {host.get(key)!r}; "
+                    f"{path}: was measured with {key}={lines[0].host.get(key)!r}, now it is {host.get(key)!r}; "
                     "collect it, and measure in another copy of the bundle"
                 )
         chosen.reference = bundle.reference

@@ -1,4 +1,4 @@
-"""The lines of a bundle's `results.jsonl`, as data classes: each is this bundle's and as it was written, or refused."""
+"""The data classes of the lines of a bundle's `results.jsonl`, and their validation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from nas.profiling.bundles.bundle import Bundle
 from nas.profiling.digests import line_digest
 from nas.ranges import Range
 
-MOST = 1e9
-"""More than any latency in ms or any memory in 10^6 bytes."""
-Ms = Annotated[float, Range(0, MOST, unknown=True)]
-Difference = Annotated[float, Range(-MOST, MOST, unknown=True)]
-Memory = Annotated[float, Range(0, MOST, unknown=True)]
+MAXIMUM = 1e9
+"""Above any latency in ms and any memory in 10^6 bytes."""
+Ms = Annotated[float, Range(0, MAXIMUM, unknown=True)]
+Difference = Annotated[float, Range(-MAXIMUM, MAXIMUM, unknown=True)]
+Memory = Annotated[float, Range(0, MAXIMUM, unknown=True)]
 Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class ResultRow(Row):
-    """A table's row as `nas measure` writes it. A percentile may be below 0: of an operator's times, which are differences."""
+    """A table row as `nas measure` writes it. Percentiles may be negative: an operator's times are differences."""
 
     workload: str
-    latency_ms: Annotated[float, Range(0, MOST, infinite=True)]
+    latency_ms: Annotated[float, Range(0, MAXIMUM, infinite=True)]
     memory_mb: Memory
     weights_mb: Memory
     params: AtLeast0
@@ -45,20 +45,21 @@ class ResultRow(Row):
 
     def __post_init__(self) -> None:
         if (self.status == "ok") != math.isfinite(self.latency_ms):
-            raise ConfigError(f"latency_ms is {self.latency_ms} of a row that is '{self.status}'")
+            raise ConfigError(f"latency_ms is {self.latency_ms} in a row with status '{self.status}'")
         if self.status == "ok" and not math.isfinite(self.weights_mb):
-            raise ConfigError(f"weights_mb is {self.weights_mb} of a row that is 'ok'")
+            raise ConfigError(f"weights_mb is {self.weights_mb} in a row with status 'ok'")
         if self.status == "ok" and self.source == "measured" and not self.count:
-            raise ConfigError("count is 0: a measured row without a sample")
+            raise ConfigError("count is 0 in a measured row")
 
     @property
     def row(self) -> Row:
+        """The same as a plain `Row`."""
         return Row(**{field.name: getattr(self, field.name) for field in fields(Row)})
 
 
 @dataclass(frozen=True)
 class RowLine:
-    """A line of `nas measure`."""
+    """A line that `nas measure` writes."""
 
     bundle: str
     digest: str
@@ -73,7 +74,7 @@ class RowLine:
 
 @dataclass(frozen=True)
 class MacHost:
-    """What `measure.py` says of the Mac, or of the iPhone behind it."""
+    """Provenance that `measure.py` writes, of the Mac or of its iPhone."""
 
     chip: str
     os: str
@@ -84,7 +85,7 @@ class MacHost:
 
 @dataclass(frozen=True)
 class VisitLine:
-    """A line of `measure.py`: one look at one workload, with times in ms, or with the error that it ended with."""
+    """A line that `measure.py` writes: one visit to one workload, with times in ms or with its error."""
 
     bundle: str
     digest: str
@@ -92,40 +93,40 @@ class VisitLine:
     workload: str
     compute_unit: str
     host: MacHost
-    samples_ms: tuple[Annotated[float, Range(-MOST, MOST)], ...] = ()
-    load_ms: Annotated[float, Range(0, MOST)] | None = None
-    reference_ms: Annotated[float, Range(0, MOST)] | None = None
+    samples_ms: tuple[Annotated[float, Range(-MAXIMUM, MAXIMUM)], ...] = ()
+    load_ms: Annotated[float, Range(0, MAXIMUM)] | None = None
+    reference_ms: Annotated[float, Range(0, MAXIMUM)] | None = None
     error: str = ""
 
     def __post_init__(self) -> None:
         if not self.error and (not self.samples_ms or self.load_ms is None or self.reference_ms is None):
-            raise ConfigError("has neither an 'error' nor all of 'samples_ms', 'load_ms' and 'reference_ms'")
+            raise ConfigError("expected an 'error' or all of 'samples_ms', 'load_ms' and 'reference_ms'")
 
 
 def results(bundle: Bundle, path: Path) -> list[RowLine | VisitLine]:
-    """The lines of a results file; a last one that was being written when the power went does not count.
+    """Read the lines of a results file, without a last one that was not written to its end.
 
     Raises:
-        TableError: a line is damaged, is of another bundle, was edited, is of a workload or package that the bundle has
-            not, is there twice, or holds what no measurement gives.
+        TableError: a line is malformed, of another bundle, edited, of a workload or package that is not in the bundle,
+            duplicated, or has impossible values.
     """
     if not path.exists() and not path.is_symlink():
         return []
     text = read_text(path, "results")
-    found: list[RowLine | VisitLine] = []
+    lines: list[RowLine | VisitLine] = []
     seen: set[Any] = set()
     for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
         where = f"{path}:{number}"
         try:
-            one = _line(bundle, line, where)
+            parsed = _line(bundle, line, where)
         except ConfigError as error:
             raise TableError(f"{error}; delete the line and measure again") from None
-        key = one.workload if isinstance(one, RowLine) else one.visit
+        key = parsed.workload if isinstance(parsed, RowLine) else parsed.visit
         if key in seen:
-            raise TableError(f"{where}: {key} was measured in a line before; keep one of them")
+            raise TableError(f"{where}: {key} is also in an earlier line; keep one of them")
         seen.add(key)
-        found.append(one)
-    return found
+        lines.append(parsed)
+    return lines
 
 
 def _line(bundle: Bundle, text: str, where: str) -> RowLine | VisitLine:
@@ -144,16 +145,16 @@ def _line(bundle: Bundle, text: str, where: str) -> RowLine | VisitLine:
             raise ConfigError(f"{where}: was measured on another package than the bundle's")
         return line
     if line.visit[1] >= len(bundle.packages) or bundle.packages[line.visit[1]] != package:
-        raise ConfigError(f"{where}: visit {list(line.visit)} is not one of workload {shown(line.workload)}")
-    check_samples(line.samples_ms, package.several is not None, where)
+        raise ConfigError(f"{where}: visit {list(line.visit)} does not belong to workload {shown(line.workload)}")
+    _check_samples(line.samples_ms, package.several is not None, where)
     return line
 
 
-def check_samples(samples_ms: tuple[float, ...], differences: bool, where: str) -> None:
-    """Refuse times that no clock gives. A difference of two times may be below 0 now and then, but not most of them.
+def _check_samples(samples_ms: tuple[float, ...], differences: bool, where: str) -> None:
+    """Check that times are not negative. Differences of two times may be, but not most of them.
 
     Raises:
-        ConfigError: they are negative.
+        ConfigError: they are.
     """
     negative = sum(ms < 0 for ms in samples_ms)
     if negative and (not differences or 2 * negative > len(samples_ms)):
@@ -163,7 +164,7 @@ def check_samples(samples_ms: tuple[float, ...], differences: bool, where: str) 
 
 
 def package_hash(bundle: Bundle, path: Path) -> str:
-    """A hash of a workload's file, or of the files of its .mlpackage, as the manifest has them."""
+    """The hash of a workload's file, or of all files of its .mlpackage, from the hashes in the manifest."""
     name = path.relative_to(bundle.folder).as_posix()
     files = bundle.manifest.files
     if name in files:

@@ -121,7 +121,7 @@ def visit_on_phone(folder: Path, manifest: dict[str, Any], index: int, unit: str
                 one, several, copies = _files(folder, entry)
                 (place := Path(compiled) / str(number)).mkdir()
                 timers.append(PhoneWorkload(phone, [one, several] if several else [one], copies, unit, place))
-            with timers[0].loaded() as timer, timers[1].loaded() as reference:
+            with timers[0].on_phone() as timer, timers[1].on_phone() as reference:
                 return _time_block(timer, reference, MAX_RUNS)
         except Infeasible as error:
             return {"error": str(error)}

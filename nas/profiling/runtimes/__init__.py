@@ -1,4 +1,4 @@
-"""The runtimes by name. A new one is one file and one line here."""
+"""The registry of runtimes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ RUNTIMES = {
     "litert": "nas.profiling.runtimes.litert:LitertRuntime",
     "roofline": "nas.profiling.runtimes.roofline:RooflineRuntime",
 }
-"""Name -> `module:class`, loaded when it is asked for: each needs libraries of its own."""
+"""Name -> `module:class`; imported when used, because each needs other libraries."""
 
 PHONES = {("litert", "adb"): "nas.profiling.runtimes.android:AndroidRuntime"}
-"""The same for devices of a runtime that are reached in another way; `adb:SERIAL` is an `adb`."""
+"""(runtime, kind of device) -> `module:class`, for devices that another class serves; `adb:SERIAL` is of kind `adb`."""
 
 
 def make(runtime: str | Runtime, device: str = "local", **options: Any) -> Runtime:
-    """The runtime of that name on that device; a runtime that is given already is used as it is.
+    """Create a runtime by name; an object that is a runtime already is returned unchanged.
 
     Raises:
-        ConfigError: no such runtime, device or option.
+        ConfigError: unknown runtime, device or option.
     """
     if isinstance(runtime, Runtime):
         return runtime
     if runtime not in RUNTIMES:
         raise ConfigError(f"unknown runtime '{runtime}'{suggestion(runtime, RUNTIMES)}")
-    place = PHONES.get((runtime, device.partition(":")[0]), RUNTIMES[runtime])
-    module, _, name = place.partition(":")
+    target = PHONES.get((runtime, device.partition(":")[0]), RUNTIMES[runtime])
+    module, _, name = target.partition(":")
     try:
         return getattr(importlib.import_module(module), name)(device=device, **options)
     except TypeError as error:

@@ -1,13 +1,14 @@
-"""What every runtime is: it opens a workload on its device and runs it in blocks.
+"""The interface of runtimes: a runtime opens workloads on its device as sessions, and a session times blocks of runs.
 
-A runtime knows nothing of repetition, statistics or tables; the protocol (`nas.profiling.protocol`) knows nothing of
-torch, phones or processes. Between them stands a `Session`: one workload, compiled and loaded where it runs.
+Repetition, statistics and tables are the protocol's (`nas.profiling.protocol`), which does not depend on torch, phones or
+processes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from nas.failures import Infeasible
@@ -20,12 +21,12 @@ class WholeModel:
     """One architecture's denoiser, measured like a workload: one denoising step.
 
     Attributes:
-        forms: `(workload's key, form)` of the operators that are not written in their reference form.
+        variants: `(workload key, variant)` of the operators that do not use their reference variant.
     """
 
     space: SearchSpace
     arch: Architecture
-    forms: tuple[tuple[str, str], ...] = ()
+    variants: tuple[tuple[str, str], ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -44,11 +45,11 @@ class WholeModel:
 
 
 @dataclass(frozen=True)
-class InPlace:
-    """An operator where it will stand: the denoiser with it in every slot that can hold it, less the bare backbone.
+class InModelWorkload:
+    """An operator timed inside the denoiser: with the operator in every slot that offers it, less the bare backbone.
 
-    Timed alone, a small operator finds its code and data in the caches and nothing else to do; in a model it does not,
-    and a sum of such times is several percent too low. Its latency here is the difference per copy.
+    The latency is the difference per copy. Timed alone, a small operator finds its code and data in the caches; in a
+    model it does not, and a sum of latencies measured alone is several percent too low.
     """
 
     space: SearchSpace
@@ -65,9 +66,9 @@ class InPlace:
         }
         return WholeModel(self.space, self.space.architecture(choices))
 
-    def whole_in(self, form: str) -> WholeModel:
-        """`whole` with the operator written in a form."""
-        return replace(self.whole, forms=((str(self.workload), form),))
+    def whole_with(self, variant: str) -> WholeModel:
+        """`whole` with the operator in one of its variants."""
+        return replace(self.whole, variants=((str(self.workload), variant),))
 
     @property
     def copies(self) -> int:
@@ -77,48 +78,68 @@ class InPlace:
         return str(self.workload)
 
 
-Runnable = Workload | WholeModel | InPlace
+Runnable = Workload | WholeModel | InModelWorkload
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What is known of a workload once it is loaded, before any timing.
+class WorkloadStats:
+    """Properties of a loaded workload that do not need timing.
 
     Attributes:
-        memory_mb: peak activation memory of one run above its inputs, in 10^6 bytes; NaN where the device has no
-            measure of it.
+        memory_mb: peak activation memory of one run without its inputs, in 10^6 bytes; NaN where the device cannot
+            measure it.
         weights_mb: weights, in 10^6 bytes.
         params: number of parameters.
         load_ms: time to compile or load it once.
-        form: the way of writing the operator that runs.
-        tolerance_ms: a 95% interval narrower than this is of no use to anyone.
+        variant: the operator variant that runs.
+        tolerance_ms: a 95% interval narrower than this is accurate enough whatever the latency is.
     """
 
     memory_mb: float
     weights_mb: float
     params: int
     load_ms: float
-    form: str = "reference"
+    variant: str = "reference"
     tolerance_ms: float = 0.0
 
-    def less_kept(self, kept_mb: float) -> Loaded:
-        """The same of an operator of which each further one in a graph takes `kept_mb` more, weights apart.
+    def with_kept_memory(self, kept_mb: float) -> WorkloadStats:
+        """The stats of an operator of which each further copy in a graph takes `kept_mb` in addition to its weights.
 
-        That is kept for every layer of its kind, used or not at the moment: packed weights, and what the interpreter
-        notes of each operation. It counts as weights do. The rest is shared by layers that run one after the other.
+        This memory, such as packed weights and the interpreter's records of each operation, is held for every layer all
+        the time, so it counts as weights. The rest is shared by layers that run one after the other.
         """
         kept_mb = max(0.0, kept_mb)
         return replace(self, memory_mb=max(0.0, self.memory_mb - kept_mb), weights_mb=self.weights_mb + kept_mb)
+
+
+@dataclass(frozen=True)
+class ConvertedModel:
+    """A LiteRT model file.
+
+    Attributes:
+        path: of the .tflite file.
+        params: number of parameters of one copy.
+        weights_mb: weights of one copy, in 10^6 bytes.
+        variant: the operator variant that was converted.
+        copies: how often the operator runs, one after the other.
+    """
+
+    path: Path
+    params: int
+    weights_mb: float
+    variant: str = "reference"
+    copies: int = 1
 
 
 class Session(ABC):
     """One workload, compiled and loaded on the device.
 
     Attributes:
-        process: which of its processes the last block ran in, where it has several.
+        stats: memory, weights, parameters and load time.
+        process: index of the process that the last block ran in, if the workload has several.
     """
 
-    loaded: Loaded
+    stats: WorkloadStats
     process: int = 0
 
     @abstractmethod
@@ -131,18 +152,18 @@ class Session(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what it holds. Closing twice is fine."""
+        """Free its resources. Closing twice is allowed."""
 
 
-class Processes(Session):
-    """One workload in several processes, a block from each in turn.
+class MultiProcessSession(Session):
+    """One workload in several processes, which time blocks in turn.
 
-    The same work takes each process a time of its own, by where its memory happens to lie: 1% to 6% more or less for one
-    operator, for as long as the process lives, which no repetition within it can show.
+    Where a process's memory happens to lie changes its latency by 1% to 6% for as long as it lives, which no repetition
+    within the process can show.
     """
 
     def __init__(self, sessions: list[Session]) -> None:
-        self.sessions, self.loaded, self.process = sessions, sessions[0].loaded, -1
+        self.sessions, self.stats, self.process = sessions, sessions[0].stats, -1
 
     def block(self, runs: int) -> list[float]:
         self.process = (self.process + 1) % len(self.sessions)
@@ -163,22 +184,22 @@ class Runtime(ABC):
     Attributes:
         name: as in `nas profile --runtime`.
         source: what its rows are: `measured` or `estimated`.
-        in_place: whether it can time an operator inside the denoiser.
+        in_model: whether it can time an operator inside the denoiser (`InModelWorkload`).
         separate: whether each session is a process of its own on this machine.
-        block_ms: how long one visit to a workload should take; longer where a visit costs more to begin.
-        reference: a workload of fixed size, timed between the others so that drift and throttling are seen.
+        block_ms: how long a block should take; longer where starting a block costs more.
+        reference: a workload of fixed size that is timed between the others to detect drift and throttling.
     """
 
     name: ClassVar[str]
     source: ClassVar[str] = "measured"
-    in_place: ClassVar[bool] = False
+    in_model: ClassVar[bool] = False
     separate: bool = False
     block_ms: float = 20.0
     reference: Workload = Workload(Operator("SelfAttention1D"), (1, 64, 8, 8, 8))
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Provenance for a table's metadata: at least runtime, version, device, chip, os, threads."""
+        """Provenance for a table's metadata: at least runtime, version, device, chip, os and threads."""
 
     @abstractmethod
     def open(self, workload: Runnable) -> Session:
@@ -186,16 +207,20 @@ class Runtime(ABC):
 
         Raises:
             Infeasible: the device cannot run it.
-            NasError: the runtime or the device itself is missing; the text says how to get it.
+            NasError: the runtime or the device is missing; the message says how to get it.
         """
 
-    def reopen(self, workload: Runnable, loaded: Loaded) -> Session:
-        """Another session on a workload that is open, in the form which that one runs."""
+    def reopen(self, workload: Runnable, stats: WorkloadStats) -> Session:
+        """Another session on a workload that is open already, on the same variant.
+
+        Args:
+            stats: of the open session.
+        """
         return self.open(workload)
 
     @abstractmethod
     def close(self) -> None:
-        """End what the runtime started. Closing twice is fine."""
+        """End the processes and connections that the runtime started. Closing twice is allowed."""
 
     def __enter__(self) -> Runtime:
         return self

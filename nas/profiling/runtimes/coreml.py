@@ -14,16 +14,16 @@ from nas.errors import ConfigError, MissingDependency, suggestion
 from nas.profiling.compile import CompiledWorkload, Compiler
 from nas.profiling.coreml_models import UNITS
 from nas.profiling.host import describe_host, usable, user_cache
-from nas.profiling.runtimes.base import Loaded, Runnable, Runtime, Session
+from nas.profiling.runtimes.base import Runnable, Runtime, Session, WorkloadStats
 from nas.profiling.runtimes.iphone import GUIDE, MAX_RUNS, IPhone, PhoneWorkload
-from nas.profiling.workers.pool import Child, Children
+from nas.profiling.workers.pool import Worker, WorkerPool
 
-MEMORY = "estimated from the shapes (nas.costs.workload_counts) in float16, not measured: Core ML tells no peak memory"
+MEMORY = "estimated from the shapes (nas.costs.workload_counts) in float16, not measured: Core ML does not report it"
 PRECISION = "float16 inputs, weights and outputs"
 LATENCY = "Core ML's own time around a prediction; an operator: half of what two more copies add to a graph of one"
 REMOTE = (
-    "each prediction is a call of its own over devicectl with file copies, so the phone idles between samples and its "
-    "clocks may be lower than in an app that runs steps one after the other"
+    "each prediction is a separate call over devicectl with file copies, so the phone idles between samples and its "
+    "clocks may be lower than in an app that runs steps without pauses"
 )
 
 
@@ -31,14 +31,14 @@ class CoreMLRuntime(Runtime):
     """Core ML programs with float16 inputs, weights and outputs, converted from the torch modules.
 
     Args:
-        device: `local`, a Mac's own units; `iphone`, or `iphone:NAME` where several are connected.
-        compute_unit: `all`, `cpu`, `cpu+gpu` or `cpu+ne` (Neural Engine): what Core ML may choose from.
-        target: the oldest system the program runs on; from iOS 18 on attention is one op.
-        team: the Apple development team that signs the app on an iPhone; else `DEVELOPMENT_TEAM` of the environment.
+        device: `local`, this Mac's own units; `iphone`, or `iphone:NAME` if several are connected.
+        compute_unit: units that Core ML may choose from: `all`, `cpu`, `cpu+gpu` or `cpu+ne` (Neural Engine).
+        target: oldest system that the program runs on; from iOS 18 on attention is one operation.
+        team: the Apple development team that signs the app on an iPhone; `DEVELOPMENT_TEAM` of the environment if None.
 
     Raises:
         ConfigError: an unknown device, unit or target.
-        MissingDependency: this machine cannot run Core ML; the text says what can.
+        MissingDependency: this machine cannot run Core ML; the message says what to do.
     """
 
     name = "coreml"
@@ -48,11 +48,11 @@ class CoreMLRuntime(Runtime):
     ) -> None:
         kind, _, name = device.partition(":")
         if kind not in ("local", "iphone"):
-            raise ConfigError(f"runtime 'coreml' has no device '{device}'{suggestion(kind, ['local', 'iphone'])}")
+            raise ConfigError(f"unknown device '{device}' of runtime 'coreml'{suggestion(kind, ['local', 'iphone'])}")
         if compute_unit not in UNITS:
-            raise ConfigError(f"compute_unit: unknown '{compute_unit}'{suggestion(compute_unit, UNITS)}")
+            raise ConfigError(f"unknown compute_unit '{compute_unit}'{suggestion(compute_unit, UNITS)}")
         if target not in COREML_TARGETS:
-            raise ConfigError(f"target: unknown '{target}'{suggestion(target, COREML_TARGETS)}")
+            raise ConfigError(f"unknown target '{target}'{suggestion(target, COREML_TARGETS)}")
         if kind == "local" and sys.platform != "darwin":
             raise MissingDependency(
                 "runtime 'coreml' measures on a Mac, or on an iPhone behind one; on this machine use "
@@ -62,7 +62,7 @@ class CoreMLRuntime(Runtime):
         self.phone = IPhone(name, usable(user_cache("modelrunner")), team) if kind == "iphone" else None
         self.block_ms = 4000.0 if self.phone else 20.0
         self.compiler = Compiler("coreml", target)
-        self.children = None if self.phone else Children("nas.profiling.workers.coreml", {}, fork=False)
+        self.pool = None if self.phone else WorkerPool("nas.profiling.workers.coreml", {}, fork=False)
 
     def describe(self) -> dict[str, Any]:
         meta = {
@@ -79,38 +79,38 @@ class CoreMLRuntime(Runtime):
         }
         if self.phone is not None:
             meta |= {"host": meta["chip"], **self.phone.describe(), "remote": REMOTE}
-            del meta["cores"], meta["load"]  # the Mac's
+            del meta["cores"], meta["load"]  # of the Mac
         return meta
 
     def open(self, workload: Runnable | CompiledWorkload) -> Session:
         package = self.compiler.package(workload, alone=workload is self.reference)
         if self.phone is not None:
             return PhoneSession(self.phone, package, self.compute_unit, self.compiler.folder.path)
-        return MacSession(self.children.start(), package, self.compute_unit)
+        return MacSession(self.pool.start(), package, self.compute_unit)
 
     def close(self) -> None:
         if self.phone is not None:
             self.phone.close()
-        if self.children is not None:
-            self.children.close()
-            self.children = None
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
         self.compiler.close()
 
 
 class MacSession(Session):
-    """One workload in a child process on this Mac."""
+    """One workload in a worker process on this Mac."""
 
-    def __init__(self, child: Child, package: CompiledWorkload, unit: str) -> None:
-        self.child = child
+    def __init__(self, worker: Worker, package: CompiledWorkload, unit: str) -> None:
+        self.worker = worker
         arguments = (package.path, package.several, package.copies, unit)
-        load_ms = child.ask("call", "nas.profiling.workers.coreml:load", *arguments)
-        self.loaded = Loaded(package.activations_mb, package.weights_mb, package.params, load_ms, package.form)
+        load_ms = worker.call("nas.profiling.workers.coreml:load", *arguments)
+        self.stats = WorkloadStats(package.activations_mb, package.weights_mb, package.params, load_ms, package.variant)
 
     def block(self, runs: int) -> list[float]:
-        return self.child.ask("call", "nas.profiling.workers.coreml:block", runs)
+        return self.worker.call("nas.profiling.workers.coreml:block", runs)
 
     def close(self) -> None:
-        self.child.close()
+        self.worker.close()
 
 
 class PhoneSession(Session):
@@ -125,14 +125,14 @@ class PhoneSession(Session):
     def __init__(self, phone: IPhone, package: CompiledWorkload, unit: str, folder: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(dir=folder))
         self.workload = PhoneWorkload(phone, package.files, package.copies, unit, self.folder)
-        with self.workload.loaded() as timer:
+        with self.workload.on_phone() as timer:
             load_ms = timer.one.load_ms
             timer.one.predict_ms()
-        self.loaded = Loaded(package.activations_mb, package.weights_mb, package.params, load_ms, package.form)
+        self.stats = WorkloadStats(package.activations_mb, package.weights_mb, package.params, load_ms, package.variant)
 
     def block(self, runs: int) -> list[float]:
         """Latencies in ms of `runs` runs, `MAX_RUNS` at most."""
-        with self.workload.loaded() as timer:
+        with self.workload.on_phone() as timer:
             return timer.block(min(runs, MAX_RUNS))
 
     def close(self) -> None:

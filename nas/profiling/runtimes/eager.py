@@ -1,4 +1,4 @@
-"""The `eager` runtime: torch as it is, on this machine's CPU or accelerator."""
+"""The `eager` runtime: torch modules on this machine's CPU or accelerator."""
 
 from __future__ import annotations
 
@@ -6,45 +6,44 @@ from typing import Any
 
 from nas.errors import ConfigError, suggestion
 from nas.profiling.host import clock_of, describe_host
-from nas.profiling.runtimes.base import Loaded, Runnable, Runtime
-from nas.profiling.workers.pool import Children, ChildSession
+from nas.profiling.runtimes.base import Runnable, Runtime, WorkloadStats
+from nas.profiling.workers.pool import WorkerPool, WorkerSession
 
 DEVICES = {"local": "cpu", "cpu": "cpu", "cuda": "cuda", "mps": "mps"}
 
-SPIN = {
+WAIT_POLICIES = {
     "passive": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"},
     "spin": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"},
 }
-"""Wait policies as GNU's and LLVM's OpenMP read them; the counts go before OMP_WAIT_POLICY."""
+"""Environment variables of GNU's and LLVM's OpenMP per wait policy; the counts override OMP_WAIT_POLICY."""
 
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-"""glibc keeps freed memory. Otherwise it gives large blocks back and takes them anew, page fault by page fault, or not,
-depending on what the process did before: a factor of 1.5 between two processes with the same work."""
+MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+"""Let glibc keep freed memory. Otherwise it may return large blocks to the system and allocate them again with page faults,
+depending on the process's history: a factor of 1.5 between two processes that do the same."""
 
 
 class EagerRuntime(Runtime):
-    """Torch modules, run as they are written.
+    """Torch modules in eager mode, or compiled.
 
     Args:
         device: `local` (this machine's CPU), `cuda` or `mps`.
-        threads: of the CPU. One is what a shared machine can repeat, and small operators gain nothing from more.
-        wait: what an OpenMP thread does that waits for another: `spin` for a while, as torch does by default, or
-            `passive`: sleep at once. With more than one thread spinning is much faster on a quiet machine and several
-            times slower on a busy one.
-        compile: run through `torch.compile`.
+        threads: of the CPU. With one the results are repeatable on a shared machine; small operators do not gain from more.
+        wait: how an OpenMP thread waits for another: `spin` for a while, as torch does by default, or `passive`: sleep at
+            once. With several threads spinning is much faster on an idle machine and several times slower on a busy one.
+        compile: use `torch.compile`.
     """
 
     name = "eager"
-    in_place = True
+    in_model = True
 
     def __init__(self, device: str = "local", threads: int = 1, wait: str = "spin", compile: bool = False) -> None:
         if device not in DEVICES:
-            raise ConfigError(f"runtime 'eager' has no device '{device}'{suggestion(device, DEVICES)}")
-        if wait not in SPIN:
-            raise ConfigError(f"runtime 'eager' has no wait policy '{wait}'{suggestion(wait, SPIN)}")
+            raise ConfigError(f"unknown device '{device}' of runtime 'eager'{suggestion(device, DEVICES)}")
+        if wait not in WAIT_POLICIES:
+            raise ConfigError(f"unknown wait policy '{wait}' of runtime 'eager'{suggestion(wait, WAIT_POLICIES)}")
         self.device, self.threads, self.wait, self.compile = device, threads, wait, compile
-        self.separate = DEVICES[device] == "cpu"  # an accelerator would hold each process's libraries as well
-        self.children: Children | None = None
+        self.separate = DEVICES[device] == "cpu"  # each process would load its libraries on an accelerator as well
+        self.pool: WorkerPool | None = None
 
     def describe(self) -> dict[str, Any]:
         from importlib.metadata import version
@@ -60,18 +59,18 @@ class EagerRuntime(Runtime):
             "allocator": "freed memory is kept",
         }
 
-    def open(self, workload: Runnable) -> ChildSession:
+    def open(self, workload: Runnable) -> WorkerSession:
         return self.reopen(workload, None)
 
-    def reopen(self, workload: Runnable, loaded: Loaded | None) -> ChildSession:
-        if self.children is None:
+    def reopen(self, workload: Runnable, stats: WorkloadStats | None) -> WorkerSession:
+        if self.pool is None:
             names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-            environment = {**dict.fromkeys(names, str(self.threads)), **SPIN[self.wait], **KEEP_MEMORY}
-            self.children = Children("nas.profiling.workers.eager", environment)
-        arguments = (workload, DEVICES[self.device], self.threads, self.compile, loaded)
-        return self.children.open("nas.profiling.workers.eager:Compiled", *arguments)
+            environment = {**dict.fromkeys(names, str(self.threads)), **WAIT_POLICIES[self.wait], **MALLOC_ENVIRONMENT}
+            self.pool = WorkerPool("nas.profiling.workers.eager", environment)
+        arguments = (workload, DEVICES[self.device], self.threads, self.compile, stats)
+        return self.pool.open("nas.profiling.workers.eager:EagerWorkload", *arguments)
 
     def close(self) -> None:
-        if self.children is not None:
-            self.children.close()
-            self.children = None
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None

@@ -183,7 +183,7 @@ class PhoneWorkload:
         self.inputs = [random_inputs(coremltools().utils.load_spec(str(path))) for path in packages]
 
     @contextlib.contextmanager
-    def loaded(self) -> Iterator[GraphTimer]:
+    def on_phone(self) -> Iterator[GraphTimer]:
         """Load the models on the phone, and unload them at the end."""
         models: list[PhoneModel] = []
         try:

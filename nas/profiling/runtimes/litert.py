@@ -1,10 +1,11 @@
-"""The `litert` runtime: what Android runs, on this machine's CPU, by the packaged interpreter and its XNNPACK kernels."""
+"""The `litert` runtime: LiteRT models on this machine's CPU, by the packaged interpreter and its XNNPACK kernels."""
 
 from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -14,34 +15,34 @@ from nas.errors import ConfigError, MissingDependency, NasError, suggestion
 from nas.failures import Infeasible
 from nas.profiling.compile import COPIES, CompiledWorkload
 from nas.profiling.host import clock_of, describe_host, usable, user_cache
-from nas.profiling.runtimes.base import InPlace, Loaded, Runnable, Runtime
-from nas.profiling.workers.pool import Child, Children, ChildSession
+from nas.profiling.runtimes.base import ConvertedModel, InModelWorkload, Runnable, Runtime, WorkloadStats
+from nas.profiling.workers.pool import Worker, WorkerPool, WorkerSession
 from nas.spaces import Operator, Workload
 
 DEVICES = ("local", "cpu")
-FRESH_PAGES = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
-"""glibc takes every buffer from the system anew and gives it back at once, so that resident memory tells what is held.
-The interpreter takes its buffers once, before the first run: it costs the timed runs nothing."""
+MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
+"""Let glibc return every freed buffer to the system at once, so that resident memory is the memory in use. The interpreter
+allocates its buffers once, before the first run, so the timed runs are not slower."""
 TRIALS, TRIALS_S = 5, 10.0
-"""Each form of an operator is tried in so many processes, fewer once that has taken so many seconds..."""
+"""Processes that try each variant of an operator; no more are started after the time is used up."""
 TRIAL_RUNS, TRIAL_MS = 15, 500.0
-"""...so often in each, or as often as its first run, the loading included, fits into so many ms..."""
+"""Runs in each process, and their total time."""
 MARGIN = 0.05
-"""...and written otherwise than the reference where that is faster by more than this share."""
+"""Another variant than the reference is used if it is faster by more than this fraction."""
 
 
 class LitertRuntime(Runtime):
     """LiteRT models in float32, converted from the torch modules.
 
-    An operator's latency is what it adds to a graph that is there already: the difference of a graph with three of it
-    and a graph with one, halved, or, where the backbone is small, the difference it makes to the whole denoiser (see
-    `InPlace`). The cost of calling a graph and of handing tensors over is in the backbone's row, once. Each operator
-    is tried in all its forms (`nas.conversion.variants`) and measured in the fastest.
+    An operator's latency is the time that it adds to a graph: half the difference between a graph with three copies and
+    a graph with one, or, if the backbone is small, the difference that it makes to the whole denoiser (see
+    `InModelWorkload`). The overhead of calling a graph and of passing tensors is counted once, in the backbone's row. All
+    variants of an operator (`nas.conversion.variants`) are tried, and the fastest is measured.
 
     Args:
         device: `local`, this machine's CPU.
         threads: of the interpreter.
-        cache: where converted models are kept, so that a workload is converted once.
+        cache: folder of converted models; by default in the user's cache folder.
 
     Raises:
         ConfigError: an unknown device, or a cache that cannot be written.
@@ -49,18 +50,18 @@ class LitertRuntime(Runtime):
     """
 
     name = "litert"
-    in_place = separate = True
+    in_model = separate = True
 
     def __init__(self, device: str = "local", threads: int = 1, cache: str | Path | None = None) -> None:
         if device not in DEVICES:
-            raise ConfigError(f"runtime 'litert' has no device '{device}'{suggestion(device, DEVICES)}")
+            raise ConfigError(f"unknown device '{device}' of runtime 'litert'{suggestion(device, DEVICES)}")
         if importlib.util.find_spec("ai_edge_litert") is None:
             raise MissingDependency("ai-edge-litert is not installed; run: pip install 'nas-video[litert]'")
         self.device, self.threads = device, threads
-        self.cache = usable(Path(cache) if cache else cache_folder())
-        self.children: Children | None = None
-        self.converters: Children | None = None
-        self.converter: Child | None = None
+        self.cache = usable(Path(cache) if cache else user_cache("litert"))
+        self.pool: WorkerPool | None = None
+        self.converter_pool: WorkerPool | None = None
+        self.converter: Worker | None = None
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -70,107 +71,106 @@ class LitertRuntime(Runtime):
             **describe_host(),
             "threads": self.threads,
             "clock": clock_of(self.threads)[0],
-            "memory": "what the process holds and takes in a run, less inputs and weights: XNNPACK's workspace and the arena",
-            "buffers": "kept",  # from the first run on, the backbone's as well: see `CostModel.resident_mb`
+            "memory": "growth of the process without inputs and weights: XNNPACK's workspace and the arena",
+            "buffers": "kept",  # from the first run on; see `CostModel.resident_mb`
         }
 
-    def open(self, workload: Runnable | CompiledWorkload) -> ChildSession:
+    def open(self, workload: Runnable | CompiledWorkload) -> WorkerSession:
         if isinstance(workload, CompiledWorkload):
-            return self._packed(workload)
-        inner = workload.workload if isinstance(workload, InPlace) else workload
-        if not isinstance(getattr(inner, "part", None), Operator):
-            return self._child("Whole", self.converted(inner))
+            return self._compiled(workload)
+        inner = workload.workload if isinstance(workload, InModelWorkload) else workload
+        if not (isinstance(inner, Workload) and isinstance(inner.part, Operator)):
+            return self._session("WholeGraph", self.converted(inner))
         from nas.conversion.variants import variants_of
 
         alone = self._chained(inner, self._fastest(inner, variants_of(inner.kind)))
-        if not isinstance(workload, InPlace):
+        if not isinstance(workload, InModelWorkload):
             return alone
         alone.close()
-        return self.reopen(workload, alone.loaded)
+        return self.reopen(workload, alone.stats)
 
-    def reopen(self, workload: Runnable | CompiledWorkload, loaded: Loaded) -> ChildSession:
-        if isinstance(workload, InPlace):
-            whole = self.converted(workload.whole_in(loaded.form))
+    def reopen(self, workload: Runnable | CompiledWorkload, stats: WorkloadStats) -> WorkerSession:
+        if isinstance(workload, InModelWorkload):
+            whole = self.converted(workload.whole_with(stats.variant))
             bare = self.converted(workload.space.backbone_workload())
-            return self._child("Placed", loaded, whole, bare, workload.copies)
-        if isinstance(getattr(workload, "part", None), Operator):
-            return self._chained(workload, loaded.form)
+            return self._session("InModelOperator", stats, whole, bare, workload.copies)
+        if isinstance(workload, Workload) and isinstance(workload.part, Operator):
+            return self._chained(workload, stats.variant)
         return self.open(workload)
 
-    def _fastest(self, workload: Workload, forms: Sequence[str]) -> str:
-        """The form in which an operator is fastest, or the first if none is faster by more than `MARGIN`.
+    def _fastest(self, workload: Workload, variants: Sequence[str]) -> str:
+        """The fastest variant of an operator, or the first if none is faster by more than `MARGIN`.
 
-        Times are medians of several processes, a process for each time: what one of them finds 5% faster another may
-        find slower (see `Processes`), and another form means other models to convert and export.
+        Times are medians over several processes, because processes differ by several percent (see
+        `MultiProcessSession`).
         """
-        if len(forms) == 1:
-            return forms[0]
-        pairs = {form: (self.converted(workload, form), self.converted(workload, form, COPIES)) for form in forms}
-        start, times = time.perf_counter(), {form: [] for form in forms}
+        if len(variants) == 1:
+            return variants[0]
+        pairs = {
+            variant: (self.converted(workload, variant), self.converted(workload, variant, COPIES))
+            for variant in variants
+        }
+        start, times = time.perf_counter(), {variant: [] for variant in variants}
         for trial in range(TRIALS):
             if trial and time.perf_counter() - start > TRIALS_S:
                 break
-            for form, pair in pairs.items():
-                session = self._child("Chained", *pair)
-                runs = max(1, min(TRIAL_RUNS, int(TRIAL_MS / session.loaded.load_ms)))
-                times[form].append(median(session.block(runs)))
+            for variant, pair in pairs.items():
+                session = self._session("OperatorDifference", *pair)
+                runs = max(1, min(TRIAL_RUNS, int(TRIAL_MS / session.stats.load_ms)))
+                times[variant].append(median(session.block(runs)))
                 session.close()
-        ms = {form: median(of) for form, of in times.items()}
+        ms = {variant: median(values) for variant, values in times.items()}
         best = min(ms, key=ms.__getitem__)
-        return best if ms[best] < (1 - MARGIN) * ms[forms[0]] else forms[0]
+        return best if ms[best] < (1 - MARGIN) * ms[variants[0]] else variants[0]
 
-    def _chained(self, workload: Workload, form: str) -> ChildSession:
-        return self._child("Chained", self.converted(workload, form), self.converted(workload, form, COPIES))
+    def _chained(self, workload: Workload, variant: str) -> WorkerSession:
+        return self._session(
+            "OperatorDifference", self.converted(workload, variant), self.converted(workload, variant, COPIES)
+        )
 
-    def _packed(self, package: CompiledWorkload) -> ChildSession:
-        """A session on files that are there already, such as a bundle's."""
-        about = {"params": package.params, "weights_mb": package.weights_mb, "form": package.form}
-        one = {**about, "path": str(package.path), "copies": 1}
+    def _compiled(self, package: CompiledWorkload) -> WorkerSession:
+        """A session on files that are compiled already, such as a bundle's."""
+        one = ConvertedModel(package.path, package.params, package.weights_mb, package.variant)
         if package.several is None:
-            return self._child("Whole", one)
-        several = {**about, "path": str(package.several), "copies": 1 + package.copies}
-        return self._child("Chained", one, several)
+            return self._session("WholeGraph", one)
+        several = replace(one, path=package.several, copies=1 + package.copies)
+        return self._session("OperatorDifference", one, several)
 
-    def open_alone(self, workload: Runnable) -> ChildSession:
-        """A session on the workload's own graph in its reference form, what it costs to call a graph included: what a
-        table of separate measurements holds, to compare with."""
-        return self._child("Whole", self.converted(workload))
+    def open_graph(self, workload: Runnable) -> WorkerSession:
+        """A session on the workload's own graph in its reference variant, including the overhead of calling a graph; to
+        compare the profiler with a table of separate measurements."""
+        return self._session("WholeGraph", self.converted(workload))
 
-    def converted(self, workload: Runnable, form: str = "", copies: int = 1) -> Mapping[str, Any]:
-        """The workload as a .tflite file; see `nas.profiling.workers.litert_convert.converted`.
+    def converted(self, workload: Runnable, variant: str = "", copies: int = 1) -> ConvertedModel:
+        """Convert a workload to a .tflite file; see `nas.profiling.workers.litert_convert.convert_cached`.
 
         Raises:
             Infeasible: it cannot be converted.
-            NasError: the converter is not installed, or fails for a reason that is not the workload's.
+            NasError: the converter is not installed, or fails for a reason other than the workload.
         """
-        if self.converters is None:
-            self.converters = Children("nas.profiling.workers.litert_convert", {}, timeout_s=3600.0, fork=False)
+        if self.converter_pool is None:
+            self.converter_pool = WorkerPool("nas.profiling.workers.litert_convert", {}, timeout_s=3600.0, fork=False)
         if self.converter is None:
-            self.converter = self.converters.start()
-        arguments = (workload, form, copies, self.cache)
+            self.converter = self.converter_pool.start()
+        arguments = (workload, variant, copies, self.cache)
         try:
-            return self.converter.ask("call", "nas.profiling.workers.litert_convert:converted", *arguments)
+            return self.converter.call("nas.profiling.workers.litert_convert:convert_cached", *arguments)
         except (Infeasible, NasError):
-            self.converter = None  # what raised in a child has ended it
+            self.converter = None  # a worker that raised has ended
             raise
 
     def close(self) -> None:
         if self.converter is not None:
             self.converter.close()
-        for children in (self.children, self.converters):
-            if children is not None:
-                children.close()
-        self.children = self.converters = self.converter = None
+        for pool in (self.pool, self.converter_pool):
+            if pool is not None:
+                pool.close()
+        self.pool = self.converter_pool = self.converter = None
 
-    def _child(self, kind: str, *arguments: Any) -> ChildSession:
+    def _session(self, kind: str, *arguments: Any) -> WorkerSession:
         return self._measuring().open(f"nas.profiling.workers.litert:{kind}", *arguments, self.threads)
 
-    def _measuring(self) -> Children:
-        if self.children is None:
-            self.children = Children("nas.profiling.workers.litert", FRESH_PAGES)
-        return self.children
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: `nas/litert` in the user's cache folder."""
-    return user_cache("litert")
+    def _measuring(self) -> WorkerPool:
+        if self.pool is None:
+            self.pool = WorkerPool("nas.profiling.workers.litert", MALLOC_ENVIRONMENT)
+        return self.pool

@@ -1,9 +1,9 @@
-"""The `roofline` runtime: what a device's peak figures allow, from the shapes alone. Never measured, always `estimated`.
+"""The `roofline` runtime: estimates from the shapes of workloads and a device's peak figures; nothing is measured.
 
 latency = max(operations / peak compute, bytes moved / bandwidth) + kernels * launch overhead      (Williams et al., 2009)
 
-No kernel reaches both peaks, so these are the times that the device cannot beat; they rank operators and tell compute
-from memory, and no more. All of it in float16, the width that phones run at.
+No kernel reaches both peaks, so these are lower bounds on the latency; they rank operators and tell compute-bound from
+memory-bound ones. Everything is counted in float16, the precision of phones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nas.costs.op_counts import OpCounts
 from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, suggestion
 from nas.failures import OutOfMemory
-from nas.profiling.runtimes.base import InPlace, Loaded, Runnable, Runtime, Session, WholeModel
+from nas.profiling.runtimes.base import InModelWorkload, Runnable, Runtime, Session, WholeModel, WorkloadStats
 
 KINDS = ("vendor", "third party", "measured", "assumption")
 BYTES = 2
@@ -29,10 +29,10 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and who says so.
+    """A number with its source.
 
     Attributes:
-        value: in the unit that the field's name tells.
+        value: in the unit of the field's name.
         source: where it is published, or why it is assumed.
         kind: `vendor`, `third party`, `measured` or `assumption`.
     """
@@ -47,12 +47,12 @@ class Device:
     """A device's peak figures, as a YAML file holds them.
 
     Attributes:
-        name, chip: for people.
-        peak_tflops: float16 operations in 10^12 a second, a multiply-add counted as two.
-        bandwidth_gb_s: memory bandwidth in 10^9 bytes a second.
-        launch_us: what it costs to start one kernel.
-        usable_memory_mb: what one application may hold, in 10^6 bytes.
-        fused_attention: 1 where attention's scores stay on the chip, 0 where they lie in memory.
+        name, chip: for display.
+        peak_tflops: float16 operations in 10^12 per second; a multiply-add counts as two.
+        bandwidth_gb_s: memory bandwidth in 10^9 bytes per second.
+        launch_us: overhead of starting one kernel, in microseconds.
+        usable_memory_mb: memory limit of one application, in 10^6 bytes.
+        fused_attention: 1 if attention scores stay on the chip, 0 if they are written to memory.
     """
 
     name: str
@@ -65,10 +65,10 @@ class Device:
 
     @classmethod
     def load(cls, name: str) -> Device:
-        """A shipped description by its name, or one at a path that ends in .yaml.
+        """Load a shipped description by name, or one from a path that ends in .yaml.
 
         Raises:
-            ConfigError: no such device; or what is wrong in the file.
+            ConfigError: unknown device, or an invalid file.
         """
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
@@ -76,7 +76,7 @@ class Device:
             known = sorted(file.stem for file in folder.glob("*.yaml"))
             if name not in known:
                 raise ConfigError(
-                    f"runtime 'roofline' has no device '{name}'{suggestion(name, known)}; "
+                    f"unknown device '{name}' of runtime 'roofline'{suggestion(name, known)}; "
                     f"known: {', '.join(known)}, or a path to a .yaml file"
                 )
             path = folder / f"{name}.yaml"
@@ -89,7 +89,7 @@ class Device:
         return device
 
     def figures(self) -> Iterator[tuple[str, Figure]]:
-        """Each figure by its field's name."""
+        """(field name, figure) of every figure."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Figure):
@@ -97,7 +97,7 @@ class Device:
 
 
 class RooflineRuntime(Runtime):
-    """Estimates for a device that need not be there.
+    """Estimates for a device that does not have to be available.
 
     Args:
         device: a name in `nas/profiling/runtimes/devices/`, or a path to a YAML file like those.
@@ -126,20 +126,20 @@ class RooflineRuntime(Runtime):
         }
 
     def open(self, workload: Runnable) -> EstimateSession:
-        counted = count(workload, bool(self.figures.fused_attention.value))
-        loaded = Loaded(
+        counted = _count(workload, bool(self.figures.fused_attention.value))
+        stats = WorkloadStats(
             memory_mb=counted.peak * BYTES / MB,
             weights_mb=counted.params * BYTES / MB,
             params=counted.params,
             load_ms=math.nan,
         )
-        needed, usable = loaded.memory_mb + loaded.weights_mb, self.figures.usable_memory_mb.value
+        needed, usable = stats.memory_mb + stats.weights_mb, self.figures.usable_memory_mb.value
         if needed > usable:
-            raise OutOfMemory(f"out of memory: needs {needed:.0f} MB of {usable:.0f} MB that an application may hold")
-        return EstimateSession(loaded, self.latency_ms(counted))
+            raise OutOfMemory(f"out of memory: needs {needed:.0f} MB; an application may use {usable:.0f} MB")
+        return EstimateSession(stats, self.latency_ms(counted))
 
     def latency_ms(self, counted: OpCounts) -> float:
-        """The roofline of what was counted."""
+        """The roofline latency of operation counts, in ms."""
         compute_s = counted.flops / (self.figures.peak_tflops.value * 1e12)
         memory_s = counted.memory_traffic * BYTES / (self.figures.bandwidth_gb_s.value * 1e9)
         total_ms = max(compute_s, memory_s) * 1e3 + counted.kernels * self.figures.launch_us.value / 1e3
@@ -152,8 +152,8 @@ class RooflineRuntime(Runtime):
 class EstimateSession(Session):
     """One workload's estimate; every run of it takes the same time."""
 
-    def __init__(self, loaded: Loaded, latency_ms: float) -> None:
-        self.loaded, self.latency_ms = loaded, latency_ms
+    def __init__(self, stats: WorkloadStats, latency_ms: float) -> None:
+        self.stats, self.latency_ms = stats, latency_ms
 
     def block(self, runs: int) -> list[float]:
         return [self.latency_ms] * runs
@@ -162,14 +162,14 @@ class EstimateSession(Session):
         pass
 
 
-def count(workload: Runnable, fused_attention: bool) -> OpCounts:
-    """What anything that can be measured takes; a whole denoiser is the sum of its parts."""
-    if isinstance(workload, InPlace):
-        return count(workload.workload, fused_attention)
+def _count(workload: Runnable, fused_attention: bool) -> OpCounts:
+    """Operation counts of a workload; those of a whole denoiser are the sum of its parts."""
+    if isinstance(workload, InModelWorkload):
+        return _count(workload.workload, fused_attention)
     if isinstance(workload, WholeModel):
         space = workload.space
         placed = [space.workload(slot, choice) for slot, choice in workload.arch.items]
         parts = [space.backbone_workload(), *(part for part in placed if part is not None)]
-        return sum((count(part, fused_attention) for part in parts), OpCounts())
+        return sum((_count(part, fused_attention) for part in parts), OpCounts())
     counts = count_ops(workload)
     return counts if fused_attention else counts.unfused()

@@ -1,1 +1,1 @@
-"""Processes that load and time one workload each, and the pool that runs them."""
+"""MultiProcessSession that load and time one workload each, and the pool that runs them."""

@@ -1,4 +1,4 @@
-"""What runs inside the compiling process. Importing it imports torch; the converters come when they are needed."""
+"""Functions that the compiling process executes. Importing this module imports torch; converters load when needed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nas.costs.workload_counts import count_ops
 from nas.failures import Infeasible
 from nas.files import short_hash
 from nas.profiling.compile import CompiledWorkload
+from nas.profiling.host import user_cache
 from nas.profiling.runtimes.base import Runnable
-from nas.profiling.runtimes.litert import cache_folder
-from nas.profiling.workers.litert_convert import converted, module_and_inputs
+from nas.profiling.workers.litert_convert import convert_cached, module_and_inputs
 from nas.spaces import Workload
 
 MB = 1e6
 BYTES = {"coreml": 2, "litert": 4}
-"""Of a number, as each runtime stores and computes it here."""
+"""Bytes per number, as each runtime stores and computes it here."""
 
 
 def compile_workload(workload: Runnable, copies: int, runtime: str, target: str, folder: Path) -> CompiledWorkload:
@@ -30,7 +30,7 @@ def compile_workload(workload: Runnable, copies: int, runtime: str, target: str,
     if runtime == "coreml":
         paths = [_coreml(workload, count, target, folder) for count in counts]
     else:
-        paths = [Path(converted(workload, "", count, cache_folder())["path"]) for count in counts]
+        paths = [convert_cached(workload, "", count, user_cache("litert")).path for count in counts]
     numbers = sum(p.numel() for p in module.parameters())
     return CompiledWorkload(
         workload=str(workload),
@@ -41,7 +41,7 @@ def compile_workload(workload: Runnable, copies: int, runtime: str, target: str,
         weights_mb=(numbers + sum(b.numel() for b in module.buffers())) * BYTES[runtime] / MB,
         inputs_mb=sum(x.numel() for x in inputs.values()) * BYTES[runtime] / MB,
         activations_mb=count_ops(workload).peak * BYTES[runtime] / MB if isinstance(workload, Workload) else math.nan,
-        form="reference",
+        variant="reference",
         target=target,
     )
 

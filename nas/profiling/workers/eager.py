@@ -1,4 +1,4 @@
-"""What runs inside a child of the `eager` runtime. Importing it imports torch."""
+"""Workloads as torch modules, and the class that a worker of the `eager` runtime executes. Importing it imports torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 import torch
-import torch._dynamo  # torch's profiler needs it: a second, spent once here and not in each of the copies of this process
+import torch._dynamo  # torch's profiler imports it; a second that is spent here once and not in each forked worker
 from torch import Tensor, nn
 
 from nas import models
@@ -14,36 +14,36 @@ from nas.errors import MissingDependency
 from nas.models.denoiser import run, to_frames, to_video
 from nas.profiling.host import clock_of, limit_memory
 from nas.profiling.memory import peak_activation_bytes
-from nas.profiling.runtimes.base import InPlace, Loaded, Runnable, WholeModel
+from nas.profiling.runtimes.base import InModelWorkload, Runnable, WholeModel, WorkloadStats
 from nas.spaces import Backbone, Decoder, TextEncoder, Workload
 
 MB = 1e6
 
 
-class Compiled:
+class EagerWorkload:
     """A workload as a torch module with inputs, ready to run.
 
     Args:
-        known: what an earlier one found of the same workload, which is then not measured again.
+        known: stats of the same workload from an earlier session; memory is then not measured again.
 
     Attributes:
-        loaded: memory, weights, parameters and load time.
-        copies: for an operator in place, how many more of it `run` holds than `base`; else 0.
-        clock: what times the runs.
+        stats: memory, weights, parameters and load time.
+        copies: for an operator in a model, its copies in `run`; else 0.
+        clock: clock that times the runs, in seconds.
     """
 
     def __init__(
-        self, workload: Runnable, device: str, threads: int, compile: bool, known: Loaded | None = None
+        self, workload: Runnable, device: str, threads: int, compile: bool, known: WorkloadStats | None = None
     ) -> None:
         torch.set_num_threads(threads)
         self.device, self.compile, self.copies = _device(device), compile, 0
         if self.device.type == "cpu":
             limit_memory()
         self.clock = clock_of(threads)[1] if self.device.type == "cpu" else time.perf_counter
-        alone = workload.workload if isinstance(workload, InPlace) else workload
-        self.loaded = known or self._measured(*self._use(alone))
-        if isinstance(workload, InPlace):
-            self._use_in_place(workload)
+        alone = workload.workload if isinstance(workload, InModelWorkload) else workload
+        self.stats = known or self._measured(*self._use(alone))
+        if isinstance(workload, InModelWorkload):
+            self._use_in_model(workload)
         elif known:
             self._use(workload)
 
@@ -59,7 +59,7 @@ class Compiled:
         """Build the module and run it once.
 
         Returns:
-            the module as it is built, and the ms that this took.
+            the module, not compiled, and the time in ms that this took.
         """
         start = time.perf_counter()
         module = build_module(workload).eval().to(self.device, getattr(torch, workload.dtype))
@@ -68,22 +68,22 @@ class Compiled:
         self.run()
         return module, (time.perf_counter() - start) * 1e3
 
-    def _measured(self, module: nn.Module, load_ms: float) -> Loaded:
-        return Loaded(
+    def _measured(self, module: nn.Module, load_ms: float) -> WorkloadStats:
+        return WorkloadStats(
             memory_mb=peak_activation_bytes(self.run, self.device) / MB,
             weights_mb=sum(w.numel() * w.element_size() for w in [*module.parameters(), *module.buffers()]) / MB,
             params=sum(p.numel() for p in module.parameters()),
             load_ms=load_ms,
         )
 
-    def _use_in_place(self, workload: InPlace) -> None:
-        """Time the operator inside the denoiser from here on; what is known of it alone stays."""
+    def _use_in_model(self, workload: InModelWorkload) -> None:
+        """Time the operator inside the denoiser from now on; keep its stats."""
         self._use(workload.whole)
-        bare = AsDenoiser(self.module)
+        bare = BackboneDenoiser(self.module)
         self.bare, self.copies = torch.compile(bare) if self.compile else bare, workload.copies
         self.base()
         times = [_seconds(self.base) for _ in range(3)]
-        self.loaded = replace(self.loaded, tolerance_ms=sorted(times)[1])  # seconds: a thousandth of the ms
+        self.stats = replace(self.stats, tolerance_ms=sorted(times)[1])  # seconds as ms: a thousandth of the latency
 
     @torch.inference_mode()
     def _forward(self, module: nn.Module) -> None:
@@ -94,8 +94,8 @@ class Compiled:
             torch.mps.synchronize()
 
 
-class AtSite(nn.Module):
-    """An operator between the denoiser's features: `(B*T, C, H, W)`, context -> `(B*T, C, H, W)`."""
+class OperatorAtSite(nn.Module):
+    """An operator on features with the frames in the batch: `(B*T, C, H, W)`, context -> `(B*T, C, H, W)`."""
 
     def __init__(self, operator: nn.Module, frames: int) -> None:
         super().__init__()
@@ -105,8 +105,8 @@ class AtSite(nn.Module):
         return to_frames(self.operator(to_video(features, self.frames), context))
 
 
-class AsDenoiser(nn.Module):
-    """A UNet as a denoiser with nothing in its slots: `(B, C, T, H, W)`, timestep, context -> `(B, C, T, H, W)`."""
+class BackboneDenoiser(nn.Module):
+    """A UNet as a denoiser with empty slots: `(B, C, T, H, W)`, timestep, context -> `(B, C, T, H, W)`."""
 
     def __init__(self, unet: models.UNet) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class AsDenoiser(nn.Module):
         return run(self.unet, x, timestep, context, {})
 
 
-class Encode(nn.Module):
+class TextEncoderModule(nn.Module):
     """A text encoder of transformers: tokens `(B, tokens)` -> context `(B, tokens, dim)`."""
 
     def __init__(self, part: TextEncoder, tokens: int, width: int) -> None:
@@ -125,7 +125,7 @@ class Encode(nn.Module):
             import transformers
         except ImportError:
             raise MissingDependency(
-                "a text encoder is measured with transformers; run: pip install 'nas-video[demo]'"
+                "measuring a text encoder needs transformers; run: pip install 'nas-video[demo]'"
             ) from None
         family, positions = {"bert": ("Bert", 512), "clip": ("CLIPText", 77)}[part.kind]
         config = getattr(transformers, f"{family}Config")(
@@ -142,8 +142,8 @@ class Encode(nn.Module):
         return self.model(input_ids=x).last_hidden_state
 
 
-class DecoderWorkload(nn.Module):
-    """The decoder of an autoencoder: latents `(B, C, T, h, w)` -> video; a part of a clip remembers its last frames."""
+class DecoderModule(nn.Module):
+    """The decoder of an autoencoder: latents `(B, C, T, h, w)` -> video. Part of a clip also keeps its last frames."""
 
     def __init__(self, part: Decoder) -> None:
         super().__init__()
@@ -155,20 +155,22 @@ class DecoderWorkload(nn.Module):
 
 
 def build_module(workload: Workload | WholeModel) -> nn.Module:
-    """The untrained module of a workload, its weights drawn at random (some begin as zeros, which a runtime might
-    skip). An operator comes as it stands in the denoiser: between features with the frames in the batch."""
+    """The untrained module of a workload with random weights.
+
+    Zero-initialized weights are random, too, because a runtime might skip zeros. An operator is an `OperatorAtSite`.
+    """
     torch.manual_seed(0)
     if isinstance(workload, WholeModel):
         module: nn.Module = models.build(workload.space, workload.arch)
     elif isinstance(workload.part, Backbone):
-        module = AsDenoiser(models.UNet(workload.part, workload.shape[1], workload.context[2]))
+        module = BackboneDenoiser(models.UNet(workload.part, workload.shape[1], workload.context[2]))
     elif isinstance(workload.part, TextEncoder):
-        module = Encode(workload.part, *workload.context[1:])
+        module = TextEncoderModule(workload.part, *workload.context[1:])
     elif isinstance(workload.part, Decoder):
-        module = DecoderWorkload(workload.part)
+        module = DecoderModule(workload.part)
     else:
         context_dim = workload.context[2] if workload.context else 1
-        module = AtSite(models.build_operator(workload.part, workload.shape[1], context_dim), workload.shape[2])
+        module = OperatorAtSite(models.build_operator(workload.part, workload.shape[1], context_dim), workload.shape[2])
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.02)
     return module

@@ -1,4 +1,4 @@
-"""The parent's side of a measurement: one child process per workload, so that a crash costs one row and no more."""
+"""Start worker processes and send them requests: one process per workload, so that a crash costs one row of the table."""
 
 from __future__ import annotations
 
@@ -7,48 +7,50 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from nas.failures import Infeasible, OutOfMemory, ToolError, infeasible_error
-from nas.profiling.runtimes.base import Loaded, Session
-from nas.profiling.scratch import Scratch
+from nas.profiling.runtimes.base import Session, WorkloadStats
+from nas.profiling.temporary import TemporaryFolder
+from nas.profiling.workers.messages import Call, Failure, Fork, ImportModule, Load, Reap, Reply, Request, RunBlock
 
 CAN_FORK = sys.platform == "linux"
-END_S = 5.0
-"""How long a child may take to end by itself once its connection is closed."""
-ENDED_BY_SOMEONE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+EXIT_TIMEOUT_S = 5.0
+"""How long a worker may take to exit by itself once its connection is closed."""
+TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
-class Children:
-    """Starts child processes that load and time workloads.
+class WorkerPool:
+    """Starts worker processes that load and time workloads.
 
-    Where the system can fork, one template process imports the runtime's libraries once and every child is a copy of
-    it; elsewhere each child is a process of its own from the start. All temporary files of the children are in one
-    folder, which is deleted at the end.
+    Where the system can fork, one template process imports the runtime's libraries once and every worker is a copy of
+    it; elsewhere each worker is a new process. All temporary files of the workers are in one folder, which is deleted
+    at the end.
 
     Args:
         module: imported before the copies are made; must start no threads.
-        environment: variables for the children (threads and their wait policy are read when libraries load).
-        timeout_s: a child that does not answer for so long is killed and its workload is infeasible.
-        fork: whether children may be copies of one template; not where the module starts threads.
+        environment: variables for the workers (threads and their wait policy are read when libraries load).
+        timeout_s: a worker that does not answer for so long is killed and its workload is infeasible.
+        fork: whether workers may be copies of one template; not where the module starts threads.
     """
 
     def __init__(
         self, module: str, environment: dict[str, str], timeout_s: float = 900.0, fork: bool = CAN_FORK
     ) -> None:
         self.module, self.timeout_s, self.fork = module, timeout_s, fork
-        self.scratch = Scratch("nas-profile-")
-        self.log = self.scratch.path / "log"
-        # A worker finds what its parent finds: operators may be defined beside a script.
+        self.temporary = TemporaryFolder("nas-profile-")
+        self.log = self.temporary.path / "log"
+        # A worker finds the modules that its parent finds: operators may be defined beside a script.
         search_path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-        self.environment = {**os.environ, "TMPDIR": str(self.scratch.path), **environment, "PYTHONPATH": search_path}
-        self.template: Child | None = None
+        self.environment = {**os.environ, "TMPDIR": str(self.temporary.path), **environment, "PYTHONPATH": search_path}
+        self.template: Worker | None = None
 
-    def start(self) -> Child:
-        """A child that has imported the module.
+    def start(self) -> Worker:
+        """Start a worker that has imported the module.
 
         Raises:
             NasError: it cannot be started, or cannot import the module.
@@ -57,42 +59,51 @@ class Children:
             return self._start_process()
         if self.template is None:
             self.template = self._start_process()
-        ours, its = Pipe()
-        with its:
-            pid = self.template.fork(its)
-        return Child(ours, pid, Path(f"{self.log}.{pid}"), self.timeout_s, template=self.template)
+        own_end, worker_end = Pipe()
+        with worker_end:
+            pid = self.template.fork(worker_end)
+        return Worker(own_end, pid, Path(f"{self.log}.{pid}"), self.timeout_s, template=self.template)
 
-    def open(self, function: str, *arguments: Any) -> ChildSession:
-        """A session on what `function(*arguments)` makes in a new child; see `ChildSession`."""
-        return ChildSession(self.start(), function, *arguments)
+    def open(self, function: str, *arguments: Any) -> WorkerSession:
+        """A session on the workload that `function(*arguments)` loads in a new worker; see `WorkerSession`."""
+        return WorkerSession(self.start(), function, *arguments)
 
     def close(self) -> None:
+        """End the template and delete the temporary files. Closing twice is fine."""
         if self.template is not None:
             self.template.close()
-        self.scratch.close()
+        self.temporary.close()
 
-    def _start_process(self) -> Child:
-        ours, its = Pipe()
-        with its, open(self.log, "ab") as log:
+    def _start_process(self) -> Worker:
+        own_end, worker_end = Pipe()
+        with worker_end, open(self.log, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nas.profiling.workers.worker", str(its.fileno()), str(self.log)],
+                [sys.executable, "-m", "nas.profiling.workers.worker", str(worker_end.fileno()), str(self.log)],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[its.fileno()],
-                process_group=0,  # Ctrl-C is for the parent, which ends its children
+                pass_fds=[worker_end.fileno()],
+                process_group=0,  # Ctrl-C is for the parent, which ends its workers
             )
-        child = Child(ours, process.pid, self.log, self.timeout_s, process=process)
+        worker = Worker(own_end, process.pid, self.log, self.timeout_s, process=process)
         try:
-            child.ask("import", self.module)
+            worker.ask(ImportModule(self.module))
         except (Infeasible, ToolError) as error:
             raise ToolError(f"the measuring process cannot load {self.module}: {error}") from None
-        return child
+        return worker
 
 
-class Child:
-    """A process that answers one message at a time."""
+class Worker:
+    """A process that answers one request at a time.
+
+    Args:
+        connection: to the process.
+        log: the file with its output.
+        timeout_s: how long it may take to answer.
+        process: if it was started as a new process.
+        template: if it is a copy of another worker.
+    """
 
     def __init__(
         self,
@@ -101,19 +112,23 @@ class Child:
         log: Path,
         timeout_s: float,
         process: subprocess.Popen | None = None,
-        template: Child | None = None,
+        template: Worker | None = None,
     ) -> None:
         self.connection, self.pid, self.log, self.timeout_s = connection, pid, log, timeout_s
         self.process, self.template = process, template
 
-    def ask(self, command: str, *arguments: Any) -> Any:
-        """Send a message and wait for its answer.
+    def ask(self, request: Request) -> Any:
+        """Send a request and wait for the value of its reply.
 
         Raises:
-            Infeasible: the child failed, died or hangs; it is gone then.
-            NasError: what the child raised.
+            Infeasible: the request failed because of the workload, or the process died or did not answer; it has ended.
+            NasError: the request failed for another reason; the process has ended.
         """
-        return self._answer(lambda: self.connection.send((command, *arguments)))
+        return self._reply_to(lambda: self.connection.send(request))
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """What `function(*arguments)` returns in the process; `function` is given as `module:name`. Raises as `ask`."""
+        return self.ask(Call(function, arguments))
 
     def fork(self, connection: Connection) -> int:
         """Make a copy of this process that answers on `connection`.
@@ -123,24 +138,24 @@ class Child:
         """
 
         def send() -> None:
-            self.connection.send(("fork",))
+            self.connection.send(Fork())
             reduction.send_handle(self.connection, connection.fileno(), self.pid)
 
-        return self._answer(send)
+        return self._reply_to(send)
 
     def close(self) -> None:
-        """End the process, and wait until it has ended."""
+        """End the process, and wait until it has ended. Closing twice is fine."""
         if not self.connection.closed:
             self._exit_code()
 
     def kill(self) -> None:
-        """End it at once, whatever it does."""
+        """End the process at once, and wait until it has ended."""
         if not self.connection.closed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             self._exit_code()
 
-    def _answer(self, send) -> Any:
+    def _reply_to(self, send: Callable[[], None]) -> Any:
         if self.connection.closed:
             raise ToolError("the measuring process has ended")
         try:
@@ -148,61 +163,59 @@ class Child:
             if not self.connection.poll(self.timeout_s):
                 self.kill()
                 raise Infeasible(f"no answer within {self.timeout_s:.0f} s")
-            status, *answer = self.connection.recv()
+            reply: Reply = self.connection.recv()
         except (EOFError, ConnectionError):
-            raise self._death() from None
-        except BaseException:  # such as Ctrl-C: an answer may come later, to a question that was another
+            raise self._error_of_death() from None
+        except BaseException:  # such as Ctrl-C: a reply that comes later would be taken for that of the next request
             self.kill()
             raise
-        if status == "error":
+        if isinstance(reply, Failure):
             self.close()
-            kind, text = answer
-            raise kind(text)
-        return answer[0]
+            raise reply.error(reply.message)
+        return reply.value
 
-    def _death(self) -> Infeasible | ToolError:
+    def _error_of_death(self) -> Infeasible | ToolError:
+        """The error for a process that ended before it answered."""
         code = self._exit_code()
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        message = next((line.strip() for line in reversed(lines) if line.strip()), "")
         if code == -signal.SIGKILL:
             return OutOfMemory("killed (signal SIGKILL): the system ran out of memory, or someone ended it")
-        if -code in ENDED_BY_SOMEONE:
+        if -code in TERMINATION_SIGNALS:
             return ToolError(f"someone ended the measuring process (signal {signal.Signals(-code).name})")
-        what = f"crashed (signal {signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
-        return infeasible_error(f"{what}: {said}" if said else what)
+        end = f"crashed (signal {signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
+        return infeasible_error(f"{end}: {message}" if message else end)
 
     def _exit_code(self) -> int:
-        """Close the connection, upon which the process ends, and wait for that."""
+        """Close the connection, upon which the process exits, and wait for that."""
         with contextlib.suppress(OSError):
             self.connection.close()
         if self.process is not None:
             try:
-                return self.process.wait(END_S)
+                return self.process.wait(EXIT_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 return self.process.wait()
         if not self.template.connection.closed:
             with contextlib.suppress(Infeasible, ToolError):
-                return self.template.ask("reap", self.pid, END_S)
+                return self.template.ask(Reap(self.pid, EXIT_TIMEOUT_S))
         return -signal.SIGKILL
 
 
-class ChildSession(Session):
-    """One workload in a child process of its own.
+class WorkerSession(Session):
+    """One workload in a worker process of its own.
 
     Args:
-        child: where it runs.
-        function: `"module:function"`; called in the child with `arguments`, it returns an object with `run()`, one
-            run to its end; `loaded`, a `Loaded`; and `copies`, 0 or, for an operator in place, how many of it a run
-            holds more than `base()` does.
+        worker: the process.
+        function: `module:name`; called in the process with `arguments`, it returns a `nas.profiling.workers.worker.Timed`.
     """
 
-    def __init__(self, child: Child, function: str, *arguments: Any) -> None:
-        self.child = child
-        self.loaded: Loaded = child.ask("load", function, *arguments)
+    def __init__(self, worker: Worker, function: str, *arguments: Any) -> None:
+        self.worker = worker
+        self.stats: WorkloadStats = worker.ask(Load(function, arguments))
 
     def block(self, runs: int) -> list[float]:
-        return self.child.ask("block", runs)
+        return self.worker.ask(RunBlock(runs))
 
     def close(self) -> None:
-        self.child.close()
+        self.worker.close()

@@ -1,9 +1,8 @@
-"""The child's side of a measurement: a process that loads one workload and times it when told to.
+"""The program of a worker process: it loads one workload and times it when asked to.
 
-    python -m nas.profiling.workers.worker CONNECTION LOG       (the number of a file that is open already)
+    python -m nas.profiling.workers.worker CONNECTION LOG       (the number of an open file descriptor)
 
-It obeys its parent until the connection ends. `import` a module; `fork` a copy of itself, so that many children share
-one import of a heavy library; `load` a workload; run a `block`; `call` a function; `reap` a copy that is to end.
+It answers the requests of `nas.profiling.workers.messages` until its parent closes the connection.
 """
 
 from __future__ import annotations
@@ -19,77 +18,142 @@ import time
 from collections.abc import Callable
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from nas.errors import FIXES, MissingDependency, NasError
 from nas.failures import CRASHED, NO_MEMORY, Infeasible, OutOfMemory, ToolError, is_unsupported
+from nas.profiling.runtimes.base import WorkloadStats
+from nas.profiling.workers.messages import (
+    Call,
+    Failure,
+    Fork,
+    ImportModule,
+    Load,
+    Reap,
+    Reply,
+    Request,
+    RunBlock,
+    Value,
+)
 
 PR_SET_PDEATHSIG = 1
 WARM_UP_S = 3.0
-WARM_MS = 10.0
+"""Longest warm-up after a workload was loaded."""
+BLOCK_WARM_UP_MS = 10.0
+"""Warm-up before each block."""
+IN_COPY = object()
+"""The value of a request to fork, in the copy."""
+
+
+class Timed(Protocol):
+    """A loaded workload that can be timed.
+
+    Attributes:
+        stats: memory, weights, parameters and load time.
+        copies: 0; or, for the difference of two models, how many more copies of the operator `run` holds than `base`.
+        clock: seconds of the clock that times the runs.
+    """
+
+    stats: WorkloadStats
+    copies: int
+    clock: Callable[[], float]
+
+    def run(self) -> object:
+        """One run, to its end."""
+        ...
+
+    def base(self) -> object:
+        """One run of the model with fewer copies; only where `copies` is not 0."""
+        ...
+
+
+class Server:
+    """Answers requests. After a fork it is also the copy's server.
+
+    Args:
+        connection: to the parent process.
+        log: path of the log file; a copy appends its process id.
+    """
+
+    def __init__(self, connection: Connection, log: str) -> None:
+        self.connection, self.log = connection, log
+        self.workload: Timed | None = None
+
+    def serve(self) -> None:
+        """Answer requests until the connection is closed."""
+        while True:
+            try:
+                request: Request = self.connection.recv()
+            except (EOFError, ConnectionError):
+                return
+            try:
+                reply: Reply = Value(self.answer(request))
+            except Exception as error:
+                reply = failure(error)
+            if not (isinstance(reply, Value) and reply.value is IN_COPY):
+                self.connection.send(reply)
+
+    def answer(self, request: Request) -> Any:
+        """The value of a request's reply; `IN_COPY` in a process that was just forked, which must not reply."""
+        match request:
+            case ImportModule(module):
+                return importlib.import_module(module).__name__
+            case Fork():
+                return self._fork()
+            case Load(function, arguments):
+                self.workload = _find(function)(*arguments)
+                warm_up(self.workload.run)
+                gc.freeze()
+                return self.workload.stats
+            case RunBlock(runs):
+                return time_block(self.workload, runs)
+            case Call(function, arguments):
+                return _find(function)(*arguments)
+            case Reap(pid, timeout_s):
+                return _reap(pid, timeout_s)
+
+    def _fork(self) -> int | object:
+        connection = Connection(reduction.recv_handle(self.connection))
+        pid = os.fork()
+        if pid:
+            connection.close()  # or the parent would not see that the copy has ended
+            return pid
+        self.connection.close()
+        self.connection = connection
+        _set_up_copy(f"{self.log}.{os.getpid()}")
+        return IN_COPY
 
 
 def main() -> None:
-    connection, log, ready = Connection(int(sys.argv[1])), sys.argv[2], None
-    _end_with_parent()
-    while True:
-        try:
-            command, *arguments = connection.recv()
-        except (EOFError, ConnectionError):
-            return
-        try:
-            if command == "fork":
-                own = Connection(reduction.recv_handle(connection))
-                answer = os.fork()
-                if answer == 0:
-                    connection.close()
-                    connection = own
-                    _become_child(f"{log}.{os.getpid()}")
-                    continue
-                own.close()  # or nobody would see that the copy has ended
-            elif command == "load":
-                function, *rest = arguments
-                ready = _find(function)(*rest)
-                warm_up(ready.run)
-                gc.freeze()
-                answer = ready.loaded
-            elif command == "block":
-                answer = time_block(ready, *arguments)
-            elif command == "call":
-                function, *rest = arguments
-                answer = _find(function)(*rest)
-            elif command == "reap":
-                answer = _reap(*arguments)
-            else:
-                answer = importlib.import_module(*arguments).__name__
-            reply = ("ok", answer)
-        except Exception as error:
-            reply = ("error", *failure(error))
-        connection.send(reply)
+    _die_with_parent()
+    Server(Connection(int(sys.argv[1])), sys.argv[2]).serve()
 
 
-def time_block(ready: Any, runs: int) -> list[float]:
-    """Latencies in ms of `runs` runs, by `ready.clock` where it has one.
+def time_block(workload: Timed, runs: int) -> list[float]:
+    """Latencies in ms of `runs` runs, by the workload's clock.
 
-    Where `ready` has a `base`, a sample is the difference of a run and a run of the base, divided by `ready.copies`. They
-    run in two blocks, each when it is warm: in turn, each finds the caches full of the other's data, and the difference
-    of small operators is a third too small.
+    Where the workload has copies, a sample is the difference of a run and a run of the base, divided by their number. They
+    run in two blocks, each warmed up: in alternation each would find the caches full of the other's data, and the
+    difference of small operators would be a third too small.
     """
-    clock = getattr(ready, "clock", time.perf_counter)
     gc.disable()
     try:
-        if not ready.copies:
-            return _timed(ready.run, runs, clock)
-        without = _timed(ready.base, runs, clock)
-        return [(ms - base_ms) / ready.copies for ms, base_ms in zip(_timed(ready.run, runs, clock), without)]
+        if not workload.copies:
+            return _timed(workload.run, runs, workload.clock)
+        base = _timed(workload.base, runs, workload.clock)
+        return [
+            (ms - base_ms) / workload.copies for ms, base_ms in zip(_timed(workload.run, runs, workload.clock), base)
+        ]
     finally:
         gc.enable()
 
 
 def _timed(run: Callable[[], object], runs: int, clock: Callable[[], float]) -> list[float]:
-    """Each run's ms, after `WARM_MS` of runs that do not count: the first ones after other processes had the core are up
-    to 5% slower. A long run, of which a block has but one, warms itself."""
-    until = time.perf_counter() + WARM_MS / 1e3
+    """Each run's ms, after `BLOCK_WARM_UP_MS` of runs that do not count.
+
+    The first runs after other processes used the core are up to 5% slower. A single run is long enough to warm itself up.
+    """
+    until = time.perf_counter() + BLOCK_WARM_UP_MS / 1e3
     while runs > 1:
         run()
         if time.perf_counter() >= until:
@@ -98,7 +162,7 @@ def _timed(run: Callable[[], object], runs: int, clock: Callable[[], float]) -> 
 
 
 def warm_up(run: Callable[[], object]) -> None:
-    """Run until two consecutive medians agree to 5%, or for three seconds: once where one run takes as long."""
+    """Run until two consecutive medians agree to 5%, or for `WARM_UP_S`; once if one run takes longer than that."""
     start, before = time.perf_counter(), 0.0
     while time.perf_counter() - start < WARM_UP_S:
         first = milliseconds(run)
@@ -111,36 +175,37 @@ def warm_up(run: Callable[[], object]) -> None:
 
 
 def milliseconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """The time of one run in ms."""
     start = clock()
     run()
     return (clock() - start) * 1e3
 
 
-def failure(error: BaseException) -> tuple[type[Exception], str]:
-    """What the parent raises for an error of the child: its type, and one line, a table's `reason` if it is infeasible.
+def failure(error: BaseException) -> Failure:
+    """The reply for an exception of a worker: the error that the parent raises, with its message in one line.
 
-    Only what the workload asks for and does not get makes it infeasible: memory, or an operation that is not there.
-    Anything else is a fault of a library or of this machine, which says nothing about the workload.
+    A workload is infeasible only if it needs memory or an operation that is missing. Anything else is a fault of a
+    library or of this machine, which says nothing about the workload.
     """
     text = " ".join(str(error).split())
     if isinstance(error, NasError | Infeasible):
-        return type(error), text
-    said = f"{type(error).__name__}: {text}"[:300]
+        return Failure(type(error), text)
+    message = f"{type(error).__name__}: {text}"[:300]
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
-        return OutOfMemory, f"out of memory: {text}"[:300]
+        return Failure(OutOfMemory, f"out of memory: {text}"[:300])
     if is_unsupported(error) or (isinstance(error, RuntimeError) and CRASHED.search(text)):
-        return Infeasible, said
+        return Failure(Infeasible, message)
     if isinstance(error, ImportError):
-        return MissingDependency, said
+        return Failure(MissingDependency, message)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return ToolError, f"{where}{error.strerror}; {FIXES.get(error.errno, 'give another path')}"
-    return ToolError, said
+        return Failure(ToolError, f"{where}{error.strerror}; {FIXES.get(error.errno, 'give another path')}")
+    return Failure(ToolError, message)
 
 
-def _reap(pid: int, patience_s: float) -> int:
-    """The exit code of a copy whose connection was closed; it is killed if it does not end by itself."""
-    deadline = time.monotonic() + patience_s
+def _reap(pid: int, timeout_s: float) -> int:
+    """The exit code of a copy whose connection was closed; it is killed if it does not exit by itself."""
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -150,14 +215,14 @@ def _reap(pid: int, patience_s: float) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _end_with_parent() -> None:
+def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _become_child(log: str) -> None:
-    """Own log file; die with the parent; be the first that the kernel kills when memory runs out."""
-    _end_with_parent()
+def _set_up_copy(log: str) -> None:
+    """Give a forked copy its own log file, let it die with the parent, and let the kernel kill it first for memory."""
+    _die_with_parent()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     try:

@@ -1,10 +1,10 @@
-"""`nas.profile`: fill a lookup table; and the same protocol on whole models, to check what a table predicts."""
+"""Fill a lookup table (`nas.profile`), and measure whole models by the same protocol to check its predictions."""
 
 from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,10 +21,11 @@ from nas.locks import output_lock
 from nas.profiling import runtimes
 from nas.profiling.host import available_mb, commit
 from nas.profiling.protocol import Protocol, Reference, infeasible, measure
-from nas.profiling.runtimes.base import InPlace, Processes, Runnable, Runtime, Session, WholeModel
+from nas.profiling.runtimes.base import InModelWorkload, MultiProcessSession, Runnable, Runtime, Session, WholeModel
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, Workload
 
-IN_PLACE, ALONE = "in place", "alone"
+IN_MODEL, ALONE = "in place", "alone"
+"""How operators were timed, as the `operators` key of a table's metadata says."""
 
 
 def profile(
@@ -39,22 +40,22 @@ def profile(
 ) -> LookupTable:
     """Measure every workload of a space on a device, into a lookup table.
 
-    Rows are on the disk as soon as they are known. If `out` exists the profile goes on where it stopped, and the table's
-    metadata say under `continued` what is not as it was at the beginning, such as date and load.
+    Each row is written to the disk as soon as it is known. If `out` exists, the profile resumes, and the table's metadata
+    list under `continued` what has changed since the beginning, such as date and load.
 
     Args:
         space: with a backbone.
         runtime: a name in `nas.profiling.RUNTIMES`, or a runtime.
-        device: what the runtime runs on; `local` is this machine.
+        device: the device that the runtime runs on; `local` is this machine.
         out: the table's CSV; its provenance goes beside it.
-        protocol: how long and how carefully to measure.
-        progress: a bar on a terminal, a line per workload in a log file.
-        pipeline: the text encoder and the decoder too, which the time of a whole clip needs.
+        protocol: number of repetitions and stopping rule.
+        progress: show a bar on a terminal, or print a line per workload into a log file.
+        pipeline: also measure the text encoder and the decoder, which generation time needs.
         options: for the runtime, such as `threads`.
 
     Raises:
-        NasError: the runtime or the device is missing, a tool failed, `out` was measured otherwise, or another process
-            writes to it. Finished rows are kept.
+        NasError: the runtime or the device is missing, a tool failed, `out` was measured under other conditions, or
+            another process writes to it. Finished rows are kept.
 
     Example:
         >>> table = nas.profile(nas.SearchSpace.load("demo"), out="table.csv")  # doctest: +SKIP
@@ -62,12 +63,12 @@ def profile(
     workloads, protocol = _workloads(space, pipeline), protocol or Protocol()
     if Path(out).is_dir():
         raise ConfigError(f"{out}: is a folder; give the table a file name, such as {Path(out) / 'table.csv'}")
-    # the lock is taken first: a place that cannot be written is known before anything is measured
+    # the lock comes first, so that a folder that cannot be written is an error before anything is measured
     with output_lock(out), runtimes.make(runtime, device, **options) as chosen:
-        place = _place(chosen, space, protocol, Path(out))
+        timing = _operator_timing(chosen, space, protocol, Path(out))
         meta = {
             **chosen.describe(),
-            "operators": place,
+            "operators": timing,
             "space": space.name,
             "space_hash": space.hash,
             "dtype": space.dtype,
@@ -78,15 +79,17 @@ def profile(
         writer = TableWriter(out, meta)
         missing = [workload for workload in workloads if str(workload) not in writer.done]
         if missing:
-            runnable = [InPlace(space, w) if place == IN_PLACE and isinstance(w.part, Operator) else w for w in missing]
-            kept = here = read_meta(out)
+            runnable = [
+                InModelWorkload(space, w) if timing == IN_MODEL and isinstance(w.part, Operator) else w for w in missing
+            ]
+            stored = current = read_meta(out)
             if writer.done:
-                here = {"workloads": len(missing), **{k: v for k, v in meta.items() if kept.get(k) != v}}
-                kept["continued"] = [*kept.get("continued", []), here]
-                _write_provenance(Path(out), kept, len(writer.done))
+                current = {"workloads": len(missing), **{k: v for k, v in meta.items() if stored.get(k) != v}}
+                stored["continued"] = [*stored.get("continued", []), current]
+                _write_provenance(Path(out), stored, len(writer.done))
             with closing(Progress(len(workloads), len(writer.done), progress, f"profile {space.name}")) as bar:
-                here |= measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
-            _write_provenance(Path(out), kept, len(writer.done))
+                current |= measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
+            _write_provenance(Path(out), stored, len(writer.done))
         return LookupTable.load(out)
 
 
@@ -100,15 +103,15 @@ def measure_architectures(
     table: LookupTable | None = None,
     **options: Any,
 ) -> list[Row]:
-    """Measure whole denoisers, one step each, by the protocol that fills tables; one row per architecture.
+    """Measure one denoising step of whole models by the protocol that fills tables; one row per architecture.
 
-    `memory_mb` of a row is its activations alone; add `weights_mb` to compare with `CostModel.predict`. Operators are
-    written in the forms of `table`'s rows, if it is given.
+    `memory_mb` of a row is its activations only; add `weights_mb` to compare with `CostModel.predict`. If `table` is
+    given, operators use the variants that its rows name.
 
     Raises:
         NasError: the runtime or the device is missing, or an architecture belongs to another space.
     """
-    wholes = [WholeModel(space, space.check(arch), _forms(space, arch, table)) for arch in architectures]
+    wholes = [WholeModel(space, space.check(arch), _variants(space, arch, table)) for arch in architectures]
     rows: dict[str, Row] = {}
     total = len(set(map(str, wholes)))
     with (
@@ -125,26 +128,31 @@ def measure_architectures(
 
 
 def measure_architecture(space: SearchSpace, arch: Architecture, *arguments: Any, **options: Any) -> Row:
-    """`measure_architectures` of one."""
+    """Measure one architecture; see `measure_architectures`."""
     return measure_architectures(space, [arch], *arguments, **options)[0]
 
 
-def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Protocol, finished) -> dict[str, float]:
-    """Time every workload; `finished` gets each row as soon as it is known.
+def measure_all(
+    runtime: Runtime, workloads: Iterable[Runnable], protocol: Protocol, on_row: Callable[[Row], object]
+) -> dict[str, float]:
+    """Time every workload; `on_row` is called with each row as soon as it is known.
 
-    All that are open take turns. Where they fill half of the memory that was free, or one finds no memory beside them,
-    those are measured to the end and closed before the next are opened: a workload must not be called infeasible for
-    what its neighbours hold.
+    All open workloads are timed in turn. When they fill half of the memory that was free, or the next one runs out of
+    memory, they are measured to the end and closed before more are opened: a workload must not be infeasible because
+    of the memory of others.
+
+    Returns:
+        how steady the machine was, see `Reference.quality`; empty for estimates.
     """
     if runtime.source != "measured":
         for workload in workloads:
-            finished(_estimate(runtime, workload))
+            on_row(_estimate(runtime, workload))
         return {}
     sessions: dict[str, Session] = {}
-    reference = _open_reference(runtime)
+    reference_session = _open_reference(runtime)
 
     def measure_open() -> None:
-        measure(sessions, beside, protocol, runtime.block_ms, finished, runtime.source)
+        measure(sessions, reference, protocol, runtime.block_ms, on_row, runtime.source)
         sessions.clear()
 
     def opened(workload: Runnable) -> Session:
@@ -157,13 +165,13 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
         return open_in_processes(runtime, workload, protocol)
 
     try:
-        beside = Reference(reference, runtime.block_ms / 4, protocol)
+        reference = Reference(reference_session, runtime.block_ms / 4, protocol)
         free_mb = available_mb()
         for workload in workloads:
             try:
                 sessions[str(workload)] = opened(workload)
             except Infeasible as error:
-                finished(infeasible(str(workload), str(error)))
+                on_row(infeasible(str(workload), str(error)))
             except ToolError as error:
                 measure_open()
                 raise ToolError(
@@ -172,79 +180,91 @@ def measure_all(runtime: Runtime, workloads: Iterable[Runnable], protocol: Proto
             if free_mb is not None and available_mb() < free_mb / 2:
                 measure_open()
         measure_open()
-        return beside.quality
+        return reference.quality
     finally:
-        for session in [*sessions.values(), reference]:
+        for session in [*sessions.values(), reference_session]:
             session.close()
 
 
 def open_in_processes(runtime: Runtime, workload: Runnable, protocol: Protocol) -> Session:
-    """A session in as many processes as the protocol asks for; in one, where they would take long to load or find no room.
+    """A session in as many processes as the protocol says; in one if they would take long to load or do not fit into memory.
 
-    A whole model is in one: several times its weights are much to hold, and each of its layers has luck of its own.
+    A whole model is timed in one process: its weights are large, and the differences between processes average out over
+    its many layers.
     """
     first = runtime.open(workload)
     several = runtime.separate and protocol.processes > 1 and not isinstance(workload, WholeModel)
-    if not several or first.loaded.load_ms * protocol.processes > protocol.reload_s * 1e3:
+    if not several or first.stats.load_ms * protocol.processes > protocol.reload_s * 1e3:
         return first
     others: list[Session] = []
     try:
         while len(others) < protocol.processes - 1:
-            others.append(runtime.reopen(workload, first.loaded))
+            others.append(runtime.reopen(workload, first.stats))
     except Infeasible:
         for session in others:
             session.close()
         return first
-    return Processes([first, *others])
+    return MultiProcessSession([first, *others])
 
 
 class Progress:
-    """A bar with time left on a terminal; one line per workload where a log file reads."""
+    """A progress bar on a terminal; else one line per workload.
 
-    def __init__(self, total: int, done: int, shown: bool, title: str) -> None:
-        self.shown, self.terminal = shown, sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=done, desc=title, unit="workload", disable=not (shown and self.terminal))
+    Args:
+        total: number of workloads.
+        done: of them that are finished already.
+        enabled: whether anything is printed.
+        title: of the bar.
+    """
+
+    def __init__(self, total: int, done: int, enabled: bool, title: str) -> None:
+        self.enabled, self.terminal = enabled, sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=done, desc=title, unit="workload", disable=not (enabled and self.terminal))
         self.total, self.done = total, done
 
     def finished(self, row: Row) -> None:
+        """Count a finished workload."""
         self.done += 1
         self.bar.update()
-        if self.shown and not self.terminal:
-            what = f"{row.latency_ms:.4g} ms, {row.memory_mb:.4g} MB" if row.status == "ok" else row.reason
-            print(f"[{self.done}/{self.total}] {row.workload}: {what}", file=sys.stderr, flush=True)
+        if self.enabled and not self.terminal:
+            outcome = f"{row.latency_ms:.4g} ms, {row.memory_mb:.4g} MB" if row.status == "ok" else row.reason
+            print(f"[{self.done}/{self.total}] {row.workload}: {outcome}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Remove the bar."""
         self.bar.close()
 
 
 def _estimate(runtime: Runtime, workload: Runnable) -> Row:
-    """The row of a runtime that knows its numbers without running anything: one run tells them all."""
+    """The row of a runtime that estimates, which runs nothing: one block has all of it."""
     try:
         session = runtime.open(workload)
     except Infeasible as error:
         return replace(infeasible(str(workload), str(error)), source=runtime.source)
-    known = session.loaded
+    stats = session.stats
     return Row(
         workload=str(workload),
         latency_ms=session.block(1)[0],
-        memory_mb=known.memory_mb,
-        weights_mb=known.weights_mb,
-        params=known.params,
+        memory_mb=stats.memory_mb,
+        weights_mb=stats.weights_mb,
+        params=stats.params,
         source=runtime.source,
     )
 
 
-def _forms(space: SearchSpace, arch: Architecture, table: LookupTable | None) -> tuple[tuple[str, str], ...]:
-    """The forms of an architecture's operators as the rows of a table have them, where they are not the reference."""
+def _variants(space: SearchSpace, arch: Architecture, table: LookupTable | None) -> tuple[tuple[str, str], ...]:
+    """(workload key, variant) of the operators of an architecture for which a table names another variant than the reference."""
     rows = table.rows() if table else {}
     used = {str(space.workload(slot, choice)) for slot, choice in arch.items if choice != NONE}
-    forms = {workload: rows[workload].variant for workload in used & set(rows)}
-    return tuple(sorted((workload, form) for workload, form in forms.items() if form not in ("", "reference")))
+    variants = {workload: rows[workload].variant for workload in used & set(rows)}
+    return tuple(
+        sorted((workload, variant) for workload, variant in variants.items() if variant not in ("", "reference"))
+    )
 
 
-def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) -> str:
-    """Where this table's operators are timed: as in the rows that it has, else where the backbone's latency allows."""
-    if not runtime.in_place:
+def _operator_timing(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) -> str:
+    """`IN_MODEL` or `ALONE`: as the existing rows of the table, else by the latency of the backbone."""
+    if not runtime.in_model:
         return ALONE
     if out.exists() and meta_path(out).exists():
         return read_meta(out).get("operators", ALONE)
@@ -253,9 +273,9 @@ def _place(runtime: Runtime, space: SearchSpace, protocol: Protocol, out: Path) 
     except Infeasible:
         return ALONE
     try:
-        limit_ms = protocol.in_place_below_ms
-        large = session.block(1)[0] > 3 * limit_ms  # one run of it says enough, and takes long enough
-        return IN_PLACE if not large and min(session.block(3)) < limit_ms else ALONE
+        limit_ms = protocol.in_model_below_ms
+        large = session.block(1)[0] > 3 * limit_ms  # a single run suffices if it takes that long
+        return IN_MODEL if not large and min(session.block(3)) < limit_ms else ALONE
     except Infeasible:
         return ALONE
     finally:
@@ -275,9 +295,11 @@ def _write_provenance(out: Path, meta: dict[str, Any], rows: int) -> None:
 def _workloads(space: SearchSpace, pipeline: bool) -> list[Workload]:
     workloads = space.workloads()
     if any(isinstance(workload, str) for workload in workloads):
-        raise SpaceError(f"search space '{space.name}' is cost-only: there is nothing to run, only a table to fill in")
+        raise SpaceError(
+            f"search space '{space.name}' is cost-only and has nothing to measure; write its table by hand"
+        )
     if pipeline and not space.pipeline_workloads():
-        raise SpaceError(f"search space '{space.name}' declares no 'text_encoder' and no 'decoder' to measure")
+        raise SpaceError(f"search space '{space.name}' has neither a 'text_encoder' nor a 'decoder' to measure")
     return workloads + pipeline * space.pipeline_workloads()
 
 
@@ -285,4 +307,4 @@ def _open_reference(runtime: Runtime) -> Session:
     try:
         return runtime.open(runtime.reference)
     except Infeasible as error:
-        raise NasError(f"runtime '{runtime.name}' cannot run even its reference workload: {error}") from None
+        raise NasError(f"runtime '{runtime.name}' cannot run its reference workload: {error}") from None
