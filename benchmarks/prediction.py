@@ -1,19 +1,19 @@
-"""How well does a lookup table predict whole models? One run compares three tables on architectures none has seen.
+"""Prediction error of lookup tables on whole models: compare three tables on architectures that none has seen.
 
     python benchmarks/prediction.py --space demo --runtime eager --folder demo.eager
     python benchmarks/prediction.py --space mid --runtime litert --folder mid.litert
 
-(a) this library's profiler, and the same after `nas calibrate` on 8 other architectures;
+(a) this library's profiler, without and with `nas calibrate` on 8 other architectures;
 (b) a naive table: each workload alone, one after the other, by `torch.utils.benchmark`'s blocked_autorange (eager), or
     the median of a second of runs of its own graph (litert);
-(c) latency proportional to FLOPs, the one factor fitted on the judged architectures themselves, in its favour.
+(c) latency proportional to FLOPs, with the factor fitted on the test architectures themselves, which favors it.
 
-Each architecture is measured whole in six passes, from new processes each time. The mean of the passes is the truth; how
-well one pass agrees with the mean of the others tells how much chance is in one. Memory is judged too: predicted peak
-against measured.
+Each architecture is measured whole in six passes, in new processes each time. The mean of the passes is the ground truth;
+the error of one pass against the mean of the others is the noise of a pass. Predicted peak memory is compared with
+measured peak memory, too.
 
-What has been measured is kept in the folder, and started again the benchmark goes on. It prints a table after every
-group of models, and writes it as `result.json`.
+Measurements are kept in the folder, and the benchmark resumes when it is run again. It prints the result after every group
+of models, and writes it to `result.json`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ AT_ONCE = 40
 """WholeGraph models that are in memory together, and timed in turn. In groups of 8, one after the other, the machine's drift
 from minute to minute (3%) fell on some models and not on others, and spoilt their ranks."""
 PASSES = 6
-"""One process takes up to 3% more or less for a whole model than another, for as long as it lives; half as much as the
-models differ from one another. What judges has to be better known than that."""
+"""A process may be 3% slower or faster than another for as long as it lives, half as much as the models differ; the ground
+truth must be more accurate than that."""
 ONE_PASS = Protocol(min_samples=8, cap_s=2.0)
-"""Short visits: more runs in one process would tell no more, for the processes differ by more than the runs."""
+"""Few runs: processes differ by more than the runs in one process."""
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--calibrate", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, required=True, help="gets the table and the measured models")
+    parser.add_argument("--folder", type=Path, required=True, help="output folder of the table and the measured models")
     args = parser.parse_args()
     space = SearchSpace.load(args.space)
     archs = [space.random(i) for i in range(1000 * args.seed, 1000 * args.seed + args.count)]
@@ -84,7 +84,7 @@ def main() -> None:
 def compare(
     space: SearchSpace, table: LookupTable, naive: LookupTable, archs: list[Architecture], writers: list[TableWriter]
 ) -> dict:
-    """Each way of predicting against what was measured so far, and the numbers of every model."""
+    """Errors of each prediction against the passes measured so far, and the values of every model."""
     passes = [LookupTable.load(writer.path).rows() for writer in writers]
     archs = [arch for arch in archs if all(str(WholeModel(space, arch)) in rows for rows in passes)]
     if not archs:
@@ -120,7 +120,7 @@ def compare(
 
 
 def naive_eager(space: SearchSpace, table: LookupTable, threads: int) -> LookupTable:
-    """The same rows with latencies as `torch.utils.benchmark` finds them in this process."""
+    """The same rows with latencies by `torch.utils.benchmark` in this process."""
     frame = table.frame.set_index("workload")
     with torch.inference_mode():
         for workload in space.workloads():
@@ -160,7 +160,7 @@ def quality(guess: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def between(measured: np.ndarray) -> dict[str, float]:
-    """How well the mean of the others predicts one pass, on average: `measured (passes, models)` in ms."""
+    """Mean error of predicting one pass by the mean of the others; `measured` is `(passes, models)` in ms."""
     each = [quality(np.delete(measured, i, axis=0).mean(axis=0), one) for i, one in enumerate(measured)]
     return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
 

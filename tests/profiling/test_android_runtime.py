@@ -1,4 +1,4 @@
-"""`litert` on Android: the output of the real `benchmark_model`, and a stand-in `adb` with a phone behind it."""
+"""`litert` on Android: the output of the real `benchmark_model`, and a stand-in `adb` with one phone."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ Memory footprint delta from the start of the tool (MB): init=8.97656 overall=18.
 """
 
 
-def test_output_of_the_tool_on_a_phone():
+def test_parse_output_of_a_phone():
     found = parse(ANDROID)
     assert (found.runs, found.median_ms, found.init_ms) == (25, 141.253, 92.318)
     assert found.overall_mb == 73.4102 * MIB
 
 
-def test_runs_that_all_took_the_same_time_have_no_statistics():
+def test_parse_output_without_statistics():
     found = parse("INFO: Initialized session in 1.5ms.\nINFO: count=1 curr=31 p5=31 median=31 p95=31\n")
     assert found.median_ms == 0.031 and found.overall_mb != found.overall_mb
     assert parse("INFO: Initialized session in 1.5ms.\nINFO: count=4 curr=31(all same)\n").median_ms == 0.031
 
 
-def test_a_build_without_a_median_and_output_of_something_else_are_refused():
+def test_parse_refuses_output_without_median_and_foreign_output():
     with pytest.raises(NasError, match=r"not print medians.*newer one"):
         parse(OLD)
     with pytest.raises(NasError, match="printed no timings: ERROR: Failed to apply"):
@@ -81,14 +81,14 @@ def test_a_build_without_a_median_and_output_of_something_else_are_refused():
         (126, "sh: benchmark_model: cannot execute: Exec format error", NasError, "Exec format error"),
     ],
 )
-def test_how_the_tool_ends_says_what_is_wrong(code, output, error, text):
+def test_exit_codes_of_the_tool_raise_matching_errors(code, output, error, text):
     with pytest.raises(error, match=text):
         check(code, output)
 
 
 @pytest.fixture
 def phone(tmp_path, monkeypatch):
-    """A folder that is an Android phone for the stand-ins."""
+    """A folder that represents an Android phone for the stand-ins."""
     folder = tmp_path / "phone"
     (folder / "tmp").mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{STAND_INS}{os.pathsep}{os.environ['PATH']}")
@@ -148,7 +148,7 @@ def test_files_are_pushed_once(phone, tmp_path):
 
 
 @pytest.mark.parametrize(("first", "reason"), [("C", "SIGSEGV"), ("K", "out of memory"), ("A", "out of memory")])
-def test_what_the_phone_cannot_run_is_infeasible_and_the_others_go_on(phone, tmp_path, first, reason):
+def test_infeasible_workload_does_not_stop_the_others(phone, tmp_path, first, reason):
     rows = {}
     with open_runtime(tmp_path) as runtime:
         both = [package(tmp_path, "bad", 1000, first), package(tmp_path, "good", 1000)]
@@ -157,7 +157,7 @@ def test_what_the_phone_cannot_run_is_infeasible_and_the_others_go_on(phone, tmp
     assert rows["good"].status == "ok"
 
 
-def test_an_unplugged_phone_is_one_line_and_finished_rows_stay(phone, tmp_path):
+def test_unplugged_phone_is_a_one_line_error_and_rows_are_kept(phone, tmp_path):
     with open_runtime(tmp_path) as runtime:
         writer = TableWriter(tmp_path / "t.csv", runtime.describe())
 
@@ -171,12 +171,12 @@ def test_an_unplugged_phone_is_one_line_and_finished_rows_stay(phone, tmp_path):
     assert len(LookupTable.load(tmp_path / "t.csv").frame) == 1
 
 
-def test_unplugged_in_the_middle_of_a_run_is_no_property_of_the_workload(phone, tmp_path):
+def test_unplugging_during_a_run_does_not_make_the_workload_infeasible(phone, tmp_path):
     with open_runtime(tmp_path) as runtime, pytest.raises(NasError, match="is disconnected"):
         runtime.open(package(tmp_path, "a", 1000, first="U"))
 
 
-def test_what_a_throttled_phone_measured_does_not_count(phone, tmp_path, monkeypatch):
+def test_runs_on_a_throttled_phone_are_repeated(phone, tmp_path, monkeypatch):
     with open_runtime(tmp_path) as runtime:
         session = runtime.open(package(tmp_path, "a", 1000))
         before = (phone / "calls").read_text().count("--graph")
@@ -190,7 +190,7 @@ def test_what_a_throttled_phone_measured_does_not_count(phone, tmp_path, monkeyp
             session.block(1)
 
 
-def test_no_phone_no_tool_and_no_adb_say_what_to_do(phone, tmp_path, monkeypatch):
+def test_missing_phone_tool_or_adb_is_an_error_with_a_fix(phone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NasError, match="adb lists: emulator-5554 device"):
         runtimes.make("litert", "adb:R58M")
@@ -256,7 +256,7 @@ def interpreter(phone, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_real_models_run_through_adb_and_through_a_bundle_on_this_machine(interpreter, tmp_path):
+def test_adb_and_bundle_give_the_same_rows_for_real_models(interpreter, tmp_path):
     """What a phone would get, over adb and from a bundle."""
     (tmp_path / "tiny.yaml").write_text(SPACE)
     space = SearchSpace.load(str(tmp_path / "tiny.yaml"))
@@ -279,7 +279,7 @@ def test_real_models_run_through_adb_and_through_a_bundle_on_this_machine(interp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SelfAttention1D", "Conv3D"])
-def test_memory_by_the_tool_is_memory_by_the_process_itself(interpreter, kind):
+def test_memory_of_adb_agrees_with_the_local_runtime(interpreter, kind):
     """Where it matters, in tens of megabytes: the tool's resident set against what the litert runtime finds here."""
     workload = Workload(Operator(kind), (1, 64, 8, 32, 32))
     with runtimes.make("litert", "adb") as phone, runtimes.make("litert") as here:

@@ -1,4 +1,4 @@
-"""Bundles: packed, measured and collected; killed in the middle; and whatever does not belong to one is refused."""
+"""Bundles: created, measured, resumed and collected; results that do not belong to one are errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Compiler:
 
 
 def plug_in(patch: pytest.MonkeyPatch, folder: Path) -> Path:
-    """A folder that is an Android phone for the stand-ins."""
+    """A folder that represents an Android phone for the stand-ins."""
     (folder / "tmp").mkdir(parents=True)
     patch.setenv("PATH", f"{STAND_INS}{os.pathsep}{os.environ['PATH']}")
     patch.setenv("PHONE", str(folder))
@@ -118,7 +118,7 @@ def latencies(table: LookupTable) -> dict[str, float]:
     return {row.workload: row.latency_ms for row in table.rows().values() if row.status == "ok"}
 
 
-def test_what_is_packed_here_is_measured_there_and_comes_back_as_a_table(measured, space, tmp_path):
+def test_create_measure_and_collect_a_bundle(measured, space, tmp_path):
     table = collect(measured, tmp_path / "t.csv")
     assert set(table.frame["workload"]) == set(map(str, space.workloads()))
     by_kind = {name.partition("[")[0]: row for name, row in table.rows().items()}
@@ -130,7 +130,7 @@ def test_what_is_packed_here_is_measured_there_and_comes_back_as_a_table(measure
     assert latencies(collect(measured, tmp_path / "t.csv")) == latencies(table)  # again is fine
 
 
-def test_the_script_finds_what_the_library_finds(measured, scripted, tmp_path):
+def test_script_and_library_give_the_same_table(measured, scripted, tmp_path):
     ours, its = collect(measured, tmp_path / "ours.csv"), collect(scripted, tmp_path / "its.csv")
     assert latencies(its) == latencies(ours)
     for column in ("memory_mb", "params", "weights_mb", "load_ms", "variant"):
@@ -143,7 +143,7 @@ def test_the_script_finds_what_the_library_finds(measured, scripted, tmp_path):
         collect(scripted, tmp_path / "both.csv")
 
 
-def test_killed_in_the_middle_the_script_goes_on(packed, tmp_path):
+def test_killed_script_resumes(packed, tmp_path):
     def files():
         return {path.name: path.read_bytes() for path in (packed / "results").glob("*.txt")}
 
@@ -162,7 +162,7 @@ def test_killed_in_the_middle_the_script_goes_on(packed, tmp_path):
     assert len(collect(packed, tmp_path / "t.csv").frame) == 4
 
 
-def test_unplugged_in_the_middle_the_script_stops_with_one_line_and_goes_on_later(packed, phone, tmp_path):
+def test_script_stops_when_unplugged_and_resumes(packed, phone, tmp_path):
     command = ["sh", str(packed / "measure.sh")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -178,7 +178,7 @@ def test_unplugged_in_the_middle_the_script_stops_with_one_line_and_goes_on_late
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_nas_measure_goes_on(packed, tmp_path, phone):
+def test_killed_nas_measure_resumes(packed, tmp_path, phone):
     command = [sys.executable, "-m", "nas.cli", "measure", str(packed)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -200,7 +200,7 @@ def test_killed_in_the_middle_nas_measure_goes_on(packed, tmp_path, phone):
     assert (phone / "calls").read_text() == calls  # nothing is measured twice
 
 
-def test_killed_before_the_first_result_nas_measure_goes_on(packed):
+def test_nas_measure_resumes_from_an_empty_results_file(packed):
     (packed / RESULTS).touch()
     assert measure(packed, protocol=QUICK, progress=False) == 3
 
@@ -230,7 +230,7 @@ def edit(path: Path, old: str, new: str) -> None:
         (lambda d: (d / RESULTS).unlink(), "no results; run"),
     ],
 )
-def test_what_was_changed_is_refused_in_one_line(measured, tmp_path, capsys, change, text):
+def test_changed_bundle_is_a_one_line_error(measured, tmp_path, capsys, change, text):
     change(measured)
     with pytest.raises(NasError, match=text):
         collect(measured, tmp_path / "t.csv")
@@ -241,7 +241,7 @@ def test_what_was_changed_is_refused_in_one_line(measured, tmp_path, capsys, cha
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_no_single_byte_changes_a_number_unseen(once, data):
+def test_a_changed_byte_is_an_error_or_changes_no_row(once, data):
     """Whatever byte of a bundle or its results is changed: it is refused, or no row differs from what was measured."""
     kind = data.draw(st.sampled_from(["measured", "scripted"]))
     folder = once / kind
@@ -262,7 +262,7 @@ def _rows_of(folder: Path, out: Path) -> dict[str, str]:
     return {name: repr(row) for name, row in collect(folder, out).rows().items()}
 
 
-def test_results_of_another_bundle_or_phone_are_refused(phone, measured, space, tmp_path):
+def test_results_of_another_bundle_or_phone_are_errors(phone, measured, space, tmp_path):
     create(space, "litert", tmp_path / "other", progress=False)
     other = tmp_path / "other"
     assert Bundle.load(other).id != Bundle.load(measured).id
@@ -284,7 +284,7 @@ def test_results_of_another_bundle_or_phone_are_refused(phone, measured, space, 
         collect(measured, tmp_path / "t.csv")
 
 
-def test_a_visit_of_the_script_that_was_edited_or_is_another_bundles_is_refused(scripted, tmp_path):
+def test_edited_or_foreign_visit_of_the_script_is_an_error(scripted, tmp_path):
     visit = scripted / "results/0-0.txt"
     whole = visit.read_text()
     edit(visit, "median=", "median=1")
@@ -300,7 +300,7 @@ def test_a_visit_of_the_script_that_was_edited_or_is_another_bundles_is_refused(
     assert len(collect(scripted, tmp_path / "t.csv").frame) == 4
 
 
-def test_the_script_says_what_is_missing_and_stops_when_the_phone_goes(packed, phone):
+def test_script_reports_missing_phone_changed_tool_and_full_phone(packed, phone):
     def script(*arguments):
         done = subprocess.run(["sh", str(packed / "measure.sh"), *arguments], capture_output=True, text=True)
         return done.returncode, done.stderr.strip()
@@ -320,7 +320,7 @@ def test_the_script_says_what_is_missing_and_stops_when_the_phone_goes(packed, p
     assert not list((packed / "results").glob("*.txt"))
 
 
-def test_a_full_disk_is_one_line_and_the_lines_before_stay(packed, monkeypatch):
+def test_full_disk_is_a_one_line_error_and_lines_are_kept(packed, monkeypatch):
     real, count = append_line, []
 
     def append(path, line, bundle):
@@ -335,7 +335,7 @@ def test_a_full_disk_is_one_line_and_the_lines_before_stay(packed, monkeypatch):
     assert measure(packed, protocol=QUICK, progress=False) == 3
 
 
-def test_folders_in_use_and_other_tables_are_left_alone(measured, space, tmp_path):
+def test_folders_in_use_and_other_tables_are_not_overwritten(measured, space, tmp_path):
     with pytest.raises(ConfigError, match="is already a bundle"):
         create(space, "litert", measured, progress=False)
     (tmp_path / "mine").mkdir()
@@ -347,7 +347,7 @@ def test_folders_in_use_and_other_tables_are_left_alone(measured, space, tmp_pat
         collect(measured, tmp_path / "t.csv")
 
 
-def test_a_line_survives_what_json_does_to_numbers_that_are_none(tmp_path):
+def test_line_digest_survives_infinite_and_nan_values(tmp_path):
     line = {"bundle": "b", "row": {"latency_ms": math.inf, "memory_mb": math.nan}}
     append_line(tmp_path / "r.jsonl", line, "b")
     [found] = read_lines(tmp_path / "r.jsonl")
@@ -420,7 +420,7 @@ def nested(depth: int) -> list:
         (lambda manifest: manifest["packages"].append(manifest["packages"][0]), "is listed twice"),
     ],
 )
-def test_a_damaged_manifest_is_one_line(change, text, measured, tmp_path, capsys):
+def test_damaged_manifest_is_a_one_line_error(change, text, measured, tmp_path, capsys):
     damaged(measured, change)
     for command in (["collect", str(measured), "--out", str(tmp_path / "t.csv")], ["measure", str(measured)]):
         assert main(command) == 2
@@ -432,7 +432,7 @@ def test_a_damaged_manifest_is_one_line(change, text, measured, tmp_path, capsys
 @pytest.mark.parametrize(
     "text", ["", "null", '"', "{" * 100000, "[" * 100000 + "]" * 100000, '{"a": ' + "9" * 5000 + "}"]
 )
-def test_a_manifest_that_is_no_json_object_is_one_line(text, measured, capsys):
+def test_manifest_that_is_not_a_json_object_is_a_one_line_error(text, measured, capsys):
     (measured / "manifest.json").write_text(text)
     assert main(["measure", str(measured)]) == 2
     said = capsys.readouterr().err
@@ -490,7 +490,7 @@ def written(folder: Path, line: dict) -> None:
         ("workload", []),
     ],
 )
-def test_a_damaged_visit_of_a_mac_is_one_line(key, value, packed, tmp_path, capsys):
+def test_damaged_visit_of_a_mac_is_a_one_line_error(key, value, packed, tmp_path, capsys):
     backbone = next(i for i, package in enumerate(Bundle.load(packed).packages) if package.several is None)
     line = {**MAC, "workload": Bundle.load(packed).packages[backbone].workload, "visit": [0, backbone]}
     written(packed, line)
@@ -533,7 +533,7 @@ def refused(folder: Path, tmp_path: Path, capsys) -> None:
         ("surprise", 1),
     ],
 )
-def test_a_damaged_row_is_one_line(key, value, measured, tmp_path, capsys):
+def test_damaged_row_is_a_one_line_error(key, value, measured, tmp_path, capsys):
     line = next(
         line for line in map(json.loads, (measured / RESULTS).read_text().splitlines()) if line["row"]["status"] == "ok"
     )
@@ -544,7 +544,7 @@ def test_a_damaged_row_is_one_line(key, value, measured, tmp_path, capsys):
 
 @pytest.mark.parametrize("part", ["row", "host", "package", "digest"])
 @pytest.mark.parametrize("value", [None, [], "x", 5, ...])
-def test_a_line_with_a_damaged_part_is_one_line(part, value, measured, tmp_path, capsys):
+def test_line_with_a_damaged_part_is_a_one_line_error(part, value, measured, tmp_path, capsys):
     line = json.loads((measured / RESULTS).read_text().splitlines()[0])
     put(part, value)(line)
     if part == "digest":
@@ -554,7 +554,7 @@ def test_a_line_with_a_damaged_part_is_one_line(part, value, measured, tmp_path,
     refused(measured, tmp_path, capsys)
 
 
-def test_results_that_are_a_pipe_or_measured_twice_are_refused(measured, tmp_path, capsys):
+def test_duplicate_results_and_a_pipe_are_one_line_errors(measured, tmp_path, capsys):
     whole = (measured / RESULTS).read_text()
     (measured / RESULTS).write_text(whole + whole)
     refused(measured, tmp_path, capsys)
@@ -589,13 +589,13 @@ def resealed(path: Path, bundle: str, change) -> None:
         (r"Created TensorFlow Lite XNNPACK delegate for CPU", "Failed to apply XNNPACK delegate"),
     ],
 )
-def test_a_damaged_visit_of_a_phone_is_one_line(old, new, scripted, tmp_path, capsys):
+def test_damaged_visit_of_a_phone_is_a_one_line_error(old, new, scripted, tmp_path, capsys):
     for visit in (scripted / "results").glob("*.txt"):
         resealed(visit, Bundle.load(scripted).id, lambda body: re.sub(old, new, body, flags=re.M))
     refused(scripted, tmp_path, capsys)
 
 
-def test_a_workload_that_the_delegate_does_not_take_is_no_xnnpack_timing(scripted, tmp_path):
+def test_workload_that_xnnpack_does_not_run_is_infeasible(scripted, tmp_path):
     said = "Though XNNPACK delegate is explicitly applied, the model graph will not be executed by the delegate."
     number = next(i for i, p in enumerate(Bundle.load(scripted).packages) if p.workload.startswith("Conv1D"))
 
@@ -610,7 +610,7 @@ def test_a_workload_that_the_delegate_does_not_take_is_no_xnnpack_timing(scripte
     assert row.status == "infeasible" and "will not be executed by the delegate" in row.reason
 
 
-def test_copies_that_take_negative_time_are_refused(scripted, tmp_path, capsys):
+def test_copies_that_take_negative_time_are_an_error(scripted, tmp_path, capsys):
     """Every file of one visit: the longer graph is faster than the short one."""
     number = next(i for i, p in enumerate(Bundle.load(scripted).packages) if p.several is not None)
 
@@ -623,7 +623,7 @@ def test_copies_that_take_negative_time_are_refused(scripted, tmp_path, capsys):
     refused(scripted, tmp_path, capsys)
 
 
-def test_pack_leaves_nothing_of_a_bundle_that_failed_and_begins_anew_after_a_kill(space, phone, tmp_path, monkeypatch):
+def test_failed_create_leaves_nothing_and_a_killed_one_can_be_repeated(space, phone, tmp_path, monkeypatch):
     real = bundles._write_runner
 
     def full(*_):
@@ -641,7 +641,7 @@ def test_pack_leaves_nothing_of_a_bundle_that_failed_and_begins_anew_after_a_kil
     assert not list((tmp_path / "b").glob(".*"))
 
 
-def test_a_broken_compiler_is_no_property_of_a_workload(space, phone, tmp_path, monkeypatch):
+def test_reference_that_cannot_be_compiled_is_an_error(space, phone, tmp_path, monkeypatch):
     def package(self, workload, alone=False):
         if alone:
             raise Infeasible("crashed (signal SIGSEGV)")

@@ -1,4 +1,4 @@
-"""The `coreml` runtime without a Mac: a stand-in `devicectl` with an iPhone behind it, and a stand-in for the framework.
+"""The `coreml` runtime without a Mac: a stand-in `devicectl` with one iPhone, and a stand-in for the framework.
 
 Everything up to Apple's tools and framework is the real code: conversion, coremltools' remote calls, the protocol.
 """
@@ -69,7 +69,7 @@ def packages(tmp_path_factory):
 
 @pytest.fixture
 def phone(tmp_path, monkeypatch, packages):
-    """A folder that is an iPhone for the stand-ins; what it must have of a Mac is stood in for, too."""
+    """A folder that represents an iPhone for the stand-ins, and stand-ins for Xcode."""
     from coremltools.models.ml_program.experimental import remote_device as remote
 
     folder, project = tmp_path / "phone", tmp_path / "modelrunner"
@@ -111,7 +111,7 @@ def open_runtime(packages, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_iphone_is_listed_prepared_and_measured(phone, packages, monkeypatch, tmp_path):
+def test_measure_an_iphone(phone, packages, monkeypatch, tmp_path):
     with open_runtime(packages, monkeypatch) as runtime:
         meta = runtime.describe()
         assert meta["chip"] == "iPhone 16 Pro Max, iPhone17,2" and meta["os"] == "iOS 18.1 (22B83)"
@@ -135,7 +135,7 @@ def test_an_iphone_is_listed_prepared_and_measured(phone, packages, monkeypatch,
     assert left_behind(tmp_path) == []
 
 
-def test_a_workload_that_ends_the_app_is_infeasible_and_the_next_one_is_measured(phone, packages, monkeypatch):
+def test_workload_that_ends_the_app_is_infeasible_and_the_next_is_measured(phone, packages, monkeypatch):
     limit = sum(f.stat().st_size for f in packages[LARGE].path.rglob("weight.bin"))
     with open_runtime(packages, monkeypatch) as runtime:
         (phone / "crash").write_text(str(limit))
@@ -146,7 +146,7 @@ def test_a_workload_that_ends_the_app_is_infeasible_and_the_next_one_is_measured
         session.close()
 
 
-def test_what_core_ml_refuses_is_infeasible_with_its_reason(phone, packages, monkeypatch):
+def test_workload_that_core_ml_refuses_is_infeasible_with_the_reason(phone, packages, monkeypatch):
     with open_runtime(packages, monkeypatch) as runtime:
         (phone / "refuse").write_text("1000")
         with pytest.raises(Infeasible, match="Error in declaring network"):
@@ -154,7 +154,7 @@ def test_what_core_ml_refuses_is_infeasible_with_its_reason(phone, packages, mon
 
 
 @pytest.mark.slow
-def test_a_phone_that_is_unplugged_is_one_line_and_finished_rows_stay(phone, packages, monkeypatch, tmp_path):
+def test_unplugged_iphone_is_a_one_line_error_and_rows_are_kept(phone, packages, monkeypatch, tmp_path):
     with open_runtime(packages, monkeypatch) as runtime:
         writer = TableWriter(tmp_path / "t.csv", runtime.describe())
 
@@ -168,7 +168,7 @@ def test_a_phone_that_is_unplugged_is_one_line_and_finished_rows_stay(phone, pac
     assert len(LookupTable.load(tmp_path / "t.csv").frame) == 1
 
 
-def test_no_phone_another_phone_and_no_team_say_what_to_do(phone, monkeypatch):
+def test_missing_iphone_or_team_is_an_error_with_a_fix(phone, monkeypatch):
     with pytest.raises(NasError, match="iPhone 'Mine' is not connected; connected: 'Test Phone'"):
         runtimes.make("coreml", "iphone:Mine")
     (phone / "gone").touch()
@@ -180,7 +180,7 @@ def test_no_phone_another_phone_and_no_team_say_what_to_do(phone, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac can")
-def test_without_a_mac_the_message_names_the_way(monkeypatch):
+def test_without_a_mac_the_error_names_bundles(monkeypatch):
     with pytest.raises(MissingDependency, match="nas pack --runtime coreml"):
         runtimes.make("coreml")
     monkeypatch.setenv("PATH", "")
@@ -188,7 +188,7 @@ def test_without_a_mac_the_message_names_the_way(monkeypatch):
         runtimes.make("coreml", "iphone")
 
 
-def test_unknown_device_unit_and_target_name_the_known_ones():
+def test_unknown_device_unit_and_target_suggest_known_ones():
     for options, text in (
         ({"device": "ipone"}, "did you mean 'iphone'"),
         ({"compute_unit": "cpu+gpuu"}, "did you mean 'cpu\\+gpu'"),
@@ -225,7 +225,7 @@ def manifest_of(bundle) -> dict:
     return json.loads((bundle.folder / "manifest.json").read_text())
 
 
-def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkeypatch, tmp_path):
+def test_measure_py_runs_without_the_library_and_its_lines_are_collected(bundle, monkeypatch, tmp_path):
     from coremltools.models import model
 
     written = bundle.folder / "measure.py"
@@ -255,7 +255,7 @@ def test_measure_py_needs_no_library_and_its_lines_become_a_table(bundle, monkey
 
 
 @pytest.mark.slow
-def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bundle, phone, monkeypatch, tmp_path):
+def test_measure_py_on_an_iphone_survives_a_crash_of_the_app(bundle, phone, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "MAX_RUNS", 1)
     connected = script.connect("Test Phone")
     (phone / "crash").write_text("1000")
@@ -273,7 +273,7 @@ def test_measure_py_measures_an_iphone_and_a_crash_of_its_app_costs_one_visit(bu
         script.connect("")
 
 
-def test_a_library_that_fails_ends_measure_py_and_says_nothing_of_the_workload(bundle, monkeypatch, capsys):
+def test_library_failure_ends_measure_py_without_a_visit(bundle, monkeypatch, capsys):
     for error, status in ((OSError(28, "No space left on device"), 70), (RuntimeError("no such layer"), 1)):
 
         def visit(*_, error=error):
@@ -307,7 +307,7 @@ def test_measure_py_is_complete_without_the_library(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"files": 5}', '{"files": {}}', "[" * 100000])
-def test_measure_py_says_of_a_damaged_manifest_in_one_line(text, tmp_path):
+def test_measure_py_reports_a_damaged_manifest_in_one_line(text, tmp_path):
     (tmp_path / "measure.py").write_text(render_script("nas.profiling.bundles.script"))
     (tmp_path / "manifest.json").write_text(text)
     done = subprocess.run([sys.executable, str(tmp_path / "measure.py")], capture_output=True, text=True)
@@ -325,11 +325,11 @@ def test_measure_py_says_of_a_damaged_manifest_in_one_line(text, tmp_path):
     ],
     ids=str,
 )
-def test_what_core_ml_says_is_told_apart_from_what_the_machine_says(error, kind):
+def test_framework_errors_are_split_into_workload_and_machine(error, kind):
     assert type(framework_error("Core ML cannot load it", error)) is kind
 
 
-def test_a_child_that_crashes_is_an_error_of_its_visit():
+def test_crashed_visit_process_is_an_error_of_the_visit():
     crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
     assert script.run_visit(crash) == {"error": "killed by signal 11: "}
     assert (

@@ -14,7 +14,7 @@ import pytest
 from nas.costs import LookupTable
 from nas.spaces import SearchSpace
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="probes for orphans in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
 
 PROFILE = """
 import sys
@@ -97,7 +97,7 @@ def test_no_row_is_lost_and_none_is_measured_twice(space, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 1])
-def test_ctrl_c_is_one_line_and_leaves_no_child(rows, space, tmp_path):
+def test_ctrl_c_is_one_line_and_leaves_no_process(rows, space, tmp_path):
     """Of the whole group of processes, as a terminal sends it: before the first row, and between two."""
     command = [sys.executable, "-m", "nas.cli", "profile", "--space", space, "--out", tmp_path / "t.csv"]
     process = subprocess.Popen(
@@ -123,7 +123,7 @@ def test_ctrl_c_is_one_line_and_leaves_no_child(rows, space, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_process_on_a_table_is_refused_in_one_line(space, tmp_path):
+def test_second_process_on_a_table_is_a_one_line_error(space, tmp_path):
     command = [sys.executable, "-m", "nas.cli", "profile", "--space", space, "--out", tmp_path / "t.csv"]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

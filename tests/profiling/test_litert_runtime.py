@@ -67,7 +67,7 @@ def test_a_model_is_converted_once_for_all_runs(runtime):
 
 @needs_litert
 @pytest.mark.slow
-def test_an_operator_is_a_difference_of_graphs_in_its_fastest_form(runtime):
+def test_operator_is_timed_in_one_of_its_variants(runtime):
     large = Workload(Operator("Conv1D", {"kernel": 3}), (1, 64, 8, 32, 32))
     session = runtime.open(large)
     assert session.stats.variant in variants_of("Conv1D") and session.stats.params == count_ops(large).params
@@ -79,7 +79,7 @@ def test_an_operator_is_a_difference_of_graphs_in_its_fastest_form(runtime):
 
 @needs_litert
 @pytest.mark.slow
-def test_memory_is_that_of_the_activations(runtime):
+def test_memory_agrees_with_torch(runtime):
     """Against torch's own count; the two runtimes keep about the same tensors of this operator, and its weights are not
     among them."""
     wide = Workload(Operator("SelfAttention1D", {"heads": 8}), (1, 256, 8, 16, 16))
@@ -93,7 +93,7 @@ def test_memory_is_that_of_the_activations(runtime):
 
 @needs_litert
 @pytest.mark.slow
-def test_an_operator_in_place_is_counted_once_per_slot(runtime, tmp_path):
+def test_operator_in_model_is_counted_once_per_slot(runtime, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(
         "name: tiny\nlatent: {channels: 4, frames: 2, height: 8, width: 8}\n"
@@ -129,7 +129,7 @@ def test_every_part_of_a_pipeline_takes_its_inputs_by_name():
             assert module(**inputs).isfinite().all(), str(workload)
 
 
-def test_every_form_is_measured_with_the_weights_of_the_reference():
+def test_variants_have_the_weights_of_the_reference():
     x = module_and_inputs(CONV3D, "reference", 2)[1]
     with torch.inference_mode():
         outputs = [module_and_inputs(CONV3D, variant, 2)[0](**x) for variant in variants_of("Conv3D")]
@@ -137,18 +137,18 @@ def test_every_form_is_measured_with_the_weights_of_the_reference():
         torch.testing.assert_close(other, outputs[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_machine_without_the_library_is_told_how_to_get_it(monkeypatch):
+def test_missing_library_is_an_error_with_the_install_command(monkeypatch):
     monkeypatch.setattr(litert.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"pip install 'nas-video\[litert\]'"):
         LitertRuntime()
 
 
-def test_an_unknown_device_names_the_known_ones():
+def test_unknown_device_suggests_known_ones():
     with pytest.raises(ConfigError, match="did you mean 'local'"):
         LitertRuntime("locl")
 
 
-def test_the_cache_forgets_what_was_used_longest_ago(tmp_path, monkeypatch):
+def test_cache_deletes_the_least_recently_used_models(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = user_cache("litert")
     folder.mkdir(parents=True)

@@ -8,7 +8,7 @@ from nas.profiling.workers.eager import build_module
 from nas.spaces import Decoder, SearchSpace, VAEConfig, Workload
 
 
-def test_both_run_and_are_weighed():
+def test_both_run_and_have_stats():
     text, decoder = SearchSpace.load("demo").pipeline_workloads()
     with EagerRuntime() as runtime:
         for workload in (text, decoder):
@@ -18,7 +18,7 @@ def test_both_run_and_are_weighed():
             session.close()
 
 
-def test_the_decoder_is_the_one_of_the_autoencoder():
+def test_decoder_equals_the_autoencoders():
     vae = VAEConfig((8, 16), norm_groups=8)
     clip = Workload(Decoder(vae), (1, 4, 3, 8, 8))
     part = Workload(Decoder(vae, frames=1), (1, 4, 1, 8, 8))

@@ -1,4 +1,4 @@
-"""The profiler on real torch modules: rows, resuming, crashes, memory, and the work counted from shapes."""
+"""The profiler on real torch modules: rows, resuming, crashes, memory, and operation counts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_finished_row_is_never_measured_again(space, tmp_path):
         profile(space, out=out, protocol=QUICK, progress=False, threads=2)
 
 
-def test_a_killed_child_is_an_infeasible_workload_and_the_others_go_on(space):
+def test_killed_worker_is_an_infeasible_workload(space):
     with EagerRuntime() as runtime:
         workloads = space.workloads()
         doomed, other = runtime.open(workloads[1]), runtime.open(workloads[2])
@@ -96,20 +96,20 @@ def test_a_workload_too_large_for_memory_is_infeasible(space):
         runtime.open(huge)
 
 
-def test_unknown_runtime_and_device_name_the_known_ones(space):
+def test_unknown_runtime_and_device_are_errors(space):
     with pytest.raises(ConfigError, match="did you mean 'eager'"):
         profile(space, runtime="eagre")
     with pytest.raises(ConfigError, match="unknown device"):
         profile(space, device="toaster")
 
 
-def test_peak_activation_bytes_of_a_chain_whose_peak_is_known():
+def test_peak_activation_bytes_of_a_known_chain():
     x = torch.ones(1000, 1000)
     peak = peak_activation_bytes(lambda: ((x + 1) * 2).sum(), torch.device("cpu"))
     assert peak == pytest.approx(2 * x.nbytes, rel=1e-3)
 
 
-def test_a_difference_lost_in_noise_is_a_row_that_a_table_can_hold(tmp_path):
+def test_negative_difference_is_a_row_with_latency_0(tmp_path):
     samples = Samples(kept=[Block([-4.0, -5.0, -3.0]), Block([-2.0, 1.0, -4.0]), Block([-1.0, -6.0, 2.0])])
     row = samples.row("noisy", WorkloadStats(1.0, 1.0, 1, 1.0), "measured")
     TableWriter(tmp_path / "t.csv", {}).append(row)
@@ -132,7 +132,7 @@ def test_fit_recovers_a_known_correction():
 
 
 @pytest.mark.parametrize("name", ["demo", "snapgen_v"])
-def test_work_counts_parameters_exactly_and_flops_as_torch_does(name):
+def test_operation_counts_agree_with_torch(name):
     meta = torch.device("meta")
     space = SearchSpace.load(name)
     for workload in space.workloads() + space.pipeline_workloads():
@@ -211,7 +211,7 @@ def test_workloads_are_closed_before_they_fill_the_memory(monkeypatch):
     assert quality == {"reference_ms": 1.0, "repeated": 0.0}
 
 
-def test_a_workload_is_infeasible_only_if_it_is_so_alone():
+def test_workload_is_infeasible_only_if_it_does_not_fit_alone():
     workloads = [Workload(Operator("Conv1D"), (1, channels, 8, 4, 4)) for channels in (16, LARGE, HUGE, BROKEN, 32)]
     rows, runtime = [], Counted(Slots())
     measure_all(runtime, workloads, Protocol(), rows.append)
@@ -221,10 +221,10 @@ def test_a_workload_is_infeasible_only_if_it_is_so_alone():
 
 
 @pytest.mark.parametrize(
-    ("max_wait_fraction", "latency_ms"), [(1e9, 1.0), (0.0, 1.5)], ids=["waited out", "no max_wait_fraction"]
+    ("max_wait_fraction", "latency_ms"), [(1e9, 1.0), (0.0, 1.5)], ids=["waited out", "no waiting"]
 )
-def test_a_group_that_begins_in_a_slow_phase_is_measured_after_it(max_wait_fraction, latency_ms, monkeypatch):
-    """The machine is half as fast again from the second group on, until somebody has waited for ten seconds."""
+def test_group_that_begins_in_a_slow_phase_waits_for_its_end(max_wait_fraction, latency_ms, monkeypatch):
+    """The machine is half as fast again from the second group on, until the protocol has waited for ten seconds."""
     slots, rows, waited = Slots(), [], []
 
     def block(session, runs):
@@ -241,10 +241,10 @@ def test_a_group_that_begins_in_a_slow_phase_is_measured_after_it(max_wait_fract
     assert quality["repeated"] > 0 and (sum(waited) >= 10) == (max_wait_fraction > 0)
 
 
-class Lucky(Runtime):
+class Varying(Runtime):
     """Stands in for a machine on which each new process is faster or slower than the one before, and stays so."""
 
-    name, separate = "lucky", True
+    name, separate = "varying", True
 
     def __init__(self, room: int = 99) -> None:
         self.taken, self.room, self.opened = iter([1.30, 1.00, 1.04, 0.90, 1.02, 1.01, 0.99] * 9), room, []
@@ -273,17 +273,15 @@ class Lucky(Runtime):
     ],
     ids=["six processes", "slow to load", "no room for six"],
 )
-def test_a_row_is_what_several_processes_take_and_its_interval_says_how_they_differ(
-    protocol, room, latency_ms, interval_ms
-):
-    rows, runtime = [], Lucky(room)
+def test_row_is_the_median_of_processes_and_interval_their_spread(protocol, room, latency_ms, interval_ms):
+    rows, runtime = [], Varying(room)
     measure_all(runtime, [Workload(Operator("Conv1D"), (1, 16, 8, 4, 4))], protocol, rows.append)
     assert rows[0].latency_ms == pytest.approx(latency_ms)
     assert rows[0].latency_ci_ms == pytest.approx(interval_ms)
     assert all(session.closed for session in runtime.opened)
 
 
-def test_a_process_that_dies_takes_its_workload_with_it(space):
+def test_dead_process_ends_all_processes_of_its_workload(space):
     with EagerRuntime() as runtime:
         session = open_in_processes(runtime, space.workloads()[1], Protocol())
         pids = [one.worker.pid for one in session.sessions]
@@ -295,8 +293,8 @@ def test_a_process_that_dies_takes_its_workload_with_it(space):
         assert all(one.worker.connection.closed for one in session.sessions)
 
 
-def test_a_slow_workload_is_given_the_samples_that_an_interval_needs():
-    """At 0.1 s a sample: the cap of 1 s leaves ten of the twenty; until they are there, or narrow, it goes on."""
+def test_slow_workload_gets_more_time_for_its_samples():
+    """At 0.1 s a sample: the cap of 1 s leaves ten of the twenty; more are taken until there are twenty or the interval is narrow."""
     protocol = Protocol(cap_s=1.0, slow_cap_s=5.0)
 
     def samples(values, spent_s):
@@ -308,7 +306,7 @@ def test_a_slow_workload_is_given_the_samples_that_an_interval_needs():
     assert samples(still[:10], 1.0).done(protocol, 0.0), "narrow at the cap"
     assert not samples(noisy[:10], 1.0).done(protocol, 0.0)
     assert samples(noisy[:20], 2.0).done(protocol, 0.0), "as many as a quick one has"
-    assert samples(noisy[:10], 5.0).done(protocol, 0.0), "somebody waits"
+    assert samples(noisy[:10], 5.0).done(protocol, 0.0), "the cap of slow workloads"
 
 
 def test_blocks_beside_a_slow_reference_count_when_there_are_too_few_others():
@@ -318,6 +316,6 @@ def test_blocks_beside_a_slow_reference_count_when_there_are_too_few_others():
     assert samples.row("w", WorkloadStats(1.0, 1.0, 1, 1.0), "measured").latency_ms == 1
 
 
-def test_noise_never_makes_a_correction_under_which_larger_models_are_faster():
+def test_fit_never_has_a_negative_scale():
     found = fit(np.array([10.0, 20.0, 30.0]), np.array([30.0, 20.0, 10.0]))
     assert found.scale > 0 and found.offset_ms == 0

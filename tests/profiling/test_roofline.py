@@ -32,14 +32,14 @@ def phone(tmp_path):
 
 
 @pytest.mark.parametrize("name", PHONES)
-def test_a_shipped_device_gives_every_figure_with_its_source(name):
+def test_shipped_devices_have_sources_for_all_figures(name):
     for field, figure in Device.load(name).figures():
         assert len(figure.source) > 20, field
         assert figure.kind == "assumption" or "https://" in figure.source, field
 
 
 @pytest.mark.parametrize("name", PHONES)
-def test_a_table_of_the_full_space_is_estimates_with_what_does_not_fit(name, tmp_path):
+def test_table_of_the_full_space(name, tmp_path):
     space = SearchSpace.load("snapgen_v")
     table = profile(space, "roofline", name, tmp_path / "t.csv", progress=False)
     assert set(table.frame["source"]) == {"estimated"}
@@ -64,7 +64,7 @@ def test_the_slower_of_compute_and_memory_decides(phone):
             runtime.open(Workload(Operator("Conv3D", {"kernel": 3}), (1, 256, 16, 64, 64)))
 
 
-def test_attention_that_is_not_fused_pays_for_its_scores(phone):
+def test_unfused_attention_writes_its_scores_to_memory(phone):
     attention = Workload(Operator("SelfAttention3D", {"heads": 2}), (1, 16, 4, 16, 16))
     fused = RooflineRuntime(str(phone)).open(attention)
     phone.write_text(DESCRIPTION.replace("value: 1,", "value: 0,"))
@@ -82,7 +82,7 @@ def test_attention_that_is_not_fused_pays_for_its_scores(phone):
         ("launch_us:", "lunch_us:", "did you mean 'launch_us'"),
     ],
 )
-def test_a_wrong_description_names_file_and_field(phone, old, new, said):
+def test_invalid_description_is_an_error_with_file_and_field(phone, old, new, said):
     phone.write_text(DESCRIPTION.replace(old, new))
     with pytest.raises(ConfigError, match=said) as caught:
         Device.load(str(phone))

@@ -62,7 +62,7 @@ def space(tmp_path) -> Path:
     ],
     ids=lambda value: f"{type(value).__name__} {value}"[:40] if isinstance(value, Exception) else "",
 )
-def test_what_fails_in_a_child_is_the_workloads_fault_only_if_it_says_so(error, kind, text):
+def test_worker_errors_are_split_into_workload_and_machine(error, kind, text):
     reply = failure(error)
     assert reply.error is kind and "\n" not in reply.message and re.search(text, reply.message)
 
@@ -97,7 +97,7 @@ class Steady(Session):
         pass
 
 
-def test_a_tool_that_fails_ends_the_run_with_the_rows_that_could_be_measured():
+def test_tool_failure_ends_the_run_and_rows_are_kept():
     rows, workloads = [], [Workload(Operator("Conv1D"), (1, channels, 8, 4, 4)) for channels in (16, 32, 64)]
     with pytest.raises(ToolError, match=r"Conv1D.*the disk is full.*finished rows are kept"):
         measure_all(Broken(), workloads, Protocol(cap_s=0.01), rows.append)
@@ -105,7 +105,7 @@ def test_a_tool_that_fails_ends_the_run_with_the_rows_that_could_be_measured():
 
 
 @pytest.mark.parametrize("ms", [math.nan, math.inf])
-def test_a_time_that_is_no_number_is_never_a_row(ms):
+def test_non_finite_latency_is_an_error(ms):
     class Odd(Broken):
         def open(self, workload) -> Session:
             return Steady(ms if workload.shape[1] == 16 else 1.0)
@@ -116,7 +116,7 @@ def test_a_time_that_is_no_number_is_never_a_row(ms):
     assert not rows
 
 
-def test_a_process_that_cannot_start_is_one_error_at_once(monkeypatch, tmp_path):
+def test_worker_that_cannot_start_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "cannot_be_imported.py").write_text("raise AttributeError('core')")
     monkeypatch.syspath_prepend(tmp_path)
     for module, text in (("cannot_be_imported", "AttributeError: core"), ("nas.no_such_module", "No module named")):
@@ -133,7 +133,7 @@ def test_a_process_that_cannot_start_is_one_error_at_once(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_child_that_someone_ended_is_no_row(number):
+def test_terminated_worker_is_a_tool_error(number):
     pool = WorkerPool("math", {})
     child = pool.start()
     os.kill(child.pid, number)
@@ -143,7 +143,7 @@ def test_a_child_that_someone_ended_is_no_row(number):
     pool.close()
 
 
-def test_a_full_disk_under_the_log_files_does_not_stop_a_child(monkeypatch):
+def test_worker_runs_without_a_log_file(monkeypatch):
     pool = WorkerPool("math", {})
     pool.start().close()
     (pool.temporary.path / "log").unlink()
@@ -169,7 +169,7 @@ FAKE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "text"), [("import", "'core'"), ("convert", "'core'"), ("export", "No space left")])
-def test_pack_with_a_broken_converter_is_one_line_and_leaves_nothing(what, text, space, tmp_path, monkeypatch, capsys):
+def test_broken_converter_is_a_one_line_error_and_leaves_nothing(what, text, space, tmp_path, monkeypatch, capsys):
     (tmp_path / "fakes").mkdir()
     (tmp_path / "fakes/litert_torch.py").write_text(FAKE[what])
     monkeypatch.syspath_prepend(tmp_path / "fakes")
@@ -182,7 +182,7 @@ def test_pack_with_a_broken_converter_is_one_line_and_leaves_nothing(what, text,
 
 
 @pytest.mark.parametrize("runtime", ["litert", "coreml"])
-def test_no_place_for_temporary_files_is_one_line(runtime, space, tmp_path, monkeypatch, capsys):
+def test_missing_temporary_folder_is_a_one_line_error(runtime, space, tmp_path, monkeypatch, capsys):
     def nowhere(*_, **__):
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
@@ -197,7 +197,7 @@ def test_no_place_for_temporary_files_is_one_line(runtime, space, tmp_path, monk
     assert "TMPDIR" in said and said.count("\n") == 1
 
 
-def test_a_cache_that_cannot_be_written_and_a_missing_home_are_said_before_any_work(tmp_path, monkeypatch):
+def test_unwritable_cache_and_missing_home_are_errors(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/nas: the cache cannot be written.*XDG_CACHE_HOME"):
         host.usable(tmp_path / "file/nas")
@@ -213,7 +213,7 @@ def test_a_cache_that_cannot_be_written_and_a_missing_home_are_said_before_any_w
         host.user_cache("litert")
 
 
-def test_folders_of_dead_processes_are_deleted_and_those_of_living_ones_are_not(tmp_path, monkeypatch):
+def test_temporary_folders_of_dead_processes_are_deleted(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = "import sys, tempfile; tempfile.tempdir = sys.argv[1]\nfrom nas.profiling.temporary import TemporaryFolder\n"
     made += "folder = TemporaryFolder('nas-test-')\n(folder.path / 'weights').write_text('x')\nimport os; os._exit(9)"
@@ -269,7 +269,7 @@ V2 = "0::/box/inner\n"
     ],
     ids=["v2 outer", "v2 none", "v2 above", "v1", "v1 container", "v1 none", "v1 other controller"],
 )
-def test_the_memory_limit_of_a_container_is_known(groups, mounts, files, free, tmp_path):
+def test_memory_limit_of_a_container(groups, mounts, files, free, tmp_path):
     place, proc = tmp_path / "mounted", tmp_path / "proc"
     for name, value in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -280,6 +280,6 @@ def test_the_memory_limit_of_a_container_is_known(groups, mounts, files, free, t
     assert cgroups.free_bytes(proc) == free
 
 
-def test_a_container_offers_no_more_than_its_limit(monkeypatch):
+def test_available_memory_respects_the_limit_of_a_container(monkeypatch):
     monkeypatch.setattr(cgroups, "free_bytes", lambda: 6e8)
     assert host.available_mb() == pytest.approx(600)
