@@ -218,9 +218,8 @@ class AdversarialTrainer:
         """
         count, device = len(teacher_latents), teacher_latents.device
         indices = torch.randint(1, len(self.times) - 1, (count,), generator=stream)
-        indices = torch.where(torch.rand(count, generator=stream) < self.config.pure_noise_fraction, 0, indices).to(
-            device
-        )
+        pure_noise = torch.rand(count, generator=stream) < self.config.pure_noise_fraction
+        indices = torch.where(pure_noise, 0, indices).to(device)
         noise = scale_noise(batch.noise, self.times[0])
         x = advance(
             noise,
@@ -245,9 +244,8 @@ class AdversarialTrainer:
         contexts = torch.cat([batch.context, batch.context, batch.context, wrong])
         on_real, on_fake, on_perturbed, on_wrong = self._scores(inputs, level.repeat(4), contexts).chunk(4)
         negative = (1 + on_fake).relu().mean()
-        if (
-            differs.any()
-        ):  # half the weight each: two negatives per positive drive all scores to -1, where learning stops
+        if differs.any():
+            # Half the weight each: two negatives per positive drive all scores to -1, where learning stops.
             negative = (negative + (1 + on_wrong[differs]).relu().mean()) / 2
         loss = (1 - on_real).relu().mean() + negative
         loss = loss + config.penalty * (on_perturbed - on_real).square().mean()
