@@ -90,7 +90,9 @@ class RunFolder:
     @property
     def no_classifier(self) -> bool:
         """Whether there is no classifier for this run's data; it exists for moving digits only."""
-        return "decoder" in self.results and not self.record.quality and "judge" not in self.results["decoder"]
+        return (
+            "decoder" in self.results and not self.record.quality and "digit_classifier" not in self.results["decoder"]
+        )
 
     @property
     def chosen(self) -> Candidate | None:
@@ -224,13 +226,16 @@ def _read_table(path: Path) -> LookupTable:
 
 
 def _read_result(path: Path) -> dict[str, float]:
-    """Finite numbers among a finished stage's metrics; `judge` is 1 if a digit classifier was trained."""
+    """Finite numbers among a finished stage's metrics; `digit_classifier` is 1 if one was trained.
+
+    Earlier versions called this metric `judge`.
+    """
     value = read_json(path, "stage result")
     metrics = value.get("metrics") if isinstance(value, dict) else None
     if not isinstance(metrics, dict):
         raise ConfigError("'metrics' is missing or not a mapping")
     numbers = {n: float(v) for n, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
-    return numbers | ({"judge": 1.0} if "judge" in metrics else {})
+    return numbers | ({"digit_classifier": 1.0} if {"digit_classifier", "judge"} & metrics.keys() else {})
 
 
 def _read_history(path: Path) -> pd.DataFrame:

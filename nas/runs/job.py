@@ -186,8 +186,8 @@ class Job:
         from nas.training.stages.decoder import REAL_CLIPS
 
         metrics = self._train("decoder").metrics
-        judged = metrics.get("judge", {})
-        self._add_quality("real", [{"steps": 0, **judged["real"]}] if judged else [], REAL_CLIPS)
+        accuracy = metrics.get("digit_classifier", metrics.get("judge"))  # its name in earlier versions
+        self._add_quality("real", [{"steps": 0, **accuracy["real"]}] if accuracy else [], REAL_CLIPS)
 
     def distill(self) -> None:
         """Train the spatial backbone on images"""

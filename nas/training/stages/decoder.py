@@ -1,8 +1,8 @@
 """Stage `decoder`: trains the autoencoder with its separable video decoder, then encodes the data set.
 
 On moving digits it first trains and checks the classifier that evaluates generated clips. Unusable clips are listed in
-the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` of held-out clips, `judge` (the accuracy
-of the digit classifier on held-out real clips and on their reconstructions), and counts.
+the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` of held-out clips, `digit_classifier`
+(its accuracy on held-out real clips and on their reconstructions), and counts.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
         "scaling_factor": autoencoder.scaling_factor,
     }
     if evaluator is not None:
-        metrics["judge"] = _check(evaluator, autoencoder)
+        metrics["digit_classifier"] = _classifier_metrics(evaluator, autoencoder)
     return metrics, seconds
 
 
@@ -273,7 +273,7 @@ def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -
 
 
 @torch.no_grad()
-def _check(evaluator: DigitEvaluator, autoencoder: Autoencoder) -> dict[str, Any]:
+def _classifier_metrics(evaluator: DigitEvaluator, autoencoder: Autoencoder) -> dict[str, Any]:
     clips, labels = evaluator.held_out(REAL_CLIPS)
     rebuilt = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in clips.split(32)])
     return {
