@@ -1,21 +1,20 @@
-"""Optuna's own conformance suite, run on every sampler of this library."""
+"""Optuna's conformance tests and this library's, run on every sampler of this library."""
 
 import pytest
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 
 from nas.search import BudgetSampler, EvolutionSampler
-from tests.support.instances import make
+from nas.testing.samplers import ArchitectureSamplerTestCase
 
 
-class TestBudgetSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+class TestBudgetSampler(ArchitectureSamplerTestCase):
+    trials = 16
+
     @pytest.fixture
-    def sampler(self):
-        space, cost, budget, _ = make(0, 3, 3)
-        return lambda: BudgetSampler(space, cost, budget, seed=0)
+    def make_sampler(self):
+        return lambda space, cost, budget, seed: BudgetSampler(space, cost, budget, seed=seed)
 
 
-class TestEvolutionSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+class TestEvolutionSampler(ArchitectureSamplerTestCase):
     @pytest.fixture
-    def sampler(self):
-        space, cost, budget, _ = make(0, 3, 3)
-        return lambda: EvolutionSampler(space, cost, budget, seed=0)
+    def make_sampler(self):
+        return lambda space, cost, budget, seed: EvolutionSampler(space, cost, budget, seed=seed)
