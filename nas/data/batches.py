@@ -1,4 +1,4 @@
-"""Batches of latents for the denoiser's stages: functions of (seed, step) alone."""
+"""Batches of cached latents for training a denoiser; a batch is a function of (seed, step) alone."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Batch:
     t: Tensor
 
     def split(self, parts: int) -> list[Batch]:
-        """So many equal batches.
+        """Split the batch into equal parts.
 
         Raises:
-            ConfigError: they would not be equal.
+            ConfigError: the batch size is not a multiple of `parts`.
         """
         if parts == 1:
             return [self]
@@ -45,11 +45,11 @@ class Batches:
 
     Args:
         decoder: folder of the finished stage.
-        seed: with the step it decides everything.
-        videos, images: sizes of a batch of clips and of a batch of images.
-        image_share: share of the steps that see images instead of clips.
+        seed: with the step, it determines the batch.
+        videos, images: batch sizes of clips and of images.
+        image_share: share of the steps that train on images instead of clips.
         caption_dropout: share of captions that are replaced by the empty one, for classifier-free guidance.
-        objective: what timesteps to draw.
+        objective: distribution of the timesteps; default: flow matching.
     """
 
     def __init__(
@@ -63,32 +63,29 @@ class Batches:
         objective: Objective | None = None,
     ) -> None:
         self.cache = LatentCache(decoder / "train")
-        self.seed, self.videos, self.images, self.image_share, self.caption_dropout = (
-            seed,
-            videos,
-            images,
-            image_share,
-            caption_dropout,
-        )
+        self.seed, self.videos, self.images = seed, videos, images
+        self.image_share, self.caption_dropout = image_share, caption_dropout
         self.objective = objective or Objective()
 
     def of_videos(self, step: int) -> Batch:
+        """The batch of clips of a step."""
         return self._batch("videos", step, self.videos)
 
     def of_images(self, step: int) -> Batch:
+        """The batch of images of a step."""
         return self._batch("images", step, self.images)
 
     def joint(self, step: int) -> Batch:
-        """Images in `image_share` of the steps, evenly spread, else clips."""
+        """Images in `image_share` of the steps, evenly distributed, clips in the others."""
         images = self.image_share
         image_step = int((step + 1) * images) > int(step * images)
         return self.of_images(step) if image_step else self.of_videos(step)
 
     def _batch(self, kind: str, step: int, size: int) -> Batch:
-        """This worker's share of what the step sees."""
+        """This process's share of the batch of a step."""
         mine = distributed.share(size)
-        bucket, chosen = bucket_batch(self.seed, step, size, self.cache.counts(kind))
-        latents, context = self.cache.latents(kind, chosen[mine], bucket, (self.seed, step))
+        bucket, indices = bucket_batch(self.seed, step, size, self.cache.counts(kind))
+        latents, context = self.cache.latents(kind, indices[mine], bucket, (self.seed, step))
         stream = generator(self.seed, step, kind == "images")
         noise = torch.randn((size, *latents.shape[1:]), generator=stream)
         t = draw_timesteps(self.objective, size, stream, latents.shape[-2:])

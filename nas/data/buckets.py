@@ -1,7 +1,7 @@
-"""Buckets: the few sizes that clips of all shapes and lengths are brought to, so that little of them is cut off.
+"""Aspect-ratio and length buckets: the sizes that clips are resized to, so that little of them is cropped.
 
-Buckets by aspect ratio are those of NovelAI (2022): sizes of about one area, each side a multiple of what the network
-halves. Lengths are the search space's, its half, its quarter, and so on. No bucket costs more than the space's own size.
+Aspect ratios follow NovelAI (2022): sizes of about equal area, each side divisible by the downsampling of the network.
+Lengths are the search space's, a half of it, a quarter, and so on. No bucket costs more than the space's own size.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from nas.spaces import Latent
 
-WIDEST = 2.0
-"""The largest ratio of a bucket's longer side to its shorter one, unless the space's own is larger."""
-SPACING = 1.15
-"""Ratios of two buckets differ by this factor at least: closer ones would only split the data."""
-SHORTEST = 2
+MAX_ASPECT_RATIO = 2.0
+"""Largest ratio of a bucket's longer side to its shorter one, unless the space's own is larger."""
+MIN_SPACING = 1.15
+"""Aspect ratios of two buckets differ by at least this factor: closer ones would only split the data."""
+MIN_FRAMES = 2
 """Frames of the shortest bucket of clips."""
 
 
@@ -33,50 +33,50 @@ class Size:
         return self.width / self.height
 
 
-def sizes(latent: Latent, levels: int, downsampling: int, many: bool = True) -> tuple[Size, ...]:
-    """The buckets of a search space, its own size first.
+def sizes(latent: Latent, levels: int, downsampling: int, multiple: bool = True) -> tuple[Size, ...]:
+    """The buckets of a search space; its own size comes first.
 
     Args:
-        levels: of the backbone; heights and widths of latents must be halved `levels - 1` times.
+        levels: resolution levels of the backbone, which halves latents `levels - 1` times.
         downsampling: pixels per latent, in height and in width.
-        many: False for the space's own size alone.
+        multiple: False for only the space's own size.
     """
     own = Size(latent.frames, latent.height * downsampling, latent.width * downsampling)
-    if not many:
+    if not multiple:
         return (own,)
     step = 2 ** (levels - 1)
     area = latent.height * latent.width
     shapes = [(own.height, own.width)]
     for width in range(step, area // step + 1, step):
         height = area // width // step * step
-        if max(width, height) > WIDEST * min(width, height):
+        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
             continue
-        if all(_apart(width / height, w / h) >= SPACING for h, w in shapes):
+        if all(_ratio_distance(width / height, w / h) >= MIN_SPACING for h, w in shapes):
             shapes.append((height * downsampling, width * downsampling))
     lengths = [latent.frames]
-    while lengths[-1] // 2 >= SHORTEST:
+    while lengths[-1] // 2 >= MIN_FRAMES:
         lengths.append(lengths[-1] // 2)
     return tuple(Size(frames, height, width) for height, width in shapes for frames in lengths)
 
 
 def choose(buckets: Iterable[Size], ratio: float, frames: float) -> Size:
-    """The bucket nearest in ratio to a clip, of those the longest that its frames fill, or else the shortest.
+    """The bucket for a clip: nearest aspect ratio, then the longest that its frames fill, otherwise the shortest.
 
     Args:
-        ratio: width over height of the clip.
-        frames: how many it has, or is thought to have.
+        ratio: width / height of the clip.
+        frames: its number of frames, possibly estimated.
     """
-    return min(buckets, key=lambda size: (_apart(size.ratio, ratio), _length_order(size, frames)))
+    return min(buckets, key=lambda size: (_ratio_distance(size.ratio, ratio), _length_order(size, frames)))
 
 
 def shorter(buckets: Iterable[Size], size: Size, frames: int) -> Size | None:
-    """The longest bucket of the same height and width that so many frames fill."""
+    """The longest bucket of the same height and width that `frames` frames fill; None if there is none."""
     fitting = [b for b in buckets if (b.height, b.width) == (size.height, size.width) and b.frames <= frames]
     return max(fitting, key=lambda b: b.frames, default=None)
 
 
-def _apart(a: float, b: float) -> float:
-    """The factor between two ratios, 1 or more."""
+def _ratio_distance(a: float, b: float) -> float:
+    """The factor between two ratios, at least 1."""
     return math.exp(abs(math.log(a / b)))
 
 

@@ -1,4 +1,4 @@
-"""Moving digits: the demo's real data. Handwritten digits of scikit-learn travel over a canvas in one of four directions."""
+"""Moving digits, the data set of the demo: handwritten digits of scikit-learn that move in one of four directions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SIZE, DIGIT, SPEED = 32, 16, 2
 
 
 def caption(digit: int, direction: str | None = None) -> str:
+    """Caption of a clip, or of an image if `direction` is None."""
     return f"the digit {WORDS[digit]}" + (f" moves {direction}" if direction else "")
 
 
@@ -26,19 +27,19 @@ LABELS = tuple((digit, direction) for digit in range(len(WORDS)) for direction i
 
 
 def caption_of(label: tuple[int, int]) -> str:
-    """What a clip of this (digit, direction) is called."""
+    """Caption of a clip with this (digit, direction)."""
     return caption(label[0], list(DIRECTIONS)[label[1]])
 
 
 class MovingDigits:
     """Clips `(1, frames, 32, 32)` of one digit moving left, right, up or down; images are its clips' single frames.
 
-    Every fifth image of the data set is held out: the test split's clips hold digits never trained on.
+    Every fifth image of the data set is held out: clips of the test split show digits that are not in the train split.
     A clip is a function of its index alone, so nothing needs to be stored.
 
     Args:
         split: `train` or `test`.
-        frames: at 2 pixels a frame a digit travels inside the canvas for up to 9 frames.
+        frames: at 2 pixels per frame a digit stays inside the canvas for up to 9 frames.
 
     Raises:
         ConfigError: an unknown split, or too many frames.
@@ -50,7 +51,7 @@ class MovingDigits:
 
     def __init__(self, split: str = "train", frames: int = 8) -> None:
         if split not in ("train", "test"):
-            raise ConfigError(f"digits: there is no split '{split}'; known: train, test")
+            raise ConfigError(f"digits: unknown split '{split}'; known: train, test")
         if SPEED * (frames - 1) > SIZE - DIGIT:
             raise ConfigError(f"digits: {frames} frames are too many; a digit leaves the canvas after 9")
         self.split, self.frames = split, frames

@@ -1,4 +1,4 @@
-"""Captioned clips and images in files, at the sizes of a search space: what folders and shards have in common."""
+"""Base class of the sources that read captioned clips and images from files, resized to the sizes of a search space."""
 
 from __future__ import annotations
 
@@ -24,26 +24,35 @@ from nas.data.video_reader import read_video
 from nas.errors import ConfigError, NasError
 from nas.progress import progress
 
-WHOLE, PLACES = 1 << 18, 4
-"""Bytes up to which a file is hashed whole, and from how many places of a larger one as many are taken."""
-ENVIRONMENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
-"""Errors of the machine, of which no clip is to blame."""
-SLOW = 2000
-"""Files whose check takes long enough for a bar."""
+FULL_HASH_BYTES, SAMPLED_CHUNKS = 1 << 18, 4
+"""Files up to this size are hashed completely; of larger ones this many chunks, of this size in all, are hashed."""
+SYSTEM_ERRORS = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+}
+"""Errors of the machine, not of a file: they end the run instead of skipping a clip."""
+PROGRESS_FILES = 2000
+"""From this number of files on, hashing them shows a progress bar."""
 HELD_OUT = 20
-"""Where nothing says what is held out, one item in so many is."""
+"""Without a test folder, one item in this many is held out."""
 
 
 class FileSource(ABC):
-    """A `Source` of clips and images in files; a subclass says what there is and how to open it.
+    """A `Source` of clips and images in files; subclasses list the files and open them.
 
-    Clips are resampled to `fps`, scaled to cover the bucket nearest to their shape and cropped at the centre; which
-    frames of a longer clip are taken is a function of the item's index. Where there are no images, single frames of
-    the clips are the images.
+    Clips are resampled to `fps`, scaled to cover the bucket of the nearest aspect ratio and center-cropped. Which
+    frames of a longer clip are used is a function of the item's index. Without images, single frames of the clips serve
+    as images.
 
     Args:
-        folder: the data set's.
-        buckets: the sizes that clips are brought to, the largest first.
+        folder: folder of the data set.
+        buckets: sizes that clips are resized to, the largest first.
+        fps: frames per second that clips are resampled to.
     """
 
     channels = 3
@@ -56,21 +65,23 @@ class FileSource(ABC):
 
     @abstractmethod
     def count(self, kind: str) -> int:
-        """How many files of `videos` or of `images` there are."""
+        """Number of files of a kind, `videos` or `images`."""
 
     @abstractmethod
     def name(self, kind: str, index: int) -> str:
-        """What the item of `videos` or `images` is called in lists of what was skipped."""
+        """Name of an item in the list of skipped files."""
 
     @abstractmethod
     def captions(self, kind: str, index: int) -> tuple[str, ...]:
-        """One or more, each of which describes the item."""
+        """The captions of an item, at least one."""
 
     def caption(self, kind: str, index: int) -> str:
+        """The first caption of an item."""
         return self.captions(kind, index)[0]
 
     @abstractmethod
-    def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]: ...
+    def open(self, kind: str, index: int) -> AbstractContextManager[BinaryIO]:
+        """Open the file of an item for reading."""
 
     @property
     def videos(self) -> int:
@@ -93,14 +104,14 @@ class FileSource(ABC):
 
     @abstractmethod
     def key(self, kind: str, index: int) -> str:
-        """Where the item lies within the data, wherever that is."""
+        """Path of an item relative to the data set, which does not change when the data set is moved."""
 
     @cached_property
     def hash(self) -> str:
-        """Changes with what there is: names, captions, and the content of the files (see `content_hash`)."""
-        found = hashlib.sha256()
+        """Hash of the names, the captions and the content of the files (see `content_hash`)."""
+        digest = hashlib.sha256()
         items = [(kind, index) for kind in ("videos", "images") for index in range(self.count(kind))]
-        bar = progress(items, "check the data", unit="file") if len(items) > SLOW else items
+        bar = progress(items, "hash the data", unit="file") if len(items) > PROGRESS_FILES else items
         for kind, index in bar:
             try:
                 captions = repr(self.captions(kind, index))
@@ -109,8 +120,8 @@ class FileSource(ABC):
             except (UnreadableSample, OSError) as error:
                 captions, content = "", f"unreadable: {type(error).__name__}"
             line = f"{kind} {self.key(kind, index)} {captions} {content}\n"
-            found.update(line.encode(errors="backslashreplace"))
-        return found.hexdigest()[:12]
+            digest.update(line.encode(errors="backslashreplace"))
+        return digest.hexdigest()[:12]
 
     def _read(self, kind: str, index: int, read: Callable[[BinaryIO], np.ndarray]) -> Sample:
         name = self.name(kind, index)
@@ -124,41 +135,43 @@ class FileSource(ABC):
             raise UnreadableSample(name, str(error)) from None
         except FileNotFoundError:
             if not self.folder.is_dir():
-                raise ConfigError(f"{self.folder}: the data are no longer there; run again when they are") from None
+                raise ConfigError(
+                    f"{self.folder}: the data folder no longer exists; restore it and run again"
+                ) from None
             raise UnreadableSample(name, "no such file") from None
         except OSError as error:
-            if error.errno in ENVIRONMENT:
-                raise NasError(f"{name}: cannot be read: {error.strerror}; repair that and run again") from None
+            if error.errno in SYSTEM_ERRORS:
+                raise NasError(f"{name}: cannot be read: {error.strerror}; fix this and run again") from None
             raise UnreadableSample(name, f"cannot be read ({error.strerror or error})") from None
 
 
 def content_hash(file: BinaryIO) -> str:
-    """Tells a file's content from another's, reading no more than a few places of a large one.
+    """Hash of a file's content that reads only a few chunks of a large file.
 
-    A file of up to `WHOLE` bytes is its bytes alone, so that a copy or a checkout elsewhere is the same; of a larger one
-    the time of its last change counts as well.
+    A file of up to `FULL_HASH_BYTES` is hashed by its bytes alone, so a copy has the same hash; of a larger one the
+    modification time is hashed too.
     """
     size = file.seek(0, io.SEEK_END)
-    found = hashlib.sha256(f"{size}".encode())
-    if size <= WHOLE:
-        starts, length = [0], WHOLE
+    digest = hashlib.sha256(f"{size}".encode())
+    if size <= FULL_HASH_BYTES:
+        starts, length = [0], FULL_HASH_BYTES
     else:
-        length = WHOLE // PLACES
-        starts = [place * (size - length) // (PLACES - 1) for place in range(PLACES)]
-        found.update(f" {os.fstat(file.fileno()).st_mtime_ns}".encode())
+        length = FULL_HASH_BYTES // SAMPLED_CHUNKS
+        starts = [chunk * (size - length) // (SAMPLED_CHUNKS - 1) for chunk in range(SAMPLED_CHUNKS)]
+        digest.update(f" {os.fstat(file.fileno()).st_mtime_ns}".encode())
     for start in starts:
         file.seek(start)
-        found.update(file.read(length))
-    return found.hexdigest()
+        digest.update(file.read(length))
+    return digest.hexdigest()
 
 
 def split_indices(names: Sequence[str], split: str) -> list[int]:
-    """Places of the names that belong to `train` or `test` where nothing else says: one in twenty, by hash, is held out.
+    """Indices of the names that belong to the `train` or `test` split: one name in twenty, by its hash, is held out.
 
-    Of a few names at least one is held out. Items of one name go the same way.
+    At least one is held out if there are two different names. Equal names are in the same split.
     """
     digests = [int(hashlib.sha256(name.encode(errors="replace")).hexdigest(), 16) for name in names]
     held = {digest for digest in digests if digest % HELD_OUT == 0}
     if not held and len(set(digests)) > 1:
         held = {min(digests)}
-    return [place for place, digest in enumerate(digests) if (digest in held) == (split == "test")]
+    return [index for index, digest in enumerate(digests) if (digest in held) == (split == "test")]

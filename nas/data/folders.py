@@ -4,8 +4,8 @@
     data/clip-1.mp4 ...                        any name and depth, as file_name says
     data/train/..., data/test/...              optional: each with its own metadata
 
-Without a test folder every twentieth file, chosen by the hash of its name, is held out. Rows that say nothing usable
-are in `skipped`; what cannot be decoded (corrupt, too short, no video at all) raises `UnreadableSample`.
+Without a test folder every twentieth file, chosen by the hash of its name, is held out. Invalid rows are listed in
+`skipped`; a file that cannot be decoded (corrupt, too short, not a video) raises `UnreadableSample`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nas.files import open_regular
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of metadata."""
+    """A valid row of the metadata."""
 
     path: Path
     captions: tuple[str, ...]
@@ -37,11 +37,11 @@ class VideoFolder(FileSource):
     """The clips and images of a folder; see `FileSource`.
 
     Args:
-        folder: holds `metadata.csv` or `metadata.jsonl`, or one folder per split that does.
+        folder: contains `metadata.csv` or `metadata.jsonl`, or one folder per split that does.
         split: `train` or `test`.
 
     Raises:
-        ConfigError: no metadata, or none of its rows names a file and a caption.
+        ConfigError: there is no metadata file, or none of its rows has a file name and a caption.
     """
 
     def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
@@ -50,12 +50,12 @@ class VideoFolder(FileSource):
         own = (folder / split).is_dir()
         used = folder / split if own else folder
         self._roots = _roots({folder, used})
-        found = self._entries(used)
+        all_entries = self._entries(used)
         self._items: dict[str, list[Entry]] = {"videos": [], "images": []}
         for kind, entries in self._items.items():
-            there = [entry for entry in found if kind_of(entry.path.name) == kind]
-            chosen = range(len(there)) if own else split_indices([entry.path.name for entry in there], split)
-            entries += [there[place] for place in chosen]
+            of_kind = [entry for entry in all_entries if kind_of(entry.path.name) == kind]
+            indices = range(len(of_kind)) if own else split_indices([entry.path.name for entry in of_kind], split)
+            entries += [of_kind[index] for index in indices]
 
     def count(self, kind: str) -> int:
         return len(self._items[kind])
@@ -73,22 +73,26 @@ class VideoFolder(FileSource):
         path = self._items[kind][index].path
         real = Path(os.path.realpath(path))
         if not any(real.is_relative_to(root) for root in self._roots):
-            raise UnreadableSample(str(path), f"is a link out of the data folder, to {real}; put the file itself there")
+            raise UnreadableSample(str(path), f"is a link to {real}, outside the data folder; copy the file into it")
         return open_regular(real)
 
     def _entries(self, folder: Path) -> list[Entry]:
-        """The usable rows of a folder's metadata; the others go to `skipped`, unless there is no other."""
+        """The valid rows of a folder's metadata; the others are added to `skipped`.
+
+        Raises:
+            ConfigError: there is no metadata file, or no valid row.
+        """
         metadata = next((folder / name for name in READERS if (folder / name).exists()), None)
         if metadata is None:
             raise ConfigError(
-                f"{folder}: holds neither metadata.csv nor metadata.jsonl with the columns file_name, text"
+                f"{folder}: contains neither metadata.csv nor metadata.jsonl; add one with the columns file_name, text"
             )
         entries: dict[Entry, None] = {}
         for line, row in READERS[metadata.name](metadata):
             try:
                 entry = _entry(folder, row)
                 if entry in entries:
-                    raise ValueError(f"names {entry.path.name} with the same caption again")
+                    raise ValueError(f"repeats {entry.path.name} with the same caption")
                 entries[entry] = None
             except ValueError as error:
                 self.skipped.append(UnreadableSample(f"{metadata}:{line}", str(error)))
@@ -98,9 +102,10 @@ class VideoFolder(FileSource):
 
 
 def _entry(folder: Path, row: dict[str, Any] | str) -> Entry:
-    """
+    """The entry of a row.
+
     Raises:
-        ValueError: the row does not say what is needed.
+        ValueError: the row is invalid.
     """
     if isinstance(row, str):
         raise ValueError(row)
@@ -111,20 +116,20 @@ def _entry(folder: Path, row: dict[str, Any] | str) -> Entry:
         raise ValueError("file_name: must be text")
     captions = captions_in(row)
     if "\0" in name:
-        raise ValueError("file_name: holds a zero byte")
+        raise ValueError("file_name: contains a zero byte")
     if len(name) > MAX_NAME:
         raise ValueError(f"file_name: {len(name)} characters are too long for a path")
     if kind_of(name) is None:
         known = " ".join(sorted(VIDEOS | IMAGES))
-        raise ValueError(f"file_name: {name} is named as neither a clip nor an image; known: {known}")
+        raise ValueError(f"file_name: {name} has the suffix of neither a clip nor an image; known: {known}")
     path = Path(os.path.normpath(folder / name))
     if not path.is_relative_to(os.path.normpath(folder)):
-        raise ValueError(f"file_name: {name} lies outside of {folder}; move the file into it")
+        raise ValueError(f"file_name: {name} is outside {folder}; move the file into it")
     return Entry(path, captions)
 
 
 def _roots(folders: Iterable[Path]) -> list[Path]:
-    """Where the files of a data set may lie: in its folders, or where the Hub's cache keeps those of a snapshot."""
+    """Folders that may contain the files of a data set: its own, and the blobs folder of a Hub cache snapshot."""
     roots = [folder.resolve() for folder in folders]
     snapshots = [root.parent.parent for root in roots if root.parent.name == "snapshots"]
     return roots + [repository / "blobs" for repository in snapshots]

@@ -1,4 +1,4 @@
-"""Images in files, as they are meant to be seen: upright, in sRGB, on white where they are transparent."""
+"""Reads images with Pillow: upright, in sRGB, transparency composited on white, resized to a bucket."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from nas.data.buckets import Size, choose
 from nas.data.frame_conversion import DecodingError, check_size, crop
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM")
-"""What Pillow may take a file for. Others start programs (EPS) or are no pictures of cameras and tools."""
+"""Formats that Pillow may detect; others run programs (EPS) or are not used for photos."""
 
 
 def read_image(file: BinaryIO, buckets: tuple[Size, ...] | list[Size]) -> np.ndarray:
     """An image `(3, 1, H, W)` in [-1, 1], scaled to cover the bucket nearest in ratio and cropped.
 
-    Of several pictures in one file it is the first.
+    Of a file with several images the first is read.
 
     Raises:
-        DecodingError: it is damaged, no image, or too large.
+        DecodingError: the file is damaged, not an image, or too large.
     """
     from PIL import Image, ImageOps
 
-    Image.init()  # or it does not know the rarer formats by name
+    Image.init()  # registers the less common formats
     try:
         with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             check_size(image.width, image.height)
             upright = _rgb(ImageOps.exif_transpose(image))
     except DecodingError:
         raise
-    except Exception as error:  # whatever Pillow's parsers meet in a broken file
+    except Exception as error:  # Pillow's parsers raise many kinds on a broken file
         raise DecodingError(
             f"cannot be decoded ({getattr(error, 'strerror', None) or error or type(error).__name__})"
         ) from None
@@ -41,7 +41,7 @@ def read_image(file: BinaryIO, buckets: tuple[Size, ...] | list[Size]) -> np.nda
 
 
 def _rgb(image: Any) -> Any:
-    """An image of any kind as sRGB."""
+    """An image of any mode as 8-bit sRGB."""
     from PIL import Image
 
     profile = image.info.get("icc_profile")
@@ -49,23 +49,23 @@ def _rgb(image: Any) -> Any:
         image = Image.fromarray((np.asarray(image).astype(np.float32) / 257 + 0.5).clip(0, 255).astype(np.uint8))
         profile = None
     elif image.mode in ("I", "F"):
-        raise DecodingError("has pixels of 32 bits, and does not say what is white")
+        raise DecodingError("has 32-bit pixels of unknown range; convert it to 8 or 16 bits")
     if image.mode in ("P", "PA", "LA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode == "RGBA":
-        below = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(below, image).convert("RGB")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
     return _to_srgb(image, profile) if profile else image.convert("RGB")
 
 
 def _to_srgb(image: Any, profile: bytes) -> Any:
-    """By the profile in the file, or as without one where it is broken or of another kind of image."""
+    """Convert by the embedded ICC profile; a broken or unsuitable profile is ignored."""
     from PIL import ImageCms
 
     image = image.convert("L") if image.mode == "1" else image
     try:
-        theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, theirs, _srgb(), outputMode="RGB")
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, embedded, _srgb(), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image.convert("RGB")
 

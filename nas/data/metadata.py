@@ -1,6 +1,6 @@
-"""Metadata of a data set: the rows of `metadata.csv` and `metadata.jsonl`, and the captions in them.
+"""Reads the rows of `metadata.csv` and `metadata.jsonl` and the captions in them.
 
-A row that does not say what it should is given as the reason why; reading continues with the next line.
+An invalid row is yielded as the reason why it is invalid; reading continues with the next line.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ VIDEOS = frozenset(
 IMAGES = frozenset([".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif"])
 CAPTION_KEYS = ("text", "caption", "prompt")
 MAX_CAPTION = 1 << 17
-"""Characters of a caption; a longer one is some other file's text."""
+"""Most characters of a caption; longer text is not a caption."""
 MAX_NAME = 4096
-"""Characters of a path, on most systems."""
+"""Most characters of a path, on most systems."""
 DELIMITERS = ",;\t"
 
 Row = tuple[int, dict[str, Any] | str]
-"""A line's number and what it says, or why it says nothing."""
+"""Line number, and the values of the row or the reason why it is invalid."""
 
 
 def kind_of(name: str) -> str | None:
@@ -58,51 +58,52 @@ def kind_of(name: str) -> str | None:
 
 
 def captions_in(row: dict[str, Any]) -> tuple[str, ...]:
-    """The captions in a row of metadata: one text, or a list of texts. A single empty one is kept as it is.
+    """The captions in a row of metadata: one text, or a list of texts. A single empty one is kept.
 
     Raises:
-        ValueError: there is none, or it is not text.
+        ValueError: there is no caption, or it is not text.
     """
     key = next((key for key in CAPTION_KEYS if row.get(key) is not None), None)
     if key is None:
         raise ValueError(f"text: missing{suggestion('text', [key for key in row if key])}; give each file a caption")
     value = row[key]
-    if isinstance(value, int) and not isinstance(value, bool):  # a class's number is a text like any other
+    if isinstance(value, int) and not isinstance(value, bool):  # a class number is a valid caption
         value = str(value)
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
-        wrong = next((text for text in texts if not isinstance(text, str)), [])
-        what = {dict: "an object", list: "a list" if wrong else "an empty list", bool: "true or false"}
+        invalid = next((text for text in texts if not isinstance(text, str)), [])
+        names = {dict: "an object", list: "a list" if invalid else "an empty list", bool: "true or false"}
         where = " in a list" if value and isinstance(value, list) else ""
-        said = what.get(type(wrong), "null" if wrong is None else "a number")
-        raise ValueError(f"{key}: must be a text or a list of texts, not {said}{where}")
+        kind = names.get(type(invalid), "null" if invalid is None else "a number")
+        raise ValueError(f"{key}: must be a text or a list of texts, not {kind}{where}")
     for text in texts:
         check_text(key, text)
     return tuple(dict.fromkeys(text for text in texts if text.strip())) or (texts[0],)
 
 
 def check_text(key: str, text: str) -> None:
-    """
+    """Check a caption.
+
     Raises:
-        ValueError: no text encoder and no file could take it as it is.
+        ValueError: it is too long, contains a zero byte, or is not valid Unicode.
     """
     if len(text) > MAX_CAPTION:
         raise ValueError(f"{key}: {len(text)} characters are too long for a caption")
     if "\0" in text:
-        raise ValueError(f"{key}: holds a zero byte")
+        raise ValueError(f"{key}: contains a zero byte")
     if not encodable(text):
         raise ValueError(f"{key}: is not valid Unicode; save the file as UTF-8")
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not one.
     """
     try:
         row = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of too many digits is a plain ValueError
+    except (ValueError, RecursionError) as error:  # too many digits raise a plain ValueError
         raise ValueError(f"not JSON: {getattr(error, 'msg', error)}") from None
     if not isinstance(row, dict):
         raise ValueError("expected an object with file_name and text")
@@ -110,10 +111,10 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def _open_text(path: Path) -> TextIO:
-    """Bytes that are no UTF-8 become lone surrogates, which `check_text` finds.
+    """Open a text file; bytes that are not UTF-8 become lone surrogates, which `check_text` reports.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         file = open_regular(path)
@@ -126,7 +127,7 @@ def _open_text(path: Path) -> TextIO:
 
 
 class _Lines(Iterator[str]):
-    """Lines of a file, and those taken since the record began, which can be given back."""
+    """Iterator over lines that can return the lines of the current record after the first one to the input."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines, self._back = iter(lines), []
@@ -140,13 +141,13 @@ class _Lines(Iterator[str]):
         return line
 
     def keep_first(self) -> None:
-        """Give back all lines of the record but its first."""
+        """Return all lines of the record but its first to the input."""
         self._back += reversed(self.taken[1:])
         self.number -= len(self.taken) - 1
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    """Rows under a header. Quotes are read strictly: what a lone one would swallow is read as the rows that it is."""
+    """Rows below the header. Quoting is strict: rows that an unclosed quote would swallow are read as rows."""
     with _open_text(path) as file:
         lines = _Lines(file)
         header: list[str] = []
@@ -183,10 +184,10 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _header(path: Path, lines: list[str], fields: list[str], delimiter: str) -> tuple[list[str], str]:
-    """Names of the columns, and what stands between fields: Excel writes ; or a tab in many countries.
+    """Column names and the delimiter, which may be a comma, a semicolon or a tab (as Excel writes in many countries).
 
     Raises:
-        ConfigError: a column is there twice.
+        ConfigError: two columns have the same name.
     """
     if len(fields) == 1 and fields[0].strip().startswith("sep=") and len(fields[0].strip()) == 5:
         return [], fields[0].strip()[4]
@@ -196,33 +197,30 @@ def _header(path: Path, lines: list[str], fields: list[str], delimiter: str) -> 
             if "file_name" in [field.strip() for field in split]:
                 fields, delimiter = split, other
     names = [field.strip() for field in fields]
-    twice = next((name for name in names if name and names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"{path}: has two columns '{twice}'; remove one")
+    duplicate = next((name for name in names if name and names.count(name) > 1), None)
+    if duplicate is not None:
+        raise ConfigError(f"{path}: has two columns '{duplicate}'; remove one")
     return names, delimiter
 
 
 def _unclosed(lines: int) -> str:
-    return (
-        "a quote that opens in this line is not closed; close it, or double it if it belongs to the text"
-        if lines > 1
-        else ""
-    )
+    """Message for an unclosed quote; empty if the record has only one line."""
+    return "a quote in this line is not closed; close it, or double it if it belongs to the text" if lines > 1 else ""
 
 
 def _swallowed(lines: list[str], header: list[str], delimiter: str) -> bool:
-    """Whether further lines of a quoted field are rows of their own."""
+    """Whether continuation lines of a quoted field are rows that an unclosed quote swallowed."""
     column = header.index("file_name") if "file_name" in header else 0
     for line in lines:
         fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-        whole = not column or line.count('"') % 2 == 0  # else it may be the end of a caption, then the name
+        whole = not column or line.count('"') % 2 == 0  # otherwise it may be the end of a caption and then the name
         if len(fields) > max(1, column) and whole and kind_of(fields[column].strip()):
             return True
     return False
 
 
 def _value(field: str) -> Any:
-    """A field's text, or the list or object that it is the JSON (or Python's notation) of."""
+    """The text of a field, or the list or object that it contains in JSON or Python notation."""
     if not field.startswith(("[", "{")) or len(field) > MAX_CAPTION:
         return field
     for parse in (json.loads, ast.literal_eval):

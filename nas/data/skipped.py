@@ -1,4 +1,4 @@
-"""The list of clips and images that could not be used, on disk: `skipped.csv` with the columns file, reason."""
+"""`skipped.csv`: the list of clips and images that could not be used, with the columns file and reason."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ SKIPPED = "skipped.csv"
 
 
 def write(path: Path, skipped: Iterable[tuple[str, str]]) -> int:
-    """Write (file, reason) rows, each distinct one once; returns how many there are."""
+    """Write (file, reason) rows without duplicates; returns their number."""
     rows = list(dict.fromkeys(skipped))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *rows])
-    write_atomic(path, text.getvalue().encode(errors="backslashreplace"))  # names may be no Unicode
+    write_atomic(path, text.getvalue().encode(errors="backslashreplace"))  # names may not be valid Unicode
     return len(rows)
 
 
 def read(path: str | Path) -> list[tuple[str, str]]:
-    """The (file, reason) rows of a list; none where there is no list."""
+    """The (file, reason) rows of a list; empty if the file does not exist.
+
+    Raises:
+        ConfigError: the file is not such a list.
+    """
     path = Path(path)
     if not path.exists():
         return []
@@ -32,16 +36,16 @@ def read(path: str | Path) -> list[tuple[str, str]]:
         with path.open(encoding="utf-8", newline="") as file:
             return [(row[0], row[1]) for row in list(csv.reader(file))[1:]]
     except (csv.Error, IndexError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: is not a list of file, reason; remove it") from None
+        raise ConfigError(f"{path}: is not a CSV file with the columns file, reason; remove it") from None
 
 
 class SkippingSource:
-    """Clips of a source for training on pixels; one that cannot be used is listed, and the next one takes its place.
+    """Clips of a source for training on pixels; an unusable clip is listed and replaced by the next one.
 
-    What takes its place is a function of the index, so a resumed run sees the same clips.
+    The replacement is a function of the index, so a resumed run sees the same clips.
 
     Args:
-        path: the list, which grows as unusable clips are met.
+        path: of the list, which is extended whenever a clip turns out to be unusable.
     """
 
     def __init__(self, source: Source, path: Path) -> None:
@@ -52,20 +56,21 @@ class SkippingSource:
         write(path, self._known)
 
     def video(self, index: int) -> Sample:
-        """
+        """The clip at an index, or the next usable one.
+
         Raises:
-            UnreadableSample: no clip of the source can be used.
+            UnreadableSample: no clip of the source is usable.
         """
-        for place in range(index, index + self.videos):
-            place %= self.videos
-            if place in self._bad:
+        for candidate in range(index, index + self.videos):
+            candidate %= self.videos
+            if candidate in self._bad:
                 continue
             try:
-                return self.source.video(place)
+                return self.source.video(candidate)
             except UnreadableSample as error:
                 last = error
-                self._bad.add(place)
+                self._bad.add(candidate)
                 if (error.file, error.reason) not in self._known:
                     self._known[error.file, error.reason] = None
                     write(self.path, self._known)
-        raise UnreadableSample(str(self.path), f"not one clip could be used, the last because: {last}")
+        raise UnreadableSample(str(self.path), f"no clip is usable; the last one: {last}")

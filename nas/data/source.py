@@ -1,7 +1,7 @@
-"""Captioned clips and images, and which of them a step sees.
+"""The `Source` protocol for captioned clips and images, and the order in which training steps see its items.
 
-A `Source` is finite and indexable. Which items step `s` of a run sees is a function of (seed, s) alone, so a resumed
-run goes on with the very batch it would have seen, in constant time, with nothing to fast-forward.
+A `Source` is finite and indexable. The items of step `s` are a function of (seed, s) alone, so a resumed run continues
+with the batch it would have seen, in constant time, without fast-forwarding a loader.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Sample:
     """Pixels `(C, T, H, W)` in [-1, 1], float32, and the caption. An image is a clip with T = 1.
 
     Attributes:
-        others: further captions of the same pixels; each epoch of training sees one of all.
+        others: further captions of the same pixels; each epoch of training uses one of all captions.
     """
 
     pixels: np.ndarray
@@ -34,22 +34,22 @@ class Sample:
 
 
 def _printable(text: str) -> str:
-    """Names of files may be no Unicode; lists and notes must be."""
+    """Escape what is not valid Unicode, which file names may contain."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def shorten(text: str, most: int) -> str:
-    """One line of at most so many characters: what a broken file holds may be very long."""
-    text = " ".join(text[: 4 * most].split())
-    return text if len(text) <= most else text[: most - 3] + "..."
+def shorten(text: str, limit: int) -> str:
+    """The text as one line of at most `limit` characters: values from a broken file may be very long."""
+    text = " ".join(text[: 4 * limit].split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 class UnreadableSample(NasError):
-    """One clip or image cannot be used; what reads a source goes on without it and lists it.
+    """A clip or image cannot be used; readers of a source skip it and list it.
 
     Attributes:
-        file: its path, or its place in a shard.
-        reason: what is wrong with it.
+        file: its path, or its path inside a shard.
+        reason: why it cannot be used.
     """
 
     def __init__(self, file: str, reason: str) -> None:
@@ -60,8 +60,9 @@ class UnreadableSample(NasError):
 class Source(Protocol):
     """A finite set of captioned clips and of captioned images; `video(i)` and `image(i)` depend on `i` alone.
 
-    Both raise `UnreadableSample` for an item that cannot be used. `skipped` is what is known to be unusable from the
-    start and is no item. Clips may be of several sizes: `frames`, `height` and `width` are the largest one's.
+    Both raise `UnreadableSample` for an item that cannot be used. `skipped` lists what was found
+    unusable on construction and has no index. Clips may have several sizes: `frames`, `height` and `width` are those of
+    the largest.
     """
 
     channels: int
@@ -83,45 +84,45 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def batch_indices(seed: int, step: int, batch: int, count: int) -> list[int]:
-    """Items of step `step`: `batch` of `count`, each item once per epoch, shuffled anew every epoch."""
-    places = range(step * batch, (step + 1) * batch)
-    return [int(_permutation(seed, place // count, count)[place % count]) for place in places]
+    """Indices of the items of a step: `batch` of `count`, each item once per epoch, reshuffled every epoch."""
+    positions = range(step * batch, (step + 1) * batch)
+    return [int(_permutation(seed, position // count, count)[position % count]) for position in positions]
 
 
 def bucket_batch(seed: int, step: int, batch: int, counts: Sequence[int]) -> tuple[int, list[int]]:
-    """The bucket of step `step`, and `batch` of that bucket's items: a batch is of one bucket and always full.
+    """The bucket of a step and the indices of `batch` of its items: all items of a batch are from one bucket.
 
-    An epoch holds, in random order, as many batches of each bucket as its items have filled since the run began:
-    bucket b with n items has given floor(e n / batch) batches after e epochs. So every item is seen once per epoch;
-    what does not fill a batch waits for the next epoch. One bucket alone is exactly `batch_indices`.
+    Batches of the buckets come in random order. After e epochs a bucket of n items has given floor(e n / batch) batches:
+    every item is seen once per epoch, and items that do not fill a batch are carried over to the next epoch. With one
+    bucket this is `batch_indices`.
 
     Args:
-        counts: items of each bucket.
+        counts: number of items of each bucket.
     """
     counts = tuple(counts)
     if len(counts) == 1:
         return 0, batch_indices(seed, step, batch, counts[0])
-    epoch = step * batch // sum(counts)  # or a later one, as unfilled batches make the first epochs shorter
+    epoch = step * batch // sum(counts)  # or a later one: carried-over items shorten the first epochs
     while _batches_before(epoch + 1, batch, counts).sum() <= step:
         epoch += 1
     before = _batches_before(epoch, batch, counts)
     order, rank = _bucket_order(seed, epoch, batch, counts)
-    place = step - int(before.sum())
-    bucket = int(order[place])
-    return bucket, batch_indices(seed + bucket, int(before[bucket] + rank[place]), batch, counts[bucket])
+    position = step - int(before.sum())
+    bucket = int(order[position])
+    return bucket, batch_indices(seed + bucket, int(before[bucket] + rank[position]), batch, counts[bucket])
 
 
 def _batches_before(epoch: int, batch: int, counts: tuple[int, ...]) -> np.ndarray:
-    """Batches that each bucket has given before an epoch."""
+    """Number of batches of each bucket before an epoch."""
     return np.array([epoch * count // batch for count in counts])
 
 
 @lru_cache(maxsize=8)
 def _bucket_order(seed: int, epoch: int, batch: int, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The bucket of each batch of an epoch, and how many batches of that bucket come before it in the epoch."""
-    given = _batches_before(epoch + 1, batch, counts) - _batches_before(epoch, batch, counts)
-    order = np.random.default_rng((seed, epoch, len(counts))).permutation(np.repeat(np.arange(len(counts)), given))
+    """The bucket of each batch of an epoch, and the number of earlier batches of that bucket in the epoch."""
+    batches = _batches_before(epoch + 1, batch, counts) - _batches_before(epoch, batch, counts)
+    order = np.random.default_rng((seed, epoch, len(counts))).permutation(np.repeat(np.arange(len(counts)), batches))
     rank = np.empty_like(order)
-    for bucket, many in enumerate(given):
-        rank[order == bucket] = np.arange(many)
+    for bucket, number in enumerate(batches):
+        rank[order == bucket] = np.arange(number)
     return order, rank

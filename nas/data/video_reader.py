@@ -1,7 +1,7 @@
-"""Frames out of files: a clip, brought to the size of a bucket, in memory that its length does not change.
+"""Reads clips from video files with PyAV, resized to a bucket, in memory that does not grow with their length.
 
-A file is an open binary one, so that a clip may lie inside a shard. What it is called does not matter, only what it
-holds. Nothing in a file can make the decoder open another file or a network address.
+Files are passed as open binary files, since a clip may be inside a shard; the format is detected from the content. Nothing
+in a file can make the decoder open another file or a network address.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from nas.data.buckets import Size, choose, shorter
 from nas.data.frame_conversion import DecodingError, check_size, fit, pixel_aspect, ratio
 
 MAX_DECODED = 20_000
-"""Frames that are decoded in search of a clip's window: a clip without usable times must not hold the others up."""
+"""Most frames decoded to reach the window of a clip, so that a clip without usable timestamps does not block the rest."""
 MAX_PACKETS = 1_000_000
-"""Packets that are looked through for the length of a clip that does not say it."""
+"""Most packets read to measure the length of a clip whose header does not give it."""
 DECODING_TIMES = {"avi"}
-"""Containers that hold no other times; what the decoder makes of them is wrong where frames are reordered."""
+"""Containers with decoding timestamps only; presentation timestamps derived from them are wrong for reordered frames."""
 ROUNDING = 0.25
-"""Of a frame's length by which containers that count in milliseconds or hundredths may misplace it."""
+"""Tolerance of timestamps, as a share of a frame's duration: some containers count in milliseconds or hundredths."""
 JUMP_BACK = 4
-"""Frames' lengths by which times must go back to be those of a new beginning (clips joined), and not of one misplaced frame."""
+"""Timestamps that jump back by more frame durations than this restart (joined clips); less is one misplaced frame."""
 
 
 class _SeekFailed(Exception):
-    """The decoder did not come to the place that was asked for."""
+    """The decoder could not seek to the requested time."""
 
 
 def read_video(file: BinaryIO, buckets: Sequence[Size], fps: float, share: float) -> np.ndarray:
     """Consecutive frames `(3, T, H, W)` of a clip in [-1, 1], resampled to `fps`, scaled to cover a bucket, cropped.
 
-    Frames are those shown at the times start + k / fps. A clip whose header promises more than it holds is read from
-    its beginning; one without an index, or without times, is decoded from its beginning up to the window.
+    Frames are those displayed at start + k / fps. A clip that is shorter than its header says is read from its
+    beginning; one without an index or without timestamps is decoded from its beginning up to the window.
 
     Args:
-        share: where in the clip the window starts: 0 at its beginning, 1 as late as its length allows.
+        share: where the window starts: 0 at the beginning of the clip, 1 as late as its length allows.
 
     Raises:
-        DecodingError: it is damaged, no video, too large, or shorter than every bucket.
+        DecodingError: the file is damaged, not a video, too large, or shorter than every bucket.
     """
     import av
 
     try:
-        about = _look(file)
-        size = choose(buckets, about.ratio, about.seconds * fps + 1e-3 if about.seconds > 0 else np.inf)
-        late = share * max(0.0, about.seconds - size.frames / fps)
+        info = _probe(file)
+        size = choose(buckets, info.ratio, info.seconds * fps + 1e-3 if info.seconds > 0 else np.inf)
+        late = share * max(0.0, info.seconds - size.frames / fps)
         kept: list[np.ndarray] = []
-        for start, seek in ((late, about.timed), (late, False), (0.0, False)):
+        for start, seek in ((late, info.timed), (late, False), (0.0, False)):
             if seek and not start:
                 continue
             try:
-                kept = max(kept, _window(file, about, start, size, fps, seek), key=len)
+                kept = max(kept, _window(file, info, start, size, fps, seek), key=len)
             except _SeekFailed:
                 continue
             except (av.error.FFmpegError, DecodingError):
@@ -73,13 +73,17 @@ def read_video(file: BinaryIO, buckets: Sequence[Size], fps: float, share: float
 
 
 @dataclass(frozen=True)
-class _About:
-    """A clip: width over height, length (0 if it is not known), seconds of its first frame, and of one frame.
+class _ClipInfo:
+    """Properties of a clip.
 
     Attributes:
-        timed: frames say when they are shown.
-        decoded: they rather say when they are decoded, which is at the same distances.
-        aspect: width over height of a pixel.
+        ratio: width / height of the displayed picture.
+        seconds: length; 0 if unknown.
+        origin: timestamp of the first frame, in seconds.
+        step: duration of a frame, in seconds.
+        timed: frames have timestamps.
+        decoded: only decoding timestamps are usable; their spacing is that of the presentation timestamps.
+        aspect: width / height of a pixel.
     """
 
     ratio: float
@@ -93,7 +97,7 @@ class _About:
 
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
-    """A file's container, and its video stream; not the picture on a song's cover."""
+    """The container of a file and its video stream; cover art of audio files does not count as one."""
     import av
 
     file.seek(0)
@@ -104,32 +108,33 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
             raise DecodingError("holds no video stream")
         stream.thread_type = "AUTO"
         if stream.codec_context is None:
-            raise DecodingError("is of a kind that no decoder here reads")
-        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 in WebM keep it where only their own decoder looks
-            raise DecodingError("is transparent in a way that no decoder here reads; convert it")
+            raise DecodingError("has a codec that no installed decoder reads")
+        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 store alpha as a separate stream
+            raise DecodingError("is transparent in a way that no installed decoder reads; convert it")
         check_size(stream.codec_context.width, stream.codec_context.height)
         yield container, stream
 
 
-def _look(file: BinaryIO) -> _About:
+def _probe(file: BinaryIO) -> _ClipInfo:
+    """Properties of a clip, from its header and first frame."""
     with _opened(file) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
             raise DecodingError("holds no frame")
         check_size(first.width, first.height)
         aspect = pixel_aspect(stream)
-        shown = ratio(first, aspect)
+        displayed_ratio = ratio(first, aspect)
         rate = stream.average_rate or stream.guessed_rate or 25
         decoded = container.format.name in DECODING_TIMES
         origin, timed = _time(first, decoded), first.pts is not None
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
     if seconds <= 0 or not timed:
         seconds = _length(file, 1 / rate)
-    return _About(shown, seconds, origin or 0.0, float(1 / rate), timed, decoded, aspect)
+    return _ClipInfo(displayed_ratio, seconds, origin or 0.0, float(1 / rate), timed, decoded, aspect)
 
 
 def _length(file: BinaryIO, step: float) -> float:
-    """Seconds from the first packet's time to the last one's end; without times, as many steps as there are packets."""
+    """Seconds from the first packet's timestamp to the last one's end; without timestamps, packets times `step`."""
     times, count = [], 0
     with _opened(file) as (container, stream):
         for packet in container.demux(stream):
@@ -143,57 +148,57 @@ def _length(file: BinaryIO, step: float) -> float:
         return float((times[1] - times[0]) * stream.time_base) if times else float(count * step)
 
 
-def _window(file: BinaryIO, about: _About, start: float, size: Size, fps: float, seek: bool) -> list[np.ndarray]:
+def _window(file: BinaryIO, info: _ClipInfo, start: float, size: Size, fps: float, seek: bool) -> list[np.ndarray]:
     """Up to `size.frames` frames from `start` seconds after the first frame on; fewer where the clip ends before.
 
     Args:
-        seek: begin to decode at the key frame before it, not at the beginning.
+        seek: start decoding at the key frame before `start` instead of at the beginning.
 
     Raises:
-        _SeekFailed: there is no way to that key frame.
+        _SeekFailed: that key frame cannot be reached.
     """
     kept: list[np.ndarray] = []
-    rounding = ROUNDING * min(about.step, 1 / fps)
+    rounding = ROUNDING * min(info.step, 1 / fps)
 
-    def show(frame: Any, until: float) -> None:
-        """The frame is on the screen until then."""
+    def display(frame: Any, until: float) -> None:
+        """Keep the frame once for each output time before `until`, at which it is replaced."""
         while len(kept) < size.frames and until > start + len(kept) / fps + rounding:
-            kept.append(fit(frame, size, about.aspect))
+            kept.append(fit(frame, size, info.aspect))
 
     with _opened(file) as (container, stream):
         if seek:
             try:
-                container.seek(int((about.origin + start) / stream.time_base), stream=stream)
+                container.seek(int((info.origin + start) / stream.time_base), stream=stream)
             except OSError:
                 raise _SeekFailed from None
         last, at = None, 0.0
-        for number, (frame, time) in enumerate(_timed(container.decode(stream), about, seek)):
+        for number, (frame, time) in enumerate(_timed(container.decode(stream), info, seek)):
             if number == MAX_DECODED:
-                raise DecodingError(f"shows no {size.frames} frames in time within {MAX_DECODED} decoded ones")
+                raise DecodingError(f"has fewer than {size.frames} timed frames among the first {MAX_DECODED} decoded")
             check_size(frame.width, frame.height)
             if seek and last is None and time > start + rounding:
                 raise _SeekFailed
             if last is not None:
-                show(last, time)
+                display(last, time)
             if len(kept) == size.frames:
                 return kept
             last, at = frame, time
         if last is not None:
-            show(last, at + (float(last.duration * last.time_base) if last.duration else about.step))
+            display(last, at + (float(last.duration * last.time_base) if last.duration else info.step))
     return kept
 
 
-def _timed(frames: Iterator[Any], about: _About, seek: bool) -> Iterator[tuple[Any, float]]:
-    """Frames and the seconds at which they are shown, which always grow."""
-    now, shift = -np.inf, about.origin
+def _timed(frames: Iterator[Any], info: _ClipInfo, seek: bool) -> Iterator[tuple[Any, float]]:
+    """Frames with their presentation times in seconds, strictly increasing."""
+    now, shift = -np.inf, info.origin
     for frame in frames:
-        time = _time(frame, about.decoded)
+        time = _time(frame, info.decoded)
         if time is None and seek:
             raise _SeekFailed
-        following = now + about.step if np.isfinite(now) else 0.0
+        following = now + info.step if np.isfinite(now) else 0.0
         if time is None:
             time = following + shift
-        elif time - shift < now - JUMP_BACK * about.step:
+        elif time - shift < now - JUMP_BACK * info.step:
             shift = time - following
         if time - shift > now:
             now = time - shift
@@ -201,11 +206,11 @@ def _timed(frames: Iterator[Any], about: _About, seek: bool) -> Iterator[tuple[A
 
 
 def _time(frame: Any, decoded: bool) -> float | None:
-    """Seconds at which a frame says it is shown."""
+    """Timestamp of a frame in seconds, None if it has none."""
     ticks = frame.dts if frame.pts is None or decoded else frame.pts
     return None if ticks is None or not frame.time_base else float(ticks * frame.time_base)
 
 
 def _reason(error: Exception) -> str:
-    """Without the number and the name that an operating system's error repeats."""
+    """Message of an error, without the number and file name that an OSError repeats."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Clips to files that a person can look at: MP4, GIF, or a folder of PNG. Frames are uint8 `(T, H, W, C)`, C = 1 or 3."""
+"""Writes clips as MP4, GIF or a folder of PNG files. Frames are uint8 `(T, H, W, C)`, C = 1 or 3."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from nas.files import write_atomic
 
 FPS = 8.0
 MIN_FPS, MAX_FPS = 0.01, 1000.0
-"""Frames per second that clips can be read and written at."""
-GIF_SHORTEST = 2
-"""Hundredths of a second: what browsers take for too short they show for ten."""
+"""Frame rates at which clips can be read and written."""
+GIF_MIN_DELAY = 2
+"""Hundredths of a second: browsers replace shorter delays by ten."""
 BT_709, LIMITED = 1, 1
-"""Numbers of ITU-T H.273, and of FFmpeg's range from 16 to 235."""
+"""Code of BT.709 in ITU-T H.273, and FFmpeg's code of the range from 16 to 235."""
 SHORT_SIDE = 256
-"""Pixels that the shorter side of an enlarged clip has at least."""
+"""Least number of pixels of the shorter side of an enlarged clip."""
 
 
 def check_fps(fps: float) -> None:
-    """
+    """Check a frame rate.
+
     Raises:
-        ConfigError: it is no rate that a clip can have.
+        ConfigError: it is not a number from `MIN_FPS` to `MAX_FPS`.
     """
     if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:
         raise ConfigError(f"fps: must be positive, from {MIN_FPS:g} to {MAX_FPS:g}, not {fps}")
 
 
 def to_uint8(clips: np.ndarray) -> np.ndarray:
-    """Clips `(..., C, T, H, W)` in [-1, 1], what a decoder gives -> uint8 `(..., T, H, W, C)`."""
+    """Clips `(..., C, T, H, W)` in [-1, 1], as a decoder returns them -> uint8 `(..., T, H, W, C)`."""
     scaled = np.rint((np.asarray(clips, np.float32).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
     return np.moveaxis(scaled, -4, -1)
 
 
 def tile(clips: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Clips `(N, T, H, W, C)` side by side in one: `(T, rows * (H + gap) - gap, columns * (W + gap) - gap, C)`.
+    """Clips `(N, T, H, W, C)` as a grid in one clip: `(T, rows * (H + gap) - gap, columns * (W + gap) - gap, C)`.
 
     The gap is a sixteenth of the height. Without `columns` the grid is about square.
     """
@@ -55,7 +56,7 @@ def tile(clips: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def enlarge(frames: np.ndarray) -> np.ndarray:
-    """`(T, H, W, C)` with every pixel repeated as often as it takes for the shorter side to reach `SHORT_SIDE`."""
+    """Repeat the pixels of `(T, H, W, C)` in height and width until the shorter side reaches `SHORT_SIDE`."""
     factor = -(-SHORT_SIDE // min(frames.shape[1:3]))
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
@@ -64,19 +65,19 @@ def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
     """Write one clip at its own size: `.mp4`, `.gif`, or, without a suffix, a folder of `0000.png`, ...
 
     Args:
-        frames: uint8 `(T, H, W, C)`. An MP4 has even sides: an odd one gets a row or column more.
+        frames: uint8 `(T, H, W, C)`. An MP4 has even sides: an odd one is padded by a row or column.
 
-    The colors of an MP4 are BT.709 in limited range, and it says so. A GIF counts in hundredths of a second and players do
-    not show a frame for less than two: frames are dropped where it takes that to last as long as the clip.
+    MP4 files are tagged BT.709, limited range. GIF delays are hundredths of a second, at least two in players: frames are
+    dropped if that is needed to keep the length of the clip.
 
     Raises:
-        ConfigError: a rate that no player has, no frames, another suffix, a place that cannot be written, or, for PNG, a
-            folder that holds something already.
+        ConfigError: an invalid frame rate, no frames, an unknown suffix, a path that cannot be written, or, for PNG, a
+            folder that is not empty.
     """
     path = check_suffix(path)
     check_fps(fps)
     if frames.ndim != 4 or not frames.size:
-        raise ConfigError(f"{path}: there are no frames to write (shape {frames.shape})")
+        raise ConfigError(f"{path}: no frames to write (shape {frames.shape})")
     frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
     try:
         return WRITERS[path.suffix](path, frames, fps)
@@ -85,10 +86,10 @@ def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
 
 
 def check_suffix(path: str | Path) -> Path:
-    """The path itself.
+    """The path, after a check of its suffix.
 
     Raises:
-        ConfigError: no clip can be written under this suffix.
+        ConfigError: the suffix is not one of a format that can be written.
     """
     path = Path(path)
     if path.suffix not in WRITERS:
@@ -102,7 +103,7 @@ def _mp4(path: Path, frames: np.ndarray, fps: float) -> Path:
     import av
     from av.video.reformatter import Interpolation as Flag
 
-    even = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]  # H.264 halves the colour planes
+    even = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]  # H.264 halves the chroma planes
     frames = np.pad(frames, even, mode="edge")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
@@ -129,21 +130,23 @@ def _gif(path: Path, frames: np.ndarray, fps: float) -> Path:
     from PIL import Image
 
     file = io.BytesIO()
-    shown = gif_delays(len(frames), fps)
-    first, *rest = (Image.fromarray(frames[number]) for number in shown)
-    delays = [10 * delay for delay in shown.values()]
-    first.save(file, "GIF", save_all=True, append_images=rest, duration=delays if rest else delays[0], loop=0)
+    delays = gif_delays(len(frames), fps)
+    first, *rest = (Image.fromarray(frames[number]) for number in delays)
+    milliseconds = [10 * delay for delay in delays.values()]
+    first.save(
+        file, "GIF", save_all=True, append_images=rest, duration=milliseconds if rest else milliseconds[0], loop=0
+    )
     return write_atomic(path, file.getvalue())
 
 
 def gif_delays(frames: int, fps: float) -> dict[int, int]:
-    """Frames of a clip that a GIF shows, and hundredths of a second for each; together as long as the clip."""
-    end = max(GIF_SHORTEST, round(100 * frames / fps))
+    """Indices of the frames that a GIF keeps -> their delays in hundredths of a second; the sum is the clip's length."""
+    end = max(GIF_MIN_DELAY, round(100 * frames / fps))
     starts: dict[int, int] = {}
-    at = -GIF_SHORTEST
+    at = -GIF_MIN_DELAY
     for number in range(frames):
         start = round(100 * number / fps)
-        if start - at >= GIF_SHORTEST and end - start >= GIF_SHORTEST:
+        if start - at >= GIF_MIN_DELAY and end - start >= GIF_MIN_DELAY:
             starts[number] = at = start
     return {number: after - start for (number, start), after in zip(starts.items(), [*list(starts.values())[1:], end])}
 
@@ -151,9 +154,8 @@ def gif_delays(frames: int, fps: float) -> dict[int, int]:
 def _png(path: Path, frames: np.ndarray, fps: float) -> Path:
     from PIL import Image
 
-    if path.is_dir() and any(
-        not entry.name.startswith(".") for entry in path.iterdir()
-    ):  # frames of a longer clip would stay among the new ones
+    # Frames of a longer clip that was written before would remain among the new ones.
+    if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise ConfigError(f"{path}: the folder is not empty; give a new one for the frames")
     for i, frame in enumerate(frames):
         file = io.BytesIO()

@@ -1,10 +1,10 @@
-"""WebDataset shards: tar files whose members `KEY.mp4` (or `.jpg` ...) and `KEY.txt` (or `.json`) make up one item.
+"""Reads WebDataset shards: tar files whose members `KEY.mp4` (or `.jpg` ...) and `KEY.txt` (or `.json`) form an item.
 
-    data/00000.tar, data/00001.tar ...         without a test folder every twentieth key, by its hash, is held out
-    data/train/00000.tar, data/test/00000.tar  or the splits apart
+    data/00000.tar, data/00001.tar ...         without a test folder every twentieth key (by hash) is held out
+    data/train/00000.tar, data/test/00000.tar  or separate splits
 
-A shard's headers are read once; after that every item is opened in its place, in any order, so that a run resumes in
-constant time and nothing is unpacked. What is damaged in a shard is skipped: reading goes on at the next whole header.
+Tar headers are read once; items are then read in place and in any order, so that a run resumes in constant time and
+nothing is unpacked. Damaged parts of a shard are skipped: reading continues at the next valid header.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from nas.errors import ConfigError
 from nas.files import open_regular
 
 MAX_BYTES = 1 << 20
-"""Bytes of a caption file; a longer one is no caption."""
+"""Most bytes of a caption file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file inside a shard: its name, and where its bytes lie."""
+    """A file inside a shard: name, offset and size of its data in bytes."""
 
     name: str
     offset: int
@@ -39,7 +39,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A clip or image and its caption file."""
+    """A clip or image with its caption file."""
 
     shard: Path
     media: Member
@@ -50,26 +50,26 @@ class WebDataset(FileSource):
     """The clips and images of tar files; see `FileSource`.
 
     Args:
-        folder: holds `.tar` files, or one folder per split that does.
+        folder: contains `.tar` files, or one folder per split that does.
         split: `train` or `test`.
 
     Raises:
-        ConfigError: no shards there, or compressed ones, which cannot be read in any order.
+        ConfigError: there are no shards, or they are compressed, which prevents random access.
     """
 
     def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
         folder = Path(folder)
         super().__init__(folder, buckets, fps)
         own = (folder / split).is_dir()
-        found: dict[str, list[Item]] = {"videos": [], "images": []}
+        all_items: dict[str, list[Item]] = {"videos": [], "images": []}
         for shard in shards_in(folder / split if own else folder):
             for item in self._items_in(shard):
-                found[kind_of(item.media.name)].append(item)
+                all_items[kind_of(item.media.name)].append(item)
         self._items = {
             kind: items
             if own
-            else [items[place] for place in split_indices([_key(i.media.name) for i in items], split)]
-            for kind, items in found.items()
+            else [items[index] for index in split_indices([_key(i.media.name) for i in items], split)]
+            for kind, items in all_items.items()
         }
 
     def count(self, kind: str) -> int:
@@ -102,7 +102,7 @@ class WebDataset(FileSource):
         return io.BufferedReader(MemberFile(item.shard, item.media))
 
     def _items_in(self, shard: Path) -> Iterator[Item]:
-        """Members of one key follow each other; an item is complete with a clip or image and a caption."""
+        """The items of a shard: consecutive members of one key that include a clip or image and a caption."""
         key, group = None, {}
         for member in self._members(shard):
             if _key(member.name) != key:
@@ -110,36 +110,37 @@ class WebDataset(FileSource):
                 key, group = _key(member.name), {}
             suffix = member.name[len(key) :].lower()
             if suffix in group:
-                self._skip(f"{shard}/{member.name}", "is there twice; the first is used")
+                self._skip(f"{shard}/{member.name}", "occurs twice; the first is used")
             group.setdefault(suffix, member)
         yield from self._item(shard, group)
 
     def _item(self, shard: Path, group: dict[str, Member]) -> Iterator[Item]:
+        """The item of the members of one key (by suffix), if it is complete."""
         media = [suffix for suffix, member in group.items() if kind_of(member.name)]
-        inner = media[0].rpartition(".")[0] if media else ""  # of KEY.small.mp4 the .small, mostly nothing
+        inner = media[0].rpartition(".")[0] if media else ""  # ".small" of KEY.small.mp4, usually empty
         texts = [suffix for suffix in (f"{inner}.txt", f"{inner}.json", ".txt", ".json") if suffix in group]
         for extra in media[1:]:
             self._skip(f"{shard}/{group[extra].name}", f"has the same key as {group[media[0]].name}, which is used")
         if media and texts:
             yield Item(shard, group[media[0]], group[texts[0]])
         elif media:
-            self._skip(f"{shard}/{group[media[0]].name}", "has no caption: neither .txt nor .json of the same key")
+            self._skip(f"{shard}/{group[media[0]].name}", "has no caption: no .txt or .json with the same key")
         elif texts:
-            self._skip(f"{shard}/{group[texts[0]].name}", "has no clip or image of the same key")
+            self._skip(f"{shard}/{group[texts[0]].name}", "has no clip or image with the same key")
 
     def _members(self, shard: Path) -> Iterator[Member]:
-        """The whole members of a shard; damaged stretches go to `skipped`."""
+        """The intact members of a shard; damaged ranges are added to `skipped`."""
         end = length = 0
         try:
             with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as tar:
-                length = os.fstat(file.fileno()).st_size  # ignore_zeros: go on after a damaged header
+                length = os.fstat(file.fileno()).st_size  # ignore_zeros: continue after a damaged header
                 while (info := tar.next()) is not None:
                     tar.members.clear()  # tarfile would keep every header of the shard
                     if info.offset > end and not _zeros(shard, end, info.offset):
                         self._skip(str(shard), f"bytes {end} to {info.offset} are damaged")
                     end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     if info.offset_data + info.size > length:
-                        self._skip(f"{shard}/{info.name}", "is cut off: the shard ends within it")
+                        self._skip(f"{shard}/{info.name}", "is truncated: the shard ends inside it")
                     elif info.name.rsplit("/", 1)[-1].startswith("."):
                         continue
                     elif info.isreg() and not info.issparse():
@@ -147,8 +148,8 @@ class WebDataset(FileSource):
                     elif kind_of(info.name):
                         self._skip(f"{shard}/{info.name}", "is a link, a folder or a device, not a file")
         except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-            if end <= length:  # else it has been said that the last member is cut off
-                where = f"cannot be read from byte {end} on" if end else "is no tar file"
+            if end <= length:  # otherwise the last member was reported as truncated
+                where = f"cannot be read from byte {end} on" if end else "is not a tar file"
                 self._skip(str(shard), f"{where} ({error})")
             return
         if end < length and not _zeros(shard, end, length):
@@ -159,11 +160,11 @@ class WebDataset(FileSource):
 
 
 class MemberFile(io.RawIOBase):
-    """The bytes of one member of a shard as a file of their own."""
+    """Read-only file with the data of one member of a shard."""
 
     def __init__(self, shard: Path, member: Member) -> None:
         super().__init__()
-        self._file, self._member, self._at = open_regular(shard), member, 0
+        self._file, self._member, self._position = open_regular(shard), member, 0
 
     def readable(self) -> bool:
         return True
@@ -172,23 +173,23 @@ class MemberFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._member.size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._member.size}[whence]
         if base + offset < 0:
             raise ValueError(f"seek to {base + offset}")
-        self._at = base + offset
-        return self._at
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def fileno(self) -> int:
         return self._file.fileno()
 
     def readinto(self, buffer) -> int:
-        view = memoryview(buffer)[: max(0, self._member.size - self._at)]
-        self._file.seek(self._member.offset + self._at)
+        view = memoryview(buffer)[: max(0, self._member.size - self._position)]
+        self._file.seek(self._member.offset + self._position)
         count = self._file.readinto(view) if len(view) else 0
-        self._at += count
+        self._position += count
         return count
 
     def close(self) -> None:
@@ -197,27 +198,28 @@ class MemberFile(io.RawIOBase):
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """
+    """The shards of a folder, sorted by name.
+
     Raises:
         ConfigError: there are none, or only compressed ones.
     """
-    found = sorted(folder.glob("*.tar"))
-    if not found:
-        packed = next((path for ending in ("*.tar.gz", "*.tgz", "*.tar.zst") for path in folder.glob(ending)), None)
-        if packed:
-            raise ConfigError(f"{packed}: a compressed shard cannot be read in any order; unpack it to a .tar file")
-        raise ConfigError(f"{folder}: holds no .tar shard")
-    return found
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        compressed = next((path for ending in ("*.tar.gz", "*.tgz", "*.tar.zst") for path in folder.glob(ending)), None)
+        if compressed:
+            raise ConfigError(f"{compressed}: a compressed shard has no random access; decompress it to a .tar file")
+        raise ConfigError(f"{folder}: contains no .tar shard")
+    return shards
 
 
 def _key(name: str) -> str:
-    """WebDataset's: the path up to the first dot of the file's name."""
+    """WebDataset's key of a member: its path up to the first dot of the file name."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.split(".", 1)[0]
 
 
 def _zeros(path: Path, start: int, end: int) -> bool:
-    """Whether a stretch of a file is padding."""
+    """Whether a range of a file contains only zero bytes."""
     with path.open("rb") as file:
         file.seek(start)
         while start < end:

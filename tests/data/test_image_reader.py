@@ -125,7 +125,7 @@ def test_what_is_no_picture_is_a_reason(tmp_path):
             read(tmp_path / name)
     for name, pixels in (("a.tif", DEEP.astype(np.int32)), ("b.tif", DEEP.astype(np.float32))):
         Image.fromarray(pixels).save(tmp_path / name)
-        with pytest.raises(DecodingError, match="32 bits"):
+        with pytest.raises(DecodingError, match="32-bit pixels"):
             read(tmp_path / name)
 
 

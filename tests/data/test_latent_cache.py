@@ -342,7 +342,7 @@ def test_a_rate_that_cannot_be_meant_is_one_line(fps, small, vae, space, tmp_pat
 def test_data_that_vanish_are_not_clips_that_cannot_be_used(small, tmp_path):
     source = VideoFolder(small, "train", [Size(8, 32, 32)])
     shutil.rmtree(small)
-    with pytest.raises(ConfigError, match="no longer there"):
+    with pytest.raises(ConfigError, match="no longer exists"):
         source.video(0)
 
 

@@ -69,8 +69,8 @@ TABLES = {  # the table, the captions by file, and a word of the reason by line
     "brackets": (GOOD + "b.mp4,[door creaks]\n", {"a.mp4": "first", "b.mp4": "[door creaks]"}, {}),
     "many brackets": (GOOD + f"b.mp4,{'[' * 9000}\n", {"a.mp4": "first", "b.mp4": "[" * 9000}, {}),
     "empty lines": (GOOD + "\n,\nb.mp4,b\n", {"a.mp4": "first", "b.mp4": "b"}, {}),
-    "outside, above": (GOOD + "../../b.mp4,b\n", {"a.mp4": "first"}, {"3": "lies outside"}),
-    "outside, from the root": (GOOD + "/etc/b.mp4,b\n", {"a.mp4": "first"}, {"3": "lies outside"}),
+    "outside, above": (GOOD + "../../b.mp4,b\n", {"a.mp4": "first"}, {"3": "is outside"}),
+    "outside, from the root": (GOOD + "/etc/b.mp4,b\n", {"a.mp4": "first"}, {"3": "is outside"}),
     "a long name": (GOOD + f"{'b' * 5000}.mp4,b\n", {"a.mp4": "first"}, {"3": "too long"}),
 }  # fmt: skip
 
@@ -190,8 +190,8 @@ def special(folder: Path) -> dict[str, str]:
     write_clip(folder.parent.parent / "secret.mp4", 8)
     (folder / "secret.mp4").symlink_to(folder.parent.parent / "secret.mp4")
     return {
-        "fifo.mp4": "a FIFO", "fifo.png": "a FIFO", "endless.mp4": "out of the data folder", "endless.png": "out of",
-        "folder.mp4": "a folder", "folder.png": "a folder", "loop.mp4": "cannot be read", "secret.mp4": "out of the data",
+        "fifo.mp4": "a FIFO", "fifo.png": "a FIFO", "endless.mp4": "outside the data folder", "endless.png": "outside the",
+        "folder.mp4": "a folder", "folder.png": "a folder", "loop.mp4": "cannot be read", "secret.mp4": "outside the data",
     }  # fmt: skip
 
 

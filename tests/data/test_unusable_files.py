@@ -104,8 +104,10 @@ CASES = {
     "a list of other files": Case(row("list.mp4"), playlist, "cannot be decoded"),
     "missing": Case(row("missing.mp4"), nothing, "no such file"),
     "a folder": Case(row("folder.mp4"), lambda p: p.mkdir(), "cannot be read"),
-    "unknown suffix": Case(row("notes.txt"), lambda p: p.write_text("x"), "named as neither", "metadata.jsonl"),
-    "duplicate row": Case(row("good.mp4"), nothing, "same caption again", "metadata.jsonl"),
+    "unknown suffix": Case(
+        row("notes.txt"), lambda p: p.write_text("x"), "has the suffix of neither", "metadata.jsonl"
+    ),
+    "duplicate row": Case(row("good.mp4"), nothing, "with the same caption", "metadata.jsonl"),
     "empty caption": Case(row("mute.mp4", "  "), lambda p: write_clip(p, 12), "empty caption"),
     "no caption": Case('{"file_name": "x.mp4"}', nothing, "text: missing", "metadata.jsonl"),
     "no file": Case('{"text": "x"}', nothing, "file_name: missing", "metadata.jsonl"),

@@ -101,7 +101,7 @@ def test_what_is_damaged_in_a_shard_is_listed_and_the_rest_is_read(clip, tmp_pat
     smashed[places["1.mp4"] : places["1.mp4"] + 512] = b"\xa5" * 512  # a header
     smashed[places["2.mp4"] + 512 : places["2.mp4"] + 1024] = b"\xa5" * 512  # a clip's beginning
     (split / "b.tar").write_bytes(smashed)
-    (split / "c.tar").write_bytes(good[: places["3.mp4"] + 700])  # cut off within the last clip
+    (split / "c.tar").write_bytes(good[: places["3.mp4"] + 700])  # truncated inside the last clip
     (split / "d.tar").write_bytes(b"this is prose, not a shard" * 100)
     (split / "e.tar").write_bytes(b"")
     source = WebDataset(tmp_path, "train", OWN)
@@ -117,7 +117,7 @@ def test_what_is_damaged_in_a_shard_is_listed_and_the_rest_is_read(clip, tmp_pat
     assert list(failed) == ["b.tar/2.mp4"]
     listed = {error.file[len(str(split)) + 1 :]: error.reason for error in source.skipped}
     assert "are damaged" in listed["b.tar"] and "no clip or image" in listed["b.tar/1.txt"]
-    assert "cut off" in listed["c.tar/3.mp4"]
+    assert "truncated" in listed["c.tar/3.mp4"]
     assert listed.keys() == {"b.tar", "b.tar/1.txt", "c.tar/3.mp4", "d.tar", "e.tar"}
 
 
@@ -179,10 +179,10 @@ def test_a_shard_that_is_gone_or_other_is_noticed(clip, tmp_path):
 
 
 def test_a_shard_that_cannot_be_read_in_any_order_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no \.tar shard"):
+    with pytest.raises(ConfigError, match=r"contains no \.tar shard"):
         WebDataset(tmp_path, "train", OWN)
     (tmp_path / "a.tar.gz").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"a.tar.gz: a compressed shard .* unpack it"):
+    with pytest.raises(ConfigError, match=r"a.tar.gz: a compressed shard .* decompress it"):
         WebDataset(tmp_path, "train", OWN)
 
 
