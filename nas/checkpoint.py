@@ -31,8 +31,8 @@ from torch import Tensor
 import nas
 from nas import distributed
 from nas.config import build as build_config
-from nas.diffusion.predictions import Objective, get_objective
-from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, SAMPLERS
+from nas.diffusion.predictions import Objective, Prediction, get_objective
+from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, SAMPLERS, Sampler
 from nas.errors import ConfigError, suggestion
 from nas.files import read_json, short_hash, write_json
 from nas.models import Autoencoder, Denoiser, VAEConfig, build, pretrained_files, safetensors_io
@@ -71,9 +71,9 @@ class CheckpointInfo:
     stage: str
     steps: int
     guidance: float
-    sampler: str = "euler"
+    sampler: Sampler = "euler"
     text_encoder: str = "minilm"
-    objective: str = "flow"
+    objective: Prediction = "flow"
     time_mean: float = 1.0
     time_std: float = 1.0
     shift: float = 1.0

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
@@ -16,7 +17,8 @@ from nas.models.unet import ResnetBlock, SpatialTransformer
 from nas.ranges import check_range
 from nas.spaces import operator_kinds, resolve
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ExecutionConfig:
     """
 
     accumulate: int = 1
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     checkpointing: bool = False
     shard: bool = False
     keep: int = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ from nas.pruning.report import PruningReport, report
 from nas.spaces import SearchSpace
 from nas.training.stage import require_finished
 
-IMPORTANCE = ("norm", "taylor")
+Importance = Literal["norm", "taylor"]
+IMPORTANCE = get_args(Importance)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def prune_checkpoint(
     checkpoint: str | Path,
     space: SearchSpace,
     out: str | Path,
-    importance: str = "norm",
+    importance: Importance = "norm",
     calibration: PruningData | None = None,
     table: LookupTable | None = None,
 ) -> PruningReport:
@@ -69,7 +71,7 @@ def _prune(
     checkpoint: str | Path,
     space: SearchSpace,
     out: Path,
-    importance: str,
+    importance: Importance,
     calibration: PruningData | None,
     table: LookupTable | None,
 ) -> PruningReport:
