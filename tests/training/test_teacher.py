@@ -107,7 +107,7 @@ def test_the_losses_are_those_of_the_paper(wide, narrow, decoder, space):
     for unet, at, timestep in ((denoiser, x, 1000 * t), (teacher.unet, x / scale, ddpm.timestep(t))):
         with torch.no_grad():
             skips = unet.encode(at, unet.embed_time(timestep, batch.context), batch.context, lambda site, value: value)
-        features[unet] = skips[unet.config.layers_per_block]  # conv_in, then the layers of level 0
+        features[unet] = list(skips.values())[unet.config.layers_per_block]  # conv_in, then those of level 0
     mapped = student.adapters["down_0"](features[denoiser])
     teachers = features[teacher.unet]
     _, given = block_features(teacher.unet, (x / scale)[:, :, None], ddpm.timestep(t), batch.context)
