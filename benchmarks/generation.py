@@ -32,13 +32,13 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=30)
     args = parser.parse_args()
     table, pipeline = LookupTable.load(args.table), Pipeline.from_pretrained(args.checkpoint)
-    torch.set_num_threads(table.meta["threads"])
+    torch.set_num_threads(table.provenance.threads)
     guidance = pipeline.checkpoint.info.guidance if args.guidance is None else args.guidance
     cost = CostModel(pipeline.checkpoint.space, table)
     generation = cost.generation(args.steps, guidance != 1)
     latency_ms = cost.predict(pipeline.checkpoint.architecture).latency_ms
     predicted = generation.seconds(latency_ms)
-    name, clock = clock_of(table.meta["threads"])
+    name, clock = clock_of(table.provenance.threads)
     seconds = []
     for i in range(WARM_UP + args.clips):
         start = clock(), time.perf_counter()

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
                 errors[method].append(abs(guess / truth - 1))
         inside, widths = zip(*covered(space, table, ops))
         shown = [f"{np.mean(e):.1%}, {np.max(e):.0%}" for e in errors.values()]
-        meta = f"{name}, {table.meta.get('runtime', '')}"
+        meta = f"{name}, {table.provenance.runtime or ''}"
         print(f"| {meta} | {len(ops)} | {' | '.join(shown)} | {np.median(widths):.0%} | {np.mean(inside):.1%} |")
 
 

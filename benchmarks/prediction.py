@@ -68,7 +68,7 @@ def main() -> None:
         naive = {"eager": naive_eager, "litert": naive_litert}[args.runtime](space, table, args.threads)
         naive.save(naive_path)
     naive = LookupTable.load(naive_path)
-    writers = [TableWriter(args.folder / f"models-{i + 1}.csv", table.meta) for i in range(PASSES)]
+    writers = [TableWriter(args.folder / f"models-{i + 1}.csv", table.provenance) for i in range(PASSES)]
     options = {"threads": args.threads, "progress": True, "table": table, "protocol": ONE_PASS}
     for number, writer in enumerate(writers, 1):
         missing = [arch for arch in archs if str(WholeModel(space, arch)) not in writer.done]
@@ -108,7 +108,7 @@ def compare(
         latency["(one pass by the others)"] = between(measured)
     return {
         "space": space.name,
-        "runtime": table.meta["runtime"],
+        "runtime": table.provenance.runtime,
         "architectures": len(archs),
         "range_ms": [float(truth.min()), float(truth.max())],
         "interval_ms": float(np.nanmedian([row.latency_ci_ms for one in rows for row in one])),
@@ -128,7 +128,7 @@ def naive_eager(space: SearchSpace, table: LookupTable, threads: int) -> LookupT
             names = {"module": module, "inputs": inputs}
             timer = Timer("module(*inputs)", timer=clock_of(threads)[1], globals=names, num_threads=threads)
             frame.loc[str(workload), "latency_ms"] = timer.blocked_autorange(min_run_time=1.0).median * 1e3
-    return LookupTable.from_frame(frame.reset_index(), table.meta)
+    return LookupTable.from_frame(frame.reset_index(), table.provenance)
 
 
 def naive_litert(space: SearchSpace, table: LookupTable, threads: int) -> LookupTable:
@@ -140,7 +140,7 @@ def naive_litert(space: SearchSpace, table: LookupTable, threads: int) -> Lookup
             run_ms = np.median(session.block(3))
             frame.loc[str(workload), "latency_ms"] = np.median(session.block(max(3, int(1000 / run_ms))))
             session.close()
-    return LookupTable.from_frame(frame.reset_index(), table.meta)
+    return LookupTable.from_frame(frame.reset_index(), table.provenance)
 
 
 def architecture_flops(space: SearchSpace, arch: Architecture) -> float:

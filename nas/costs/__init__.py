@@ -4,6 +4,7 @@ from nas.costs.budget import Budget
 from nas.costs.cost import Cost
 from nas.costs.generation import Generation
 from nas.costs.model import CostModel
+from nas.costs.provenance import Provenance
 from nas.costs.row import Row
 from nas.costs.table import Calibration, LookupTable, TableWriter
 from nas.costs.terms import CostTerms
@@ -16,6 +17,7 @@ __all__ = [
     "CostTerms",
     "Generation",
     "LookupTable",
+    "Provenance",
     "Row",
     "TableWriter",
 ]

@@ -17,11 +17,9 @@ def clip_summary(cost: CostModel, arch: Architecture) -> str:
     Each part says whether its table rows are measured or estimated. Without rows of the text encoder and the decoder,
     the sentence is about the denoiser only and says so.
     """
-    meta, latency_ms = cost.table.meta, cost.predict(arch).latency_ms
-    chip, runtime = (
-        meta.get("chip") or meta.get("device") or "an unnamed device",
-        meta.get("runtime", "unknown runtime"),
-    )
+    provenance, latency_ms = cost.table.provenance, cost.predict(arch).latency_ms
+    chip = provenance.chip or provenance.device or "an unnamed device"
+    runtime = provenance.runtime or "unknown runtime"
     source, where = join_sources(cost.sources), f"on {chip} ({runtime})"
     try:
         generation = cost.generation()

@@ -1,4 +1,4 @@
-"""Lookup tables side by side: a summary of one, the difference of two, the union of several, and what is wrong with one."""
+"""Summarize, compare, merge and check lookup tables."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.costs.provenance import COMPARABLE_KEYS, Provenance, meta_path
 from nas.costs.sources import join_sources
-from nas.costs.table import COMPARABLE_KEYS, LookupTable
+from nas.costs.table import LookupTable
 from nas.errors import TableError
 from nas.files import read_text
 from nas.spaces import SearchSpace
 
 WIDE = 0.05
-"""An interval wider than this share of the latency on either side is worth a word..."""
+"""An interval is reported if its half width exceeds this share of the latency..."""
 NEGLIGIBLE = 0.002
-"""...unless it is below this share of the longest latency: nothing in a sum depends on it."""
-DRIFTED = 0.3
-"""A table of which more blocks than this were timed beside a slow reference was measured on a busy machine."""
+"""...and this share of the longest latency, below which it does not affect sums."""
+MAX_REPEATED = 0.3
+"""A larger share of repeated blocks means that the machine was busy."""
 
 
 def with_kinds(table: LookupTable) -> pd.DataFrame:
-    """The rows with what their keys say: columns kind, shape and, from high to low, resolution (H times W) besides."""
+    """The rows with columns kind, shape and resolution (HxW) from their keys, sorted by decreasing resolution."""
     key = re.compile(r"(?P<kind>\w+)(?:\[[^]]*\])? (?P<shape>\d+(?:x\d+)+) ")
     parts = table.frame["workload"].str.extract(key)
     parts["kind"] = parts["kind"].fillna(table.frame["workload"])  # of a cost-only space: `slot/choice`
@@ -38,7 +39,7 @@ def with_kinds(table: LookupTable) -> pd.DataFrame:
 
 
 def pivot_by_operator(table: LookupTable, column: str = "latency_ms") -> pd.DataFrame:
-    """Kinds down, resolutions across, from high to low; the mean where several rows share a cell."""
+    """A matrix of operator kinds and decreasing resolutions; rows that share a cell are averaged."""
     rows = with_kinds(table)
     rows = rows[rows["resolution"] != ""]
     cells = rows.pivot_table(column, "kind", "resolution", sort=False)
@@ -46,8 +47,7 @@ def pivot_by_operator(table: LookupTable, column: str = "latency_ms") -> pd.Data
 
 
 def summarize(table: LookupTable) -> dict[str, Any]:
-    """What a table holds, as plain values: rows, sources, infeasible, unknown_memory, latency_ms (range), meta and
-    calibration."""
+    """A table's rows (number), sources, infeasible, unknown_memory, latency_ms (range), meta and calibration."""
     frame, ok = table.frame, table.frame["status"] == "ok"
     latency_ms = frame.loc[ok, "latency_ms"]
     return {
@@ -63,14 +63,14 @@ def summarize(table: LookupTable) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TableComparison:
-    """Two tables compared.
+    """The comparison of two tables.
 
     Attributes:
-        rows: of workloads that both could run: workload, first_ms, second_ms, ratio (second to first); the farthest
-            from 1 first.
-        only_first, only_second: workloads of one table alone.
-        feasibility: workloads that run in one table and not in the other.
-        provenance: what was profiled otherwise: `{key: (first, second)}`.
+        rows: of workloads that are feasible in both: workload, first_ms, second_ms, ratio (second to first); sorted by
+            decreasing distance of the ratio from 1.
+        only_first, only_second: workloads of one table only.
+        feasibility: workloads that are feasible in one table and infeasible in the other.
+        provenance: entries that differ: `{key: (first, second)}`.
         geometric_mean: of the ratios.
         rank_correlation: Spearman's, of the latencies; NaN below three rows.
     """
@@ -85,7 +85,7 @@ class TableComparison:
 
 
 def compare_tables(first: LookupTable, second: LookupTable) -> TableComparison:
-    """Compare two tables row by row. Nothing is refused: `provenance` says what makes the comparison an unequal one."""
+    """Compare two tables row by row, also if their devices or settings differ; `provenance` lists the differences."""
     both = first.frame.merge(second.frame, on="workload", suffixes=("_first", "_second"))
     runs = (both["status_first"] == "ok"), (both["status_second"] == "ok")
     rows = both.loc[runs[0] & runs[1], ["workload", "latency_ms_first", "latency_ms_second"]]
@@ -110,61 +110,63 @@ def compare_tables(first: LookupTable, second: LookupTable) -> TableComparison:
 
 
 def merge_tables(tables: Sequence[LookupTable], prefer_first: bool = False) -> LookupTable:
-    """The rows of all tables. A row that several have alike is kept once.
+    """A table with the rows of all tables; equal rows are kept once.
 
     Args:
-        tables: measured alike.
-        prefer_first: of rows that differ, keep the earliest table's.
+        tables: measured on the same device with the same settings.
+        prefer_first: if a workload has different rows, keep that of the first table.
 
     Raises:
-        TableError: measured on different devices or in different ways, calibrated differently, or, without
-            `prefer_first`, with rows that differ: the text names them.
+        TableError: the tables differ in device, settings or calibration, or, without `prefer_first`, have different rows
+            for a workload (the message names it).
     """
     first = tables[0]
     for other in tables[1:]:
-        for key in COMPARABLE_KEYS:
-            if first.meta.get(key) != other.meta.get(key):
-                raise TableError(
-                    f"{_name(other)}: was profiled with {key}={other.meta.get(key)!r}, {_name(first)} with "
-                    f"{first.meta.get(key)!r}; such rows do not belong in one table"
-                )
+        if differs := first.provenance.difference(other.provenance):
+            key, expected, value = differs
+            raise TableError(
+                f"{_name(other)}: was profiled with {key}={value!r}, {_name(first)} with {expected!r}; "
+                "such rows do not belong in one table"
+            )
     every = pd.concat([table.frame for table in tables], ignore_index=True)
     kept = every.drop_duplicates().drop_duplicates("workload")
     twice = every.drop_duplicates()["workload"].value_counts()
     conflicts = [workload for workload, count in twice.items() if count > 1]
     if conflicts and not prefer_first:
         owners = [table for table in tables if conflicts[0] in set(table.frame["workload"])]
-        shown = " and ".join(f"{t.rows()[conflicts[0]].latency_ms:.4g} ms in {_name(t)}" for t in owners)
+        values = " and ".join(f"{t.rows()[conflicts[0]].latency_ms:.4g} ms in {_name(t)}" for t in owners)
         more = f", and {len(conflicts) - 1} more rows differ" if len(conflicts) > 1 else ""
-        raise TableError(f"'{conflicts[0]}' has {shown}{more}; name the tables to be believed first and prefer them")
+        raise TableError(f"'{conflicts[0]}' has {values}{more}; list the table to keep first, and give --prefer-first")
     calibrations = {table.calibration for table in tables if table.calibration is not None}
     if len(calibrations) > 1:
-        raise TableError(f"{', '.join(map(_name, tables))}: calibrated differently; calibrate the merged table anew")
-    return LookupTable(kept.reset_index(drop=True), _merged_meta(tables), next(iter(calibrations), None))
+        raise TableError(f"{', '.join(map(_name, tables))}: calibrated differently; calibrate the merged table again")
+    return LookupTable(kept.reset_index(drop=True), _merged_provenance(tables), next(iter(calibrations), None))
 
 
-def _merged_meta(tables: Sequence[LookupTable]) -> dict[str, Any]:
-    """What all tables have in common, and, under `merged`, what each has of its own."""
-    first = tables[0].meta
-    common = {k: v for k, v in first.items() if all(k in t.meta and t.meta[k] == v for t in tables[1:])}
-    own = [{"table": _name(t), **{k: v for k, v in t.meta.items() if k not in common}} for t in tables]
-    return {**common, "merged": own}
+def _merged_provenance(tables: Sequence[LookupTable]) -> Provenance:
+    """The entries that all tables have in common, and, under `merged`, the other entries of each table."""
+    metas = [table.meta for table in tables]
+    common = {k: v for k, v in metas[0].items() if all(k in meta and meta[k] == v for meta in metas[1:])}
+    own = [
+        {"table": _name(table), **{k: v for k, v in meta.items() if k not in common}}
+        for table, meta in zip(tables, metas)
+    ]
+    return Provenance.from_dict({**common, "merged": own})
 
 
 @dataclass(frozen=True)
 class TableIssue:
-    """Something about a table that its user should know; `is_error` when no cost can be trusted or computed before it is
-    mended."""
+    """A problem of a table; `is_error` if costs cannot be computed, or would be wrong, until it is fixed."""
 
     is_error: bool
     text: str
 
 
 def check_table(path: str | Path, space: SearchSpace) -> list[TableIssue]:
-    """What is wrong, or doubtful, with a table for a space; empty when it is sound.
+    """The problems of a table for a space; empty if it is complete and consistent.
 
     Raises:
-        TableError, ConfigError: the file cannot be read as a table at all.
+        TableError, ConfigError: the file cannot be read as a table.
     """
     table = LookupTable.load(path)
     return [*_file(path, table), *_coverage(table, space), *_values(table), *_provenance(table, space)]
@@ -172,36 +174,38 @@ def check_table(path: str | Path, space: SearchSpace) -> list[TableIssue]:
 
 def _file(path: str | Path, table: LookupTable) -> list[TableIssue]:
     text = read_text(path, "lookup table")
-    found = []
+    issues: list[TableIssue] = []
     if not text.endswith("\n"):
-        torn = text.rpartition("\n")[2]
-        found.append(
-            TableIssue(False, f"the last line is torn and does not count: '{torn[:60]}'; profile again to add it")
+        last = text.rpartition("\n")[2]
+        issues.append(
+            TableIssue(False, f"the last line is incomplete and is ignored: '{last[:60]}'; profile again to add it")
         )
     if not table.meta:
-        found.append(TableIssue(False, "no metadata beside it: nobody knows which device this is"))
-    return found
+        issues.append(TableIssue(False, f"{meta_path(path).name} is missing: the device is unknown"))
+    return issues
 
 
 def _coverage(table: LookupTable, space: SearchSpace) -> list[TableIssue]:
     from nas.costs.table import command_to_measure
 
     needed, extra = [str(w) for w in space.workloads()], {str(w) for w in space.pipeline_workloads()}
-    there = set(table.frame["workload"])
-    missing = [key for key in needed if key not in there]
+    present = set(table.frame["workload"])
+    missing = [key for key in needed if key not in present]
     foreign = [key for key in table.frame["workload"] if key not in {*needed, *extra}]
-    found = []
+    issues: list[TableIssue] = []
     if missing:
         command = command_to_measure(space, table)
-        found.append(
+        issues.append(
             TableIssue(True, f"{len(missing)} of {len(needed)} workloads are missing: {_few(missing)}; {command}")
         )
-    if extra - there:
+    if extra - present:
         command = command_to_measure(space, table, pipeline=True)
-        found.append(TableIssue(False, f"no generation time: {_few(sorted(extra - there))} missing; {command}"))
+        issues.append(TableIssue(False, f"no generation time: {_few(sorted(extra - present))} missing; {command}"))
     if foreign:
-        found.append(TableIssue(False, f"{len(foreign)} rows belong to no workload of '{space.name}': {_few(foreign)}"))
-    return found
+        issues.append(
+            TableIssue(False, f"{len(foreign)} rows belong to no workload of '{space.name}': {_few(foreign)}")
+        )
+    return issues
 
 
 def _values(table: LookupTable) -> list[TableIssue]:
@@ -210,44 +214,45 @@ def _values(table: LookupTable) -> list[TableIssue]:
     longest = frame.loc[ok, "latency_ms"].max()
     half = frame["latency_ci_ms"]
     wide = ok & ~zero & (half > WIDE * frame["latency_ms"]) & (half > NEGLIGIBLE * longest)
-    found = []
+    issues: list[TableIssue] = []
     if zero.any():
         fix = (
-            "lost in noise; measure again on a quiet machine"
+            "below the noise; measure again on an idle machine"
             if (frame["source"][zero] == "measured").all()
             else "too low"
         )
-        found.append(TableIssue(True, f"{_rows(frame[zero])} latency 0: {fix}"))
+        issues.append(TableIssue(True, f"{_rows(frame[zero])} latency 0: {fix}"))
     if unknown.any():
-        found.append(TableIssue(False, f"{_rows(frame[unknown])} no memory: it can be neither predicted nor bounded"))
+        issues.append(
+            TableIssue(False, f"{_rows(frame[unknown])} no memory, so peak memory can be neither predicted nor bounded")
+        )
     if wide.any():
         share = (half / frame["latency_ms"])[wide]
         worst = f"{share.max():.0%} of '{frame['workload'][share.idxmax()]}'"
-        found.append(TableIssue(False, f"{_rows(frame[wide])} an interval wider than +-{WIDE:.0%}, up to {worst}"))
+        issues.append(TableIssue(False, f"{_rows(frame[wide])} an interval wider than +-{WIDE:.0%}, up to {worst}"))
     if (~ok).any():
         reasons = [
             f"{w} ({reason or 'no reason given'})" for w, reason in frame.loc[~ok, ["workload", "reason"]].values
         ]
-        found.append(TableIssue(False, f"{len(reasons)} workloads cannot run on the device: {_few(reasons)}"))
-    return found
+        issues.append(TableIssue(False, f"{len(reasons)} workloads cannot run on the device: {_few(reasons)}"))
+    return issues
 
 
 def _provenance(table: LookupTable, space: SearchSpace) -> list[TableIssue]:
-    sources, meta = table.frame["source"].value_counts(), table.meta
-    found = []
+    sources, provenance = table.frame["source"].value_counts(), table.provenance
+    issues: list[TableIssue] = []
     if len(sources) > 1 and "measured" in sources:
         counts = ", ".join(f"{count} {source}" for source, count in sources.items())
-        found.append(TableIssue(True, f"mixes sources: {counts}; costs are refused unless estimates are allowed"))
+        issues.append(TableIssue(True, f"mixes sources: {counts}; costs are only computed with --estimates"))
     elif len(sources) and "measured" not in sources:
-        found.append(TableIssue(False, f"nothing in it is measured: every row is {join_sources(sources.index)}"))
-    if space.backbone is not None and meta.get("dtype") not in (None, space.dtype):
-        found.append(TableIssue(True, f"was profiled in {meta['dtype']}, the space is in {space.dtype}"))
-    repeated = max(part.get("repeated", 0) for part in (meta, *meta.get("continued", [])))
-    if repeated > DRIFTED:
-        found.append(
-            TableIssue(False, f"{repeated:.0%} of its blocks were timed beside a slow reference: a busy machine")
-        )
-    return found
+        issues.append(TableIssue(False, f"no row is measured; all are {join_sources(sources.index)}"))
+    if space.backbone is not None and provenance.dtype not in (None, space.dtype):
+        issues.append(TableIssue(True, f"was profiled in {provenance.dtype}, but the space is in {space.dtype}"))
+    shares = [provenance.repeated, *(visit.get("repeated") for visit in provenance.continued)]
+    repeated = max(share or 0.0 for share in shares)
+    if repeated > MAX_REPEATED:
+        issues.append(TableIssue(False, f"{repeated:.0%} of the timed blocks had to be repeated: the machine was busy"))
+    return issues
 
 
 def _rows(frame: pd.DataFrame) -> str:

@@ -152,7 +152,7 @@ class CostModel:
         """
         for key, row in self._rows.items():
             if np.isnan(row.memory_mb):
-                device = self.table.meta.get("device", "the device")
+                device = self.table.provenance.device or "the device"
                 raise TableError(
                     f"{self.table.path or 'the table'}: row '{key}': memory_mb is unknown, as {device} does not report "
                     "it; bound latency and params instead, or fill the column in from another device"
@@ -177,7 +177,7 @@ class CostModel:
         """
         if not isinstance(self.space, BackboneSpace):
             return 0.0
-        if self.table.meta.get("buffers") == "kept":
+        if self.table.provenance.buffers == "kept":
             return self._rows[str(self.space.backbone_workload())].memory_mb
         site = self.space.sites[self.space.site_name(slot)]
         elements = site.skip_elements + site.channels * site.height * site.width

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from nas.costs.provenance import Provenance
 from nas.costs.table import LookupTable
 
 
@@ -18,9 +18,9 @@ def table_source(table: LookupTable) -> str:
     return join_sources(table.frame["source"]) or "measured"
 
 
-def memory_source(source: str, meta: Mapping[str, Any]) -> str:
+def memory_source(source: str, provenance: Provenance) -> str:
     """The source of a row's memory, whose latency's is `source`: on some devices memory is estimated."""
-    return "estimated" if str(meta.get("memory", "")).startswith("estimated") else source
+    return "estimated" if (provenance.memory or "").startswith("estimated") else source
 
 
 def whole_model_source(source: str) -> str:

@@ -1,7 +1,7 @@
 """The lookup table: measured latency and memory per workload on one (device, runtime), with provenance.
 
-`NAME.csv` holds one row a workload and is append-only while it is measured; `NAME.meta.json` beside it says where the
-numbers come from, and `NAME.calibration.json`, once `nas calibrate` wrote it, how sums are corrected.
+`NAME.csv` has one row per workload and is append-only while it is measured. Beside it are `NAME.meta.json`, its
+provenance, and, after `nas calibrate`, `NAME.calibration.json`, the correction of sums over the table.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,30 +19,13 @@ from typing import Any
 import pandas as pd
 
 from nas.config import build
+from nas.costs.provenance import Provenance, calibration_path, check_side_files, meta_path
 from nas.costs.row import COLUMNS, HEADER, HEADERS, Row, check_rows, read_cells
-from nas.costs.side_files import calibration_path, check_alone, meta_path, read_meta
 from nas.errors import NasError, TableError, shown, suggestion
 from nas.files import read_json, write_atomic, write_json
 from nas.locks import output_lock
 from nas.ranges import check_range
 from nas.spaces import SearchSpace
-
-COMPARABLE_KEYS = (
-    "runtime",
-    "version",
-    "device",
-    "phone",
-    "chip",
-    "dtype",
-    "threads",
-    "wait",
-    "compute_unit",
-    "target",
-    "operators",
-    "buffers",
-    "figures",
-)
-"""What rows of one table must share, of its metadata; a profile that was begun otherwise is not resumed."""
 
 
 @dataclass(frozen=True)
@@ -62,48 +46,48 @@ class Calibration:
 
 @dataclass
 class LookupTable:
-    """Rows by workload, and where they come from.
+    """Measured or estimated rows by workload, with their provenance.
 
     Attributes:
         frame: columns as in `Row`, one row a workload.
-        meta: device, chip, OS, runtime and version, dtype, threads, protocol, date, commit.
-        calibration: how sums over the table are corrected, if that was measured.
-        path: the file it was read from, for messages.
+        provenance: device, chip, runtime and version, dtype, threads, date, commit, ...
+        calibration: the correction of sums over the table, if it was fitted.
+        path: the file it was read from, for error messages.
     """
 
     frame: pd.DataFrame
-    meta: dict[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     calibration: Calibration | None = None
     path: Path | None = None
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, meta: dict[str, Any] | None = None) -> LookupTable:
+    def from_frame(cls, frame: pd.DataFrame, provenance: Provenance | Mapping[str, Any] | None = None) -> LookupTable:
         """A table from columns workload, latency_ms, memory_mb, weights_mb, params, and any other of `Row`'s.
 
-        Rows that do not say where they come from count as `estimated`.
+        Without a column `source`, rows count as `estimated`.
 
         Raises:
-            TableError: a missing or unknown column, a workload twice, or a value that cannot be.
+            TableError: a missing or unknown column, a repeated workload, or an invalid value.
         """
         frame = frame.reset_index(drop=True)
-        return cls(check_rows(frame, lambda row: f"table: row {row}", "table"), dict(meta or {}))
+        return cls(check_rows(frame, lambda row: f"table: row {row}", "table"), Provenance.from_dict(provenance or {}))
 
     @classmethod
     def load(cls, path: str | Path) -> LookupTable:
         """Read `path`, its `.meta.json` and its `.calibration.json`. A torn last line is dropped.
 
         Args:
-            path: a CSV file, or the name of a table that comes with the package, such as `snapgen_v.litert`.
+            path: a CSV file, or the name of a shipped table, such as `snapgen_v.litert`.
 
         Raises:
-            TableError: not a lookup table; the text names the line or the column. Or no shipped table of that name.
+            TableError: not a lookup table (the message names the line or the column), or an unknown shipped table.
             ConfigError: no such file.
         """
-        path = _file_of(path)
+        path = _resolve_path(path)
         frame, lines = read_cells(path)
         table = cls(check_rows(frame, lambda row: f"{path}:{lines[row]}", str(path)), path=path)
         if meta_path(path).exists():
-            table.meta = read_meta(path)
+            table.provenance = Provenance.read(path)
         if calibration_path(path).exists():
             where, value = str(calibration_path(path)), read_json(calibration_path(path), "calibration", dict)
             if not {"scale", "offset_ms"} <= value.keys():
@@ -112,17 +96,17 @@ class LookupTable:
         return table
 
     def save(self, path: str | Path) -> Path:
-        """Write the rows and the metadata; the calibration too, if there is one.
+        """Write the rows, the provenance and the calibration, if there is one.
 
         Raises:
-            TableError: the disk refused it, another process writes to it, or another table has the same side files; what
-                was there is as it was.
+            TableError: it cannot be written, another process writes to it, or another table has the same side files. The
+                existing files are then unchanged.
         """
         path = Path(path)
-        check_alone(path)
+        check_side_files(path)
         try:
             with output_lock(path):
-                write_json(meta_path(path), self.meta)
+                self.provenance.write(path)
                 if self.calibration:
                     write_json(calibration_path(path), asdict(self.calibration))
                 return write_atomic(path, self.frame.to_csv(index=False, columns=list(COLUMNS)))
@@ -131,43 +115,48 @@ class LookupTable:
         except NasError as error:
             raise TableError(str(error)) from None
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The provenance as the dictionary that `.meta.json` holds."""
+        return self.provenance.to_dict()
+
     def rows(self) -> dict[str, Row]:
-        """Every row by its workload."""
+        """All rows by workload."""
         return {record["workload"]: Row(**record) for record in self.frame.to_dict("records")}
 
 
 def command_to_measure(space: SearchSpace, table: LookupTable, pipeline: bool = False) -> str:
-    """The command that adds to a table what a space needs and the table lacks."""
-    options = ["--space", space.name, "--runtime", str(table.meta.get("runtime", "eager")).partition("+")[0]]
-    if table.meta.get("device", "local") != "local":
-        options += ["--device", str(table.meta["device"])]
+    """The command that adds the missing rows of a space to a table."""
+    options = ["--space", space.name, "--runtime", (table.provenance.runtime or "eager").partition("+")[0]]
+    if (device := table.provenance.device or "local") != "local":
+        options += ["--device", device]
     options += ["--pipeline"] * pipeline
     return " ".join(["nas profile", *options, "--out", str(table.path or "table.csv")])
 
 
 class TableWriter:
-    """Appends finished rows to a table so that a kill at any moment loses none of them.
+    """Appends finished rows to a table file so that none is lost if the process is killed.
 
     Args:
-        path: the CSV; rows that are already there are kept.
-        meta: provenance; on resuming, the keys in `COMPARABLE_KEYS` must be what they were.
+        path: the CSV file; existing rows are kept.
+        provenance: when resuming, its `COMPARABLE_KEYS` must be equal to those of the existing table.
 
     Attributes:
-        done: the workloads that have a row.
+        done: the workloads with a row.
 
     Raises:
-        TableError: the file is no table, or was profiled on another device or in another way.
+        TableError: the file is not a table, or was profiled on another device or with other settings.
     """
 
-    def __init__(self, path: str | Path, meta: dict[str, Any]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, provenance: Provenance | Mapping[str, Any]) -> None:
+        self.path, provenance = Path(path), Provenance.from_dict(provenance)
         self.done: set[str] = set()
         try:
             if self.path.exists() and self.path.stat().st_size:
-                self._resume(meta)
+                self._resume(provenance)
             else:
-                check_alone(self.path)
-                write_json(meta_path(self.path), meta)
+                check_side_files(self.path)
+                provenance.write(self.path)
                 write_atomic(self.path, HEADER)
         except OSError as error:
             raise _cannot_write(self.path, error) from None
@@ -176,7 +165,7 @@ class TableWriter:
         """Add one row; it is on the disk when this returns.
 
         Raises:
-            TableError: the disk refused it. The rows before it are safe.
+            TableError: it cannot be written. Earlier rows are not affected.
         """
         line = io.StringIO()
         values = (_cell(value) for value in asdict(row).values())
@@ -188,7 +177,7 @@ class TableWriter:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            with contextlib.suppress(OSError):  # if not now, the torn line is dropped on load
+            with contextlib.suppress(OSError):  # otherwise the incomplete line is dropped on load
                 os.truncate(self.path, before)
             raise TableError(
                 f"{self.path}: cannot write row '{row.workload}': {error.strerror}; free some space and run again, "
@@ -196,7 +185,7 @@ class TableWriter:
             ) from None
         self.done.add(row.workload)
 
-    def _resume(self, meta: dict[str, Any]) -> None:
+    def _resume(self, provenance: Provenance) -> None:
         data, header = self.path.read_bytes(), HEADER.encode()
         if any(first_line.encode().startswith(data) for first_line in HEADERS):
             write_atomic(self.path, HEADER)
@@ -204,15 +193,14 @@ class TableWriter:
         table = LookupTable.load(self.path)
         if tuple(read_cells(self.path)[0].columns) != COLUMNS:
             raise TableError(
-                f"{self.path}:1: has other columns than this version writes; profile into a new file, or join the two "
+                f"{self.path}:1: has other columns than this version writes; profile into a new file, and merge both "
                 "with 'nas table merge'"
             )
-        for key in COMPARABLE_KEYS:
-            if table.meta.get(key) != meta.get(key):
-                raise TableError(
-                    f"{self.path}: was profiled with {key}={shown(table.meta.get(key))}, now it is "
-                    f"{shown(meta.get(key))}; give another --out"
-                )
+        if differs := table.provenance.difference(provenance):
+            key, before, now = differs
+            raise TableError(
+                f"{self.path}: was profiled with {key}={shown(before)}, now it is {shown(now)}; give another --out"
+            )
         if not data.startswith(
             header
         ):  # of an earlier version, or with the separator, line ends or encoding of another program
@@ -223,7 +211,7 @@ class TableWriter:
 
 
 def shipped_tables() -> dict[str, Path]:
-    """The lookup tables that come with the package, by name."""
+    """Paths of the shipped lookup tables by name."""
     try:
         folder = Path(str(resources.files("nas.latency_tables")))
     except ModuleNotFoundError:  # run from a source tree that was never installed
@@ -231,8 +219,8 @@ def shipped_tables() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.csv"))}
 
 
-def _file_of(name: str | Path) -> Path:
-    """The file of a table: a path where there is one, else a shipped table's name."""
+def _resolve_path(name: str | Path) -> Path:
+    """The file of a table, given by a path or by a shipped table's name."""
     path = Path(name)
     if path.suffix.lower() == ".csv" or os.sep in str(name) or path.exists():
         return path
@@ -240,7 +228,7 @@ def _file_of(name: str | Path) -> Path:
     if str(name) not in known:
         hint = suggestion(str(name), known)
         raise TableError(
-            f"no lookup table '{name}': give the path of a .csv file or a shipped table's name ({', '.join(known)}){hint}"
+            f"unknown lookup table '{name}': give the path of a .csv file or a shipped table's name ({', '.join(known)}){hint}"
         )
     return known[str(name)]
 
@@ -250,7 +238,7 @@ def _cannot_write(path: Path, error: OSError) -> TableError:
 
 
 def _cell(value: Any) -> Any:
-    """NaN is an empty cell; a text stays on its line, so that a torn row is one without a line end."""
+    """A value as a CSV cell: NaN is empty, and text has no line breaks, so that a row without line end is incomplete."""
     if isinstance(value, str):
         return " ".join(value.split("\n"))
     return "" if value != value else value

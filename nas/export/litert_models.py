@@ -54,7 +54,7 @@ def litert(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
 
 def as_measured(module: nn.Module, table: LookupTable | None) -> nn.Module:
     """A denoiser with its operators in the forms of a LiteRT table's rows; anything else as it is."""
-    if not isinstance(module, Denoiser) or table is None or table.meta.get("runtime") != "litert":
+    if not isinstance(module, Denoiser) or table is None or table.provenance.runtime != "litert":
         return module
     return apply_variants(copy.deepcopy(module), {workload: row.variant for workload, row in table.rows().items()})
 

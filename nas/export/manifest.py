@@ -36,8 +36,8 @@ def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
     cost = cost_model(checkpoint, table)
     found = cost.predict(checkpoint.architecture)
     told = {
-        "device": table.meta.get("chip") or table.meta.get("device"),
-        "runtime": table.meta.get("runtime"),
+        "device": table.provenance.chip or table.provenance.device,
+        "runtime": table.provenance.runtime,
         "sources": list(cost.sources),
         "denoiser_calls": cost.steps * (2 if cost.guidance else 1),
         "denoiser_ms": found.latency_ms,

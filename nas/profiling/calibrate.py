@@ -84,12 +84,12 @@ def _calibrate(
     uncorrected = CostModel(space, replace(table, calibration=None))
     archs = _spread(space, uncorrected, count, seed)
     keys = ("threads", "wait", "compute_unit", "target")
-    stored = {name: table.meta[name] for name in keys if table.meta.get(name) is not None}
+    stored = {name: value for name, value in table.meta.items() if name in keys}
     rows = measure_architectures(
         space,
         archs,
-        str(table.meta.get("runtime", "eager")).partition("+")[0],
-        str(table.meta.get("device", "local")),
+        (table.provenance.runtime or "eager").partition("+")[0],
+        table.provenance.device or "local",
         protocol,
         progress,
         table,

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nas.costs import LookupTable, Row, TableWriter
-from nas.costs.side_files import meta_path, read_meta
+from nas.costs.provenance import Provenance, meta_path
 from nas.errors import ConfigError, NasError, SpaceError, TableError
 from nas.failures import Infeasible, OutOfMemory, ToolError
 from nas.files import write_json
@@ -82,7 +82,7 @@ def profile(
             runnable = [
                 InModelWorkload(space, w) if timing == IN_MODEL and isinstance(w.part, Operator) else w for w in missing
             ]
-            stored = current = read_meta(out)
+            stored = current = Provenance.read(out).to_dict()
             if writer.done:
                 current = {"workloads": len(missing), **{k: v for k, v in meta.items() if stored.get(k) != v}}
                 stored["continued"] = [*stored.get("continued", []), current]
@@ -267,7 +267,7 @@ def _operator_timing(runtime: Runtime, space: SearchSpace, protocol: Protocol, o
     if not runtime.in_model:
         return ALONE
     if out.exists() and meta_path(out).exists():
-        return read_meta(out).get("operators", ALONE)
+        return Provenance.read(out).operators or ALONE
     try:
         session = runtime.open(space.backbone_workload())
     except Infeasible:

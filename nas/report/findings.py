@@ -147,7 +147,7 @@ def whole_source(run: RunFolder, name: str) -> str:
     """How the whole model's `latency_ms`, `memory_mb` or `params` came about: a `source` of table rows."""
     sources = run.cost_model.sources if run.cost_model else ()
     source = (run.record.measured and run.record.measured.source) or (sources[0] if len(sources) == 1 else "measured")
-    return memory_source(source, run.table.meta) if name == "memory_mb" and run.table else source
+    return memory_source(source, run.table.provenance) if name == "memory_mb" and run.table else source
 
 
 def clip(run: RunFolder) -> list[str]:

@@ -220,8 +220,6 @@ def file_in_run(run: Path, name: str) -> Path | None:
 
 def _read_table(path: Path) -> LookupTable:
     table = LookupTable.load(path)
-    if not isinstance(table.meta, dict):
-        raise ConfigError(f"{path.stem}.meta.json is not a mapping")
     return table
 
 

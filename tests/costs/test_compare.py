@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas.cli import main
-from nas.costs import Calibration, LookupTable, Row, compare
+from nas.costs import Calibration, LookupTable, Provenance, Row, compare
 from nas.errors import TableError
 
 MID = Path(__file__).parent / "tables" / "mid.csv"
@@ -24,7 +24,11 @@ def mid() -> LookupTable:
 
 
 def part(table: LookupTable, rows, **meta) -> LookupTable:
-    return replace(table, frame=table.frame.iloc[rows].reset_index(drop=True), meta={**table.meta, **meta})
+    return replace(
+        table,
+        frame=table.frame.iloc[rows].reset_index(drop=True),
+        provenance=Provenance.from_dict({**table.meta, **meta}),
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -104,11 +108,11 @@ def spoil(table: LookupTable, how: str) -> None:
     elif how == "estimates":
         frame["source"] = "estimated"
     elif how == "dtype":
-        table.meta["dtype"] = "float16"
+        table.provenance = replace(table.provenance, dtype="float16")
     elif how == "busy":
-        table.meta["repeated"] = 0.6
+        table.provenance = replace(table.provenance, repeated=0.6)
     elif how == "nobody":
-        table.meta = {}
+        table.provenance = Provenance()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +165,9 @@ def test_show_and_diff_for_people_and_for_scripts(mid, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["workloads"][0]["workload"] == mid.frame["workload"][0]
     infeasible = mid.frame.copy()
     infeasible.loc[0, ["latency_ms", "memory_mb", "status"]] = [np.inf, np.nan, "infeasible"]
-    other = replace(mid, frame=infeasible, meta={**mid.meta, "chip": "another"}).save(tmp_path / "other.csv")
+    other = replace(mid, frame=infeasible, provenance=replace(mid.provenance, chip="another")).save(
+        tmp_path / "other.csv"
+    )
     assert main(["table", "diff", str(MID), str(other)]) == 0
     assert "profiled otherwise: chip" in capsys.readouterr().out
     assert main(["table", "diff", str(MID), str(other), "--json"]) == 0

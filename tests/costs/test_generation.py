@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import nas
-from nas.costs import Calibration, CostModel, LookupTable, Row
+from nas.costs import Calibration, CostModel, LookupTable, Provenance, Row
 from nas.errors import BudgetError, TableError
 from nas.spaces import Decoder
 
@@ -50,7 +50,7 @@ def test_seconds_are_the_sum_of_what_runs(space):
 
 def test_a_table_without_the_parts_still_gives_the_rest(space):
     old = without(without(table_for(space), "TextEncoder"), "Decoder")
-    old.meta = {"runtime": "eager+compile", "device": "cuda"}
+    old.provenance = Provenance(runtime="eager+compile", device="cuda")
     cost, arch = CostModel(space, old), space.random(0)
     assert cost.predict(arch).latency_ms > 0 and cost.predict(arch).generation_s is None
     assert list(cost.predict_many([space.encode(arch)])) == ["latency_ms", "memory_mb", "params"]

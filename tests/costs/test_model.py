@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
-from nas.costs import Calibration, CostModel, LookupTable, Row
+from nas.costs import Calibration, CostModel, LookupTable, Provenance, Row
 from nas.errors import SpaceError, TableError
 
 
@@ -56,7 +56,7 @@ def test_against_the_formula(seed, calibrated):
 def test_buffers_that_the_backbone_keeps_are_there_beside_every_layer():
     space = nas.SearchSpace.load("snapgen_v")
     table = table_for(space)
-    kept = CostModel(space, dataclasses.replace(table, meta={**table.meta, "buffers": "kept"}))
+    kept = CostModel(space, dataclasses.replace(table, provenance=Provenance(buffers="kept")))
     rows, arch = table.rows(), space.random(3)
     used = [rows[str(space.workload(slot, choice))] for slot, choice in arch.choices.items() if choice != "none"]
     base = rows[str(space.backbone_workload())]

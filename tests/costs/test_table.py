@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from nas.costs import Calibration, LookupTable, Row, TableWriter
-from nas.costs.side_files import calibration_path
+from nas.costs.provenance import calibration_path
 from nas.errors import ConfigError, TableError
 
 META = {"device": "here", "runtime": "eager", "dtype": "float32", "threads": 2}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nas.costs import Budget, Calibration, CostModel, LookupTable, Row, TableWriter
-from nas.costs.side_files import calibration_path, meta_path
+from nas.costs.provenance import calibration_path, meta_path
 from nas.errors import NasError, TableError
 from nas.search.evaluators import ScoreTable
 from nas.spaces import SearchSpace

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from nas import checkpoint
-from nas.costs import CostModel, LookupTable
+from nas.costs import CostModel, LookupTable, Provenance
 from nas.costs.clip_summary import FPS, clip_summary
 from nas.data import video_writer
 from nas.errors import TableError
@@ -20,7 +20,7 @@ def table_of(space, source: str) -> LookupTable:
         for i, w in enumerate(space.workloads())
     ]
     table = LookupTable.from_frame(pd.DataFrame(rows))
-    table.meta.update({"runtime": "litert", "chip": "Phone 3"})
+    table.provenance = Provenance(runtime="litert", chip="Phone 3")
     return table
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas.costs import LookupTable
+from nas.costs import LookupTable, Provenance
 from nas.errors import ConfigError
 from nas.report import RunRecord, write
 from nas.report.page import render
@@ -439,7 +439,7 @@ def named(text: str, finished_run):
         quality=tuple(dataclasses.replace(q, model=text) for q in record.quality[:1]),
         exported=tuple(dataclasses.replace(e, path=text, format=text) for e in record.exported),
     )
-    folder.table.meta = {"device": text, "chip": {text or "empty": [text]}}
+    folder.table.provenance = Provenance(device=text, other={"notes": {text or "empty": [text]}})
     column = text.encode(errors="replace").decode()  # a file has no lone surrogates
     folder.histories = {text: folder.histories["supernet"].rename(columns={"grad_norm": column})}
     folder.missing["cost_model"] = text

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nas.costs import LookupTable, Row
-from nas.costs.side_files import meta_path, read_meta
-from nas.costs.table import COMPARABLE_KEYS
+from nas.costs.provenance import COMPARABLE_KEYS, Provenance, meta_path
 from nas.errors import ConfigError, NasError, TableError
 from nas.failures import Infeasible
 from nas.files import read_text
@@ -69,10 +68,8 @@ def collect(folder: str | Path, out: str | Path) -> LookupTable:
     """
     bundle, out = Bundle.load(folder), Path(out)
     with output_lock(out):
-        if out.exists():
-            meta = read_meta(out) if meta_path(out).exists() else {}
-            if meta.get("bundle") != bundle.id:
-                raise ConfigError(f"{out}: was not collected from this bundle; give another --out")
+        if out.exists() and (not meta_path(out).exists() or Provenance.read(out).bundle != bundle.id):
+            raise ConfigError(f"{out}: was not collected from this bundle; give another --out")
         _collected(bundle).save(out)
     return LookupTable.load(out)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.costs import Row
-from nas.costs.table import COMPARABLE_KEYS
+from nas.costs.provenance import COMPARABLE_KEYS
 from nas.errors import ConfigError, TableError
 from nas.locks import output_lock
 from nas.profiling import runtimes
