@@ -1,17 +1,17 @@
-"""YAML and JSON to data classes: every key and every number checked, every error with its file and line.
+"""Build configuration data classes from YAML and JSON, with type and range checks and line-numbered errors.
 
-A configuration is a tree of frozen data classes. `load` reads a YAML file into one, `load_json` a JSON file, `build` a
-mapping that is already there. An unknown key, a missing one, a value of the wrong type or a number out of range is one
-line that names the file, the line (of YAML), the field and what was expected.
+A configuration is a tree of frozen data classes. `load` reads one from a YAML file, `load_json` from a JSON file, and
+`build` from a mapping. For an unknown or missing key, a value of the wrong type or a number out of range, the one-line
+error names the file, the line (of YAML), the field and the expected value.
 
-What a number may be stands beside the field::
+The range of a number is part of its type::
 
     steps: AtLeast1 = 1000
     dropout: Annotated[float, Range(0, 1)] = 0.1
     memory_mb: Annotated[float, Range(0, unknown=True)]     # NaN allowed
 
 Without a range, a number must be finite and an integer must fit 64 bits. `nas.ranges.check_range` in `__post_init__`
-holds objects to a range that are made in Python, too.
+also checks objects that are created in Python.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 AnyNumber = Annotated[float, Range(unknown=True, infinite=True)]
-"""For results, which may be NaN or infinite, rather than for what a person asks for."""
+"""For results, which may be NaN or infinite."""
 
 
 def load(cls: type[T], path: str | Path, what: str) -> T:
@@ -47,35 +47,35 @@ def load(cls: type[T], path: str | Path, what: str) -> T:
     return build(cls, read_yaml(path, what), str(path))
 
 
-def load_json(cls: type[T], path: str | Path, what: str, others: bool = False) -> T:
-    """Read the JSON file at `path` into the data class `cls`; `others` as in `build`."""
-    return build(cls, read_json(path, what, dict), str(path), others=others)
+def load_json(cls: type[T], path: str | Path, what: str, ignore_unknown: bool = False) -> T:
+    """Read the JSON file at `path` into the data class `cls`; `ignore_unknown` as in `build`."""
+    return build(cls, read_json(path, what, dict), str(path), ignore_unknown=ignore_unknown)
 
 
-def build(cls: type[T], mapping: Any, where: str, field: str = "", others: bool = False) -> T:
+def build(cls: type[T], mapping: Any, where: str, field: str = "", ignore_unknown: bool = False) -> T:
     """Build the data class `cls` from a mapping, recursively.
 
     Args:
         cls: a data class whose annotations are plain types, `Any`, `Literal`, `X | None`, tuples, lists, dicts or data
             classes; a number's may be `Annotated` with a `Range`.
-        mapping: what YAML or JSON gave for it.
+        mapping: the parsed YAML or JSON.
         where: the file's name, for errors.
         field: the dotted path to this mapping inside the file, for errors.
-        others: leave out keys that `cls` does not know, of files that other programs write.
+        ignore_unknown: skip keys that `cls` does not have, for files that other programs write.
 
     Raises:
         ConfigError: an unknown or missing key, a value of the wrong type, or a number out of range.
     """
-    return _build(cls, mapping, _Place(where, None, field), others)
+    return _build(cls, mapping, _Place(where, None, field), ignore_unknown)
 
 
 def renamed(old: str, **options: Any) -> Any:
-    """A data class field that files of earlier versions call `old`; `options` as of `dataclasses.field`."""
+    """A data class field whose key was `old` in earlier versions; `options` are those of `dataclasses.field`."""
     return dataclasses.field(metadata={"old": old}, **options)
 
 
 def at(where: str, mapping: Any, key: Any = None) -> str:
-    """`file:line` of a mapping that came out of YAML, or of one of its keys."""
+    """`file:line` of a mapping from YAML, or of one of its keys."""
     if not isinstance(mapping, Marked):
         return where
     return f"{where}:{mapping.lines.get(key, mapping.line)}"
@@ -83,7 +83,7 @@ def at(where: str, mapping: Any, key: Any = None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a value stands: a file, a line of it if that is known, and the dotted path to the field."""
+    """The position of a value: its file, its line if known, and the dotted path of the field."""
 
     file: str
     line: int | None
@@ -105,7 +105,7 @@ class _Place:
         return _Place(self.file, self.line, "").error(problem, mapping)
 
 
-def _build(cls: type[T], mapping: Any, place: _Place, others: bool) -> T:
+def _build(cls: type[T], mapping: Any, place: _Place, ignore_unknown: bool) -> T:
     if isinstance(mapping, cls):
         return mapping
     if not isinstance(mapping, dict):
@@ -119,51 +119,53 @@ def _build(cls: type[T], mapping: Any, place: _Place, others: bool) -> T:
         name = key if key in known else old_names.get(key, key)
         if name in values:
             old = known[name].metadata["old"]
-            raise inside.error_of_key(f"'{old}' is what '{name}' was called before; keep '{name}' alone", None)
+            raise inside.error_of_key(f"'{old}' is the old name of '{name}'; keep only '{name}'", None)
         if name in known:
-            values[name] = _convert(hints[name], value, inside, others)
-        elif not others:
+            values[name] = _convert(hints[name], value, inside, ignore_unknown)
+        elif not ignore_unknown:
             raise inside.error_of_key(f"unknown key '{inside.field}'{suggestion(key_text(key), known)}", None)
     missing = [n for n, f in known.items() if n not in values and _required(f)]
     if missing:
         raise place.error_of_key(f"missing key '{place.inside({}, missing[0]).field}'", mapping)
     try:
         return cls(**values)
-    except ConfigError as error:  # a data class's own check: say where it was written
+    except ConfigError as error:  # raised by the data class's own check: add the position
         raise type(error)(str(place.error_of_key(str(error), mapping))) from None
 
 
-def _convert(kind: Any, value: Any, place: _Place, others: bool, limits: Range | None = None) -> Any:
+def _convert(kind: Any, value: Any, place: _Place, ignore_unknown: bool, limits: Range | None = None) -> Any:
     """`value` as the annotated type `kind`, or a ConfigError that names its place."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
     if origin is Annotated:
         ranges = [mark for mark in args[1:] if isinstance(mark, Range)]
-        return _convert(args[0], value, place, others, ranges[0] if ranges else limits)
+        return _convert(args[0], value, place, ignore_unknown, ranges[0] if ranges else limits)
     if origin is Literal:
         if not any(value is arg or (type(value) is type(arg) and value == arg) for arg in args):
             if isinstance(value, str):
-                raise place.error(f"there is no {shown(value)}{suggestion(value, map(str, args))}")
+                raise place.error(f"unknown value {shown(value)}{suggestion(value, map(str, args))}")
             raise place.error(f"expected one of {', '.join(map(str, args))}, found {shown(value)}")
         return value
     if origin in (typing.Union, types.UnionType):
-        return _one_of(args, value, place, others, limits)
+        return _one_of(args, value, place, ignore_unknown, limits)
     if dataclasses.is_dataclass(kind):
-        return _build(kind, value, place, others)
+        return _build(kind, value, place, ignore_unknown)
     if origin in (tuple, list, Sequence):
-        return _list(origin, args, value, place, others, limits)
+        return _list(origin, args, value, place, ignore_unknown, limits)
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise place.error(f"expected a mapping, found {shown(value)}")
         return {
-            _key(args[0], k, place.inside(value, k)): _convert(args[1], v, place.inside(value, k), others, limits)
+            _key(args[0], k, place.inside(value, k)): _convert(
+                args[1], v, place.inside(value, k), ignore_unknown, limits
+            )
             for k, v in value.items()
         }
     return _plain(kind, value, place, limits)
 
 
-def _list(origin: Any, args: tuple, value: Any, place: _Place, others: bool, limits: Range | None) -> Any:
+def _list(origin: Any, args: tuple, value: Any, place: _Place, ignore_unknown: bool, limits: Range | None) -> Any:
     if not isinstance(value, list | tuple):
         raise place.error(f"expected a list, found {shown(value)}")
     kinds = [args[0]] * len(value)
@@ -171,30 +173,32 @@ def _list(origin: Any, args: tuple, value: Any, place: _Place, others: bool, lim
         if len(args) != len(value):
             raise place.error(f"expected {len(args)} values, found {len(value)}")
         kinds = args
-    found = [_convert(k, v, place.inside(value, i), others, limits) for i, (k, v) in enumerate(zip(kinds, value))]
-    return found if origin is list else tuple(found)
+    values = [
+        _convert(k, v, place.inside(value, i), ignore_unknown, limits) for i, (k, v) in enumerate(zip(kinds, value))
+    ]
+    return values if origin is list else tuple(values)
 
 
-def _one_of(kinds: tuple, value: Any, place: _Place, others: bool, limits: Range | None) -> Any:
-    """The value as the first of several types that takes it; what the first says if none does."""
+def _one_of(kinds: tuple, value: Any, place: _Place, ignore_unknown: bool, limits: Range | None) -> Any:
+    """The value as the first of several types that accepts it; the first type's error if none does."""
     if value is None and type(None) in kinds:
         return None
-    refused = None
+    first_error = None
     for kind in kinds:
         if kind is not type(None):
             try:
-                return _convert(kind, value, place, others, limits)
+                return _convert(kind, value, place, ignore_unknown, limits)
             except ConfigError as error:
-                refused = refused or error
-    raise refused
+                first_error = first_error or error
+    raise first_error
 
 
 def _key(kind: Any, key: Any, place: _Place) -> Any:
-    """A mapping's key: YAML reads some names as numbers or as `True`."""
+    """A mapping's key; YAML parses some unquoted names as numbers or `True`."""
     if kind is str and type(key) is int:
         return str(key)
     if kind is str and not isinstance(key, str):
-        raise place.error(f"the key {shown(key)} is no text; put it in quotes")
+        raise place.error(f"the key {shown(key)} is not text; put it in quotes")
     return _convert(kind, key, place, False)
 
 
@@ -207,13 +211,13 @@ def _plain(kind: Any, value: Any, place: _Place, limits: Range | None) -> Any:
     if not (type(value) is kind if kind in (bool, int, float, str) else isinstance(value, kind)):
         hint = "; put it in quotes" if kind is str and type(value) in (bool, int, float) else ""
         raise place.error(f"expected {kind.__name__}, found {shown(value)}{hint}")
-    if kind in (int, float) and (refusal := (limits or Range()).refusal(value)):
-        raise place.error(refusal)
+    if kind in (int, float) and (violation := (limits or Range()).violation(value)):
+        raise place.error(violation)
     return value
 
 
 def key_text(key: Any) -> str:
-    """A key as an error message may print it."""
+    """A key for an error message."""
     return key[:80] if isinstance(key, str) else shown(key)
 
 

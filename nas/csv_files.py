@@ -1,4 +1,4 @@
-"""CSV as spreadsheets and people leave it: with semicolons or tabs, decimal commas, a byte order mark, empty rows."""
+"""Read CSV files as spreadsheets save them: separated by semicolons or tabs, with decimal commas or empty rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from nas.files import read_text
 
 @dataclass(frozen=True)
 class CsvFile:
-    """The cells of a file, as text.
+    """The cells of a CSV file as text.
 
     Attributes:
         header: the columns' names.
-        rows: as many cells each as there are columns; `lines` on which each row stands.
-        decimal_comma: whether numbers may be written 1,5: where commas do not separate cells.
+        rows: the cells of each row.
+        lines: the line number of each row.
+        decimal_comma: whether numbers may be written 1,5, because commas do not separate cells.
     """
 
     header: list[str]
@@ -28,27 +29,27 @@ class CsvFile:
     decimal_comma: bool
 
     def number(self, cell: str) -> str:
-        """A cell that holds a number, as Python reads it."""
+        """A cell with a number, in Python's notation."""
         cell = cell.strip()
         return cell.replace(",", ".") if self.decimal_comma and "." not in cell and cell.count(",") == 1 else cell
 
 
 def read_csv(path: str | Path, what: str, needed: Sequence[str], appended: Sequence[str] = ()) -> CsvFile:
-    """Read a file that begins with a line of column names.
+    """Read a CSV file whose first line has the column names.
 
     Args:
         what: the file's kind, for errors.
-        needed: columns that it must have; by them the separator is recognized.
+        needed: required columns, by which the separator is recognized.
         appended: first lines by which a file is known to be written row by row. Its last line, if it has no line end,
             was not completely written and is dropped.
 
     Raises:
-        ConfigError: no such file, no such columns, a row with other cells than columns, or a quote that is not closed.
+        ConfigError: a missing file or column, a row with the wrong number of cells, or an unclosed quote.
     """
     text = read_text(path, what)
     first = text.partition("\n")[0]
     skipped = 0
-    if first.lower().startswith("sep=") and len(first) <= 5:  # Excel's own way to say it
+    if first.lower().startswith("sep=") and len(first) <= 5:  # Excel's declaration of the separator
         text, skipped = text.partition("\n")[2], 1
         first = text.partition("\n")[0]
     if first.strip() in [line.strip() for line in appended]:
@@ -56,21 +57,23 @@ def read_csv(path: str | Path, what: str, needed: Sequence[str], appended: Seque
     if not text.strip():
         raise ConfigError(f"{path}: empty; a {what} starts with the line '{','.join(needed[:2])},...'")
     separator = _separator(first, needed)
-    found: list[tuple[int, list[str]]] = list(_rows(text, separator, str(path), skipped))
-    header = [name.strip() for name in found[0][1]]
+    lines_of_cells: list[tuple[int, list[str]]] = list(_rows(text, separator, str(path), skipped))
+    header = [name.strip() for name in lines_of_cells[0][1]]
     columns = len(header)
     if missing := [name for name in needed if name not in header]:
         raise ConfigError(f"{path}: column '{missing[0]}' is missing; a {what} needs {', '.join(needed)}")
-    while header and not header[-1] and not any("".join(row[len(header) - 1 :]).strip() for _, row in found[1:]):
+    while (
+        header and not header[-1] and not any("".join(row[len(header) - 1 :]).strip() for _, row in lines_of_cells[1:])
+    ):
         header.pop()  # empty columns on the right, as spreadsheets leave them
     rows, lines = [], []
-    for line, row in found[1:]:
+    for line, row in lines_of_cells[1:]:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != columns:
             raise ConfigError(
-                f"{path}:{line}: not a {what}: {len(row)} cells under {columns} columns; "
-                f"quote a text that holds a {_NAMES[separator]}"
+                f"{path}:{line}: not a {what}: {len(row)} cells for {columns} columns; "
+                f"quote text that contains a {_NAMES[separator]}"
             )
         rows.append(row[: len(header)])
         lines.append(line)
@@ -88,7 +91,7 @@ def _separator(first: str, needed: Sequence[str]) -> str:
 
 
 def _rows(text: str, separator: str, path: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """Each row and its line; a row is one line, so that a quote that is not closed does not swallow the file."""
+    """Each row with its line number. A row is one line, so that an unclosed quote does not span the rest of the file."""
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     end = skipped
     while True:
@@ -101,11 +104,11 @@ def _rows(text: str, separator: str, path: str, skipped: int) -> Iterator[tuple[
             return
         end = reader.line_num + skipped
         if end > start:
-            raise ConfigError(f"{path}:{start}: a quoted text does not end on its line; close the quote")
+            raise ConfigError(f"{path}:{start}: a quoted cell does not end on its line; close the quote")
         if row:
             yield end, row
 
 
 def shown_cell(cell: object) -> str:
-    """A cell that is no number, for errors, with what to do where that is clear."""
+    """A cell that is not a number, for error messages, with the fix if it is known."""
     return f"{shown(cell)}, not a number" + ("; write a decimal point" if "," in str(cell)[:100] else "")

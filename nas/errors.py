@@ -1,4 +1,4 @@
-"""The errors a person can cause. The command line prints their one line and exits with status 2."""
+"""Exceptions for user errors: the command line prints their one-line message and exits with status 2."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class NasError(Exception):
-    """Base of every error this library raises on purpose. Its text is one line: what is wrong, where, and the fix."""
+    """Base class of this library's errors. The message is one line: where, what is wrong, and how to fix it."""
 
 
 class ConfigError(NasError, ValueError):
-    """A file or an argument holds something that cannot be meant."""
+    """A file or an argument has an invalid value."""
 
 
 class SpaceError(ConfigError):
@@ -23,15 +23,15 @@ class SpaceError(ConfigError):
 
 
 class TableError(NasError, ValueError):
-    """A lookup table is malformed or lacks rows that are needed."""
+    """A lookup table is malformed, or needed rows are missing."""
 
 
 class BudgetError(NasError, ValueError):
-    """A budget cannot be read, or no architecture meets it."""
+    """A budget cannot be parsed, or no architecture satisfies it."""
 
 
 class MissingDependency(NasError, ImportError):
-    """Something that is not installed is needed; the text says how to get it."""
+    """A package or tool is not installed; the message says how to install it."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -42,7 +42,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 FIXES = {
-    errno.EACCES: "ask for the right to, or give another path",
+    errno.EACCES: "change its permissions, or give another path",
     errno.EDQUOT: "free some space and run again",
     errno.EEXIST: "a file is where a folder is needed; give another path",
     errno.EMFILE: "allow more open files (ulimit -n), or use fewer workers",
@@ -50,24 +50,24 @@ FIXES = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOMEM: "free some memory, or make the work smaller",
     errno.ENOSPC: "free some space and run again",
-    errno.ENOTDIR: "something above it is a file, not a folder; give another path",
+    errno.ENOTDIR: "a parent folder of it is a file; give another path",
     errno.EROFS: "give another path",
 }
-"""What to do when the system refuses something, by its error number."""
+"""How to fix a system error, by errno."""
 
 
 def unwritable(path: str | Path, error: OSError) -> NasError:
-    """The error of an output that the system refuses."""
+    """The error for an output that cannot be written."""
     return NasError(f"{path}: cannot be written: {error.strerror}; {FIXES.get(error.errno, 'give another path')}")
 
 
 def shown(value: Any) -> str:
-    """A value out of a file as an error message may print it: on one line, short, whatever the value is.
+    """A value for an error message: on one line and short, for any value.
 
-    A list or a mapping is told by its size, since it may refer to itself or multiply a thousandfold when it is printed.
+    Lists and mappings are described by their size, since they may be recursive, or very large through YAML anchors.
     """
     if hasattr(value, "item") and hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
-        value = value.item()  # of numpy: 1.0 rather than np.float64(1.0)
+        value = value.item()  # numpy scalars: 1.0, not np.float64(1.0)
     if isinstance(value, dict):
         return f"a mapping of {len(value)} keys" if value else "an empty mapping"
     if isinstance(value, list | tuple):
@@ -82,7 +82,7 @@ _short.maxstring = _short.maxother = 60
 
 
 def encodable(text: str) -> bool:
-    """Whether it is Unicode: no half of a surrogate pair, as broken files and arguments leave it."""
+    """Whether a string can be encoded as UTF-8, which one with lone surrogates cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Whose failure an error of a library, a tool or the system is: the workload's, the machine's, or the tool's."""
+"""Classify errors of libraries and tools: the workload is unsupported or too large, or the tool or machine failed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nas.errors import NasError
 
 
 class ToolError(NasError):
-    """A library, a tool or this machine failed, which says nothing about the workload: no row is made of it."""
+    """A library, a tool or this machine failed for a reason other than the workload, so that no row is recorded."""
 
 
 class Infeasible(Exception):
@@ -30,24 +30,24 @@ UNSUPPORTED = re.compile(
     r"rank (must|greater|[0-9])",
     re.IGNORECASE,
 )
-"""How libraries and tools say that they have no way to run an operation."""
+"""Messages of libraries and tools about unsupported operations."""
 CRASHED = re.compile(r"illegal memory access|misaligned address|launch failure|device-side assert|cuda_error_launch")
-"""How an accelerator says that a kernel crashed, where on a CPU the process would."""
+"""Messages about crashed kernels on an accelerator; on a CPU, the process crashes instead."""
 MACHINE = re.compile(
     r"no space left|disk quota|read-only file system|permission denied|too many open files", re.IGNORECASE
 )
-"""What the system says of a machine in whatever error it reaches us."""
+"""Messages of the operating system about this machine."""
 
 
 def is_unsupported(error: BaseException) -> bool:
-    """Whether a library says with this error that it has no way to run what it was given."""
+    """Whether the error says that an operation is not supported."""
     if isinstance(error, NotImplementedError):
         return True
     return isinstance(error, RuntimeError | ValueError) and UNSUPPORTED.search(str(error)) is not None
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error of torch, or Python's own, says that memory could not be allocated."""
+    """Whether an error of torch or Python says that memory could not be allocated."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
     text = str(error)

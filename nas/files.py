@@ -1,5 +1,4 @@
-"""Writing files so that a killed process or a full disk never leaves a half-written one behind, and reading those of
-other people."""
+"""Write files atomically, so that a killed process or a full disk never leaves a partial file, and read user files."""
 
 from __future__ import annotations
 
@@ -22,19 +21,19 @@ from nas.errors import ConfigError, shown
 from nas.locks import try_lock
 
 TEMPORARY = ".nas-tmp"
-"""How the names end of files that are still being written."""
+"""Suffix of files that are being written."""
 
 _cleaned: set[str] = set()
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
-    """Write `content` to `path` in one step: a reader sees the old file or the new one, never a part.
+    """Write `content` to `path` atomically: a reader sees the old file or the new one.
 
-    When it returns, the file and its name are on the disk. What processes that were killed left half-written in the same
-    folder is removed.
+    When it returns, the file and its directory entry are synced to disk. Temporary files of killed processes in the same
+    folder are removed.
 
     Raises:
-        OSError: the system refused it; its `filename` is the path, and what was there is as it was.
+        OSError: the file cannot be written; `filename` is the path, and an existing file is unchanged.
     """
     with _replacing(Path(path)) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -42,7 +41,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
 
 
 def copy_atomic(source: str | Path, path: str | Path) -> Path:
-    """Copy a file's content to `path`, as `write_atomic` writes it."""
+    """Copy a file's content to `path` atomically, like `write_atomic`."""
     with open(source, "rb") as content, _replacing(Path(path)) as file:
         shutil.copyfileobj(content, file)
     return Path(path)
@@ -50,7 +49,7 @@ def copy_atomic(source: str | Path, path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    with naming(path):
+    with name_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent)
         handle, temporary = _create_temporary(path)
@@ -59,7 +58,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 with contextlib.suppress(OSError):
-                    os.fchmod(handle, stat.S_IMODE(os.stat(path).st_mode))  # a file that was there keeps its mode
+                    os.fchmod(handle, stat.S_IMODE(os.stat(path).st_mode))  # an existing file keeps its mode
                 os.fsync(handle)
                 os.replace(temporary, path)
         except BaseException:
@@ -71,13 +70,13 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside `path` for a library to write to; it takes the place of `path` if the block ends well.
+    """A temporary file beside `path` for a library to write to; it replaces `path` if the block succeeds.
 
     Raises:
-        OSError: the system refused it; what was there is as it was.
+        OSError: the file cannot be written; an existing file is unchanged.
     """
     path = Path(path)
-    with naming(path):
+    with name_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent)
         handle, temporary = _create_temporary(path)
@@ -91,8 +90,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Give an OSError of the block that names no file the name of the one that was written."""
+def name_in_errors(path: str | Path) -> Iterator[None]:
+    """Set `filename` of an OSError that has none, or that of the temporary file, to `path`."""
     try:
         yield
     except OSError as error:
@@ -102,8 +101,8 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk; without it a power loss may take back a file that was reported as written."""
-    with contextlib.suppress(OSError):  # some filesystems cannot
+    """Sync a folder's entries to disk; without it, a power loss may undo the creation of a file."""
+    with contextlib.suppress(OSError):  # some filesystems do not support it
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -111,27 +110,24 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def duplicate(source: Path, target: Path) -> None:
-    """Give a file's content a second name, without a moment in which either is missing or half-written.
-
-    A hard link, or a copy where the filesystem has no links.
-    """
+def link_or_copy(source: Path, target: Path) -> None:
+    """Link `target` to the file `source` atomically, or copy it if the filesystem has no hard links."""
     temporary = _temporary_name(target)
     try:
-        with naming(target):
+        with name_in_errors(target):
             try:
                 os.link(source, temporary)
             except OSError:
                 shutil.copyfile(source, temporary)
             os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)  # replacing one link by another to the same file does nothing
+        temporary.unlink(missing_ok=True)  # os.replace does nothing if both are links to the same file
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what processes that are dead were writing to a folder; once per folder and process.
+    """Remove temporary files of dead processes from a folder; once per folder and process.
 
-    A living process holds a lock on its temporary file.
+    A running process holds a lock on its temporary file.
     """
     if str(folder) in _cleaned:
         return
@@ -149,26 +145,27 @@ def _temporary_name(path: Path) -> Path:
 
 
 def _create_temporary(path: Path) -> tuple[int, Path]:
-    """A new file beside `path`, with the mode that the umask asks for, locked so that nobody takes it for stale."""
+    """A new file beside `path` with the default mode, locked so that no process removes it as stale."""
     while True:
         temporary = _temporary_name(path)
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        with contextlib.suppress(OSError):  # no locks here: then nobody else can lock it either, and it stays
+        with contextlib.suppress(OSError):  # without locks, no other process can lock and remove it either
             try_lock(handle)
         if temporary.exists():
             return handle, temporary
-        os.close(handle)  # another process took it for stale before it was locked
+        os.close(handle)  # another process removed it before it was locked
 
 
 def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented JSON with `write_atomic`."""
     return write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """A regular file for reading. Opening a FIFO would wait for its writer, and reading a device may never end.
+    """Open a regular file for reading, without blocking on a FIFO or a device.
 
     Raises:
-        OSError: it is missing, is no regular file, or cannot be read.
+        OSError: it is missing, not a regular file, or cannot be read.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(handle).st_mode
@@ -180,17 +177,15 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The text of a file a person named: UTF-8, with or without a byte order mark, or UTF-16 with one.
-
-    Line ends are those of Python, however the file has them.
+    """The text of a file: UTF-8, with or without a byte order mark, or UTF-16 with one. Line ends become newlines.
 
     Raises:
-        ConfigError: the file is missing, is a folder or a device, or is not text.
+        ConfigError: the file is missing, a folder or a device, or not text.
     """
     try:
         data = _read_regular(Path(path), what)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such {what} file{_neighbour(Path(path))}") from None
+        raise ConfigError(f"{path}: no such {what} file{_hint(Path(path))}") from None
     except OSError as error:
         raise ConfigError(f"{path}: this {what} file cannot be read: {error.strerror}") from None
     except ConfigError:
@@ -204,7 +199,7 @@ def _read_regular(path: Path, what: str) -> bytes:
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise ConfigError(f"{path}: is a folder; give the {what} file")
-    if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
+    if not stat.S_ISREG(mode):  # reading a pipe or a device may block
         raise ConfigError(f"{path}: is a pipe or a device; give a {what} file")
     return path.read_bytes()
 
@@ -216,61 +211,63 @@ def _decoded(data: bytes, path: str, what: str) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: not text, and so no {what} file (byte {error.start} is not {encoding.removesuffix('-sig').upper()}); "
+            f"{path}: not a text file, as a {what} file must be (byte {error.start} is not {encoding.removesuffix('-sig').upper()}); "
             "if it is text, save it as UTF-8"
         ) from None
     if "\0" in text:
-        raise ConfigError(f"{path}: not text, and so no {what} file (zero bytes); if it is text, save it as UTF-8")
+        raise ConfigError(
+            f"{path}: not a text file, as a {what} file must be (it has zero bytes); if it is text, save it as UTF-8"
+        )
     return text
 
 
-def _neighbour(path: Path) -> str:
-    """What a person may have meant by a path that is not there."""
-    with contextlib.suppress(OSError):  # a folder that may not be listed
-        there = next(parent for parent in path.absolute().parents if parent.exists())
-        if there != path.absolute().parent:
-            return f"; there is no folder {path.parent}"
-        names = [other.name for other in there.iterdir()] if there.is_dir() else []
+def _hint(path: Path) -> str:
+    """A hint for a missing path: the missing folder, or a file of a similar name."""
+    with contextlib.suppress(OSError):  # a folder without read permission
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if folder != path.absolute().parent:
+            return f"; folder {path.parent} does not exist"
+        names = [other.name for other in folder.iterdir()] if folder.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)
         return f"; did you mean '{near[0]}'?" if near else ""
     return ""
 
 
 def read_json(path: str | Path, what: str, kind: type | None = None) -> Any:
-    """The parsed JSON of a file a person named.
+    """The parsed JSON of a file.
 
     Args:
-        what: the file's kind, for errors.
-        kind: `dict` or `list`, if the whole must be one.
+        what: the kind of file, for error messages.
+        kind: `dict` or `list`, if the value must be one.
 
     Raises:
-        ConfigError: the file is missing or is not JSON; the text names the line. As `parse_json` besides.
+        ConfigError: the file is missing, or invalid as described at `parse_json`; the message names the line.
     """
     return parse_json(read_text(path, what), str(path), f"{what} file", kind, lines=True)
 
 
 def parse_json(text: str, where: str, what: str, kind: type | None = None, lines: bool = False) -> Any:
-    """The value of a JSON text that another program, or a person, may have written.
+    """The value of a JSON string from an untrusted source.
 
     Args:
-        where: the file's name, with its line if the text is one line of it, for errors.
-        what: what the text is, for errors.
-        kind: `dict` or `list`, if the whole must be one.
+        where: the file, and the line if the text is one line of it, for error messages.
+        what: what the text is, for error messages.
+        kind: `dict` or `list`, if the value must be one.
         lines: add the line within the text to `where`.
 
     Raises:
-        ConfigError: not JSON, a key given twice, brackets nested more than `MAX_DEPTH` deep, an integer of more than 40
-            digits, or half of a surrogate pair, which cannot be written to a file.
+        ConfigError: not JSON, a repeated key, nesting deeper than `MAX_DEPTH`, an integer of more than 40 digits, or a
+            lone surrogate, which cannot be written to a file.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole_number)
         if _depth(value, text) > MAX_DEPTH:
             raise RecursionError
         if _HALF_PAIR.search(text) and has_half_pair(json.dumps(value, ensure_ascii=False)):
-            raise _Refused("it holds half of a surrogate pair (\\ud800 to \\udfff)")
+            raise _Refused("it has half of a surrogate pair (\\ud800 to \\udfff)")
     except json.JSONDecodeError as error:
         line = f":{error.lineno}" if lines else ""
-        raise ConfigError(f"{where}{line}: this {what} is no JSON: {error.msg}") from None
+        raise ConfigError(f"{where}{line}: this {what} is not valid JSON: {error.msg}") from None
     except _Refused as error:
         raise ConfigError(f"{where}: this {what} cannot be used: {error}") from None
     except RecursionError:
@@ -282,12 +279,12 @@ def parse_json(text: str, where: str, what: str, kind: type | None = None, lines
 
 
 def has_half_pair(text: str) -> bool:
-    """Whether a text holds a lone surrogate, so that it cannot be written as UTF-8."""
+    """Whether a string has a lone surrogate and cannot be encoded as UTF-8."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 MAX_DEPTH = 64
-"""Brackets within brackets; no file of this library comes near."""
+"""Deepest nesting of lists and mappings in a file; far above that of this library's files."""
 
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
@@ -297,22 +294,22 @@ class _Refused(ValueError):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise _Refused(f"{shown(twice)} is given twice; keep one")
-    return found
+    return mapping
 
 
 def _whole_number(digits: str) -> int:
     if len(digits) > 40:
-        raise _Refused(f"it holds an integer of {len(digits)} digits ({digits[:12]}...)")
+        raise _Refused(f"it has an integer of {len(digits)} digits ({digits[:12]}...)")
     return int(digits)
 
 
 def _depth(value: Any, text: str) -> int:
-    """How deep lists and objects are nested; 0 where there are too few brackets to matter."""
+    """Nesting depth of lists and objects; 0 if there are at most `MAX_DEPTH` brackets."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return 0
     depth, level = 0, [value]
@@ -335,13 +332,13 @@ def content_hash(*paths: str | Path) -> str:
     """12 hexadecimal digits that change with the content of any of the files."""
     digest = hashlib.sha256()
     for path in paths:
-        with naming(path), open_regular(path) as file:
+        with name_in_errors(path), open_regular(path) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
 
 
 def local_or_hub(name: str, base: Path) -> str:
-    """The folder `name`, relative to `base`, if there is one or `name` cannot be the Hub's; else the name."""
+    """`name` if it can be a Hugging Face Hub repository and is not a folder; else the folder, relative to `base`."""
     folder = (base / Path(name).expanduser()).absolute()
     hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     return name if hub and not folder.is_dir() else str(folder)

@@ -1,4 +1,4 @@
-"""One process per output: a lock that the kernel drops when its process ends, however it ends."""
+"""Locks so that one process writes to an output; the kernel releases them when the process ends, even if killed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from nas.errors import NasError, unwritable
 
 HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
-"""What the system says when another process holds a lock; anything else means that it cannot lock here."""
+"""Error numbers if another process holds a lock; others mean that the filesystem does not support locks."""
 
 
-ENDING_S = 1.0
-"""How long a process that was killed may take to end."""
+EXIT_WAIT_S = 1.0
+"""Seconds to wait for a lock, for example of a killed process that is still exiting."""
 
 
 class LockedError(NasError):
@@ -42,20 +42,20 @@ _warned: set[str] = set()
 
 @contextlib.contextmanager
 def output_lock(path: str | Path, folder: bool = False) -> Iterator[None]:
-    """Keep every other process from writing to `path` inside the `with` block.
+    """Prevent other processes from writing to `path` inside the `with` block.
 
-    The lock file is `.NAME.lock` beside a file, and `.nas.lock` inside a folder; it is removed at the end. It is an
-    flock, which also holds between machines on NFS; where the filesystem refuses locks, a warning says so and the block
-    runs unprotected. The same process may take a lock again (a job that profiles into its own folder); its child
-    processes may not, so take it in the process that starts them.
+    The lock file is `.NAME.lock` beside a file, and `.nas.lock` inside a folder; it is removed at the end. The lock is an
+    flock, which also works between machines on NFS; if the filesystem does not support locks, a warning is printed and
+    the block runs without one. A process may acquire a lock again (a job that profiles into its own folder), but its
+    child processes may not, so acquire it in the parent.
 
     Args:
         path: the output: a file, or a folder.
-        folder: `path` is a folder; it is created, and removed again if nothing was put into it.
+        folder: `path` is a folder; it is created, and removed at the end if it is empty.
 
     Raises:
         LockedError: another process holds it.
-        NasError: the place cannot be written: read-only, full, or below a file.
+        NasError: the lock file cannot be written: read-only, disk full, or a parent is a file.
     """
     path = Path(path)
     if not folder and path.is_dir():
@@ -83,7 +83,7 @@ def try_lock(handle: int) -> bool:
     """Lock an open file without waiting; False if another process holds it.
 
     Raises:
-        OSError: the filesystem does not lock.
+        OSError: the filesystem does not support locks.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +95,7 @@ def try_lock(handle: int) -> bool:
 
 
 def _create(folder: Path, path: Path) -> list[Path]:
-    """Create a folder; returns those that were not there, the innermost first."""
+    """Create a folder; returns the created folders, the innermost first."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _create(folder: Path, path: Path) -> list[Path]:
 
 
 def _acquire(file: str, path: Path) -> int:
-    until = time.monotonic() + ENDING_S
+    until = time.monotonic() + EXIT_WAIT_S
     while True:
         try:
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -116,20 +116,20 @@ def _acquire(file: str, path: Path) -> int:
         except OSError as error:
             locked = True
             _warn(file, path, error)
-        if locked and _is(file, handle):
+        if locked and _is_same(file, handle):
             break
         holder = _holder(handle)
         os.close(handle)
-        if not locked:  # else its last holder has just removed the file
+        if not locked:  # else the last holder has just removed the file
             if time.monotonic() > until:
                 raise LockedError(f"{path}: {holder} is writing to it; wait for it, or give another path")
             time.sleep(0.05)
     program = os.path.basename(sys.argv[0])
     words = " ".join(["nas", *sys.argv[1:2]]) if program in ("nas", "__main__.py") else program
-    about = {"pid": os.getpid(), "host": socket.gethostname(), "command": words, "since": time.strftime("%F %T")}
+    holder_info = {"pid": os.getpid(), "host": socket.gethostname(), "command": words, "since": time.strftime("%F %T")}
     try:
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(about).encode(), 0)
+        os.pwrite(handle, json.dumps(holder_info).encode(), 0)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(file)
@@ -146,12 +146,12 @@ def _release(file: str) -> None:
         held.count -= 1
         if not held.count:
             del _held[file]
-            with contextlib.suppress(OSError):  # before it is unlocked, or the next holder's would be removed
+            with contextlib.suppress(OSError):  # before unlocking, or the next holder's file would be removed
                 os.unlink(file)
             os.close(held.handle)
 
 
-def _is(file: str, handle: int) -> bool:
+def _is_same(file: str, handle: int) -> bool:
     try:
         return os.path.samestat(os.stat(file), os.fstat(handle))
     except OSError:
@@ -160,8 +160,8 @@ def _is(file: str, handle: int) -> bool:
 
 def _holder(handle: int) -> str:
     try:
-        about = json.loads(os.pread(handle, 4096, 0))
-        return f"process {about['pid']} on {about['host']} ('{about['command']}', since {about['since']})"
+        info = json.loads(os.pread(handle, 4096, 0))
+        return f"process {info['pid']} on {info['host']} ('{info['command']}', since {info['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
@@ -170,13 +170,13 @@ def _warn(file: str, path: Path, error: OSError) -> None:
     if file not in _warned:
         _warned.add(file)
         print(
-            f"warning: {path}: this filesystem does not lock files ({error.strerror}); let no other process write to it",
+            f"warning: {path}: this filesystem does not support locks ({error.strerror}); do not write to it from another process",
             file=sys.stderr,
         )
 
 
-def _forget_after_fork() -> None:
-    """A forked child holds none of its parent's locks, or they would outlive the parent."""
+def _close_after_fork() -> None:
+    """Close inherited locks in a forked child, or they would outlive the parent."""
     global _registry
     _registry = threading.RLock()
     for held in _held.values():
@@ -185,4 +185,4 @@ def _forget_after_fork() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_close_after_fork)

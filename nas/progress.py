@@ -1,4 +1,4 @@
-"""A bar with the time left: redrawn in place on a terminal, a line now and then where a log file reads."""
+"""Progress bars: redrawn in place on a terminal, printed as occasional lines in a log file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 LOG_EVERY_S = 15
-"""Seconds between two lines of a log file."""
+"""Seconds between two lines in a log file."""
 
 
 def progress(
@@ -18,7 +18,7 @@ def progress(
     """A tqdm bar over `items`, or one to `update` by hand.
 
     Args:
-        total: how many there are, those that were `done` in an earlier run included.
+        total: number of items, including those `done` in an earlier run.
     """
     options: dict[str, Any] = {"mininterval": 1, "maxinterval": 5, "dynamic_ncols": True}
     if not sys.stderr.isatty():
@@ -33,7 +33,7 @@ def progress(
 
 
 class _Log:
-    """What tqdm would redraw in place, as lines: each count once, and none before there is any progress."""
+    """A file that writes tqdm's output as lines: one for each count, none before the first progress."""
 
     def __init__(self, file: TextIO) -> None:
         self.file: TextIO = file

@@ -1,4 +1,4 @@
-"""Numbers that enter from files and arguments: finite and in range, or refused."""
+"""Range checks of numbers from files and arguments."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nas.errors import ConfigError, shown
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be. `nas.config` reads it beside a field, as the second argument of `Annotated`.
+    """The allowed values of a number. `nas.config` reads it from a field's `Annotated` type.
 
     Attributes:
         low, high: smallest and largest value.
-        above: a value that it must exceed.
-        unknown: whether NaN is allowed, which says that the value is not known.
+        above: exclusive lower bound.
+        unknown: whether NaN, for an unknown value, is allowed.
         infinite: whether infinity is allowed.
     """
 
@@ -27,8 +27,8 @@ class Range:
     unknown: bool = False
     infinite: bool = False
 
-    def refusal(self, value: float) -> str | None:
-        """What is wrong with a number, or None."""
+    def violation(self, value: float) -> str | None:
+        """Why a number is not allowed, or None if it is."""
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return f"must fit 64 bits, found {shown(value)}"
         if math.isnan(value) or math.isinf(value):
@@ -45,15 +45,15 @@ class Range:
 def check_range(
     owner: Any, names: Iterable[str], low: float, high: float = math.inf, *, above: bool = False, where: str = ""
 ) -> None:
-    """Check fields of a data class (each entry of a tuple); None is no number and passes.
+    """Check numeric fields of a data class, and each entry of tuples; None is accepted.
 
     Args:
-        low, high: bounds, both allowed.
-        above: whether a number must be above `low` instead.
-        where: what stands before the field's name in the error.
+        low, high: inclusive bounds.
+        above: whether `low` is exclusive.
+        where: prefix of the field's name in the error.
 
     Raises:
-        ConfigError: a field is out of range, is NaN, or is infinite.
+        ConfigError: a field is out of range, NaN or infinite.
     """
     for name in names:
         value = getattr(owner, name)
@@ -63,8 +63,8 @@ def check_range(
 
 
 def in_range(number: float, name: str, low: float, high: float = math.inf, *, above: bool = False) -> float:
-    """The number itself. Raises as `check_range`."""
+    """The number, if it is in range; raises like `check_range`."""
     limits = Range(above=low, high=high) if above else Range(low, high)
-    if refusal := limits.refusal(number):
-        raise ConfigError(f"{name}: {refusal}")
+    if violation := limits.violation(number):
+        raise ConfigError(f"{name}: {violation}")
     return number

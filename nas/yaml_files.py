@@ -1,8 +1,7 @@
-"""YAML as people write it, and nothing else of YAML: a mapping of names to texts, numbers, lists and mappings.
+"""Read YAML files safely: mappings of names to strings, numbers, lists and mappings, with line numbers for errors.
 
-Of YAML's further features, anchors and merge keys (`<<: *base`) are read; tags other than the plain ones are refused,
-and a date is text. What a few lines can blow up to (anchors that multiply, brackets without end) is refused before it is
-built.
+Anchors and merge keys (`<<: *base`) are supported; tags other than the plain ones are rejected, and dates are strings.
+Documents that expand to excessive size (nested anchors, deep nesting) are rejected before they are built.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from nas.errors import ConfigError, shown
 from nas.files import MAX_DEPTH, has_half_pair, read_text
 
 MAX_VALUES = 20_000
-"""Values in a file, those that anchors repeat counted each time."""
+"""Largest number of values in a file; values that anchors repeat count each time."""
 
 MAX_BYTES = 1_000_000
 
 
 class Marked(dict):
-    """A mapping out of YAML that remembers which line each key stands on (`lines`) and its own (`line`)."""
+    """A mapping from YAML with the line number of each key (`lines`) and its own (`line`)."""
 
     lines: dict[str, int]
     line: int
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, that knows while it reads how large the whole will be."""
+    """PyYAML's safe loader with limits on the expanded size of the document."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -61,7 +60,7 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: yaml.ScalarNode) -> str:
         text = super().construct_scalar(node)
         if has_half_pair(text):
-            raise _refused("it holds half of a surrogate pair (\\ud800 to \\udfff); write the whole character", node)
+            raise _refused("it has half of a surrogate pair (\\ud800 to \\udfff); write the whole character", node)
         return text
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -69,7 +68,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
-        except Exception:  # the tag promised another value: `!!int x`, `!!bool x`, an integer of 5000 digits
+        except Exception:  # the tag does not match the value: `!!int x`, `!!bool x`, an integer of 5000 digits
             kind = node.tag.rpartition(":")[2]
             text = shown(node.value) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
             raise _refused(f"{text} cannot be read as {kind}", node) from None
@@ -81,8 +80,8 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
-def _refused(problem: str, there: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=there.start_mark)
+def _refused(problem: str, node: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 _MERGE = "tag:yaml.org,2002:merge"
@@ -111,7 +110,7 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> Marked:
 
 
 def _bases(loader: _Loader, node: yaml.Node) -> list[Marked]:
-    """The mappings that `<<` names, of which the first has a key's value."""
+    """The mappings that `<<` merges; the first that has a key gives its value."""
     value = loader.construct_object(node, deep=True)
     bases = value if isinstance(value, list) else [value]
     if not all(isinstance(base, Marked) for base in bases):
@@ -136,8 +135,7 @@ def read_yaml(path: str | Path, what: str) -> Marked:
     """The top-level mapping of a YAML file.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, holds something else than a mapping, gives a key twice, or is
-            larger or nested deeper than any file that a person writes.
+        ConfigError: the file is missing, is not YAML or not a mapping, has a repeated key, or exceeds the size limits.
     """
     text = read_text(path, what)
     if len(text) > MAX_BYTES:

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, with the modes that the umask asks for, and nothing left by dead processes."""
+"""Atomic writes: complete or not at all, file modes by the umask, and cleanup after dead processes."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import nas.files
-from nas.files import duplicate, write_atomic
+from nas.files import link_or_copy, write_atomic
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
@@ -94,7 +94,7 @@ def test_a_second_name(links, tmp_path, monkeypatch):
     source, target = tmp_path / "a", tmp_path / "b"
     source.write_text("text")
     for _ in range(2):  # the second finds the first's: a run that was killed right after it
-        duplicate(source, target)
+        link_or_copy(source, target)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     write_atomic(source, "new")
     assert target.read_text() == "text"

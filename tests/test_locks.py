@@ -1,4 +1,4 @@
-"""One process per output: refused in one line while another lives, free as soon as it is dead."""
+"""Output locks: a second process gets a one-line error, until the first one ends."""
 
 import errno
 import fcntl

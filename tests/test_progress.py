@@ -1,4 +1,4 @@
-"""Progress in a log file: whole lines with the time left, few of them, and no redrawing."""
+"""Progress in a log file: few, complete lines with the remaining time."""
 
 import io
 import sys

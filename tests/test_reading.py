@@ -1,4 +1,4 @@
-"""YAML and JSON into data classes: what people and editors leave in files, and what broken or hostile files hold."""
+"""Reading YAML and JSON into data classes: hand-edited, invalid and hostile files."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def test_the_old_name_of_a_key_is_read():
     assert "a.yaml: drop: must be at least 0 and at most 1" in refused(lambda: build(Renamed, {"drop": 2}, "a.yaml"))
     for keys in (("drop", "caption_dropout"), ("caption_dropout", "drop")):
         text = refused(lambda keys=keys: build(Renamed, dict.fromkeys(keys, 0.5), "a.yaml"))
-        assert "'drop' is what 'caption_dropout' was called before" in text
+        assert "'drop' is the old name of 'caption_dropout'" in text
 
 
 @pytest.mark.parametrize("date", ["2024-13-45", "2024-01-01", "2024-01-01 99:99:99"])
@@ -98,7 +98,7 @@ def test_types_are_tried_in_turn_and_unknown_values_may_be_declared():
     assert build(Outer, {"window": "all"}, "f").window == "all"
     assert build(Outer, {"memory": float("nan")}, "f").memory != 0
     assert build(Outer, {"rate": 2}, "f").rate == 2.0
-    assert build(Inner, {"width": 2, "_class_name": "Other"}, "f", others=True) == Inner(2)
+    assert build(Inner, {"width": 2, "_class_name": "Other"}, "f", ignore_unknown=True) == Inner(2)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_types_are_tried_in_turn_and_unknown_values_may_be_declared():
         ("noise: .inf", "noise: must be a finite number"),
         ("weight: -1", "weight: must be at least 0"),
         ("memory: .inf", "memory: must be a finite number"),
-        ("kind: eulr", "kind: there is no 'eulr'; did you mean 'euler'?"),
+        ("kind: eulr", "kind: unknown value 'eulr'; did you mean 'euler'?"),
         ("kind: [euler]", "kind: expected one of euler, renoise, found a list of 1 values"),
         ("name: 3", "name: expected str, found 3; put it in quotes"),
         ("name: no", "name: expected str, found False; put it in quotes"),
@@ -133,7 +133,7 @@ def test_types_are_tried_in_turn_and_unknown_values_may_be_declared():
         ("inner: {width: 0}", "inner.width: must be at least 1"),
         ("inner:\n  levels: [1, -2]", "a.yaml:2: inner.levels[1]: must be at least 0"),
         ("shares: {a: 2}", "shares.a: must be at least 0 and at most 1, not 2"),
-        ("shares: {yes: 1}", "the key True is no text; put it in quotes"),
+        ("shares: {yes: 1}", "the key True is not text; put it in quotes"),
         ("shares: []", "shares: expected a mapping, found an empty list"),
         ("steps: 1\nsteps: 2", "a.yaml:2: not valid YAML: 'steps' is given twice"),
         ("- 1", "expected a mapping of keys to values, found a list of 1 values"),
@@ -160,7 +160,10 @@ def test_types_are_tried_in_turn_and_unknown_values_may_be_declared():
         ("anything: " + "{a: " * 5000, "nested more than 64 deep"),
         ("anything:\n" + "".join("- " * i + "x\n" for i in (3000,)), "nested more than 64 deep"),
         ("x0: &x0 []\n" + "".join(f"x{i + 1}: &x{i + 1} [*x{i}]\n" for i in range(80)), "nested more than 64 deep"),
-        (b"name: \xff\xfe", "not text, and so no test file (byte 6 is not UTF-8); if it is text, save it as UTF-8"),
+        (
+            b"name: \xff\xfe",
+            "not a text file, as a test file must be (byte 6 is not UTF-8); if it is text, save it as UTF-8",
+        ),
         ("name: Zoë".encode("latin-1"), "save it as UTF-8"),
         ("name: a".encode("utf-16-le"), "save it as UTF-8"),
     ],
@@ -204,7 +207,7 @@ def test_a_value_that_multiplies_is_not_printed(tmp_path):
         ("[]", "a.json: expected an object {...}, found an empty list"),
         ("null", "expected an object {...}, found None"),
         ('"' + "x" * 100_000 + '"', "expected an object {...}, found 'xxx"),
-        ('{"name": "a"', "a.json:1: this test file is no JSON"),
+        ('{"name": "a"', "a.json:1: this test file is not valid JSON"),
         ('{"inner": null}', "inner: expected a mapping, found None"),
         ('{"name": ["x"]}', "name: expected str, found a list of 1 values"),
     ],

@@ -49,8 +49,8 @@ class Budget:
         for name, bound in self.bounds().items():
             if isinstance(bound, bool) or not isinstance(bound, int | float | np.number):
                 raise BudgetError(f"budget: {name} must be a number, not {shown(bound)}")
-            if refusal := Range(above=0, high=_LARGEST).refusal(float(bound)):
-                raise BudgetError(f"budget: {name}: {refusal}")
+            if violation := Range(above=0, high=_LARGEST).violation(float(bound)):
+                raise BudgetError(f"budget: {name}: {violation}")
 
     @classmethod
     def parse(cls, text: str, upper_bounds: Cost | Budget | None = None) -> Budget:

@@ -86,7 +86,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         for i, visit in enumerate(self.continued):
-            build(_Visit, visit, "", f"continued[{i}]", others=True)
+            build(_Visit, visit, "", f"continued[{i}]", ignore_unknown=True)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | Provenance, where: str = "provenance") -> Provenance:

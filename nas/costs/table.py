@@ -92,7 +92,7 @@ class LookupTable:
             where, value = str(calibration_path(path)), read_json(calibration_path(path), "calibration", dict)
             if not {"scale", "offset_ms"} <= value.keys():
                 raise TableError(f"{where}: needs the numbers 'scale' and 'offset_ms'")
-            table.calibration = build(Calibration, value, where, others=True)
+            table.calibration = build(Calibration, value, where, ignore_unknown=True)
         return table
 
     def save(self, path: str | Path) -> Path:

@@ -102,7 +102,7 @@ def read(folder: str | Path, name: str) -> Manifest:
         raise ConfigError(f"{path}: schema_version: is {version}, this version reads {SCHEMA_VERSION}; export it again")
     if name not in there:
         raise ConfigError(f"{path}: holds nothing of the format {name}; run 'nas export --format {name}' into it")
-    return build(Manifest, there[name], str(path), name, others=True)
+    return build(Manifest, there[name], str(path), name, ignore_unknown=True)
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Architecture:
         value = read_json(path, "architecture")
         if not isinstance(value, dict) or "choices" not in value:
             raise ConfigError(f"{path}: choices: missing; an architecture file is what 'nas search --out' writes")
-        file = build(_File, value, str(path), others=True)
+        file = build(_File, value, str(path), ignore_unknown=True)
         return cls(file.space, file.space_hash, tuple(file.choices.items()))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas.errors import ConfigError
-from nas.files import naming, read_text, write_atomic
+from nas.files import name_in_errors, read_text, write_atomic
 
 HISTORY = "history.csv"
 
@@ -38,7 +38,7 @@ class History:
             self._columns = ["step", *losses]
             self._file.write(",".join(self._columns) + "\n")
         values = {"step": step, **losses}
-        with naming(self.path):
+        with name_in_errors(self.path):
             self._file.write(",".join(_cell(values[name]) for name in self._columns) + "\n")
             self._file.flush()
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nas import distributed
 from nas.errors import ConfigError, NasError
-from nas.files import duplicate
+from nas.files import link_or_copy
 from nas.models import safetensors_io
 from nas.progress import progress
 from nas.training import monitors
@@ -120,7 +120,7 @@ def _keep(folder: Path, older: int) -> None:
     """Keep the state that is about to be replaced under another name; remove all but the `older` newest of these."""
     if (folder / STATE).exists():
         step = int(safetensors_io.metadata(folder / STATE)["step"])
-        duplicate(folder / STATE, folder / f"state-{step:08d}.safetensors")
+        link_or_copy(folder / STATE, folder / f"state-{step:08d}.safetensors")
     for path in older_states(folder)[:-older]:
         path.unlink()
 

@@ -155,12 +155,12 @@ CASES = [
     Case("table negative", COST, ("table.csv", "latency_ms", "0 or more"), replace("table.csv", ",1.0,", ",-1.0,")),
     Case("table is YAML", COST, ("table.csv", "workload"), write("table.csv", SPACE)),
     Case("table of another space", COST.replace("arch.json", "empty.json"), ("table.csv", "no row for", "nas profile"), replace("space.yaml", "[none, x]", "[none, x, z]")),
-    Case("metadata torn", COST, ("table.meta.json", "table metadata file is no JSON"), torn("table.meta.json")),
+    Case("metadata torn", COST, ("table.meta.json", "table metadata file is not valid JSON"), torn("table.meta.json")),
     Case("calibration torn", COST, ("table.calibration.json", "scale"), write("table.calibration.json", "{}")),
     Case("mixed sources", COST, ("table.csv", "estimated and measured", "--estimates"), lambda d: (d / "table.csv").write_text((d / "table.csv").read_text().replace("measured", "estimated", 1))),
     # -- architectures
     Case("no architecture", COST, ("arch.json", "no such architecture"), gone("arch.json")),
-    Case("architecture torn", COST, ("arch.json:", "architecture file is no JSON"), torn("arch.json")),
+    Case("architecture torn", COST, ("arch.json:", "architecture file is not valid JSON"), torn("arch.json")),
     Case("architecture without choices", COST, ("arch.json", "choices", "nas search --out"), write("arch.json", "{}")),
     Case("architecture a list", COST, ("arch.json", "choices"), write("arch.json", "[1, 2]")),
     Case("architecture of another space", COST, ("arch.json", "made for search space", "use the space"), replace("space.yaml", "[none, x, y]", "[none, x, y, z]")),
@@ -173,7 +173,7 @@ CASES = [
     Case("budget infeasible", SEARCH + " --budget latency<=1us,params<=1", ("latency", "cheapest"), replace("space.yaml", "[none, x]", "[x]")),
     Case("sampler typo", SEARCH + BUDGET + " --sampler budgett", ("budgett", "did you mean 'budget'")),
     Case("evaluator neither", SEARCH.replace("{d}/scores.json", "supernet") + BUDGET, ("supernet", ".json", "{arch}")),
-    Case("score table torn", SEARCH + BUDGET, ("scores.json:", "score table file is no JSON"), torn("scores.json")),
+    Case("score table torn", SEARCH + BUDGET, ("scores.json:", "score table file is not valid JSON"), torn("scores.json")),
     Case("score table wrong", SEARCH + BUDGET, ("scores.json", "scores.a.x", "expected a number"), write("scores.json", '{"scores": {"a": {"x": []}}}')),
     Case("score of a slot that is not there", SEARCH + BUDGET, ("scores.json", "aa", "did you mean 'a'"), write("scores.json", '{"scores": {"aa": {"x": 1}}}')),
     Case("evaluator not there", SEARCH.replace("{d}/scores.json", "'no-such-program {arch}'") + BUDGET, ("no-such-program", "cannot be run")),
@@ -219,7 +219,7 @@ CASES = [
     Case("job wrong type", "nas run {d}/job.yaml --out {d}/run", ("job.yaml:5", "seed", "expected int"), lambda d: (d / "job.yaml").write_text(JOB + "seed: soon\n")),
     Case("job format typo", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "formats", "did you mean 'coreml'"), lambda d: (d / "job.yaml").write_text(JOB + "formats: [coreeml]\n")),
     Case("job preview of no stage", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "previews.steps", "did you mean 'adversarial'"), replace("job.yaml", "adversarial", "adversary")),
-    Case("job record torn", "nas run {d}/job.yaml --out {d}/run", ("record.json", "run record file is no JSON"), lambda d: ((d / "run").mkdir(), (d / "run" / "record.json").write_text('{"na'))),
+    Case("job record torn", "nas run {d}/job.yaml --out {d}/run", ("record.json", "run record file is not valid JSON"), lambda d: ((d / "run").mkdir(), (d / "run" / "record.json").write_text('{"na'))),
     Case("no run to report", "nas report {d}/nothing", ("nothing", "no such run folder", "nas run")),
     Case("report of a file", "nas report {d}/job.yaml", ("job.yaml", "run folder")),
     Case("dashboard without its library", "nas dashboard {d}", ("optuna-dashboard", "pip install 'nas-video[dashboard]'"), missing=("optuna_dashboard",)),
@@ -241,7 +241,7 @@ CASES = [
     Case("no checkpoint", GENERATE.replace("{d}/checkpoint", "{d}/none"), ("none", "no such checkpoint")),
     Case("checkpoint is a stage without one", GENERATE, ("checkpoint.json", "finetune"), gone("checkpoint/checkpoint.json")),
     Case("checkpoint is the run's folder", GENERATE, ("contains no checkpoint.json", "did you mean 'D/checkpoint/adversarial'"), all_of(lambda d: (d / "checkpoint").rename(d / "stage"), lambda d: (d / "checkpoint").mkdir(), lambda d: (d / "stage").rename(d / "checkpoint/adversarial"))),
-    Case("checkpoint info torn", GENERATE, ("checkpoint.json", "checkpoint file is no JSON"), torn("checkpoint/checkpoint.json")),
+    Case("checkpoint info torn", GENERATE, ("checkpoint.json", "checkpoint file is not valid JSON"), torn("checkpoint/checkpoint.json")),
     Case("weights torn", GENERATE, ("denoiser.safetensors", "weights"), torn("checkpoint/denoiser.safetensors")),
     Case("weights of another model", GENERATE, ("denoiser.safetensors", "does not fit"), lambda d: shutil.copy(d / "checkpoint/decoder.safetensors", d / "checkpoint/denoiser.safetensors")),
     Case("prompt missing", GENERATE.replace("--prompt 'a cat runs'", ""), ("--prompt", "--help")),
@@ -263,7 +263,7 @@ CASES = [
     Case("export below a file", EXPORT.replace("{format}", "recipe").replace("/export", "/space.yaml/export"), ("space.yaml", "a file", "another path")),
     Case("export with a table of another space", EXPORT.replace("{format}", "recipe") + " --table {d}/table.csv", ("table.csv", "no row for")),
     Case("litert without its converter", EXPORT.replace("{format}", "litert"), ("litert-torch", "pip install 'nas-video[litert]'"), missing=("litert_torch",)),
-    Case("manifest torn", EXPORT.replace("{format}", "recipe"), ("export.json", "export manifest file is no JSON"), all_of(lambda d: (d / "export").mkdir(), write("export/export.json", '{"rec'))),
+    Case("manifest torn", EXPORT.replace("{format}", "recipe"), ("export.json", "export manifest file is not valid JSON"), all_of(lambda d: (d / "export").mkdir(), write("export/export.json", '{"rec'))),
 ]  # fmt: skip
 
 
@@ -396,7 +396,7 @@ def test_two_processes_on_one_output(name, folder_of, capfd, monkeypatch):
     path = d / this.out
     (path if this.folder else path.parent).mkdir(parents=True, exist_ok=True)
     before = sorted(d.rglob("*"))
-    monkeypatch.setattr("nas.locks.ENDING_S", 0.0)
+    monkeypatch.setattr("nas.locks.EXIT_WAIT_S", 0.0)
     with open(path / ".nas.lock" if this.folder else path.with_name(f".{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a lock of another opening of the file is another's, even in one process
         json.dump({"pid": 12, "host": "elsewhere", "command": "nas", "since": "now"}, lock)

@@ -1,4 +1,4 @@
-"""Budgets: units as people write them, and refusals that say what to write."""
+"""Budgets: parsing of units, and error messages."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_parse(text, expected):
         ("params<=0", "must be above 0"),
     ],
 )
-def test_refusals(text, message):
+def test_invalid_budgets(text, message):
     with pytest.raises(BudgetError, match=message):
         Budget.parse(text)
 

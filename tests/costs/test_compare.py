@@ -1,4 +1,4 @@
-"""Tables side by side: nothing is lost in a union, nothing unequal is compared in silence, nothing doubtful passes."""
+"""Compare, merge and check lookup tables."""
 
 import json
 from dataclasses import asdict, replace
@@ -126,13 +126,13 @@ def spoil(table: LookupTable, how: str) -> None:
         ("interval", 1, "up to 50% of"),
         ("infeasible", 1, "out of memory"),
         ("sources", 2, "mixes sources: 18 measured, 1 estimated"),
-        ("estimates", 1, "nothing in it is measured"),
-        ("dtype", 2, "was profiled in float16, the space is in float32"),
-        ("busy", 1, "60% of its blocks"),
-        ("nobody", 1, "no metadata"),
+        ("estimates", 1, "no row is measured"),
+        ("dtype", 2, "was profiled in float16, but the space is in float32"),
+        ("busy", 1, "60% of the timed blocks"),
+        ("nobody", 1, "t.meta.json is missing"),
     ],
 )
-def test_check_finds_what_was_spoilt_and_nothing_else(mid, how, status, words, tmp_path, capsys):
+def test_check_finds_each_problem_and_no_other(mid, how, status, words, tmp_path, capsys):
     mid.frame["latency_ci_ms"] = 0.01 * mid.frame["latency_ms"]  # of a quiet machine
     spoil(mid, how)
     path = saved(tmp_path, mid)
@@ -141,15 +141,15 @@ def test_check_finds_what_was_spoilt_and_nothing_else(mid, how, status, words, t
     assert len(lines) == 1 and words in lines[0] and str(path) in lines[0]
 
 
-def test_check_sees_a_torn_last_line(mid, tmp_path, capsys):
+def test_check_finds_an_incomplete_last_line(mid, tmp_path, capsys):
     mid.frame["latency_ci_ms"] = 0.0
     path = saved(tmp_path, mid)
     path.write_text(path.read_text()[:-30])
     assert main(["table", "check", str(path), "--space", "mid"]) == 2  # so one workload is missing
-    assert "last line is torn" in capsys.readouterr().out
+    assert "last line is incomplete" in capsys.readouterr().out
 
 
-def test_check_says_what_a_generation_time_lacks(tmp_path):
+def test_check_names_missing_pipeline_rows(tmp_path):
     space = nas.SearchSpace.load("demo")
     rows = [asdict(Row(str(w), 1, 1, 1, 1, latency_ci_ms=0)) for w in space.workloads()]
     path = saved(tmp_path, LookupTable.from_frame(pd.DataFrame(rows), {"runtime": "eager"}))

@@ -1,4 +1,4 @@
-"""The time of a whole clip: added up from measured parts, refused where a part is not known."""
+"""Generation time: the sum of its parts, and errors if a part is unknown."""
 
 import dataclasses
 

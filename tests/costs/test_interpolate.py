@@ -1,4 +1,4 @@
-"""Interpolated rows: rows of a table measured on a real machine are hidden, and must be found within their interval."""
+"""Interpolation: rows of a measured table are hidden, and their latency must be within the interval."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The cost model against a slow, separate reading of the formula in the design."""
+"""The cost model against a slow, independent implementation of its formula."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The tables in latency_tables/: every one is complete for its space and can be costed with."""
+"""The shipped lookup tables are complete for their spaces and usable in a cost model."""
 
 from pathlib import Path
 

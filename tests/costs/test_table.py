@@ -1,4 +1,4 @@
-"""Lookup tables: nothing finished is lost, nothing malformed is believed."""
+"""Lookup tables: no finished row is lost, and malformed tables are rejected."""
 
 import dataclasses
 import math

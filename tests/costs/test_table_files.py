@@ -1,4 +1,4 @@
-"""Real files gone wrong: edited by hand, of another version, on a full or a read-only disk. One line, nothing lost."""
+"""Damaged tables, tables of other versions, full and read-only disks: one-line errors, and no row is lost."""
 
 import contextlib
 import dataclasses

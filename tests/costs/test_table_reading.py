@@ -1,4 +1,4 @@
-"""Tables as spreadsheets, Windows and hand editing leave them, and as they are damaged; their side files."""
+"""Reading tables saved by spreadsheets and Windows, damaged tables, and the files beside a table."""
 
 import json
 

@@ -216,7 +216,7 @@ def edit(path: Path, old: str, new: str) -> None:
     [
         (lambda d: edit(d / "manifest.json", '"Conv', '"Kong'), r"manifest.json: was edited"),
         (lambda d: edit(d / "manifest.json", '"bundle"', '"bundel"'), "unknown key 'bundel'.*pack the bundle again"),
-        (lambda d: (d / "manifest.json").write_text("{"), "manifest.json:1: this bundle manifest file is no JSON"),
+        (lambda d: (d / "manifest.json").write_text("{"), "manifest.json:1: this bundle manifest file is not valid JSON"),
         (lambda d: (d / "manifest.json").unlink(), "not a bundle .*make one with 'nas pack'"),
         (lambda d: (d / "packages/0000.tflite").write_text("other"), "0000.tflite: was changed"),
         (lambda d: (d / "packages/0000.tflite").unlink(), "0000.tflite: is missing"),
@@ -224,7 +224,7 @@ def edit(path: Path, old: str, new: str) -> None:
         (lambda d: edit(d / RESULTS, "Conv1D[kernel=3]", "Conv1D[kernel=5]"), r"results.jsonl:\d: was edited"),
         (
             lambda d: (d / RESULTS).write_text("nonsense\n"),
-            "results.jsonl:1: this line of results is no JSON.*delete the line",
+            "results.jsonl:1: this line of results is not valid JSON.*delete the line",
         ),
         (lambda d: (d / RESULTS).write_text("[1]\n"), r"results.jsonl:1: expected an object.*delete the line"),
         (lambda d: (d / RESULTS).unlink(), "no results; run"),

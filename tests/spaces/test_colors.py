@@ -1,4 +1,4 @@
-"""Colours that colour-blind readers can tell apart, and numbers that stay what they were."""
+"""Operator colors are distinguishable with color vision deficiency, and do not change."""
 
 import itertools
 import math

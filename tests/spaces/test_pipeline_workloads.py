@@ -1,4 +1,4 @@
-"""What stands around the denoiser: declared in the space, no part of what is searched."""
+"""The text encoder and decoder of a space, which are not searched."""
 
 import json
 from dataclasses import replace

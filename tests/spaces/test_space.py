@@ -1,4 +1,4 @@
-"""Search spaces: shapes, workloads, canonical form, and errors that say where and what."""
+"""Search spaces: shapes, workloads, canonical form, and line-numbered errors."""
 
 import dataclasses
 import pickle

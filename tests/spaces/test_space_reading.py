@@ -1,4 +1,4 @@
-"""Search spaces and architectures as hand editing leaves them, and as no one can mean them."""
+"""Reading hand-edited and invalid search spaces and architectures."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_merge_keys_make_the_same_space(tmp_path):
         ("kind: SelfAttention1D", "kind: null", "unknown operator kind None"),
         ("name: mine", 'name: "a\\nb"', "the name 'a\\nb' is not one line of text"),
         ("name: mine", "name: 2024", "name: expected str, found 2024; put it in quotes"),
-        ("  wide: {", "  no: {", "the key False is no text; put it in quotes"),
+        ("  wide: {", "  no: {", "the key False is not text; put it in quotes"),
         ("operators:", "operators: []\nx:", "operators: expected a mapping, found an empty list"),
         ("text: {tokens: 8, dim: 32}", "text:", "a backbone needs 'latent' and 'text' beside it"),
         ("latent: {", "latent: &a {x: *a, ", "*a contains itself"),
