@@ -216,7 +216,10 @@ def edit(path: Path, old: str, new: str) -> None:
     [
         (lambda d: edit(d / "manifest.json", '"Conv', '"Kong'), r"manifest.json: was edited"),
         (lambda d: edit(d / "manifest.json", '"bundle"', '"bundel"'), "unknown key 'bundel'.*pack the bundle again"),
-        (lambda d: (d / "manifest.json").write_text("{"), "manifest.json:1: this bundle manifest file is not valid JSON"),
+        (
+            lambda d: (d / "manifest.json").write_text("{"),
+            "manifest.json:1: this bundle manifest file is not valid JSON",
+        ),
         (lambda d: (d / "manifest.json").unlink(), "not a bundle .*make one with 'nas pack'"),
         (lambda d: (d / "packages/0000.tflite").write_text("other"), "0000.tflite: was changed"),
         (lambda d: (d / "packages/0000.tflite").unlink(), "0000.tflite: is missing"),
