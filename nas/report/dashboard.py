@@ -107,7 +107,8 @@ class IllustratedStorage(optuna.storages.JournalStorage):
     def _costs(self, attributes: dict[str, Any]) -> str:
         """The predicted costs of a trial's architecture as a list in Markdown, with the budget where it is known."""
         lines = []
-        for name, (words, unit) in findings.QUANTITIES.items():
+        for name, quantity in findings.QUANTITIES.items():
+            words, unit = quantity.phrase, quantity.format
             value, bound = attributes.get(name), self.run.record.budget.get(name)
             if isinstance(value, int | float):
                 limit = f" (budget: at most {unit(bound)})" if bound is not None else ""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from nas.costs.clip_summary import clip_summary
 from nas.costs.sources import memory_source, whole_model_source
 from nas.report.formatting import (
     MISSING,
     count,
-    counted_percent,
-    figures,
-    listed,
+    format_number,
+    join_words,
     megabytes,
     milliseconds,
     percent,
+    percent_with_interval,
     plural,
     plus_minus,
 )
@@ -22,18 +24,27 @@ from nas.runs.folder import RunFolder, layer_counts
 from nas.runs.record import StageQuality
 from nas.spaces import NONE
 
-QUANTITIES = {
-    "latency_ms": ("latency of a step", milliseconds),
-    "memory_mb": ("peak memory", megabytes),
-    "params": ("parameters", count),
-}
-"""What a budget may bound in a run's record, in words, and how its numbers are written."""
 
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity that a budget may bound: its title, its name in a sentence, and how its numbers are formatted."""
+
+    title: str
+    phrase: str
+    format: Callable[[float | None], str]
+
+
+QUANTITIES = {
+    "latency_ms": Quantity("Latency", "latency of a step", milliseconds),
+    "memory_mb": Quantity("Peak memory", "peak memory", megabytes),
+    "params": Quantity("Parameters", "parameters", count),
+}
+"""By their names in a run's record."""
 
 SCORE = "The score is minus the supernet's validation loss on held-out clips, so it is below 0 and higher is better."
 
 
-def in_one_sentence(run: RunFolder) -> str:
+def one_sentence_summary(run: RunFolder) -> str:
     """The run's result with its numbers, for the top of the page; empty before anything is known."""
     record, parts = run.record, []
     predicted = record.predicted or run.predicted_cost
@@ -41,7 +52,7 @@ def in_one_sentence(run: RunFolder) -> str:
     if costs is not None:
         bound = record.budget.get("latency_ms")
         limit = f", budget {milliseconds(bound)}" if bound is not None else ""
-        how = whole_model_source(whole_source(run, "latency_ms")) if record.measured else "predicted"
+        how = whole_model_source(total_cost_source(run, "latency_ms")) if record.measured else "predicted"
         parts.append(f"a denoising step takes {milliseconds(costs.latency_ms)} ({how}{limit})")
         parts.append(f"the denoiser has {count(costs.params)} parameters")
     last = _last_stage(record.quality)
@@ -49,8 +60,8 @@ def in_one_sentence(run: RunFolder) -> str:
         row = last[0]
         of = f" of {row.clips} clips" if row.clips else ""
         parts.append(
-            f"at {plural(row.steps, 'step')} {counted_percent(row.direction_accuracy, row.clips)}{of} move as their"
-            f" caption says and {counted_percent(row.digit_accuracy, row.clips)} show its digit"
+            f"at {plural(row.steps, 'step')} {percent_with_interval(row.direction_accuracy, row.clips)}{of} move as their"
+            f" caption says and {percent_with_interval(row.digit_accuracy, row.clips)} show its digit"
         )
     if record.trials and run.choices:
         score = f", score {_score(run)}" if _score(run) != MISSING else ""
@@ -77,7 +88,7 @@ def _score(run: RunFolder) -> str:
 
 def _range(values) -> str:
     finite = [value for value in values if math.isfinite(value)]
-    return f"{figures(min(finite), 4)} to {figures(max(finite), 4)}"
+    return f"{format_number(min(finite), 4)} to {format_number(max(finite), 4)}"
 
 
 def _last_stage(rows: tuple[StageQuality, ...]) -> list[StageQuality]:
@@ -86,7 +97,7 @@ def _last_stage(rows: tuple[StageQuality, ...]) -> list[StageQuality]:
     return sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
 
 
-def found(run: RunFolder) -> list[str]:
+def search_result(run: RunFolder) -> list[str]:
     """What the search found: how many trials, and the layers of the winner."""
     record, sentences = run.record, []
     space = run.space.name if run.space else record.space
@@ -101,7 +112,7 @@ def found(run: RunFolder) -> list[str]:
         empty = sum(choice == NONE for choice in run.choices.values())
         names = [f"{choice} \N{MULTIPLICATION SIGN}{n}" for choice, n in counted.items()]
         text = f"The chosen architecture has {plural(sum(counted.values()), 'temporal layer')}"
-        text += f" in {plural(len(run.choices), 'slot')}: {listed(names)}" if names else ": none at all"
+        text += f" in {plural(len(run.choices), 'slot')}: {join_words(names)}" if names else ": none at all"
         text += f"; {plural(empty, 'slot')} {'stays' if empty == 1 else 'stay'} empty." if empty and names else "."
         sentences.append(text)
     ranked = [c for c in record.candidates if c.retrained_loss is not None]
@@ -111,7 +122,7 @@ def found(run: RunFolder) -> list[str]:
             place = [_same(c.choices, run.choices) for c in record.candidates].index(True) + 1
             sentences.append(
                 f"It had the lowest validation loss of the {len(ranked)} best after brief retraining"
-                f" ({figures(best.retrained_loss)}), and was number {place} in the search's own ranking."
+                f" ({format_number(best.retrained_loss)}), and was number {place} in the search's own ranking."
             )
     if finite_scores(run) and run.chosen:
         number = len(finite_scores(run))
@@ -131,7 +142,8 @@ def costs(run: RunFolder) -> list[str]:
     """What the winner costs: the whole model, the prediction, and the budget, a sentence for each quantity."""
     record, sentences = run.record, []
     predicted = record.predicted or run.predicted_cost
-    for name, (words, unit) in QUANTITIES.items():
+    for name, quantity in QUANTITIES.items():
+        words, unit = quantity.phrase, quantity.format
         value = getattr(record.measured or predicted, name, None)
         against = _against(value, record.budget.get(name), unit)
         if name == "params":
@@ -143,14 +155,14 @@ def costs(run: RunFolder) -> list[str]:
     return sentences
 
 
-def whole_source(run: RunFolder, name: str) -> str:
+def total_cost_source(run: RunFolder, name: str) -> str:
     """How the whole model's `latency_ms`, `memory_mb` or `params` came about: a `source` of table rows."""
     sources = run.cost_model.sources if run.cost_model else ()
     source = (run.record.measured and run.record.measured.source) or (sources[0] if len(sources) == 1 else "measured")
     return memory_source(source, run.table.provenance) if name == "memory_mb" and run.table else source
 
 
-def clip(run: RunFolder) -> list[str]:
+def clip_time(run: RunFolder) -> list[str]:
     """How long a clip takes in the steps that the pipeline is distilled to, where the table knows all of its parts."""
     if run.predicted_cost is None or run.predicted_cost.generation_s is None:
         return []
@@ -167,24 +179,24 @@ def quality(run: RunFolder) -> list[str]:
     for row in last[:1] + last[1:][-1:]:
         text = (
             f"After the {row.model} stage, at {plural(row.steps, 'step')}, the Fréchet distance to held-out clips"
-            f" is {figures(row.frechet)}{_beside(rows, row)}; {counted_percent(row.direction_accuracy, row.clips)} of the clips"
-            f" move as their caption says and {counted_percent(row.digit_accuracy, row.clips)} show its digit"
+            f" is {format_number(row.frechet)}{_beside(rows, row)}; {percent_with_interval(row.direction_accuracy, row.clips)} of the clips"
+            f" move as their caption says and {percent_with_interval(row.digit_accuracy, row.clips)} show its digit"
         )
         sentences.append(text + ".")
     real = next((row for row in rows if row.model == "real"), None)
     if real:
         sentences.append(
-            f"Held-out real clips reach {figures(real.frechet)}, {counted_percent(real.direction_accuracy, real.clips)}"
-            f" and {counted_percent(real.digit_accuracy, real.clips)} under the same classifier: the best that can be expected."
+            f"Held-out real clips reach {format_number(real.frechet)}, {percent_with_interval(real.direction_accuracy, real.clips)}"
+            f" and {percent_with_interval(real.digit_accuracy, real.clips)} under the same classifier: the best that can be expected."
         )
     judged = {row.clips for row in last if row.clips}
     if judged:
-        numbers = listed([f"{n:,}" for n in sorted(judged)])
+        numbers = join_words([f"{n:,}" for n in sorted(judged)])
         sentences.append(f"Of {numbers} clips a number; in brackets the 95% confidence interval of each share.")
     return sentences
 
 
-MEASURED = {
+HELD_OUT_METRICS = {
     "ssim": "SSIM of reconstructed held-out clips",
     "psnr_db": "PSNR of reconstructed held-out clips / dB",
     "fvd": "FVD of generated clips",
@@ -197,9 +209,9 @@ MEASURED = {
 def held_out(run: RunFolder) -> list[str]:
     """What the stages measured on data that no classifier can judge, as `decoder: SSIM of ... 0.81`."""
     return [
-        f"{stage}: {name} {figures(values[key])}"
+        f"{stage}: {name} {format_number(values[key])}"
         for stage, values in run.results.items()
-        for key, name in MEASURED.items()
+        for key, name in HELD_OUT_METRICS.items()
         if key in values and not stage.startswith("retrain")
     ]
 
@@ -208,20 +220,21 @@ def warnings(run: RunFolder) -> list[str]:
     """What a reader must not overlook: a broken budget, a prediction that is far off, estimates among the numbers."""
     record, found = run.record, []
     for costs in (record.measured, record.predicted):
-        for name, (words, unit) in QUANTITIES.items():
-            label = "predicted" if costs is record.predicted else f"{whole_source(run, name)} whole"
+        for name, quantity in QUANTITIES.items():
+            words, unit = quantity.phrase, quantity.format
+            label = "predicted" if costs is record.predicted else f"{total_cost_source(run, name)} whole"
             bound, value = record.budget.get(name), getattr(costs, name, None)
             if bound is not None and value is not None and value > bound:
                 found.append(f"Over budget: the {words}, {label}, is {unit(value)} against at most {unit(bound)}.")
     if record.measured and record.predicted and record.measured.latency_ms > 0:
         error = record.predicted.latency_ms / record.measured.latency_ms - 1
         if abs(error) > 0.1:
-            side, told = "below" if error < 0 else "above", whole_model_source(whole_source(run, "latency_ms"))
+            side, told = "below" if error < 0 else "above", whole_model_source(total_cost_source(run, "latency_ms"))
             found.append(f"The predicted latency is {percent(abs(error))} {side} the one {told}, more than 10% off.")
     sources = [source for source in (run.cost_model.sources if run.cost_model else ()) if source != "measured"]
     if sources:
         found.append(
-            f"The lookup table holds {listed(sources)} rows: {'nothing' if 'measured' not in run.cost_model.sources else 'not everything'} in it was measured."
+            f"The lookup table holds {join_words(sources)} rows: {'nothing' if 'measured' not in run.cost_model.sources else 'not everything'} in it was measured."
         )
     return found
 
@@ -230,7 +243,7 @@ def _measured_and_predicted(run, name, words, unit, predicted, against) -> str:
     measured, guess = getattr(run.record.measured, name, None), getattr(predicted, name, None)
     if measured is None:
         return f"The {words} is predicted to be {unit(guess)}{against}" if guess is not None else ""
-    text = f"The {words}, {whole_model_source(whole_source(run, name))}, is {unit(measured)}{against}"
+    text = f"The {words}, {whole_model_source(total_cost_source(run, name))}, is {unit(measured)}{against}"
     if guess is None or not measured > 0:
         return text
     error = guess / measured - 1
@@ -248,7 +261,7 @@ def _against(value: float | None, bound: float | None, unit) -> str:
 def _beside(rows: tuple[StageQuality, ...], row: StageQuality) -> str:
     """What other models reach at the same number of steps, as `(finetune 13.9, control 12.5)`."""
     others = [other for other in rows if other.steps == row.steps and other.model not in (row.model, "real")]
-    return f" ({listed([f'{o.model} {figures(o.frechet)}' for o in others])})" if others else ""
+    return f" ({join_words([f'{o.model} {format_number(o.frechet)}' for o in others])})" if others else ""
 
 
 def _combinations(size: int) -> str:

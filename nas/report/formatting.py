@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: three figures, with units, and never more exact than they are."""
+"""Numbers as a reader wants them: three format_number, with units, and never more exact than they are."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 MISSING = "\N{EN DASH}"
 
 
-def figures(value: float | None, digits: int = 3) -> str:
-    """`value` to `digits` significant figures, without an exponent where it can be read: `0.0123`, `12.3`, `1,234`."""
+def format_number(value: float | None, digits: int = 3) -> str:
+    """`value` to `digits` significant format_number, without an exponent where it can be read: `0.0123`, `12.3`, `1,234`."""
     if value is None or math.isnan(value):
         return MISSING
     if math.isinf(value):
@@ -38,7 +38,7 @@ def count(value: float | None) -> str:
         return MISSING
     for factor, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if abs(value) >= factor * 0.9995:
-            return figures(value / factor) + suffix
+            return format_number(value / factor) + suffix
     return f"{value:.0f}"
 
 
@@ -60,7 +60,7 @@ def percent(share: float | None, digits: int = 0) -> str:
     return MISSING if share is None or not math.isfinite(share) else f"{share * 100:.{digits}f}%"
 
 
-def interval(share: float, number: int) -> tuple[float, float]:
+def wilson_interval(share: float, number: int) -> tuple[float, float]:
     """The 95% confidence interval of a share that was counted on `number` things (Wilson 1927)."""
     z = 1.959964
     middle = (share + z * z / (2 * number)) / (1 + z * z / number)
@@ -68,20 +68,20 @@ def interval(share: float, number: int) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def counted_percent(share: float | None, number: int, digits: int = 0) -> str:
+def percent_with_interval(share: float | None, number: int, digits: int = 0) -> str:
     """`93% (85-97%)`: a share with its 95% confidence interval, where it is known on how many things it was counted."""
     text = percent(share, digits)
     if text == MISSING or not number or not 0 <= share <= 1:
         return text
-    low, high = interval(share, number)
+    low, high = wilson_interval(share, number)
     return f"{text} ({low * 100:.0f}\N{EN DASH}{high * 100:.0f}%)"
 
 
 def plus_minus(value: float | None, deviation: float | None, digits: int = 4) -> str:
     """`-0.2358 \N{PLUS-MINUS SIGN} 0.0011`, or the value alone."""
-    text = figures(value, digits)
+    text = format_number(value, digits)
     known = text != MISSING and deviation is not None and math.isfinite(deviation)
-    return f"{text} \N{PLUS-MINUS SIGN} {figures(deviation, 2)}" if known else text
+    return f"{text} \N{PLUS-MINUS SIGN} {format_number(deviation, 2)}" if known else text
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
@@ -89,7 +89,7 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def listed(words: list[str]) -> str:
+def join_words(words: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
@@ -119,5 +119,5 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def _unit(value: float | None, unit: str) -> str:
-    text = figures(value)
+    text = format_number(value)
     return text if text == MISSING else f"{text} {unit}"

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
-import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
-
-class Markup(str):
-    """Text that is markup already. Everything else is escaped when it enters a tag."""
-
-    __slots__ = ()
-
+from markupsafe import Markup
 
 VOID = frozenset({"br", "img", "meta", "link", "source"})
 
@@ -49,28 +41,6 @@ def join(children: Any) -> Markup:
     if isinstance(children, str) or not hasattr(children, "__iter__"):
         return escape(children)
     return Markup("".join(join(child) for child in children))
-
-
-def table(heads: Sequence[str], rows: Sequence[Markup], class_: str, words: Sequence[str] = ()) -> Markup:
-    """A table with a head; the heads in `words` stand above words, which are set to the left, not above numbers."""
-    cells = [tag("th", head, scope="col", class_="name" if head in words else None) for head in heads]
-    return tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows), class_=class_)
-
-
-def bar(share: float, *marks: Any, color: str | None = None, over: bool = False, cut: bool = False) -> Markup:
-    """A bar as long as `share` of its track; `marks` stand on it."""
-    share = 0.0 if math.isnan(share) else min(max(share, 0.0), 1.0)
-    style = f"width:{share:.2%}" + (f";background:{color}" if color else "")
-    filled = tag("i", class_="bar" + " over" * over + " cut" * cut, style=style)
-    return tag("div", filled, marks, class_="bullet")
-
-
-def json_island(value: Any, id: str) -> Markup:
-    """A `<script>` that holds `value` as JSON and cannot be left by anything inside it."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return tag("script", Markup(text), type="application/json", id=id)
 
 
 def _printable(text: str) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from nas.costs import Budget, Cost, LookupTable
 from nas.errors import ConfigError, suggestion
-from nas.report.formatting import figures
+from nas.report.formatting import format_number
 from nas.report.sections.table import heat_cells
 from nas.report.unet_layout import BAR, draw, longest_latency_ms
 from nas.runs.record import Candidate
@@ -114,7 +114,7 @@ def plot_breakdown(
     ax.barh(range(len(frame)), values, color=filled, height=0.66)
     for i, (value, choice) in enumerate(zip(values, frame["choice"])):
         label = colors.short_label(choice) if choice else "spatial UNet"
-        says = label if choice == NONE else f"{label}  {figures(value)}"
+        says = label if choice == NONE else f"{label}  {format_number(value)}"
         ax.annotate(says, (0 if math.isnan(value) else value, i), xytext=(3, 0), textcoords="offset points", va="center",
                     fontsize=6.5, color=QUIET)  # fmt: skip
     ax.set_yticks(range(len(frame)), frame["slot"], fontsize=7)
@@ -150,7 +150,7 @@ def plot_table(space: SearchSpace, table: LookupTable, quantity: str = "latency_
         elif row.status != "ok":
             marks[at] = "cannot\nrun"
         else:
-            values[at], marks[at] = getattr(row, quantity), figures(getattr(row, quantity))
+            values[at], marks[at] = getattr(row, quantity), format_number(getattr(row, quantity))
             marks[at] += f"\n({row.source})" if row.source != "measured" else ""
     ax = _axes(ax, 1.1 + 0.75 * len(shapes), 0.6 + 0.32 * len(operators))
     ax.imshow(_shaded(values), aspect="auto")
@@ -242,7 +242,7 @@ def plot_architecture(space: SearchSpace, arch: Architecture, cost: Cost | None 
         ax.add_patch(Rectangle((place.x, y), place.width * share, BAR, color=palette.get(choice, FAINT), linewidth=0))
         ax.text(place.x, y - 4, colors.short_label(choice), fontsize=size, color=QUIET if choice == NONE else INK)
         if ms is not None:
-            ax.text(place.right, y - 4, f"{figures(ms)} ms", fontsize=size, color=QUIET, ha="right")
+            ax.text(place.right, y - 4, f"{format_number(ms)} ms", fontsize=size, color=QUIET, ha="right")
     ax.set(xlim=(-1, drawing.width + 1), ylim=(drawing.height + 1, -1), aspect="equal")
     ax.axis("off")
     return ax

@@ -7,7 +7,15 @@ import textwrap
 from pathlib import Path
 
 from nas.report import findings
-from nas.report.formatting import count, counted_percent, duration, figures, megabytes, milliseconds, percent
+from nas.report.formatting import (
+    count,
+    duration,
+    format_number,
+    megabytes,
+    milliseconds,
+    percent,
+    percent_with_interval,
+)
 from nas.runs.folder import RunFolder, layer_counts, one_line
 from nas.runs.record import StageQuality
 from nas.spaces import NONE
@@ -55,7 +63,7 @@ def _costs(run: RunFolder) -> list[str]:
         if guess is None and value is None:
             continue
         told = (
-            [f"{unit(value)} {findings.whole_source(run, name)} whole"]
+            [f"{unit(value)} {findings.total_cost_source(run, name)} whole"]
             if value is not None and name != "params"
             else []
         )
@@ -65,7 +73,7 @@ def _costs(run: RunFolder) -> list[str]:
             best = value if value is not None else guess
             told.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
         lines += _labeled(label, ", ".join(told))
-    return lines + [line for words in findings.clip(run) for line in _labeled("Clip", words)]
+    return lines + [line for words in findings.clip_time(run) for line in _labeled("Clip", words)]
 
 
 def _quality(run: RunFolder) -> list[str]:
@@ -79,16 +87,18 @@ def _quality(run: RunFolder) -> list[str]:
     lines = []
     for row in last:
         others = [o for o in rows if o.steps == row.steps and o.model not in (row.model, "real")]
-        beside = f" ({', '.join(f'{o.model} {figures(o.frechet)}' for o in others)})" if others else ""
+        beside = f" ({', '.join(f'{o.model} {format_number(o.frechet)}' for o in others)})" if others else ""
         lines += _labeled(f"{row.steps} step{'s' * (row.steps != 1)}", f"{row.model}: {_numbers(row)}{beside}")
     real = next((row for row in rows if row.model == "real"), None)
     return lines + (_labeled("Real clips", _numbers(real)) if real else [])
 
 
 def _numbers(row: StageQuality) -> str:
-    direction, digit = (counted_percent(share, row.clips) for share in (row.direction_accuracy, row.digit_accuracy))
+    direction, digit = (
+        percent_with_interval(share, row.clips) for share in (row.direction_accuracy, row.digit_accuracy)
+    )
     accuracies = f"direction {direction}, digit {digit}"
-    return f"Frechet {figures(row.frechet)}, {accuracies}"
+    return f"Frechet {format_number(row.frechet)}, {accuracies}"
 
 
 def _where(run: RunFolder) -> list[str]:

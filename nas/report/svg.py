@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nas.report.formatting import figures, log_ticks, milliseconds, ticks
+from nas.report.formatting import format_number, log_ticks, milliseconds, ticks
 from nas.report.markup import Markup, tag
 from nas.report.unet_layout import BAR, Box, Drawing
 from nas.spaces import NONE
@@ -97,7 +97,7 @@ def _slot(box: Box, choice: str, colors, latencies, full_ms, drawing: Drawing) -
         rect(box.x, y, max(box.width * share, 2.0 * (choice != NONE)), BAR, class_="fill", rx="1.5",
              style=f"fill:{colors.get(choice, 'none')}"),
         text(box.x, y - 4, _fit(short_label(choice), box.width * (0.66 if full_ms else 1), drawing.text_size), class_="choice"),
-        text(box.right, y - 4, figures(ms) if ms is not None and box.width >= 84 else "", class_="ms", text_anchor="end"),
+        text(box.right, y - 4, format_number(ms) if ms is not None and box.width >= 84 else "", class_="ms", text_anchor="end"),
         data_slot=box.name,
         class_="slot empty" if choice == NONE else "slot",
     )  # fmt: skip
@@ -187,7 +187,7 @@ def scatter(
         over = bound is not None and cost > bound
         kind = "point" + (" chosen" if i == chosen else "") + (" over" if over else "")
         at_x, at_y = number(x(cost * factor)), number(y(score))
-        label = f"{name} {figures(cost * factor)} {unit}, {score_name} {figures(score, 4)}"
+        label = f"{name} {format_number(cost * factor)} {unit}, {score_name} {format_number(score, 4)}"
         dot = tag("circle", cx=at_x, cy=at_y, r="6" if i == chosen else "4.5", class_="dot")
         reach = tag("circle", cx=at_x, cy=at_y, r="11", class_="reach")
         deviation = (deviations or {}).get(i)

@@ -26,6 +26,8 @@ from nas.costs.row import Source
 from nas.files import read_json, write_json
 
 RECORD = "record.json"
+REAL, CONTROL = "real", "control"
+"""Values of `StageQuality.model` that are no stage: held-out real clips, and the control of the adversarial stage."""
 
 
 @dataclass(frozen=True)

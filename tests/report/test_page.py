@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nas.costs import LookupTable, Provenance
 from nas.errors import ConfigError
 from nas.report import RunRecord, write
-from nas.report.page import render
+from nas.report.page import render_page
 from nas.report.summary import summary
 from nas.runs.folder import RunFolder
 from nas.runs.record import DenoiserCost, Preview
@@ -449,8 +449,8 @@ def named(text: str, finished_run):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.sampled_from(NASTY), st.text(alphabet=st.characters(codec=None), min_size=1, max_size=40)))
 def test_words_never_become_markup(text, finished_run):
-    plain = Page(render(named("word", finished_run)))
-    html = render(named(text, finished_run))
+    plain = Page(render_page(named("word", finished_run)))
+    html = render_page(named(text, finished_run))
     page = Page(html)
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
     assert [set(attrs) for _, attrs in page.elements] == [set(attrs) for _, attrs in plain.elements]

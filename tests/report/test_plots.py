@@ -74,7 +74,7 @@ def test_the_table_has_every_median_and_says_what_cannot_run(folder):
     assert len(ax.texts) == len(operators)
     assert sum(text.get_text() == "cannot\nrun" for text in ax.texts) == 1
     for ms in operators["latency_ms"][operators["status"] == "ok"]:
-        assert plots.figures(ms) in written(ax)
+        assert plots.format_number(ms) in written(ax)
 
 
 def test_losses_of_all_stages_share_an_axis(folder):

@@ -47,7 +47,7 @@ def test_choices_of_one_kind_get_shades_and_every_choice_a_colour_of_its_own():
 
 @given(st.floats(1e-4, 1e9))
 def test_three_figures_are_the_number(value):
-    assert math.isclose(float(formatting.figures(value).replace(",", "")), value, rel_tol=6e-3)
+    assert math.isclose(float(formatting.format_number(value).replace(",", "")), value, rel_tol=6e-3)
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 6))
@@ -73,5 +73,5 @@ def test_small_words():
     ]
     assert [formatting.count(n) for n in (640, 1230, 999_999, 328.2e6)] == ["640", "1.23K", "1.00M", "328M"]
     assert [formatting.megabytes(m) for m in (0.0025, 0.587, 1234.5)] == ["2.50 KB", "0.587 MB", "1,234 MB"]
-    assert formatting.listed(["a", "b", "c"]) == "a, b and c"
-    assert formatting.figures(float("nan")) == formatting.milliseconds(None) == "\N{EN DASH}"
+    assert formatting.join_words(["a", "b", "c"]) == "a, b and c"
+    assert formatting.format_number(float("nan")) == formatting.milliseconds(None) == "\N{EN DASH}"

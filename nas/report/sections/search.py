@@ -1,132 +1,51 @@
-"""The page's first sections: the winner, what it costs against the budget, and the front that it was chosen from."""
+"""The results of the search on the page: the Pareto front, the chosen architecture, and the best candidates."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from nas.report import findings, svg
-from nas.report.formatting import MISSING, count, figures, megabytes, milliseconds, percent, plural, plus_minus
-from nas.report.markup import Markup, bar, table, tag
-from nas.report.plotted import Shown
+from nas.report.formatting import MISSING, milliseconds, plural, plus_minus
+from nas.report.plotted import PlottedArchitecture
+from nas.report.sections import absent, absent_text
+from nas.report.templating import render
 from nas.report.unet_layout import draw, longest_latency_ms
 from nas.runs.folder import RunFolder, layer_key
+from nas.runs.record import Candidate
 from nas.spaces import NONE
 
-UNITS = {"latency_ms": milliseconds, "memory_mb": megabytes, "params": count}
-NAMES = {"latency_ms": "Latency", "memory_mb": "Peak memory", "params": "Parameters"}
+
+@dataclass(frozen=True)
+class Total:
+    """One quantity of the drawn architecture, as text."""
+
+    name: str
+    title: str
+    value: str
+    limit: str
+    over: bool = False
 
 
-def absent(run: RunFolder, *parts: str) -> Markup:
-    """Why a section is empty."""
-    reasons = [run.missing[part] for part in parts if part in run.missing] or ["it is not there yet"]
-    return tag("p", "Not in this run yet: ", "; ".join(reasons), ".", class_="absent")
+@dataclass(frozen=True)
+class CandidateRow:
+    """A candidate, its choices by slot, and its index among the architectures that the page can draw."""
+
+    candidate: Candidate
+    choices: list[tuple[str, str]]
+    index: int
+    chosen: bool
 
 
-def key_figures(run: RunFolder) -> Markup:
-    """Whole model, predicted, and budget, side by side; a bar for the whole model and a line for the budget."""
-    predicted, measured = run.record.predicted or run.predicted_cost, run.record.measured
-    if predicted is None and measured is None:
-        return Markup()
-    whole = f"{findings.whole_source(run, 'latency_ms').capitalize()} whole"
-    rows = []
-    for name, unit in UNITS.items():
-        guess, value, bound = getattr(predicted, name, None), getattr(measured, name, None), run.record.budget.get(name)
-        best = value if value is not None else guess
-        top = max((v for v in (guess, value, bound) if v is not None and math.isfinite(v)), default=0) * 1.08 or 1.0
-        over = bound is not None and best > bound
-        marks = [_mark("guess", guess, top), _mark("limit", bound, top)]
-        rows.append(
-            tag(
-                "tr",
-                tag("th", NAMES[name], scope="row"),
-                tag("td", unit(value), data_name=findings.whole_source(run, name)),
-                tag("td", unit(guess), data_name="predicted"),
-                tag("td", unit(bound), data_name="budget"),
-                tag(
-                    "td",
-                    percent(best / bound) if bound else MISSING,
-                    data_name="of budget",
-                    class_="over" if over else None,
-                ),
-                tag("td", bar(best / top, marks, over=over), class_="wide", aria_hidden="true"),
-            )
-        )
-    return table(("", whole, "Predicted", "Budget", "Of budget", ""), rows, "figures keys")
-
-
-def _mark(class_: str, value: float | None, top: float) -> Markup:
-    if value is None or not math.isfinite(value):
-        return Markup()
-    return tag("i", class_=class_, style=f"left:{value / top:.2%}")
-
-
-def architecture(run: RunFolder, shown: list[Shown]) -> Markup:
-    """The winner on the UNet; page.js puts others in its place."""
-    if not run.choices and not shown:
-        return absent(run, "architecture", "space")
-    first = next((a for a in shown if a.chosen), shown[0] if shown and not run.choices else None)
-    choices = first.choices if first else run.choices or shown[0].choices
-    latencies = run.slot_latencies_ms
-    full = longest_latency_ms(latencies, [a.choices for a in shown] or [choices])
-    pictures = [
-        svg.unet(draw(run.space, run.slots, width), choices, run.colors, latencies, full, class_)
-        for width, class_ in ((640, "wide"), (340, "narrow"))
-    ]
-    words = "Each gray block is a spatial block of the UNet, with its temporal slots below it."
-    if run.space is None or run.space.backbone is None:
-        words = "This space has no backbone: its slots, in order."
-    scale = f" A bar that fills its slot takes {milliseconds(full)}." if full else ""
-    panel = tag("div", _totals(run, first), legend(run), class_="panel")
-    drawing = tag("div", svg.tip(), pictures, tag("p", words, scale, class_="caption"), class_="drawing")
-    said = " ".join(findings.found(run))
-    return tag("div", tag("div", drawing, panel, class_="arch"), tag("p", said, class_="caption") if said else "")
-
-
-def legend(run: RunFolder) -> Markup:
-    """Every choice of the space with its color, its name in drawings, and its hyper-parameters."""
-    operators = (run.space.operators if run.space else None) or {}
-    items = []
-    for choice, color in run.colors.items():
-        options = dict(operators[choice].options) if choice in operators else {}
-        told = ", ".join(
-            v if isinstance(v, str) else f"{v} {k}" if k == "heads" else f"{k} {v}" for k, v in options.items()
-        )
-        items.append(
-            tag(
-                "li",
-                tag("i", class_="swatch", style=f"background:{color}"),
-                tag("span", choice),
-                tag("small", told) if told else "",
-            )
-        )
-    return tag("ul", items, class_="legend")
-
-
-def _totals(run: RunFolder, first: Shown | None) -> Markup:
-    rows = []
-    for name, unit in UNITS.items():
-        bound = run.record.budget.get(name)
-        value = getattr(first, name, None)
-        over = "over" if bound is not None and value is not None and value > bound else None
-        limit = f"of {unit(bound)}" if bound is not None else ""
-        rows.append(
-            tag("div", tag("dt", NAMES[name]), tag("dd", tag("b", unit(value), class_=over, data_total=name), " ", tag("small", limit)))
-        )  # fmt: skip
-    score = plus_minus(first.score, first.score_std) if first else MISSING
-    rows.append(tag("div", tag("dt", "Score"), tag("dd", tag("b", score, data_total="score"))))
-    label = first.label if first else "The chosen architecture"
-    label += "" if run.choices else ", none is chosen yet"
-    back = tag("button", "Back to the chosen one", type="button", id="back", hidden=True)
-    return tag("div", tag("h3", label, id="drawn", aria_live="polite"), tag("dl", rows, class_="totals"), back)
-
-
-def front(run: RunFolder, shown: list[Shown]) -> Markup:
-    """The Pareto front as three linked projections: each cost against the score."""
-    scored = [(i, a) for i, a in enumerate(shown) if a.can_be_drawn]
+def front(run: RunFolder, plotted: list[PlottedArchitecture]) -> Markup:
+    """The Pareto front as three linked projections: the score against each cost."""
+    scored = [(i, arch) for i, arch in enumerate(plotted) if arch.has_finite_numbers]
     if run.front is None or not scored:
         return absent(run, "front")
-    chosen = next((i for i, a in scored if a.chosen), None)
-    millions = max(a.params for _, a in scored) >= 1e6
+    chosen = next((i for i, arch in scored if arch.chosen), None)
+    millions = max(arch.params for _, arch in scored) >= 1e6
     axes = (
         ("latency_ms", "ms", 1.0),
         ("memory_mb", "MB", 1.0),
@@ -137,68 +56,86 @@ def front(run: RunFolder, shown: list[Shown]) -> Markup:
     deviations = {i: a.score_std for i, a in scored if a.score_std is not None and math.isfinite(a.score_std)}
     charts = []
     for name, unit, factor in axes:
-        points = [(i, getattr(a, name), a.score) for i, a in scored]
-        bound = run.record.budget.get(name)
-        charts.append(svg.scatter(points, chosen, bound, NAMES[name], unit, factor, band=band, deviations=deviations))
-    words = (
-        f"{plural(sum(a.on_front for a in shown), 'architecture')} that no other beats in score, latency, memory and"
-        " parameters at once. Up is better, left is cheaper; the line joins the best score at each cost, the red part"
-        f" is over the budget, the ringed point is the chosen one. {findings.SCORE}"
+        points = [(i, getattr(arch, name), arch.score) for i, arch in scored]
+        title, bound = findings.QUANTITIES[name].title, run.record.budget.get(name)
+        charts.append(svg.scatter(points, chosen, bound, title, unit, factor, band=band, deviations=deviations))
+    text = (
+        f"{plural(sum(arch.on_front for arch in plotted), 'architecture')} that no other one beats in score, latency,"
+        " memory and parameters at once. Up is better, left is cheaper; the line joins the best score at each cost, the"
+        f" red area is over the budget, the ringed point is the chosen architecture. {findings.SCORE}"
     )
     if band:
-        words += (
-            f" The gray band holds {plural(len(random), 'random architecture')} within the budget: what lies above it is"
-            " what searching gained."
+        text += (
+            f" The gray band spans the scores of {plural(len(random), 'random architecture')} within the budget: what"
+            " lies above it was gained by searching."
         )
     if deviations:
-        words += " Bars through dots are the standard deviation of a score over draws of its noise."
-    words += " Select a dot to draw its layers on the UNet below."
-    return tag("div", tag("div", charts, class_="charts"), tag("p", words, class_="caption"))
+        text += " Bars through points are the standard deviation of a score over noise seeds."
+    text += " Select a point to draw its layers on the UNet below."
+    return render("front", charts=charts, text=text)
 
 
-def candidates(run: RunFolder, shown: list[Shown]) -> Markup:
-    """The best of the search, briefly retrained before the choice."""
-    if not run.record.candidates:
-        return tag("p", "Not in this run yet: no candidate has been retrained.", class_="absent")
-    places = {a.key: i for i, a in enumerate(shown)}
-    rows = []
-    for rank, candidate in enumerate(run.record.candidates, start=1):
-        place = places[layer_key(candidate.choices)]
-        chosen = shown[place].chosen
-        rows.append(
-            tag(
-                "tr",
-                tag("th", rank, scope="row", data_name="Candidate"),
-                tag("td", _chips(run, candidate.choices), class_="name"),
-                tag("td", plus_minus(candidate.score, candidate.score_std), data_name="score"),
-                tag("td", figures(candidate.retrained_loss, 4), data_name="loss retrained"),
-                tag("td", milliseconds(candidate.predicted.latency_ms), data_name="latency"),
-                tag("td", megabytes(candidate.predicted.memory_mb), data_name="memory"),
-                tag("td", count(candidate.predicted.params), data_name="parameters"),
-                tag("td", tag("button", "chosen" if chosen else "draw", type="button", data_draw=place), class_="act"),
-                class_="chosen" if chosen else None,
-            )
-        )
-    heads = ("", "Layers in order", "Score", "Loss retrained", "Latency", "Memory", "Parameters", "")
-    words = (
-        "Ranked by the search's score (minus the supernet's validation loss). That comes from shared weights, so each"
-        " was then trained briefly with weights of its own: the lowest loss after this retraining within the budget"
-        " is chosen."
-    )
-    return tag("div", tag("p", words, class_="caption"), table(heads, rows, "figures cards", words=heads[1:2]))
-
-
-def _chips(run: RunFolder, choices: dict[str, str]) -> Markup:
-    """The architecture as a row of small squares, one per slot, in the colors of its layers."""
-    taken = [(slot, choices.get(slot, NONE)) for slot in run.slots or choices]
-    chips = [
-        tag("i", class_="chip", style=f"background:{run.colors.get(choice, 'transparent')}", title=f"{slot}: {choice}")
-        for slot, choice in taken
+def architecture(run: RunFolder, plotted: list[PlottedArchitecture]) -> Markup:
+    """The chosen architecture on the UNet, in which page.js can draw the others."""
+    if not run.choices and not plotted:
+        return absent(run, "architecture", "space")
+    drawn = next((arch for arch in plotted if arch.chosen), plotted[0] if plotted and not run.choices else None)
+    choices = drawn.choices if drawn else run.choices or plotted[0].choices
+    latencies = run.slot_latencies_ms
+    longest_ms = longest_latency_ms(latencies, [arch.choices for arch in plotted] or [choices])
+    drawings = [
+        svg.unet(draw(run.space, run.slots, width), choices, run.colors, latencies, longest_ms, class_)
+        for width, class_ in ((640, "wide"), (340, "narrow"))
     ]
-    return tag("span", chips, class_="chips")
+    caption = "Each gray block is a spatial block of the UNet, with its temporal slots below it."
+    if run.space is None or run.space.backbone is None:
+        caption = "This space has no backbone: its slots, in order."
+    if longest_ms:
+        caption += f" A bar that fills its slot takes {milliseconds(longest_ms)}."
+    label = drawn.label if drawn else "The chosen architecture"
+    return render(
+        "architecture",
+        drawings=[svg.tip(), *drawings],
+        drawing_caption=caption,
+        label=label + ("" if run.choices else ", none is chosen yet"),
+        totals=[_total(run, drawn, name) for name in findings.QUANTITIES],
+        score=plus_minus(drawn.score, drawn.score_std) if drawn else MISSING,
+        legend=_legend(run),
+        text=" ".join(findings.search_result(run)),
+    )
 
 
-def cautions(run: RunFolder) -> Markup:
-    """What must not be overlooked, above everything else."""
-    found = findings.warnings(run)
-    return tag("ul", [tag("li", words) for words in found], class_="warnings") if found else Markup()
+def _total(run: RunFolder, drawn: PlottedArchitecture | None, name: str) -> Total:
+    quantity, bound, value = findings.QUANTITIES[name], run.record.budget.get(name), getattr(drawn, name, None)
+    limit = f"of {quantity.format(bound)}" if bound is not None else ""
+    over = bound is not None and value is not None and value > bound
+    return Total(name, quantity.title, quantity.format(value), limit, over)
+
+
+def _legend(run: RunFolder) -> list[tuple[str, str, str]]:
+    """Every choice of the space with its color and its hyperparameters."""
+    operators = (run.space.operators if run.space else None) or {}
+    legend = []
+    for choice, color in run.colors.items():
+        options = dict(operators[choice].options) if choice in operators else {}
+        texts = [v if isinstance(v, str) else f"{v} {k}" if k == "heads" else f"{k} {v}" for k, v in options.items()]
+        legend.append((choice, color, ", ".join(texts)))
+    return legend
+
+
+def candidates(run: RunFolder, plotted: list[PlottedArchitecture]) -> Markup:
+    """The best candidates of the search, which were retrained briefly before one was chosen."""
+    if not run.record.candidates:
+        return absent_text("no candidate has been retrained")
+    indices = {arch.key: i for i, arch in enumerate(plotted)}
+    rows = []
+    for candidate in run.record.candidates:
+        index = indices[layer_key(candidate.choices)]
+        choices = [(slot, candidate.choices.get(slot, NONE)) for slot in run.slots or candidate.choices]
+        rows.append(CandidateRow(candidate, choices, index, plotted[index].chosen))
+    text = (
+        "Ranked by the search's score (minus the supernet's validation loss). Since the supernet shares weights, each"
+        " candidate was then trained briefly with its own weights: the one with the lowest loss after this retraining"
+        " within the budget is chosen."
+    )
+    return render("candidates", rows=rows, colors=run.colors, text=text)

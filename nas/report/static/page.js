@@ -37,14 +37,14 @@
     const track = group.querySelector(".track");
     const fill = group.querySelector(".fill");
     const width = Number(track.getAttribute("width"));
-    const share = choice === NONE ? 0 : data.full_ms ? Math.min((ms || 0) / data.full_ms, 1) : 1;
+    const share = choice === NONE ? 0 : data.longest_ms ? Math.min((ms || 0) / data.longest_ms, 1) : 1;
     fill.setAttribute("width", Math.max(width * share, choice === NONE ? 0 : 2));
     fill.style.fill = data.colors[choice] || "none";
     group.classList.toggle("empty", choice === NONE);
     group.querySelector("title").textContent = `${slot}: ${choice}` + (ms === undefined ? "" : `, ${written.latency_ms(ms)}`);
     const label = group.querySelector(".choice");
     const size = parseFloat(getComputedStyle(group.ownerSVGElement).fontSize);
-    const room = Math.max(Math.floor((width * (data.full_ms ? 0.66 : 1)) / (0.6 * size)), 2);
+    const room = Math.max(Math.floor((width * (data.longest_ms ? 0.66 : 1)) / (0.6 * size)), 2);
     const name = data.short[choice] || choice;
     label.textContent = name.length > room ? name.slice(0, room - 1) + "\u2026" : name;
     group.querySelector(".ms").textContent = ms === undefined || width < 84 ? "" : figures(ms);
