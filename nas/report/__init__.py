@@ -1,6 +1,6 @@
-"""Floor 4: a run, shown. Reads run folders; imports no torch, and matplotlib only where a plot is drawn.
+"""Reports on run folders: the HTML page (`write`), figures for papers (`nas.report.plots`), and the final summary of `nas run`.
 
-`write` makes the page, `nas.report.plots` the figures for a paper, `nas.report.summary` the final screen.
+Imports no torch, and matplotlib only when a plot is drawn.
 """
 
 from nas.report.page import write

@@ -1,8 +1,8 @@
-"""A run's study in optuna-dashboard, with pictures of the architectures and the run's samples as Optuna artifacts.
+"""A run's study in optuna-dashboard, with drawings of the architectures and the preview clips as Optuna artifacts.
 
-Optuna refuses to attach anything to a finished trial, and a search that runs writes to the journal anyway. So nothing is
-written: the storage that the dashboard reads is the journal with artifacts added to what it says, and their store draws
-a picture when the browser asks for it. A search is seen while it runs.
+Optuna cannot attach artifacts to a finished trial, and the journal of a running search must not be changed. The dashboard
+therefore reads a storage that adds artifacts to the journal's contents, and an artifact store that draws a picture on
+request. It works while the search is running.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from nas.runs.record import Preview, RunRecord
 from nas.search import open_storage
 
 PICTURE, CLIP = "a-", "c-"
-"""How the artifacts' names begin, before a number in hexadecimal: the dashboard lets no other characters through."""
+"""Prefixes of artifact ids, followed by a hexadecimal number: the dashboard accepts no other characters."""
 
 THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.I)
-"""The hosts that a browser on this machine may ask for; any port, since one may be forwarded."""
+"""Allowed hosts; any port, since a port may be forwarded."""
 
 
 def application(run: str | Path) -> Any:
@@ -50,10 +50,10 @@ def application(run: str | Path) -> Any:
 
 
 def local_only(app: Callable) -> Callable:
-    """A WSGI application that answers requests for this machine alone.
+    """Wrap a WSGI application so that it answers only requests for localhost.
 
-    A web page elsewhere can point a name of its own at 127.0.0.1 and read whatever answers there (DNS rebinding), or
-    send requests to it. The browser then says the foreign name in `Host` or `Origin`.
+    A foreign web page can resolve its own domain to 127.0.0.1 and read a local server's responses (DNS rebinding), or
+    send requests to it. The browser then sends the foreign name in `Host` or `Origin`.
     """
 
     def guarded(environ: dict[str, Any], start_response: Callable) -> Iterable[bytes]:
@@ -67,9 +67,9 @@ def local_only(app: Callable) -> Callable:
 
 
 class IllustratedStorage(optuna.storages.JournalStorage):
-    """A run's journal, whose trials have the pictures of their architectures and whose study has the run's samples.
+    """A run's journal with drawings of the architectures on its trials, and the preview clips on its study.
 
-    The samples are those of the winner, so its trial has them, too.
+    The clips are of the chosen architecture, so they are also on its trial.
 
     Raises:
         ConfigError: the run has no study yet.
@@ -78,7 +78,7 @@ class IllustratedStorage(optuna.storages.JournalStorage):
     def __init__(self, run: RunFolder) -> None:
         self.run, journal = run, run.path / "study.journal"
         if not journal.exists():
-            raise ConfigError(f"{journal}: not there yet; the run has not come to its search")
+            raise ConfigError(f"{journal}: no such file yet; the run has not reached its search")
         super().__init__(open_storage(journal)._backend)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -91,21 +91,21 @@ class IllustratedStorage(optuna.storages.JournalStorage):
     def get_all_studies(self) -> list[FrozenStudy]:
         studies = super().get_all_studies()
         for study in studies:
-            study.system_attrs = self._illustrated(study.system_attrs, study._study_id)
+            study.system_attrs = self._with_attributes(study.system_attrs, study._study_id)
         return studies
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._illustrated(super().get_study_system_attrs(study_id), study_id)
+        return self._with_attributes(super().get_study_system_attrs(study_id), study_id)
 
-    def _illustrated(self, attributes: dict[str, Any], study_id: int) -> dict[str, Any]:
-        """A study's attributes with its samples, the name of its objective, and a note of each trial's costs."""
+    def _with_attributes(self, attributes: dict[str, Any], study_id: int) -> dict[str, Any]:
+        """A study's attributes with its preview clips, the name of its objective, and a note on each trial's costs."""
         added = {"study:metric_names": ["score"], **_note(None, STUDY_NOTE)}
         for trial in super().get_all_trials(study_id, deepcopy=False):
             added |= _note(trial._trial_id, self._costs(trial.user_attrs))
         return added | attributes | self._clips()
 
     def _costs(self, attributes: dict[str, Any]) -> str:
-        """The predicted costs of a trial's architecture as a list in Markdown, with the budget where it is known."""
+        """The predicted costs of a trial's architecture as a Markdown list, with the budget if it is known."""
         lines = []
         for name, quantity in findings.QUANTITIES.items():
             words, unit = quantity.phrase, quantity.format
@@ -116,10 +116,10 @@ class IllustratedStorage(optuna.storages.JournalStorage):
         return "\n".join(["Predicted from the lookup table:", "", *lines]) if lines else ""
 
     def previews(self) -> tuple[Preview, ...]:
-        """Those that the run has by now."""
+        """The preview clips recorded so far."""
         try:
             return RunRecord.load(self.run.path).previews
-        except NasError:  # a run that has only begun
+        except NasError:  # no record yet
             return ()
 
     def _with_artifacts(self, trial: FrozenTrial) -> FrozenTrial:
@@ -130,7 +130,7 @@ class IllustratedStorage(optuna.storages.JournalStorage):
         return trial
 
     def _fits(self, attributes: dict[str, Any]) -> bool:
-        """Whether a trial has an architecture of the run's space."""
+        """Whether a trial's attributes hold an architecture of the run's space."""
         try:
             self.run.space.architecture(attributes["choices"])
         except (KeyError, TypeError, ValueError, AttributeError, NasError):
@@ -147,7 +147,7 @@ class IllustratedStorage(optuna.storages.JournalStorage):
 
 
 class Illustrations:
-    """The artifacts of an `IllustratedStorage`, as Optuna's `ArtifactStore`; drawn or read when asked for."""
+    """An Optuna `ArtifactStore` with the artifacts of an `IllustratedStorage`; each is drawn or read on request."""
 
     def __init__(self, storage: IllustratedStorage) -> None:
         self.storage = storage
@@ -155,7 +155,7 @@ class Illustrations:
     def open_reader(self, artifact_id: str) -> BinaryIO:
         kind, digits = artifact_id[: len(PICTURE)], artifact_id[len(PICTURE) :]
         if not re.fullmatch("[0-9a-f]{1,8}", digits):
-            raise ArtifactNotFound(f"{artifact_id}: no artifact of this run")
+            raise ArtifactNotFound(f"{artifact_id}: no such artifact in this run")
         number = int(digits, 16)
         if kind == CLIP:
             previews = self.storage.previews()
@@ -171,14 +171,14 @@ class Illustrations:
             ValueError,
             AttributeError,
             NasError,
-        ) as error:  # no such trial, or of another space
+        ) as error:  # no such trial, or a trial of another space
             raise ArtifactNotFound(f"{artifact_id}: {error}") from None
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        raise PermissionError("a run's artifacts are made by the run")
+        raise PermissionError("the artifacts of a run are read-only")
 
     def remove(self, artifact_id: str) -> None:
-        raise PermissionError("a run's artifacts are made by the run")
+        raise PermissionError("the artifacts of a run are read-only")
 
     def _picture(self, choices: dict[str, str]) -> bytes:
         from matplotlib.figure import Figure
@@ -186,7 +186,7 @@ class Illustrations:
         from nas.report.plots import plot_architecture
 
         run, file = self.storage.run, io.BytesIO()
-        axes = Figure(figsize=(6.4, 4.8)).add_subplot()  # without pyplot: no window, nothing to close
+        axes = Figure(figsize=(6.4, 4.8)).add_subplot()  # without pyplot, which would keep the figure open
         plot_architecture(run.space, run.space.architecture(choices), run.predict(choices), axes)
         axes.figure.savefig(file, dpi=150, bbox_inches="tight", format="png")
         return file.getvalue()
@@ -194,18 +194,18 @@ class Illustrations:
 
 STUDY_NOTE = (
     "The score is what the search's evaluator returned, higher is better. In `nas run` it is minus the supernet's"
-    " validation loss, so it is below 0. Each trial's note has its predicted costs."
+    " validation loss, so it is negative. Each trial's note has its predicted costs."
 )
 
 
-def _note(trial_id: int | None, words: str) -> dict[str, Any]:
-    """Attributes that show `words` (Markdown, at most 2045 characters) as the note of a trial, or of the study."""
+def _note(trial_id: int | None, text: str) -> dict[str, Any]:
+    """Attributes that show `text` (Markdown, at most 2045 characters) as the note of a trial, or of the study."""
     prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
-    return {f"{prefix}note_ver": 1, f"{prefix}note_str:0": words} if words else {}
+    return {f"{prefix}note_ver": 1, f"{prefix}note_str:0": text} if text else {}
 
 
 def _artifact(name: str, file: str, mimetype: str) -> dict[str, str]:
-    """An attribute that tells Optuna of an artifact."""
+    """The attribute by which Optuna finds an artifact."""
     meta = ArtifactMeta(artifact_id=name, filename=file, mimetype=mimetype, encoding=None)
     return {ARTIFACTS_ATTR_PREFIX + name: json.dumps(asdict(meta))}
 
@@ -222,13 +222,13 @@ def serve(run: str | Path, port: int = 8080, browser: bool = True) -> None:
 
     class Quiet(WSGIRequestHandler):
         def log_message(self, *_: Any) -> None:
-            """A line per request would bury the address."""
+            """No line per request, so that the address stays visible."""
 
     app = application(run)
     try:
         server = make_server("localhost", port, app, handler_class=Quiet)
     except OSError as error:
-        raise ConfigError(f"--port {port}: {error.strerror}; give another one") from None
+        raise ConfigError(f"--port {port}: {error.strerror}; give another port") from None
     address = f"http://localhost:{server.server_port}/"
     print(f"{address} shows {Path(run) / 'study.journal'}; stop with Ctrl-C", flush=True)
     if browser:

@@ -1,4 +1,4 @@
-"""What a run found, what it costs and how good it is, in plain sentences. The page and the final screen share them."""
+"""Sentences on a run's result, cost and quality, shared by the page and the final summary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nas.report.formatting import (
     plus_minus,
 )
 from nas.runs.folder import RunFolder, layer_counts
-from nas.runs.record import StageQuality
+from nas.runs.record import CONTROL, REAL, StageQuality
 from nas.spaces import NONE
 
 
@@ -45,7 +45,7 @@ SCORE = "The score is minus the supernet's validation loss on held-out clips, so
 
 
 def one_sentence_summary(run: RunFolder) -> str:
-    """The run's result with its numbers, for the top of the page; empty before anything is known."""
+    """The run's result and its numbers in one sentence, for the top of the page; empty before there are any."""
     record, parts = run.record, []
     predicted = record.predicted or run.predicted_cost
     costs = record.measured or predicted
@@ -78,7 +78,7 @@ def one_sentence_summary(run: RunFolder) -> str:
 
 
 def finite_scores(run: RunFolder) -> list[float]:
-    """The scores of the random architectures, those that are numbers."""
+    """The finite scores of the random architectures."""
     return [score for score in run.record.random_scores if math.isfinite(score)]
 
 
@@ -92,18 +92,18 @@ def _range(values) -> str:
 
 
 def _last_stage(rows: tuple[StageQuality, ...]) -> list[StageQuality]:
-    """The rows of the last stage that was judged, most steps first."""
-    generated = [row for row in rows if row.model not in ("real", "control")]
+    """The rows of the last evaluated stage, most steps first."""
+    generated = [row for row in rows if row.model not in (REAL, CONTROL)]
     return sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
 
 
 def search_result(run: RunFolder) -> list[str]:
-    """What the search found: how many trials, and the layers of the winner."""
+    """The search: number of trials, layers of the chosen architecture, and its rank among the candidates."""
     record, sentences = run.record, []
     space = run.space.name if run.space else record.space
     if record.trials:
         beyond = record.infeasible_trials
-        outside = f"; {beyond:,} of them broke the budget" if beyond else ""
+        outside = f"; {beyond:,} of them exceeded the budget" if beyond else ""
         size = f", which has {_combinations(run.space.size)}" if run.space else ""
         tried = plural(record.trials, "architecture")
         sentences.append(f"The search tried {tried} of the space {space}{size}{outside}.")
@@ -132,14 +132,14 @@ def search_result(run: RunFolder) -> list[str]:
         )
         if run.chosen.score_std is not None:
             sentences.append(
-                "\N{PLUS-MINUS SIGN} is the standard deviation over draws of the validation's noise, without what all"
-                " candidates share."
+                "\N{PLUS-MINUS SIGN} is the standard deviation over noise seeds, without the shift that all candidates"
+                " share."
             )
     return sentences
 
 
 def costs(run: RunFolder) -> list[str]:
-    """What the winner costs: the whole model, the prediction, and the budget, a sentence for each quantity."""
+    """Cost of the chosen architecture: whole model, prediction and budget, one sentence per quantity."""
     record, sentences = run.record, []
     predicted = record.predicted or run.predicted_cost
     for name, quantity in QUANTITIES.items():
@@ -156,21 +156,21 @@ def costs(run: RunFolder) -> list[str]:
 
 
 def total_cost_source(run: RunFolder, name: str) -> str:
-    """How the whole model's `latency_ms`, `memory_mb` or `params` came about: a `source` of table rows."""
+    """The source (as of table rows) of the whole model's `latency_ms`, `memory_mb` or `params`."""
     sources = run.cost_model.sources if run.cost_model else ()
     source = (run.record.measured and run.record.measured.source) or (sources[0] if len(sources) == 1 else "measured")
     return memory_source(source, run.table.provenance) if name == "memory_mb" and run.table else source
 
 
 def clip_time(run: RunFolder) -> list[str]:
-    """How long a clip takes in the steps that the pipeline is distilled to, where the table knows all of its parts."""
+    """Generation time of a clip at the pipeline's number of steps, if the table has all parts of the pipeline."""
     if run.predicted_cost is None or run.predicted_cost.generation_s is None:
         return []
     return [clip_summary(run.cost_model, run.space.architecture(run.choices))]
 
 
 def quality(run: RunFolder) -> list[str]:
-    """How good generated clips are: the last stage at its fewest and most steps, beside its control and real clips."""
+    """Quality of the last stage at its most and fewest steps, compared with the other models and real clips."""
     rows = run.record.quality
     last = _last_stage(rows)
     if not last:
@@ -183,16 +183,18 @@ def quality(run: RunFolder) -> list[str]:
             f" move as their caption says and {percent_with_interval(row.digit_accuracy, row.clips)} show its digit"
         )
         sentences.append(text + ".")
-    real = next((row for row in rows if row.model == "real"), None)
+    real = next((row for row in rows if row.model == REAL), None)
     if real:
         sentences.append(
             f"Held-out real clips reach {format_number(real.frechet)}, {percent_with_interval(real.direction_accuracy, real.clips)}"
-            f" and {percent_with_interval(real.digit_accuracy, real.clips)} under the same classifier: the best that can be expected."
+            f" and {percent_with_interval(real.digit_accuracy, real.clips)} under the same classifier, an upper bound."
         )
     judged = {row.clips for row in last if row.clips}
     if judged:
         numbers = join_words([f"{n:,}" for n in sorted(judged)])
-        sentences.append(f"Of {numbers} clips a number; in brackets the 95% confidence interval of each share.")
+        sentences.append(
+            f"Each number is from {numbers} clips; the 95% confidence interval of each share is in parentheses."
+        )
     return sentences
 
 
@@ -203,11 +205,11 @@ HELD_OUT_METRICS = {
     "validation_loss_before": "held-out loss before",
     "validation_loss": "held-out loss",
 }
-"""Metrics of a stage that say how good it is on any data, in words."""
+"""Metrics of a stage on held-out data that need no classifier, with their names."""
 
 
 def held_out(run: RunFolder) -> list[str]:
-    """What the stages measured on data that no classifier can judge, as `decoder: SSIM of ... 0.81`."""
+    """Held-out metrics of the stages for data without a classifier, such as `decoder: SSIM of ... 0.81`."""
     return [
         f"{stage}: {name} {format_number(values[key])}"
         for stage, values in run.results.items()
@@ -217,26 +219,28 @@ def held_out(run: RunFolder) -> list[str]:
 
 
 def warnings(run: RunFolder) -> list[str]:
-    """What a reader must not overlook: a broken budget, a prediction that is far off, estimates among the numbers."""
-    record, found = run.record, []
+    """An exceeded budget, a prediction that is far off, and estimates among the measurements."""
+    record, sentences = run.record, []
     for costs in (record.measured, record.predicted):
         for name, quantity in QUANTITIES.items():
             words, unit = quantity.phrase, quantity.format
             label = "predicted" if costs is record.predicted else f"{total_cost_source(run, name)} whole"
             bound, value = record.budget.get(name), getattr(costs, name, None)
             if bound is not None and value is not None and value > bound:
-                found.append(f"Over budget: the {words}, {label}, is {unit(value)} against at most {unit(bound)}.")
+                sentences.append(f"Over budget: the {words}, {label}, is {unit(value)} against at most {unit(bound)}.")
     if record.measured and record.predicted and record.measured.latency_ms > 0:
         error = record.predicted.latency_ms / record.measured.latency_ms - 1
         if abs(error) > 0.1:
             side, told = "below" if error < 0 else "above", whole_model_source(total_cost_source(run, "latency_ms"))
-            found.append(f"The predicted latency is {percent(abs(error))} {side} the one {told}, more than 10% off.")
+            sentences.append(
+                f"The predicted latency is {percent(abs(error))} {side} the one {told}, more than 10% off."
+            )
     sources = [source for source in (run.cost_model.sources if run.cost_model else ()) if source != "measured"]
     if sources:
-        found.append(
+        sentences.append(
             f"The lookup table holds {join_words(sources)} rows: {'nothing' if 'measured' not in run.cost_model.sources else 'not everything'} in it was measured."
         )
-    return found
+    return sentences
 
 
 def _measured_and_predicted(run, name, words, unit, predicted, against) -> str:
@@ -259,8 +263,8 @@ def _against(value: float | None, bound: float | None, unit) -> str:
 
 
 def _beside(rows: tuple[StageQuality, ...], row: StageQuality) -> str:
-    """What other models reach at the same number of steps, as `(finetune 13.9, control 12.5)`."""
-    others = [other for other in rows if other.steps == row.steps and other.model not in (row.model, "real")]
+    """The Frechet distances of other models at the same number of steps, such as `(finetune 13.9, control 12.5)`."""
+    others = [other for other in rows if other.steps == row.steps and other.model not in (row.model, REAL)]
     return f" ({join_words([f'{o.model} {format_number(o.frechet)}' for o in others])})" if others else ""
 
 

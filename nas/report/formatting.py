@@ -8,14 +8,14 @@ MISSING = "\N{EN DASH}"
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """`value` to `digits` significant format_number, without an exponent where it can be read: `0.0123`, `12.3`, `1,234`."""
+    """`value` to `digits` significant format_number, without an exponent unless it is very large or small: `0.0123`, `12.3`, `1,234`."""
     if value is None or math.isnan(value):
         return MISSING
     if math.isinf(value):
         return "\N{INFINITY}" if value > 0 else "-\N{INFINITY}"
     if value == 0:
         return "0"
-    magnitude = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))  # of 9.996 to three figures: 1
+    magnitude = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))  # 1 for 9.996 at three digits
     if not -5 <= magnitude <= 9:
         return f"{value:.{digits - 1}e}"
     return f"{value:,.{max(digits - 1 - magnitude, 0)}f}"
@@ -26,14 +26,14 @@ def milliseconds(value: float | None) -> str:
 
 
 def megabytes(value: float | None) -> str:
-    """Of a number of 10^6 bytes: `0.587 MB`, or `2.56 KB` when it is small."""
+    """A size in units of 10^6 bytes: `0.587 MB`, or `2.56 KB` when it is small."""
     if value is not None and 0 < abs(value) < 0.1:
         return _unit(value * 1e3, "KB")
     return _unit(value, "MB")
 
 
 def count(value: float | None) -> str:
-    """A number of things, such as parameters: `812`, `1.23K`, `328M`."""
+    """A count, such as a number of parameters: `812`, `1.23K`, `328M`."""
     if value is None or not math.isfinite(value):
         return MISSING
     for factor, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -61,7 +61,7 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def wilson_interval(share: float, number: int) -> tuple[float, float]:
-    """The 95% confidence interval of a share that was counted on `number` things (Wilson 1927)."""
+    """The 95% confidence interval (Wilson 1927) of a proportion `share` of `number` samples."""
     z = 1.959964
     middle = (share + z * z / (2 * number)) / (1 + z * z / number)
     half = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number)) / (1 + z * z / number)
@@ -69,7 +69,7 @@ def wilson_interval(share: float, number: int) -> tuple[float, float]:
 
 
 def percent_with_interval(share: float | None, number: int, digits: int = 0) -> str:
-    """`93% (85-97%)`: a share with its 95% confidence interval, where it is known on how many things it was counted."""
+    """`93% (85-97%)`: a proportion with its 95% confidence interval; without one if `number` is 0."""
     text = percent(share, digits)
     if text == MISSING or not number or not 0 <= share <= 1:
         return text
@@ -95,7 +95,7 @@ def join_words(words: list[str]) -> str:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover `[low, high]` from inside, at a step of 1, 2 or 5 times a power of ten."""
+    """Round numbers inside `[low, high]`, at a step of 1, 2 or 5 times a power of ten; about `about` of them."""
     if not high > low:
         return [low]
     rough = (high - low) / max(about, 1)
@@ -112,10 +112,10 @@ def log_ticks(low: float, high: float) -> list[float]:
         return [low]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
-        found = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
-        if len(found) >= 3:
-            return found
-    return found or [low]
+        values = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
+        if len(values) >= 3:
+            return values
+    return values or [low]
 
 
 def _unit(value: float | None, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""The final screen of `nas run`: what was found, what it costs, how good it is, and where everything lies."""
+"""The text that `nas run` prints at its end: chosen architecture, cost, quality, and where the files are."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nas.report.formatting import (
     percent_with_interval,
 )
 from nas.runs.folder import RunFolder, layer_counts, one_line
-from nas.runs.record import StageQuality
+from nas.runs.record import CONTROL, REAL, StageQuality
 from nas.spaces import NONE
 
 WIDTH = 96
 
 
 def summary(run: str | Path) -> str:
-    """A dozen lines of plain text about the run folder `run`, at most 96 columns wide.
+    """About a dozen lines of plain text on the run folder `run`, at most 96 columns wide.
 
     Raises:
         ConfigError: there is no such folder.
@@ -34,8 +34,8 @@ def summary(run: str | Path) -> str:
     for label, part in (("Found", _found), ("Costs", _costs), ("Quality", _quality), ("Where", _where)):
         try:
             lines += part(folder)
-        except Exception as error:  # what a damaged file of the run holds; the rest is still told
-            lines += _labeled(label, f"cannot be told, a file of the run folder is damaged: {one_line(error)}")
+        except Exception as error:  # a damaged file may raise anything; the other parts are still printed
+            lines += _labeled(label, f"not available, a file of the run folder is damaged: {one_line(error)}")
     return "\n".join(lines)
 
 
@@ -62,23 +62,23 @@ def _costs(run: RunFolder) -> list[str]:
         guess, value, bound = getattr(predicted, name, None), getattr(measured, name, None), run.record.budget.get(name)
         if guess is None and value is None:
             continue
-        told = (
+        parts = (
             [f"{unit(value)} {findings.total_cost_source(run, name)} whole"]
             if value is not None and name != "params"
             else []
         )
-        told += [f"{unit(guess)} predicted"] if guess is not None and name != "params" else []
-        told += [unit(value if value is not None else guess)] if name == "params" else []
+        parts += [f"{unit(guess)} predicted"] if guess is not None and name != "params" else []
+        parts += [unit(value if value is not None else guess)] if name == "params" else []
         if bound is not None:
             best = value if value is not None else guess
-            told.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
-        lines += _labeled(label, ", ".join(told))
+            parts.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
+        lines += _labeled(label, ", ".join(parts))
     return lines + [line for words in findings.clip_time(run) for line in _labeled("Clip", words)]
 
 
 def _quality(run: RunFolder) -> list[str]:
     rows = run.record.quality
-    generated = [row for row in rows if row.model not in ("real", "control")]
+    generated = [row for row in rows if row.model not in (REAL, CONTROL)]
     if run.no_classifier:
         return _labeled("Quality", "; ".join(["no classifier for this data", *findings.held_out(run)]))
     if not generated:
@@ -86,10 +86,10 @@ def _quality(run: RunFolder) -> list[str]:
     last = sorted((row for row in generated if row.model == generated[-1].model), key=lambda row: -row.steps)
     lines = []
     for row in last:
-        others = [o for o in rows if o.steps == row.steps and o.model not in (row.model, "real")]
+        others = [o for o in rows if o.steps == row.steps and o.model not in (row.model, REAL)]
         beside = f" ({', '.join(f'{o.model} {format_number(o.frechet)}' for o in others)})" if others else ""
         lines += _labeled(f"{row.steps} step{'s' * (row.steps != 1)}", f"{row.model}: {_numbers(row)}{beside}")
-    real = next((row for row in rows if row.model == "real"), None)
+    real = next((row for row in rows if row.model == REAL), None)
     return lines + (_labeled("Real clips", _numbers(real)) if real else [])
 
 
@@ -105,12 +105,12 @@ def _where(run: RunFolder) -> list[str]:
     lines = [line for words in findings.warnings(run) for line in _labeled("Note", words)]
     seconds = sum(run.record.step_seconds.values())
     lines += _labeled("Took", duration(seconds)) if seconds else []
-    there = [name for name in ("report.html", "architecture.json", "samples", "export") if (run.path / name).exists()]
-    places = ", ".join(there) or "nothing yet"
+    existing = [
+        name for name in ("report.html", "architecture.json", "samples", "export") if (run.path / name).exists()
+    ]
+    places = ", ".join(existing) or "nothing yet"
     return [*lines, *_labeled("Where", f"{run.path}{os.sep} ({places})")]
 
 
-def _labeled(label: str, words: str) -> list[str]:
-    return textwrap.wrap(
-        words, WIDTH, initial_indent=f"{label:<12}", subsequent_indent=" " * 12, break_on_hyphens=False
-    )
+def _labeled(label: str, text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{label:<12}", subsequent_indent=" " * 12, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""Where everything stands in a drawing of the UNet: plain rectangles, drawn as SVG by the page and by matplotlib in plots.
+"""Layout of the drawing of a UNet: rectangles and lines, drawn by `nas.report.unet_plot`.
 
 Levels are rows, resolution falls from top to bottom; the encoder runs down on the left, the decoder up on the right::
 
@@ -7,7 +7,7 @@ Levels are rows, resolution falls from top to bottom; the encoder runs down on t
     [down.1]  - - skip - ->  [up.0]
        +------> [mid.0] --------+
 
-A site is a gray spatial block with its slots below it, in the order they run.
+A site is a gray spatial block with its slots below it, in execution order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle with `(x, y)` at its top left, y downwards, and what is written in it."""
+    """A rectangle with `(x, y)` at its top left, y downwards, and its label."""
 
     x: float
     y: float
@@ -52,8 +52,8 @@ class Drawing:
     Attributes:
         groups: one per level and side, labeled with its channels and resolution.
         blocks: the spatial block of each site.
-        slots: the place of each slot; a name is written at its top, the bar stands at its bottom.
-        flow, skips: lines of the data's way and of the skip connections, each a sequence of points.
+        slots: the box of each slot; its label is at the top, its bar at the bottom.
+        flow, skips: lines of the data flow and of the skip connections, each a sequence of points.
         text_size: of labels, in pixels.
     """
 
@@ -71,14 +71,14 @@ SLOT_HEIGHT = 31.0
 BAR = 9.0
 BLOCK_HEIGHT = 21.0
 PAD = 7.0
-NARROWEST = 58.0
-"""A slot must be wide enough for its operator's short name."""
+MIN_SLOT_WIDTH = 58.0
+"""Enough for an operator's short label."""
 
 
 def draw(space: SearchSpace | None, slots: Sequence[str], width: float) -> Drawing:
-    """The drawing of `space`, about `width` pixels wide (wider if its slots would not fit).
+    """The layout of `space`, about `width` pixels wide, or wider if its slots would not fit.
 
-    Without a backbone there is no UNet to draw: `slots` then stand in a plain grid.
+    In a space without a backbone, `slots` are laid out as a grid.
     """
     if space is None or space.backbone is None:
         return _grid(slots, width)
@@ -91,7 +91,7 @@ def _unet(space: SearchSpace, width: float) -> Drawing:
     columns = 2 * per_level + 1
     row_gap, gap = (22.0, 44.0) if width >= 480 else (18.0, 16.0)
     cell = (width - gap - 4 * PAD - (columns - 2) * PAD) / columns
-    cell = max(cell, NARROWEST)
+    cell = max(cell, MIN_SLOT_WIDTH)
     width = columns * cell + gap + 4 * PAD + (columns - 2) * PAD
     words = " channels," if cell >= 120 else " ch,"
     drawing = Drawing(width, text_size=11.0 if cell >= 90 else 9.5)
@@ -169,11 +169,11 @@ def _grid(slots: Sequence[str], width: float) -> Drawing:
 
 
 def longest_latency_ms(latencies_ms: Mapping[str, Mapping[str, float]], architectures: Sequence[Mapping[str, str]]):
-    """The slowest layer in any of `architectures`: the latency that fills a whole bar. None without latencies."""
-    found = [
+    """The latency of the slowest layer in any of `architectures`, which fills a whole bar; None without latencies."""
+    latencies = [
         latencies_ms[slot][choice]
         for choices in architectures
         for slot, choice in choices.items()
         if choice in latencies_ms.get(slot, {})
     ]
-    return max(found, default=None) or None
+    return max(latencies, default=None) or None

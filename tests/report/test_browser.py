@@ -105,10 +105,10 @@ def test_choosing_a_point_draws_it_and_back_returns(pages, finished_run, tmp_pat
     script = """(() => {
         const data = JSON.parse(document.getElementById("data").textContent);
         const look = () => ({
-            layers: Object.fromEntries([...document.querySelectorAll(".unet.wide [data-slot]")].map((g) =>
+            layers: Object.fromEntries([...document.querySelectorAll(".unet.wide .bar")].map((g) =>
                 [g.dataset.slot, g.querySelector("title").textContent])),
             texts: [...document.querySelectorAll(".unet text, [data-total], #drawn")].map((e) => e.textContent),
-            fills: [...document.querySelectorAll(".unet .fill")].map((e) => [e.style.fill, Number(e.getAttribute("width")).toFixed(1)]),
+            bars: [...document.querySelectorAll(".unet .bar")].map((e) => [e.style.fill, e.style.transform]),
         });
         const before = look();
         const other = data.architectures.findIndex((a) => !a.chosen);

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
-from nas.costs import Budget, Cost
+from nas.costs import Budget, Cost, LookupTable
 from nas.errors import ConfigError
-from nas.report import plots
+from nas.report import palette, plots
 from nas.runs.folder import RunFolder
-from nas.spaces import operator_kinds
+from nas.spaces import SearchSpace, operator_kinds
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,12 @@ def close():
     plt.close("all")
 
 
+def artist(ax, gid):
+    """The only artist with this gid."""
+    (only,) = ax.findobj(lambda artist: artist.get_gid() == gid)
+    return only
+
+
 def written(ax) -> set[str]:
     return {text.get_text() for text in [*ax.texts, *ax.get_yticklabels(), *ax.get_xticklabels()]}
 
@@ -35,20 +42,22 @@ def written(ax) -> set[str]:
 def test_the_front_has_every_point_on_its_side_of_the_budget(folder):
     budget = Budget(latency_ms=float(folder.front["latency_ms"].median()))
     ax = plots.plot_front(folder.front, budget=budget, chosen=folder.space.architecture(folder.choices))
-    inside, beyond, ring, _ = (np.asarray(c.get_offsets()) for c in ax.collections)
-    assert len(inside) + len(beyond) == len(folder.front)
-    assert inside[:, 0].max() <= budget.latency_ms < beyond[:, 0].min()
-    assert len(ring) == 1 and ring[0, 0] == pytest.approx(folder.predicted_cost.latency_ms)
-    stairs = ax.lines[0].get_ydata()
+    for i, row in folder.front.iterrows():
+        point = artist(ax, f"point-{i}")
+        assert point.get_offsets().tolist() == [[row["latency_ms"], row["score"]]]
+        assert (to_hex(point.get_facecolor()[0]) == palette.PAPER) == (row["latency_ms"] > budget.latency_ms)
+    assert artist(ax, "ring").get_offsets()[0, 0] == pytest.approx(folder.predicted_cost.latency_ms)
+    stairs = next(line for line in ax.lines if line.get_drawstyle() == "steps-post").get_ydata()
     assert (np.diff(stairs) >= 0).all() and stairs.max() == folder.front["score"].max()
 
 
 def test_a_winner_that_is_not_on_the_front_is_marked_at_its_own_score(folder):
     off = dataclasses.replace(folder.record.candidates[-1], score=float(folder.front["score"].min()) - 1)
-    for against, factor in (("latency_ms", 1.0), ("params", 1e-6)):
+    for against in ("latency_ms", "params"):
+        _, factor = plots.cost_unit(folder.front, against)
         ax = plots.plot_front(folder.front, against, chosen=off)
-        ring, dot = (np.asarray(c.get_offsets()) for c in ax.collections[-2:])
-        assert ring.tolist() == dot.tolist() == [[getattr(off.predicted, against) * factor, off.score]]
+        ring, dot = (artist(ax, gid).get_offsets().tolist() for gid in ("ring", "chosen"))
+        assert ring == dot == [[getattr(off.predicted, against) * factor, off.score]]
 
 
 def test_the_chosen_candidate_of_a_run_is_the_winner(folder):
@@ -118,6 +127,32 @@ def test_a_wrong_name_is_said_with_the_nearest_right_one(folder):
 def test_costs_without_numbers_are_drawn(folder):
     frame = folder.predicted_cost.breakdown.assign(latency_ms=float("inf"))
     plots.plot_breakdown(Cost(float("inf"), 1.0, 1, frame)).figure.canvas.draw()
+
+
+def test_names_with_dollar_signs_are_not_parsed_as_math(folder):
+    name = "$\\no_math{$"
+    frame = folder.predicted_cost.breakdown.assign(slot=name, choice=name)
+    history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})
+    space = SearchSpace("money", {name: ["none", name]})
+    table = LookupTable.from_frame(
+        pd.DataFrame(
+            {
+                "workload": [f"{name}/{name}"],
+                "latency_ms": [1.0],
+                "memory_mb": [1.0],
+                "weights_mb": [1.0],
+                "params": [1],
+            }
+        )
+    )
+    for ax in (
+        plots.plot_breakdown(Cost(1.0, 1.0, 1, frame)),
+        plots.plot_losses({name: history, "b": history}),
+        plots.plot_table(space, table),
+        plots.plot_architecture(space, space.architecture({name: name})),
+    ):
+        ax.figure.canvas.draw()
+        assert any(name in text for text in (*written(ax), *(t.get_text() for t in ax.findobj(Text))))
 
 
 def test_importing_the_plots_imports_no_matplotlib():

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from nas.report import findings, svg
+from nas.report import charts, findings
 from nas.report.formatting import duration, format_number
 from nas.report.sections import absent, absent_text
 from nas.report.templating import render
@@ -89,13 +89,13 @@ def _stage(run: RunFolder, stage: str, history: pd.DataFrame) -> StageCurves:
 
 def _retrained(run: RunFolder, histories: Mapping[str, pd.DataFrame]) -> StageCurves:
     """The candidates' brief retrainings in one chart, to compare them."""
-    lines, legend = {}, []
-    for i, (stage, history) in enumerate(histories.items()):
+    line_colors, legend = {}, []
+    for i, stage in enumerate(histories):
         number = stage.removeprefix("retrain-")
         rank = int(number) if number.isdecimal() else -1
         candidate = run.record.candidates[rank] if 0 <= rank < len(run.record.candidates) else None
         color = LINE_COLORS[i % len(LINE_COLORS)]
-        lines[stage] = color, history
+        line_colors[stage] = color
         details = []
         if candidate is not None:
             counts = layer_counts(candidate.choices)
@@ -109,7 +109,9 @@ def _retrained(run: RunFolder, histories: Mapping[str, pd.DataFrame]) -> StageCu
     steps = max(int(history["step"].iloc[-1]) for history in histories.values())
     seconds = run.record.step_seconds.get("choose")
     details = ", ".join(filter(None, [f"{steps:,} steps each", duration(seconds) if seconds else ""]))
-    return StageCurves("retraining of the candidates", details, chart=svg.curves(lines, "loss"), retrained=legend)
+    return StageCurves(
+        "retraining of the candidates", details, chart=charts.curves(histories, "loss", line_colors), retrained=legend
+    )
 
 
 def _is_worth_a_curve(values: pd.Series) -> bool:
@@ -120,7 +122,7 @@ def _is_worth_a_curve(values: pd.Series) -> bool:
 def _curve(history: pd.DataFrame, column: str, width: float, height: float) -> Curve:
     values = history[column].dropna()
     last = float(values.iloc[-max(len(values) // 20, 1) :].median())
-    return Curve(column, last, svg.curve(history, column, width, height))
+    return Curve(column, last, charts.curve(history, column, width, height))
 
 
 def quality(run: RunFolder) -> Markup:

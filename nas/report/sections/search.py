@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from nas.report import findings, svg
+from nas.costs import Budget
+from nas.report import charts, findings
 from nas.report.formatting import MISSING, milliseconds, plural, plus_minus
 from nas.report.plotted import PlottedArchitecture
 from nas.report.sections import absent, absent_text
@@ -44,35 +44,23 @@ def front(run: RunFolder, plotted: list[PlottedArchitecture]) -> Markup:
     scored = [(i, arch) for i, arch in enumerate(plotted) if arch.has_finite_numbers]
     if run.front is None or not scored:
         return absent(run, "front")
-    chosen = next((i for i, arch in scored if arch.chosen), None)
-    millions = max(arch.params for _, arch in scored) >= 1e6
-    axes = (
-        ("latency_ms", "ms", 1.0),
-        ("memory_mb", "MB", 1.0),
-        ("params", "millions" if millions else "thousands", 1e-6 if millions else 1e-3),
-    )
-    random = findings.finite_scores(run)
-    band = (min(random), max(random)) if random else None
-    deviations = {i: a.score_std for i, a in scored if a.score_std is not None and math.isfinite(a.score_std)}
-    charts = []
-    for name, unit, factor in axes:
-        points = [(i, getattr(arch, name), arch.score) for i, arch in scored]
-        title, bound = findings.QUANTITIES[name].title, run.record.budget.get(name)
-        charts.append(svg.scatter(points, chosen, bound, title, unit, factor, band=band, deviations=deviations))
+    random_scores = findings.finite_scores(run)
+    budget = Budget(**{name: run.record.budget.get(name) for name in findings.QUANTITIES})
+    images = [charts.front(scored, name, budget, random_scores) for name in findings.QUANTITIES]
     text = (
         f"{plural(sum(arch.on_front for arch in plotted), 'architecture')} that no other one beats in score, latency,"
         " memory and parameters at once. Up is better, left is cheaper; the line joins the best score at each cost, the"
-        f" red area is over the budget, the ringed point is the chosen architecture. {findings.SCORE}"
+        f" red area is over the budget, the blue point is the chosen architecture. {findings.SCORE}"
     )
-    if band:
+    if random_scores:
         text += (
-            f" The gray band spans the scores of {plural(len(random), 'random architecture')} within the budget: what"
+            f" The gray band spans the scores of {plural(len(random_scores), 'random architecture')} within the budget: what"
             " lies above it was gained by searching."
         )
-    if deviations:
+    if any(arch.score_std is not None for _, arch in scored):
         text += " Bars through points are the standard deviation of a score over noise seeds."
     text += " Select a point to draw its layers on the UNet below."
-    return render("front", charts=charts, text=text)
+    return render("front", charts=images, text=text)
 
 
 def architecture(run: RunFolder, plotted: list[PlottedArchitecture]) -> Markup:
@@ -84,7 +72,7 @@ def architecture(run: RunFolder, plotted: list[PlottedArchitecture]) -> Markup:
     latencies = run.slot_latencies_ms
     longest_ms = longest_latency_ms(latencies, [arch.choices for arch in plotted] or [choices])
     drawings = [
-        svg.unet(draw(run.space, run.slots, width), choices, run.colors, latencies, longest_ms, class_)
+        charts.unet(draw(run.space, run.slots, width), choices, run.colors, latencies, longest_ms, class_)
         for width, class_ in ((640, "wide"), (340, "narrow"))
     ]
     caption = "Each gray block is a spatial block of the UNet, with its temporal slots below it."
@@ -95,7 +83,7 @@ def architecture(run: RunFolder, plotted: list[PlottedArchitecture]) -> Markup:
     label = drawn.label if drawn else "The chosen architecture"
     return render(
         "architecture",
-        drawings=[svg.tip(), *drawings],
+        drawings=drawings,
         drawing_caption=caption,
         label=label + ("" if run.choices else ", none is chosen yet"),
         totals=[_total(run, drawn, name) for name in findings.QUANTITIES],

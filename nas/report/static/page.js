@@ -1,12 +1,12 @@
 "use strict";
-// Makes the page's pictures answer: point at an architecture to see its layers, choose it to draw it on the UNet,
-// sort the lookup table. Everything is drawn already; without this script the page is complete but still.
+// Makes the page interactive: a tooltip with an architecture's layers, drawing it on the UNet, sorting the lookup table.
+// Without this script the page is complete but static.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const NONE = "none";
 
-  const figures = (value, digits = 3) => {
+  const formatNumber = (value, digits = 3) => {
     if (value === null || value === undefined) return "\u2013";
     if (value === 0) return "0";
     const magnitude = Math.floor(Math.log10(Math.abs(Number(value.toPrecision(digits)))));
@@ -16,54 +16,53 @@
   const count = (value) => {
     if (value === null) return "\u2013";
     for (const [factor, suffix] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]]) {
-      if (value >= factor * 0.9995) return figures(value / factor) + suffix;
+      if (value >= factor * 0.9995) return formatNumber(value / factor) + suffix;
     }
     return String(Math.round(value));
   };
-  const milliseconds = (value) => (value === null ? "\u2013" : `${figures(value)} ms`);
+  const milliseconds = (value) => (value === null ? "\u2013" : `${formatNumber(value)} ms`);
   const megabytes = (value) => {
     if (value === null) return "\u2013";
-    return value > 0 && value < 0.1 ? `${figures(value * 1e3)} KB` : `${figures(value)} MB`;
+    return value > 0 && value < 0.1 ? `${formatNumber(value * 1e3)} KB` : `${formatNumber(value)} MB`;
   };
-  const written = { latency_ms: milliseconds, memory_mb: megabytes, params: count, score: (value) => figures(value, 4) };
+  const formatters = { latency_ms: milliseconds, memory_mb: megabytes, params: count, score: (value) => formatNumber(value, 4) };
 
   // -- drawing an architecture on the UNet --
 
   const latency = (slot, choice) => (choice === NONE ? undefined : (data.latency_ms[slot] || {})[choice]);
 
-  function drawSlot(group, choice) {
-    const slot = group.dataset.slot;
+  function drawSlot(svg, slot, choice) {
+    const part = (name) => svg.querySelector(`.${name}[data-slot="${CSS.escape(slot)}"]`);
     const ms = latency(slot, choice);
-    const track = group.querySelector(".track");
-    const fill = group.querySelector(".fill");
-    const width = Number(track.getAttribute("width"));
-    const share = choice === NONE ? 0 : data.longest_ms ? Math.min((ms || 0) / data.longest_ms, 1) : 1;
-    fill.setAttribute("width", Math.max(width * share, choice === NONE ? 0 : 2));
-    fill.style.fill = data.colors[choice] || "none";
-    group.classList.toggle("empty", choice === NONE);
-    group.querySelector("title").textContent = `${slot}: ${choice}` + (ms === undefined ? "" : `, ${written.latency_ms(ms)}`);
-    const label = group.querySelector(".choice");
-    const size = parseFloat(getComputedStyle(group.ownerSVGElement).fontSize);
-    const room = Math.max(Math.floor((width * (data.longest_ms ? 0.66 : 1)) / (0.6 * size)), 2);
+    const bar = part("bar");
+    const share = choice === NONE ? 0 : data.longest_ms ? Math.min(Math.max((ms || 0) / data.longest_ms, 0.02), 1) : 1;
+    bar.style.transform = `scaleX(${share.toFixed(4)})`;
+    bar.style.fill = data.colors[choice] || "none";
+    const title = `${slot}: ${choice}` + (ms === undefined ? "" : `, ${formatters.latency_ms(ms)}`);
+    for (const name of ["track", "bar"]) part(name).querySelector("title").textContent = title;
+    const label = part("choice");
+    label.classList.toggle("empty", choice === NONE);
     const name = data.short[choice] || choice;
-    label.textContent = name.length > room ? name.slice(0, room - 1) + "\u2026" : name;
-    group.querySelector(".ms").textContent = ms === undefined || width < 84 ? "" : figures(ms);
+    const length = Number(label.dataset.length);
+    label.querySelector("text").textContent = name.length > length ? name.slice(0, length - 1) + "\u2026" : name;
+    const time = part("latency");
+    if (time) time.querySelector("text").textContent = ms === undefined ? "\u00a0" : formatNumber(ms);
   }
 
   function draw(index) {
-    const shown = data.architectures[index];
-    if (!shown) return;
-    const places = Object.fromEntries(data.slots.map((slot, i) => [slot, shown.choices[i]]));
-    all("[data-slot]").forEach((group) => drawSlot(group, places[group.dataset.slot] || NONE));
-    document.getElementById("drawn").textContent = shown.label;
+    const architecture = data.architectures[index];
+    if (!architecture) return;
+    const choices = Object.fromEntries(data.slots.map((slot, i) => [slot, architecture.choices[i]]));
+    all(".unet").forEach((svg) => data.slots.forEach((slot) => drawSlot(svg, slot, choices[slot] || NONE)));
+    document.getElementById("drawn").textContent = architecture.label;
     all("[data-total]").forEach((element) => {
       const name = element.dataset.total;
-      const noise = name === "score" && shown.score_std !== null ? ` \u00b1 ${figures(shown.score_std, 2)}` : "";
-      element.textContent = written[name](shown[name]) + noise;
-      element.classList.toggle("over", name in data.budget && shown[name] > data.budget[name]);
+      const noise = name === "score" && architecture.score_std !== null ? ` \u00b1 ${formatNumber(architecture.score_std, 2)}` : "";
+      element.textContent = formatters[name](architecture[name]) + noise;
+      element.classList.toggle("over", name in data.budget && architecture[name] > data.budget[name]);
     });
     all("[data-point]").forEach((point) => point.classList.toggle("drawn", Number(point.dataset.point) === index));
-    document.getElementById("back").hidden = shown.chosen;
+    document.getElementById("back").hidden = architecture.chosen;
     document.documentElement.dataset.drawn = index;
   }
 
@@ -78,12 +77,12 @@
   }
 
   function show(point) {
-    const shown = data.architectures[Number(point.dataset.point)];
-    const lines = [line("b", shown.label)];
-    lines.push(line("span", [written.latency_ms(shown.latency_ms), written.memory_mb(shown.memory_mb), `${count(shown.params)} parameters`].join(" \u00b7 ")));
-    lines.push(line("span", `score ${written.score(shown.score)}`));
+    const architecture = data.architectures[Number(point.dataset.point)];
+    const lines = [line("b", architecture.label)];
+    lines.push(line("span", [formatters.latency_ms(architecture.latency_ms), formatters.memory_mb(architecture.memory_mb), `${count(architecture.params)} parameters`].join(" \u00b7 ")));
+    lines.push(line("span", `score ${formatters.score(architecture.score)}`));
     data.slots.forEach((slot, i) => {
-      const choice = shown.choices[i];
+      const choice = architecture.choices[i];
       if (choice === NONE) return;
       const entry = document.createElement("span");
       const swatch = document.createElement("i");
@@ -94,7 +93,7 @@
     });
     tooltip.replaceChildren(...lines);
     tooltip.hidden = false;
-    const box = point.querySelector(".dot").getBoundingClientRect();
+    const box = point.querySelector("use").getBoundingClientRect();
     const [width, height] = [tooltip.offsetWidth, tooltip.offsetHeight];
     const left = Math.max(12, Math.min(box.left + box.width / 2 - width / 2, document.documentElement.clientWidth - width - 12));
     const above = box.top - height - 10;
@@ -128,7 +127,7 @@
       document.getElementById("architecture").scrollIntoView();
     })
   );
-  const chosen = data.architectures.findIndex((shown) => shown.chosen);
+  const chosen = data.architectures.findIndex((architecture) => architecture.chosen);
   const back = document.getElementById("back");
   if (back) back.addEventListener("click", () => draw(chosen));
 

@@ -1,0 +1,10 @@
+"""Colors of text, lines and areas in plots; page.css has the same ones for light, and others for dark."""
+
+INK = "#1d2127"
+QUIET = "#656c76"
+RULE = "#c9ced4"
+FAINT = "#eef0f2"
+WARN = "#a4330f"
+MARK = "#1257c4"
+PAPER = "#fdfdfc"
+BLOCK = "#e4e7ea"
