@@ -108,11 +108,11 @@ class IllustratedStorage(optuna.storages.JournalStorage):
         """The predicted costs of a trial's architecture as a Markdown list, with the budget if it is known."""
         lines = []
         for name, quantity in findings.QUANTITIES.items():
-            words, unit = quantity.phrase, quantity.format
+            phrase, unit = quantity.phrase, quantity.format
             value, bound = attributes.get(name), self.run.record.budget.get(name)
             if isinstance(value, int | float):
                 limit = f" (budget: at most {unit(bound)})" if bound is not None else ""
-                lines.append(f"- {words}: {unit(value)}{limit}")
+                lines.append(f"- {phrase}: {unit(value)}{limit}")
         return "\n".join(["Predicted from the lookup table:", "", *lines]) if lines else ""
 
     def previews(self) -> tuple[Preview, ...]:

@@ -143,13 +143,13 @@ def costs(run: RunFolder) -> list[str]:
     record, sentences = run.record, []
     predicted = record.predicted or run.predicted_cost
     for name, quantity in QUANTITIES.items():
-        words, unit = quantity.phrase, quantity.format
+        phrase, unit = quantity.phrase, quantity.format
         value = getattr(record.measured or predicted, name, None)
         against = _against(value, record.budget.get(name), unit)
         if name == "params":
             text = f"It has {unit(value)} parameters{against}" if value is not None else ""
         else:
-            text = _measured_and_predicted(run, name, words, unit, predicted, against)
+            text = _measured_and_predicted(run, name, phrase, unit, predicted, against)
         if text:
             sentences.append(text + ".")
     return sentences
@@ -223,17 +223,18 @@ def warnings(run: RunFolder) -> list[str]:
     record, sentences = run.record, []
     for costs in (record.measured, record.predicted):
         for name, quantity in QUANTITIES.items():
-            words, unit = quantity.phrase, quantity.format
+            phrase, unit = quantity.phrase, quantity.format
             label = "predicted" if costs is record.predicted else f"{total_cost_source(run, name)} whole"
             bound, value = record.budget.get(name), getattr(costs, name, None)
             if bound is not None and value is not None and value > bound:
-                sentences.append(f"Over budget: the {words}, {label}, is {unit(value)} against at most {unit(bound)}.")
+                sentences.append(f"Over budget: the {phrase}, {label}, is {unit(value)} against at most {unit(bound)}.")
     if record.measured and record.predicted and record.measured.latency_ms > 0:
         error = record.predicted.latency_ms / record.measured.latency_ms - 1
         if abs(error) > 0.1:
-            side, told = "below" if error < 0 else "above", whole_model_source(total_cost_source(run, "latency_ms"))
+            direction = "below" if error < 0 else "above"
+            source = whole_model_source(total_cost_source(run, "latency_ms"))
             sentences.append(
-                f"The predicted latency is {percent(abs(error))} {side} the one {told}, more than 10% off."
+                f"The predicted latency is {percent(abs(error))} {direction} the one {source}, more than 10% off."
             )
     sources = [source for source in (run.cost_model.sources if run.cost_model else ()) if source != "measured"]
     if sources:
@@ -243,16 +244,16 @@ def warnings(run: RunFolder) -> list[str]:
     return sentences
 
 
-def _measured_and_predicted(run, name, words, unit, predicted, against) -> str:
-    measured, guess = getattr(run.record.measured, name, None), getattr(predicted, name, None)
+def _measured_and_predicted(run, name, phrase, unit, predicted, against) -> str:
+    measured, prediction = getattr(run.record.measured, name, None), getattr(predicted, name, None)
     if measured is None:
-        return f"The {words} is predicted to be {unit(guess)}{against}" if guess is not None else ""
-    text = f"The {words}, {whole_model_source(total_cost_source(run, name))}, is {unit(measured)}{against}"
-    if guess is None or not measured > 0:
+        return f"The {phrase} is predicted to be {unit(prediction)}{against}" if prediction is not None else ""
+    text = f"The {phrase}, {whole_model_source(total_cost_source(run, name))}, is {unit(measured)}{against}"
+    if prediction is None or not measured > 0:
         return text
-    error = guess / measured - 1
+    error = prediction / measured - 1
     gap = "the same" if abs(error) < 0.005 else f"{percent(abs(error))} {'less' if error < 0 else 'more'}"
-    return f"{text}; the prediction was {unit(guess)} ({gap})"
+    return f"{text}; the prediction was {unit(prediction)} ({gap})"
 
 
 def _against(value: float | None, bound: float | None, unit) -> str:

@@ -59,21 +59,22 @@ def _costs(run: RunFolder) -> list[str]:
         ("Memory", "memory_mb", megabytes),
         ("Parameters", "params", count),
     ):
-        guess, value, bound = getattr(predicted, name, None), getattr(measured, name, None), run.record.budget.get(name)
-        if guess is None and value is None:
+        prediction, value = getattr(predicted, name, None), getattr(measured, name, None)
+        bound = run.record.budget.get(name)
+        if prediction is None and value is None:
             continue
         parts = (
             [f"{unit(value)} {findings.total_cost_source(run, name)} whole"]
             if value is not None and name != "params"
             else []
         )
-        parts += [f"{unit(guess)} predicted"] if guess is not None and name != "params" else []
-        parts += [unit(value if value is not None else guess)] if name == "params" else []
+        parts += [f"{unit(prediction)} predicted"] if prediction is not None and name != "params" else []
+        parts += [unit(value if value is not None else prediction)] if name == "params" else []
         if bound is not None:
-            best = value if value is not None else guess
+            best = value if value is not None else prediction
             parts.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
         lines += _labeled(label, ", ".join(parts))
-    return lines + [line for words in findings.clip_time(run) for line in _labeled("Clip", words)]
+    return lines + [line for sentence in findings.clip_time(run) for line in _labeled("Clip", sentence)]
 
 
 def _quality(run: RunFolder) -> list[str]:
@@ -102,7 +103,7 @@ def _numbers(row: StageQuality) -> str:
 
 
 def _where(run: RunFolder) -> list[str]:
-    lines = [line for words in findings.warnings(run) for line in _labeled("Note", words)]
+    lines = [line for sentence in findings.warnings(run) for line in _labeled("Note", sentence)]
     seconds = sum(run.record.step_seconds.values())
     lines += _labeled("Took", duration(seconds)) if seconds else []
     existing = [

@@ -93,7 +93,7 @@ def _unet(space: SearchSpace, width: float) -> Drawing:
     cell = (width - gap - 4 * PAD - (columns - 2) * PAD) / columns
     cell = max(cell, MIN_SLOT_WIDTH)
     width = columns * cell + gap + 4 * PAD + (columns - 2) * PAD
-    words = " channels," if cell >= 120 else " ch,"
+    unit = " channels," if cell >= 120 else " ch,"
     drawing = Drawing(width, text_size=11.0 if cell >= 90 else 9.5)
     depth = max(len(group) for group in space.slot_groups)
     sites: dict[str, list[str]] = {}
@@ -113,7 +113,7 @@ def _unet(space: SearchSpace, width: float) -> Drawing:
             y,
             len(names) * cell + (len(names) + 1) * PAD,
             18 + BLOCK_HEIGHT + depth * SLOT_HEIGHT + PAD,
-            f"{site.channels}{words} {site.height}\N{MULTIPLICATION SIGN}{site.width}",
+            f"{site.channels}{unit} {site.height}\N{MULTIPLICATION SIGN}{site.width}",
         )
         drawing.groups.append(box)
         for i, name in enumerate(names):
