@@ -1,3 +1,3 @@
 """Fixtures of these tests."""
 
-from tests.support.model_fixtures import inputs, randomise, seed, space  # noqa: F401
+from tests.support.model_fixtures import inputs, randomize, seed, space  # noqa: F401

@@ -69,7 +69,7 @@ def test_weights_of_another_autoencoder_are_refused(config):
         Autoencoder(config).load_image_weights(other.state_dict())
 
 
-def test_images_decode_as_before_after_the_temporal_factors_are_trained(config, randomise):
+def test_images_decode_as_before_after_the_temporal_factors_are_trained(config, randomize):
     autoencoder = Autoencoder(config)
     video = clip(config)
     with torch.no_grad():

@@ -40,9 +40,9 @@ def test_untrained_temporal_layers_change_nothing(space, inputs):
         assert torch.equal(denoiser(*x), plain(*x))
 
 
-def test_images_skip_trained_temporal_layers(space, inputs, randomise):
+def test_images_skip_trained_temporal_layers(space, inputs, randomize):
     denoiser = build(space, space.architecture(ONE_OF_EACH))
-    randomise(denoiser.temporal)
+    randomize(denoiser.temporal)
     plain = build(space, space.architecture({}))
     plain.load_state_dict(denoiser.state_dict(), strict=False)
     with torch.no_grad():
@@ -51,12 +51,12 @@ def test_images_skip_trained_temporal_layers(space, inputs, randomise):
         assert not torch.allclose(denoiser(*clip), plain(*clip))
 
 
-def test_slots_of_a_site_run_in_order(space, inputs, randomise):
+def test_slots_of_a_site_run_in_order(space, inputs, randomize):
     first, second = (
         build(space, space.architecture({"mid.0/0": a, "mid.0/1": b}))
         for a, b in (("Conv1D", "SelfAttention1D"), ("SelfAttention1D", "Conv1D"))
     )
-    randomise(first)
+    randomize(first)
     state = first.state_dict()
     swap = {"mid_0_0": "mid_0_1", "mid_0_1": "mid_0_0"}
     second.load_state_dict(
@@ -82,8 +82,8 @@ def test_clips_may_be_longer_than_the_space_says(space, inputs):
     assert y.shape == x.shape and y.isfinite().all()
 
 
-def test_exports(space, inputs, randomise):
-    denoiser = randomise(build(space, space.architecture(ONE_OF_EACH)), 0.1).eval()
+def test_exports(space, inputs, randomize):
+    denoiser = randomize(build(space, space.architecture(ONE_OF_EACH)), 0.1).eval()
     x = inputs()
     program = torch.export.export(denoiser, x)
     with torch.no_grad():

@@ -7,8 +7,8 @@ CHOICES = {"down.0.0/0": "Conv3D", "down.1.0/0": "SelfAttention1D", "mid.0/0": "
 
 
 @pytest.fixture
-def denoiser(space, randomise):
-    return randomise(build(space, space.architecture(CHOICES)), 0.1)
+def denoiser(space, randomize):
+    return randomize(build(space, space.architecture(CHOICES)), 0.1)
 
 
 @pytest.mark.parametrize("frames", [1, 3])
@@ -47,10 +47,10 @@ def test_logits_depend_on_text_through_the_heads_too(denoiser, inputs):
         assert not torch.allclose(mean, discriminator(x, timestep, text, pooled=torch.randn(2, 12)))
 
 
-def test_frames_are_judged_together(denoiser, inputs, randomise):
+def test_frames_are_judged_together(denoiser, inputs, randomize):
     """The temporal attention of a head lets one frame's logit see another frame."""
     discriminator = Discriminator(denoiser)
-    randomise(discriminator.heads, 0.2)
+    randomize(discriminator.heads, 0.2)
     discriminator.encoder.temporal.clear()  # so that only the heads mix frames
     discriminator.encoder._layers_at = {}
     x, timestep, text = inputs()

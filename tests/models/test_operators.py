@@ -86,8 +86,8 @@ def transformer_reference(module, kind, context_kind, x, text):
 
 
 @pytest.mark.parametrize("which", [w for w in ALL if "Attention" in w[0]])
-def test_attention_equals_its_definition(which, randomise):
-    module = randomise(operator(*which))
+def test_attention_equals_its_definition(which, randomize):
+    module = randomize(operator(*which))
     x, text = torch.randn(2, C, 3, 2, 3), torch.randn(2, 4, D)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -97,8 +97,8 @@ def test_attention_equals_its_definition(which, randomise):
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("kind", ["Conv1D", "Conv3D"])
-def test_convolution_equals_conv3d(kind, kernel, randomise):
-    module = randomise(operator(kind, kernel=kernel))
+def test_convolution_equals_conv3d(kind, kernel, randomize):
+    module = randomize(operator(kind, kernel=kernel))
     x = torch.randn(2, C, 4, 3, 5)
     if kind == "Conv1D":
         weight, bias = module.conv.weight[..., None], module.conv.bias
@@ -112,21 +112,21 @@ def test_convolution_equals_conv3d(kind, kernel, randomise):
 
 
 @pytest.mark.parametrize("context", ["anchor", "text+anchor"])
-def test_cross_attention_1d_and_3d_differ_beyond_position(context, randomise):
+def test_cross_attention_1d_and_3d_differ_beyond_position(context, randomize):
     """3D reads the anchor frame at other places, 1D does not."""
     x, text = torch.randn(1, C, 3, 2, 2), torch.randn(1, 4, D)
     moved = x.clone()
     moved[:, :, 0, 1, 1] = torch.randn(C)  # the anchor frame, at a place far from the one looked at
     for kind, reads in (("CrossAttention1D", False), ("CrossAttention3D", True)):
-        module = randomise(operator(kind, context))
+        module = randomize(operator(kind, context))
         change = (module(x, text) - module(moved, text))[:, :, 1:, 0, 0].abs().max()
         assert (change > 1e-4) == reads
 
 
 @pytest.mark.parametrize("which", ALL)
-def test_where_an_operator_looks(which, randomise):
+def test_where_an_operator_looks(which, randomize):
     """1D operators never mix places; every operator but the text-only cross-attention mixes frames."""
-    module, text = randomise(operator(*which)), torch.randn(1, 4, D)
+    module, text = randomize(operator(*which)), torch.randn(1, 4, D)
     x = torch.randn(1, C, 4, 3, 3)
     moved = x.clone()
     moved[:, :, 0, 1, 1] = torch.randn(C)
@@ -138,8 +138,8 @@ def test_where_an_operator_looks(which, randomise):
 
 
 @pytest.mark.parametrize("which", [w for w in ALL if "Attention" in w[0] and w[1] != "anchor"])
-def test_attention_knows_the_order_of_frames(which, randomise):
-    module, text = randomise(operator(*which)), torch.randn(1, 4, D)
+def test_attention_knows_the_order_of_frames(which, randomize):
+    module, text = randomize(operator(*which)), torch.randn(1, 4, D)
     x = torch.randn(1, C, 4, 2, 2)
     swapped = x[:, :, [0, 1, 3, 2]]
     assert (module(x, text)[:, :, [0, 1, 3, 2]] - module(swapped, text)).abs().max() > 1e-4
@@ -147,9 +147,9 @@ def test_attention_knows_the_order_of_frames(which, randomise):
 
 @pytest.mark.parametrize("which", ALL)
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")  # it traces what is behind it
-def test_torch_can_trace_it_as_a_whole(which, randomise):
+def test_torch_can_trace_it_as_a_whole(which, randomize):
     """For `torch.compile`; what the compiler makes of the graph is its own affair."""
-    module, x, text = randomise(operator(*which)), torch.randn(2, C, 3, 2, 4), torch.randn(2, 4, D)
+    module, x, text = randomize(operator(*which)), torch.randn(2, C, 3, 2, 4), torch.randn(2, 4, D)
     with torch.inference_mode():
         traced = torch.compile(module, backend="eager", fullgraph=True)(x, text)
         torch.testing.assert_close(traced, module(x, text))

@@ -33,8 +33,8 @@ def seed():
 
 
 @pytest.fixture
-def randomise():
-    """Draw every parameter anew: what is zero-initialised would hide what it multiplies."""
+def randomize():
+    """Draw every parameter anew: what is zero-initialized would hide what it multiplies."""
 
     def draw(module, scale=0.3):
         with torch.no_grad():

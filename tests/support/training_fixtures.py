@@ -55,7 +55,7 @@ def _decoder_stage(folder: Path, space_hash: str) -> Path:
 
 @pytest.fixture(scope="session")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an untrained autoencoder of colour clips that fits the space."""
+    """The folder of an untrained autoencoder of color clips that fits the space."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae")
     config = VAEConfig((8, 16, 16), norm_groups=8, mid_attention=False)

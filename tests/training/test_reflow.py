@@ -19,7 +19,7 @@ from nas.training.stages.adversarial import AdversarialTrainer
 def denoiser(space: nas.SearchSpace):
     torch.manual_seed(3)
     model = build(space, space.architecture({"mid.0/0": "SelfAttention1D"}))
-    for parameter in model.parameters():  # zero-initialised layers too
+    for parameter in model.parameters():  # zero-initialized layers too
         torch.nn.init.normal_(parameter, std=0.05)
     return model.eval().requires_grad_(False)
 
