@@ -51,6 +51,7 @@ class CompiledWorkload:
 
     @property
     def files(self) -> tuple[Path, ...]:
+        """`path` and, if there is one, `several`."""
         return (self.path, self.several) if self.several else (self.path,)
 
     def __str__(self) -> str:

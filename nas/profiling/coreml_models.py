@@ -34,7 +34,7 @@ class TimedModel(Protocol):
 
 
 class MacModel:
-    """A package loaded on this Mac.
+    """A package loaded on this Mac; a `TimedModel`.
 
     Args:
         path: of the .mlpackage.

@@ -67,6 +67,7 @@ class Block:
 
     @cached_property
     def median_ms(self) -> float:
+        """The median latency."""
         return float(np.median(self.latencies_ms))
 
 
@@ -229,6 +230,7 @@ class Reference:
 
     @property
     def median_ms(self) -> float:
+        """The median latency of all probes."""
         return float(np.median(self.history))
 
     @property

@@ -69,6 +69,7 @@ class RowLine:
 
     @property
     def workload(self) -> str:
+        """The key of the row."""
         return self.row.workload
 
 

@@ -35,6 +35,7 @@ REFUSED, TOOL_FAILED = 1, 70
 
 
 def main() -> int:
+    """Measure the bundle that this file is in; the exit status."""
     parser = argparse.ArgumentParser(description="Measure this bundle's Core ML packages on this Mac or its iPhone.")
     parser.add_argument("--device", default="local", help="local, iphone or iphone:NAME (default: local)")
     parser.add_argument("--compute-unit", default="all", choices=UNITS)

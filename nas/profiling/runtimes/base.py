@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from nas.failures import Infeasible
 from nas.files import short_hash
@@ -30,14 +30,17 @@ class WholeModel:
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
+        """(B, C, T, H, W) of the denoiser's input."""
         return self.space.input_shape()
 
     @property
     def context(self) -> tuple[int, int, int]:
+        """(B, tokens, dim) of the text context."""
         return self.space.context_shape()
 
     @property
     def dtype(self) -> str:
+        """Name of the torch dtype, such as `float32`."""
         return self.space.dtype
 
     def __str__(self) -> str:
@@ -72,6 +75,7 @@ class InModelWorkload:
 
     @property
     def copies(self) -> int:
+        """Number of slots with the operator."""
         return sum(choice != NONE for choice in self.whole.arch.choices.values())
 
     def __str__(self) -> str:
@@ -191,7 +195,7 @@ class Runtime(ABC):
     """
 
     name: ClassVar[str]
-    source: ClassVar[str] = "measured"
+    source: ClassVar[Literal["measured", "estimated"]] = "measured"
     in_model: ClassVar[bool] = False
     separate: bool = False
     block_ms: float = 20.0

@@ -70,6 +70,7 @@ class IPhone:
 
     @property
     def connected(self) -> bool:
+        """Whether `devicectl` lists the phone as connected."""
         return any(device.identifier == self.device.identifier for device, _ in _list_iphones())
 
     def describe(self) -> dict[str, str]:
@@ -145,7 +146,7 @@ class IPhone:
 
 
 class PhoneModel:
-    """A compiled model loaded on an iPhone.
+    """A compiled model loaded on an iPhone; a `TimedModel`.
 
     Attributes:
         load_ms: time that the phone took to load it.

@@ -125,6 +125,7 @@ class Server:
 
 
 def main() -> None:
+    """Serve the parent process on the connection that the command line names."""
     _die_with_parent()
     Server(Connection(int(sys.argv[1])), sys.argv[2]).serve()
 
