@@ -27,7 +27,9 @@ lint: install
 
 docs: install
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(VENV)/bin/python docs/reference.py build/docs
+	$(VENV)/bin/mkdocs build --quiet --strict
+	$(VENV)/bin/python docs/reference.py build/docs/api
+	@echo open build/docs/index.html
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -1,4 +1,4 @@
-"""Writes the API reference, a page a module, out of the docstrings: `python docs/reference.py OUT` (`make docs`)."""
+"""Writes the API reference, one page per module, from the docstrings: `python docs/reference.py OUT`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import nas
 
 
 def modules() -> list[str]:
-    """Every module of the library, but for what runs as a program or inside a child process."""
-    found = [name for _, name, _ in pkgutil.walk_packages(nas.__path__, "nas.")]
-    return ["nas", *(name for name in found if not name.endswith(("__main__", "_child")))]
+    """Every module of the library, except those that run as a program or in a child process."""
+    names = [name for _, name, _ in pkgutil.walk_packages(nas.__path__, "nas.")]
+    return ["nas", *(name for name in names if not name.endswith(("__main__", "_child")))]
 
 
 def main(out: Path) -> None:
-    for module in (nas, nas.search):  # their names are loaded at first use; pdoc shows what is there
+    for module in (nas, nas.search):  # their names are imported lazily; pdoc shows loaded ones
         for name in module.__all__:
             setattr(module, name, getattr(module, name))
     pdoc.render.configure(docformat="google", footer_text=f"nas {nas.__version__}")

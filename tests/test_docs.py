@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from nas.cli import parser
-from tests.support import docs_pages
+from tests.support import command_line, docs_pages
 
 PAGES = docs_pages.pages()
 RUN_HERE = [
@@ -29,8 +29,12 @@ def test_every_nas_command_is_one(page):
     for block in docs_pages.blocks(page):
         assert not block.needs or block.needs in docs_pages.NEEDS, f"{block.page}:{block.line}: {block.needs}"
         for call in block.calls if block.language in ("bash", "sh") else ():
-            _, unknown = parser().parse_known_args(call)
-            assert not unknown, f"{block.page}:{block.line}: {unknown}"
+            try:
+                command_line.parse(call)
+            except click.exceptions.Exit:  # of --help
+                pass
+            except click.UsageError as error:
+                pytest.fail(f"{block.page}:{block.line}: {error.message}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

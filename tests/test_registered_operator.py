@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,8 +122,7 @@ def test_a_missing_row_of_it_is_interpolated(folder):
 
 @pytest.mark.slow
 def test_a_bundle_holds_it_as_core_ml_package(folder):
-    command = ["bundle", "create"] if re.search(r"^ +bundle ", nas(folder, "--help"), re.M) else ["pack"]
-    nas(folder, *command, "--space", "shift.yaml", "--runtime", "coreml", "--out", "bundle")
+    nas(folder, "bundle", "create", "--space", "shift.yaml", "--runtime", "coreml", "--out", "bundle")
     manifest = (folder / "bundle" / "manifest.json").read_text()
     assert "Shift1D[share=4]" in manifest and list((folder / "bundle" / "packages").glob("*.mlpackage"))
 

@@ -1,128 +1,254 @@
-"""What a command is, and the arguments that commands share."""
+"""The click classes of `nas` commands, and the parameters that several commands share."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import importlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import click
 
-@dataclass(frozen=True)
-class Command:
-    """A subcommand: what it does in a line, an example, how to declare its arguments, and what runs.
+from nas.errors import SpaceError, suggestion
 
-    `run` returns an exit status where that says something (`nas table check`).
+WIDTH = 110
+"""Columns of a help page on a wide terminal."""
+
+
+class _Documented(click.Command):
+    """A command whose `--help` page ends with an example.
+
+    Args:
+        example: a call of the command, as a person types it.
+        resumable: whether running a stopped command again continues where it stopped.
     """
 
-    help: str
-    example: str
-    declare: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int | None]
+    def __init__(self, *args: Any, example: str = "", resumable: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": {"max_content_width": WIDTH}, **kwargs})
+        self.example, self.resumable = example, resumable
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        text = (self.help or "").strip()
+        formatter.write_paragraph()
+        formatter.write_text(text[:1].upper() + text[1:] + ("" if text.endswith(".") else "."))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(f"\nExample:\n  {self.example}\n")
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return self.help or ""
 
 
-COMMANDS: dict[str, Command] = {}
+class Command(_Documented):
+    """A command that accepts each option once, unless the option may be repeated."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        args = _repeat_option_names(self, args)
+        if not ctx.resilient_parsing:
+            try:
+                _, _, order = self.make_parser(ctx).parse_args(list(args))
+            except click.UsageError as error:
+                error.ctx = ctx
+                raise
+            given = Counter(map(id, order))
+            for parameter in self.params:
+                once = isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag)
+                if once and given[id(parameter)] > 1:
+                    raise click.UsageError(f"{parameter.opts[-1]}: given twice; give it once", ctx)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.meta["nas.command"] = ctx
+        return super().invoke(ctx)
 
 
-def command(name: str, help: str, example: str, declare: Callable[[argparse.ArgumentParser], None]) -> Callable:
-    def register(run: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int | None]:
-        COMMANDS[name] = Command(help, example, declare, run)
-        return run
+class Group(_Documented, click.Group):
+    """Commands that are imported when they are used.
 
-    return register
+    Args:
+        modules: the module of each command, which defines it under the command's name.
+        renamed: for names of earlier versions, what replaces them.
+    """
 
-
-def add(subparsers: Any, name: str, help: str, example: str) -> argparse.ArgumentParser:
-    """A command's parser, or that of one of its actions; `--help` has an example of it."""
-    return subparsers.add_parser(
-        name,
-        help=help,
-        description=help[0].upper() + help[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def space(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--space", required=True, metavar="S", help="a shipped search space's name, or a .yaml path")
-
-
-def space_and_table(parser: argparse.ArgumentParser) -> None:
-    space(parser)
-    parser.add_argument(
-        "--table",
-        required=True,
-        metavar="T.csv",
-        help="the lookup table: a file, or a shipped table's name (snapgen_v.litert)",
-    )
-    parser.add_argument(
-        "--estimates", action="store_true", help="accept a table that mixes measured and estimated rows"
-    )
-    parser.add_argument(
-        "--interpolate", action="store_true", help="interpolate operators that the table lacks, with an interval"
-    )
-    parser.add_argument(
-        "--steps", type=at_least_one, default=4, metavar="N", help="denoising steps of a whole clip (default: 4)"
-    )
-    parser.add_argument(
-        "--guidance", action="store_true", help="with classifier-free guidance, which runs the denoiser twice a step"
-    )
-
-
-def at_least_one(text: str) -> int:
-    """The type of an argument that counts something."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
-def text(value: str) -> str:
-    """The type of an argument that is words for a model, not a path."""
-    try:
-        return os.fsencode(value).decode("utf-8")
-    except UnicodeError:
-        raise argparse.ArgumentTypeError("is not valid UTF-8 text") from None
-
-
-class Joined(argparse.Action):
-    """An option that may be given several times; the values are joined by commas."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    def __init__(
+        self,
+        *args: Any,
+        modules: Mapping[str, str] | None = None,
+        renamed: Mapping[str, str] | None = None,
+        **kwargs: Any,
     ) -> None:
-        before = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, values if before is None else f"{before}, {values}")
+        super().__init__(*args, no_args_is_help=False, subcommand_metavar="COMMAND ...", **kwargs)
+        self.modules, self.renamed = modules or {}, renamed or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.modules, *self.commands]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in self.modules:
+            return getattr(importlib.import_module(self.modules[name]), name)
+        return super().get_command(ctx, name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not (args or ctx.resilient_parsing):
+            raise click.UsageError("missing COMMAND", ctx)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, known = args[0], self.list_commands(ctx)
+        if not (ctx.resilient_parsing or name in known):
+            if name in self.renamed:
+                raise click.UsageError(f"'{ctx.command_path} {name}' is now '{self.renamed[name]}'", ctx)
+            raise click.UsageError(f"unknown command '{name}'{suggestion(name, known)}", ctx)
+        return super().resolve_command(ctx, args)
 
 
-def as_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+class RepeatableOption(click.Option):
+    """An option that takes one or several values each time it is given: `--prompt a b --prompt c`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, multiple=True, **kwargs)
+
+
+def _repeat_option_names(command: click.Command, args: list[str]) -> list[str]:
+    """`--prompt a b` as `--prompt a --prompt b`, which is what click parses."""
+    names = {name for option in command.params if isinstance(option, RepeatableOption) for name in option.opts}
+    repeated: list[str] = []
+    current, expects_value = "", False
+    for word in args:
+        name, equals, _ = word.partition("=")
+        if name in names:
+            current, expects_value = name, not equals
+        elif expects_value:
+            expects_value = False
+        elif word.startswith("-"):
+            current = ""
+        elif current:
+            repeated.append(current)
+        repeated.append(word)
+    return repeated
+
+
+def usage_message(error: click.UsageError) -> str:
+    """What is wrong with a call, in one line that names the parameter and where to read about it."""
+    text = error.message
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        text = f"missing {error.param.param_type_name} {_name(error)}"
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        text = f"{_name(error)}: {error.message}"
+    elif isinstance(error, click.NoSuchOption):
+        options = [name for parameter in error.cmd.params for name in parameter.opts] if error.cmd else []
+        known = [*(name for name in options if name.startswith("-")), "--help"]
+        text = f"unknown option '{error.option_name}'{suggestion(error.option_name, known)}"
+    elif isinstance(error, click.BadOptionUsage):
+        text = f"{error.option_name}: needs a value"
+    if error.ctx is None:
+        return text
+    text = text.removeprefix("Got ").rstrip(".")
+    return f"{text}{'' if text.endswith('?') else ';'} see '{error.ctx.command_path} --help'"
+
+
+def _name(error: click.BadParameter) -> str:
+    if isinstance(error.param, click.Option):
+        return error.param.opts[-1]
+    return error.param.human_readable_name if error.param else ""
+
+
+# -- types -------------------------------------------------------------------------------------------------------------
+
+
+class _Count(click.IntRange):
+    """An integer of at least 1."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = click.INT.convert(value, param, ctx)
+        if number < 1:
+            self.fail(f"must be at least 1, not {number}", param, ctx)
+        return number
+
+
+class _Text(click.ParamType):
+    """Words for a model, not a path: they must be valid Unicode."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return os.fsencode(value).decode("utf-8")
+        except UnicodeError:
+            self.fail("is not valid UTF-8 text", param, ctx)
+
+
+class _Space(click.Path):
+    """A search space: the name of a shipped one, or a path; the shell completes both."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        from nas.spaces.load import shipped_spaces
+
+        names = [CompletionItem(name) for name in shipped_spaces() if name.startswith(incomplete)]
+        return names or super().shell_complete(ctx, param, incomplete)
+
+
+COUNT, TEXT, SPACE = _Count(min=1), _Text(), _Space(readable=False)
+PATH = click.Path(readable=False)
+"""A path that the shell completes. Whether it can be used is checked where it is opened."""
+
+# -- decorators --------------------------------------------------------------------------------------------------------
+
+
+def option(*names: str, **attributes: Any) -> Callable:
+    """`click.option` that shows defaults."""
+    return click.option(*names, **{"show_default": True, **attributes})
+
+
+space_option = option("--space", required=True, metavar="S", type=SPACE, help="a shipped search space, or a YAML file")
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for scripts")
+
+
+def cost_options(function: Callable) -> Callable:
+    """`--space`, `--table` and how to read the table: the arguments of `cost_model`."""
+    decorators = [
+        space_option,
+        option("--table", required=True, metavar="T.csv", type=PATH, help="a lookup table, or a shipped table's name"),
+        option("--estimates", is_flag=True, help="accept a table that mixes measured and estimated rows"),
+        option("--interpolate", is_flag=True, help="interpolate operators that the table lacks, with an interval"),
+        option("--steps", type=COUNT, default=4, metavar="N", help="denoising steps of a clip"),
+        option("--guidance", is_flag=True, help="use classifier-free guidance: two denoiser calls per step"),
+    ]
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+# -- what several commands do ------------------------------------------------------------------------------------------
 
 
 def print_json(value: object) -> None:
-    """NaN and infinity, which JSON does not have, as null."""
+    """Print JSON; NaN and infinity, which JSON lacks, become null."""
     text = json.dumps(value, default=lambda x: dataclasses.asdict(x) if dataclasses.is_dataclass(x) else str(x))
     print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2))
 
 
-def architecture(args: argparse.Namespace) -> Any:
-    """The architecture of `--arch`, checked against `--space`."""
-    from nas.errors import SpaceError
+def load_architecture(path: str, space: str) -> Any:
+    """The architecture in a file, checked against a search space."""
     from nas.spaces import Architecture, SearchSpace
 
     try:
-        return SearchSpace.load(args.space).check(Architecture.load(args.arch))
+        return SearchSpace.load(space).check(Architecture.load(path))
     except SpaceError as error:
-        where = "" if str(error).startswith(args.space) else f"{args.arch}: "
-        raise SpaceError(f"{where}{error}") from None
+        prefix = "" if str(error).startswith(space) else f"{path}: "
+        raise SpaceError(f"{prefix}{error}") from None
 
 
-def cost_model(args: argparse.Namespace) -> Any:
+def cost_model(space: str, table: str, **options: Any) -> Any:
+    """The cost model of `--space` and `--table`; the options are those of `nas.CostModel`."""
     from nas.costs import CostModel, LookupTable
     from nas.spaces import SearchSpace
 
-    options = {name: getattr(args, name) for name in ("estimates", "interpolate", "steps", "guidance")}
-    return CostModel(SearchSpace.load(args.space), LookupTable.load(args.table), **options)
+    return CostModel(SearchSpace.load(space), LookupTable.load(table), **options)

@@ -1,23 +1,23 @@
-"""Completing commands, options and paths in the shell."""
+"""The command that prints a shell's completion script."""
 
 from __future__ import annotations
 
-import argparse
+import click
 
-from nas.cli.command import command
+from nas.cli.command import Command
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-@command(
-    "completion",
-    "print what makes a shell complete nas commands",
-    "nas completion bash > ~/.local/share/bash-completion/completions/nas",
-    lambda parser: parser.add_argument("shell", choices=SHELLS, help=", ".join(SHELLS)),
+@click.command(
+    cls=Command,
+    help="print a script that completes nas commands, options and paths in a shell",
+    example="nas completion bash > ~/.local/share/bash-completion/completions/nas",
 )
-def completion(args: argparse.Namespace) -> None:
-    import shtab
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    from click.shell_completion import get_completion_class
 
-    from nas.cli import parser
+    from nas.cli import COMPLETE, program
 
-    print(shtab.complete(parser(), shell=args.shell))
+    print(get_completion_class(shell)(program, {}, "nas", COMPLETE).source())

@@ -1,44 +1,64 @@
-"""The command that turns a data set into what the stages train on."""
+"""The command that encodes a data set for the training stages."""
 
 from __future__ import annotations
 
-import argparse
+import click
 
-from nas.cli.command import at_least_one, command, space
-
-
-def _declare_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", required=True, metavar="DIR", help="clips and images with metadata.csv or .jsonl, or .tar shards"
-    )
-    space(parser)
-    parser.add_argument(
-        "--decoder", required=True, metavar="DIR", help="a decoder stage's folder, or a checkpoint, diffusers' too"
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="CACHE", help="takes a decoder stage's place; goes on where it stopped"
-    )
-    parser.add_argument("--fps", type=float, default=8.0, help="frames per second of the clips (default: 8)")
-    parser.add_argument("--buckets", action="store_true", help="sizes by shape and length, not one for all")
-    parser.add_argument("--videos", type=at_least_one, metavar="N", help="no more than so many clips")
-    parser.add_argument("--images", type=at_least_one, metavar="N", help="no more than so many images")
-    parser.add_argument("--held-out", type=at_least_one, default=256, metavar="N", help="clips for validation losses")
+from nas.cli.command import COUNT, PATH, Command, option, space_option
 
 
-@command(
-    "prepare",
-    "latents and text embeddings of a data set, once for all stages",
-    "nas prepare --data clips --space snapgen_v --decoder vae --out run/decoder --buckets",
-    _declare_prepare,
+@click.command(
+    cls=Command,
+    resumable=True,
+    help="encode a data set as latents and text embeddings, once for all stages",
+    example="nas prepare --data clips --space snapgen_v --decoder vae --out run/decoder --buckets",
 )
-def prepare(args: argparse.Namespace) -> None:
+@option(
+    "--data",
+    required=True,
+    metavar="DIR",
+    type=PATH,
+    help="clips and images with metadata.csv or .jsonl, or .tar shards",
+)
+@space_option
+@option(
+    "--decoder",
+    required=True,
+    metavar="DIR",
+    type=PATH,
+    help="a decoder stage's folder, or a checkpoint (nas or diffusers)",
+)
+@option(
+    "--out",
+    required=True,
+    metavar="CACHE",
+    type=PATH,
+    help="output folder, used in place of a decoder stage's; resumes",
+)
+@option("--fps", type=float, default=8.0, help="frames per second of the clips")
+@option("--buckets", is_flag=True, help="group clips by aspect ratio and length instead of one size for all")
+@option("--videos", type=COUNT, metavar="N", help="use at most N clips")
+@option("--images", type=COUNT, metavar="N", help="use at most N images")
+@option("--held-out", type=COUNT, default=256, metavar="N", help="clips kept for validation losses")
+def prepare(
+    data: str,
+    space: str,
+    decoder: str,
+    out: str,
+    fps: float,
+    buckets: bool,
+    videos: int | None,
+    images: int | None,
+    held_out: int,
+) -> None:
     from nas.data.skipped import SKIPPED
     from nas.spaces import SearchSpace
-    from nas.training.stages.prepare import PrepareConfig, prepare
+    from nas.training.stages.prepare import PrepareConfig
+    from nas.training.stages.prepare import prepare as prepare_data
 
-    config = PrepareConfig(args.data, args.decoder, args.fps, args.buckets, args.videos, args.images, args.held_out)
-    done = prepare(args.out, config, SearchSpace.load(args.space))
-    found = done.metrics
-    print(f"{done.folder}: {found['videos']} clips, {found['images']} images, {found['held_out']} held-out clips")
-    if found["skipped"]:
-        print(f"{found['skipped']} could not be used: {done.folder / SKIPPED}")
+    config = PrepareConfig(data, decoder, fps, buckets, videos, images, held_out)
+    result = prepare_data(out, config, SearchSpace.load(space))
+    counts = result.metrics
+    print(f"{result.folder}: {counts['videos']} clips, {counts['images']} images, {counts['held_out']} held-out clips")
+    if counts["skipped"]:
+        print(f"{counts['skipped']} files were skipped: {result.folder / SKIPPED} lists them")

@@ -1,52 +1,55 @@
-"""Exporting what was trained."""
+"""The command that exports a trained model."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Any
 
-from nas.cli.command import command
-from nas.errors import ConfigError
+import click
 
-
-def _declare_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
-    parser.add_argument("--format", required=True, metavar="F", help="coreml, litert or recipe")
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets the models and export.json")
-    parser.add_argument("--table", metavar="T.csv", help="a lookup table, for the predicted latency in the manifest")
-    parser.add_argument("--target", help="coreml: iOS17 or iOS18 (default: iOS17)")
-    parser.add_argument("--bits", type=int, choices=(6, 8), help="coreml: palettise the weights")
-    parser.add_argument("--compare", action="store_true", help="coreml: also run each package by Core ML (needs a Mac)")
-    parser.add_argument(
-        "--no-check", action="store_true", help="coreml: leave out the comparison of numbers with torch"
-    )
+from nas.cli.command import PATH, Command, option
+from nas.errors import ConfigError, suggestion
 
 
-@command(
-    "export",
-    "write a trained denoiser for a device or a training cluster",
-    "nas export --checkpoint runs/demo/checkpoints/adversarial --format coreml --out export",
-    _declare_export,
+@click.command(
+    cls=Command,
+    help="write a trained denoiser for a device or a training cluster",
+    example="nas export --checkpoint runs/demo/checkpoints/adversarial --format coreml --out export",
 )
-def export(args: argparse.Namespace) -> None:
+@option("--checkpoint", required=True, metavar="DIR", type=PATH, help="a finished stage's folder")
+@option("--format", "format_name", required=True, metavar="F", help="coreml, litert or recipe")
+@option("--out", required=True, metavar="DIR", type=PATH, help="folder for the exported models and export.json")
+@option("--table", metavar="T.csv", type=PATH, help="a lookup table, for the predicted latency in the manifest")
+@option("--target", metavar="OS", help="coreml: iOS17 or iOS18  [default: iOS17]")
+@option("--bits", type=click.Choice(["6", "8"]), help="coreml: palettize the weights to this many bits")
+@option("--compare", is_flag=True, help="coreml: also run each package with Core ML (needs a Mac)")
+@option("--no-check", is_flag=True, help="coreml: skip the numerical comparison with torch")
+def export(
+    checkpoint: str,
+    format_name: str,
+    out: str,
+    table: str | None,
+    target: str | None,
+    bits: str | None,
+    compare: bool,
+    no_check: bool,
+) -> None:
     from nas.export import FORMATS
 
-    if args.format not in FORMATS:
-        from nas.errors import suggestion
-
-        raise ConfigError(f"--format: nothing called '{args.format}'{suggestion(args.format, FORMATS)}")
-    options = {name: getattr(args, name) for name in ("table", "target", "bits") if getattr(args, name) is not None}
-    if args.compare:
-        options["compare"] = True
-    if args.no_check:
-        options["check"] = False
-    if args.format != "coreml" and {"target", "bits", "compare", "check"} & set(options):
-        raise ConfigError(
-            f"--target, --bits, --compare and --no-check are of the format coreml, not of '{args.format}'"
-        )
-    if args.table:
+    if format_name not in FORMATS:
+        raise ConfigError(f"--format: unknown format '{format_name}'{suggestion(format_name, FORMATS)}")
+    for_coreml = {
+        "target": target,
+        "bits": bits and int(bits),
+        "compare": True if compare else None,
+        "check": False if no_check else None,
+    }
+    options: dict[str, Any] = {name: value for name, value in for_coreml.items() if value is not None}
+    if options and format_name != "coreml":
+        raise ConfigError(f"--target, --bits, --compare and --no-check belong to --format coreml, not '{format_name}'")
+    if table:
         from nas.costs import LookupTable
 
-        options["table"] = LookupTable.load(args.table)
-    for path in FORMATS[args.format](Path(args.checkpoint), Path(args.out), **options):
+        options["table"] = LookupTable.load(table)
+    for path in FORMATS[format_name](Path(checkpoint), Path(out), **options):
         print(path)

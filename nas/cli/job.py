@@ -1,49 +1,47 @@
-"""The whole job in one command, and its report."""
+"""Commands that run a whole job, and that show its run folder."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from nas.cli.command import command
+import click
+
+from nas.cli.command import PATH, Command, option
 
 
-def _declare_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="what to do, as YAML (configs/demo.yaml is an example)")
-    parser.add_argument("--out", metavar="DIR", help="the run folder; default: runs/NAME")
-
-
-@command("run", "the whole job: profile, search, train, export, report", "nas run configs/demo.yaml", _declare_run)
-def run(args: argparse.Namespace) -> None:
+@click.command(
+    cls=Command,
+    resumable=True,
+    help="run the whole job: profile, search, train, export, report",
+    example="nas run configs/demo.yaml",
+)
+@click.argument("config", type=PATH)
+@option("--out", metavar="DIR", type=PATH, help="the run folder  [default: runs/NAME]")
+def run(config: str, out: str | None) -> None:
     from nas.report import write
     from nas.report.summary import summary
     from nas.runs.job import run_job
 
-    folder = run_job(args.config, args.out)
+    folder = run_job(config, out)
     write(folder)
     print(summary(folder))
 
 
-@command(
-    "report",
-    "one self-contained HTML page of a run",
-    "nas report runs/demo",
-    lambda parser: parser.add_argument("run", help="a run folder"),
-)
-def report(args: argparse.Namespace) -> None:
+@click.command(cls=Command, help="write a run's report: one self-contained HTML page", example="nas report runs/demo")
+@click.argument("run", type=PATH)
+def report(run: str) -> None:
     from nas.report import write
 
-    print(write(Path(args.run)))
+    print(write(Path(run)))
 
 
-def _declare_dashboard(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run folder")
-    parser.add_argument("--port", type=int, default=8080, metavar="N", help="where it listens (default: 8080)")
-    parser.add_argument("--no-browser", action="store_true", help="print the address only")
-
-
-@command("dashboard", "a run's search, live in the browser", "nas dashboard runs/demo", _declare_dashboard)
-def dashboard(args: argparse.Namespace) -> None:
+@click.command(cls=Command, help="show a run's search live in the browser", example="nas dashboard runs/demo")
+@click.argument("run", type=PATH)
+@option(
+    "--port", type=click.IntRange(0, 65535), default=8080, metavar="N", help="port to listen on; 0 picks a free one"
+)
+@option("--no-browser", is_flag=True, help="only print the address")
+def dashboard(run: str, port: int, no_browser: bool) -> None:
     from nas.report.dashboard import serve
 
-    serve(args.run, args.port, browser=not args.no_browser)
+    serve(run, port, browser=not no_browser)

@@ -1,42 +1,38 @@
-"""Commands that make models out of models."""
+"""The command that prunes a pretrained UNet."""
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
-from nas.cli.command import command, space
+import click
 
-
-def _declare_prune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a diffusers checkpoint's folder, or its name on the Hub"
-    )
-    space(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets unet/, report.txt and report.json")
-    parser.add_argument("--importance", default="norm", metavar="I", help="norm or taylor (default: norm)")
-    parser.add_argument(
-        "--data", metavar="DIR", help="what taylor judges on: a decoder stage's or 'nas prepare' folder"
-    )
-    parser.add_argument("--table", metavar="T.csv", help="a lookup table with the backbone's latency")
+from nas.cli.command import PATH, Command, option, space_option
 
 
-@command(
-    "prune",
-    "Stable Diffusion's UNet down to a search space's backbone",
-    "nas prune --checkpoint stable-diffusion-v1-5 --space snapgen_v --out pruned",
-    _declare_prune,
+@click.command(
+    cls=Command,
+    help="prune Stable Diffusion's UNet to a search space's backbone",
+    example="nas prune --checkpoint stable-diffusion-v1-5 --space snapgen_v --out pruned",
 )
-def prune(args: argparse.Namespace) -> None:
-    from pathlib import Path
-
+@option(
+    "--checkpoint",
+    required=True,
+    metavar="DIR",
+    type=PATH,
+    help="a diffusers checkpoint's folder, or its name on the Hub",
+)
+@space_option
+@option("--out", required=True, metavar="DIR", type=PATH, help="folder for unet/, report.txt and report.json")
+@option("--importance", default="norm", metavar="I", help="norm or taylor")
+@option("--data", metavar="DIR", type=PATH, help="data for taylor: a decoder stage's or 'nas prepare' folder")
+@option("--table", metavar="T.csv", type=PATH, help="a lookup table with the backbone's latency")
+def prune(checkpoint: str, space: str, out: str, importance: str, data: str | None, table: str | None) -> None:
     from nas.costs import LookupTable
     from nas.spaces import SearchSpace
     from nas.training.prune import PruningData, prune_checkpoint
 
-    calibration = PruningData(Path(args.data)) if args.data else None
-    table = LookupTable.load(args.table) if args.table else None
-    found = prune_checkpoint(
-        args.checkpoint, SearchSpace.load(args.space), args.out, args.importance, calibration, table
-    )
-    print(found.text())
-    print(args.out)
+    calibration = PruningData(Path(data)) if data else None
+    lookup = LookupTable.load(table) if table else None
+    report = prune_checkpoint(checkpoint, SearchSpace.load(space), out, importance, calibration, lookup)
+    print(report.text())
+    print(out)

@@ -1,51 +1,46 @@
-"""Commands on costs: of one architecture, and the search for the best."""
+"""Commands that cost one architecture, and that search for the best one."""
 
 from __future__ import annotations
 
-import argparse
+import click
 
 from nas.cli.command import (
-    Joined,
-    architecture,
-    as_json,
-    at_least_one,
-    command,
+    COUNT,
+    PATH,
+    Command,
     cost_model,
+    cost_options,
+    json_option,
+    load_architecture,
+    option,
     print_json,
-    space_and_table,
 )
 from nas.errors import TableError
 
 
-def _declare_cost(parser: argparse.ArgumentParser) -> None:
-    space_and_table(parser)
-    parser.add_argument(
-        "--arch", required=True, metavar="A.json", help="an architecture, as 'nas search --out' writes it"
-    )
-    as_json(parser)
-
-
-@command(
-    "cost",
-    "latency, memory, parameters and generation time of an architecture",
-    "nas cost --space demo --table table.csv --arch architecture.json",
-    _declare_cost,
+@click.command(
+    cls=Command,
+    help="predict latency, memory, parameters and generation time of an architecture",
+    example="nas cost --space demo --table table.csv --arch architecture.json",
 )
-def cost(args: argparse.Namespace) -> None:
+@cost_options
+@option("--arch", required=True, metavar="A.json", type=PATH, help="an architecture, as 'nas search --out' writes it")
+@json_option
+def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     import pandas as pd
 
     from nas.costs.sources import join_sources
 
-    arch = architecture(args)
-    model = cost_model(args)
-    found = model.predict(arch)
+    architecture = load_architecture(arch, space)
+    model = cost_model(space, **options)
+    found = model.predict(architecture)
     try:
         generation, unknown = model.generation(), ""
     except TableError as error:
         generation, unknown = None, str(error)
     source = join_sources(model.sources)
     parts = generation.parts(found.latency_ms, source) if generation else pd.DataFrame()
-    if args.json:
+    if as_json:
         numbers = {name: getattr(found, name) for name in ("latency_ms", "memory_mb", "params", "generation_s")}
         tables = {"slots": found.breakdown.to_dict("records"), "generation": parts.to_dict("records")}
         print_json({**numbers, "sources": model.sources, **tables})
@@ -71,73 +66,85 @@ def cost(args: argparse.Namespace) -> None:
     print(f"generation {found.generation_s:10.3f} s    {' + '.join(shares)}")
 
 
-def _declare_search(parser: argparse.ArgumentParser) -> None:
-    space_and_table(parser)
-    parser.add_argument(
-        "--budget",
-        required=True,
-        action=Joined,
-        metavar="B",
-        help="such as 'latency<=80ms, memory<=1.2GB, params<=600M, generation<=5s'",
-    )
-    parser.add_argument(
-        "--evaluator", required=True, metavar="E", help="a score table (.json/.csv) or a command with {arch}"
-    )
-    parser.add_argument("--out", required=True, metavar="A.json", help="where the best architecture goes")
-    parser.add_argument("--trials", type=at_least_one, default=200, help="evaluations, earlier ones too (default: 200)")
-    parser.add_argument(
-        "--sampler", default="budget", help="budget, evolution, or one of Optuna's: tpe, nsga2, gp, ..."
-    )
-    parser.add_argument("--storage", metavar="J", help="the study's journal or database URL; default: A.json.journal")
-    parser.add_argument("--workers", type=at_least_one, default=1, help="evaluations at once (default: 1)")
-    parser.add_argument("--address", metavar="R", help="of a running Ray cluster, such as auto or ray://head:10001")
-    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="per worker; fractions share one GPU")
-    parser.add_argument("--seed", type=int, default=0, help="of what the sampler draws (default: 0)")
-    parser.add_argument("--join", action="store_true", help="share the study with a search that runs on it now")
-
-
-@command(
-    "search",
-    "the best architecture inside a budget",
-    "nas search --space demo --table table.csv --budget 'latency<=8ms' --evaluator scores.json --out best.json",
-    _declare_search,
+@click.command(
+    cls=Command,
+    resumable=True,
+    help="search for the best architecture within a budget",
+    example="nas search --space demo --table table.csv --budget 'latency<=8ms' --evaluator scores.json --out best.json",
 )
-def search(args: argparse.Namespace) -> None:
+@cost_options
+@option(
+    "--budget",
+    "budgets",
+    required=True,
+    multiple=True,
+    metavar="B",
+    help="such as 'latency<=80ms, memory<=1.2GB, params<=600M, generation<=5s'",
+)
+@option("--evaluator", required=True, metavar="E", help="a score table (.json/.csv) or a command with {arch}")
+@option("--out", required=True, metavar="A.json", type=PATH, help="file for the best architecture")
+@option("--trials", type=COUNT, default=200, metavar="N", help="number of evaluations, including those of earlier runs")
+@option("--sampler", default="budget", metavar="S", help="budget, evolution, or one of Optuna's: tpe, nsga2, gp, ...")
+@option("--storage", metavar="J", type=PATH, help="the study's journal or database URL  [default: A.json.journal]")
+@option("--workers", type=COUNT, default=1, metavar="N", help="evaluations in parallel")
+@option("--address", metavar="R", help="of a running Ray cluster, such as auto or ray://head:10001")
+@option("--gpus", type=float, default=0.0, metavar="N", help="GPUs per worker; fractions share one")
+@option("--seed", type=int, default=0, metavar="N", help="of the sampler")
+@option("--join", is_flag=True, help="share the study with a search that is running on it")
+def search(
+    space: str,
+    table: str,
+    estimates: bool,
+    interpolate: bool,
+    steps: int,
+    guidance: bool,
+    budgets: tuple[str, ...],
+    evaluator: str,
+    out: str,
+    trials: int,
+    sampler: str,
+    storage: str | None,
+    workers: int,
+    address: str | None,
+    gpus: float,
+    seed: int,
+    join: bool,
+) -> None:
     from nas.costs import Budget
     from nas.locks import output_lock
     from nas.search import parse_evaluator
     from nas.search import run as run_search
     from nas.search.storage import without_password
 
-    model = cost_model(args)
-    with output_lock(args.out):
+    model = cost_model(space, table, estimates=estimates, interpolate=interpolate, steps=steps, guidance=guidance)
+    with output_lock(out):
         pass  # what cannot be written is known before anything is searched; searches that share a study end here too
-    budget = Budget.parse(args.budget, model.upper_bounds())
-    storage = args.storage or f"{args.out}.journal"
+    budget = Budget.parse(", ".join(budgets), model.upper_bounds())
+    storage = storage or f"{out}.journal"
     result = run_search(
         model.space,
         model,
-        parse_evaluator(args.evaluator, model.space),
+        parse_evaluator(evaluator, model.space),
         budget,
-        trials=args.trials,
-        sampler=args.sampler,
+        trials=trials,
+        sampler=sampler,
         storage=storage,
-        workers=args.workers,
-        seed=args.seed,
-        address=args.address,
-        gpus=args.gpus,
-        join=args.join,
+        workers=workers,
+        seed=seed,
+        address=address,
+        gpus=gpus,
+        join=join,
     )
     best = result.best
-    best.save(args.out)
-    found, frame = model.predict(best), result.frame
+    best.save(out)
+    cost, frame = model.predict(best), result.frame
     score = frame.loc[frame["feasible"] & ~frame["pruned"], "score"].max()
     print(
-        f"{args.out}: score {score:.4g}, {found.latency_ms:.3f} ms, {found.memory_mb:.3f} MB, {found.params:,} params"
-        + (f", {found.generation_s:.3g} s a clip" if budget.generation_s else "")
+        f"{out}: score {score:.4g}, {cost.latency_ms:.3f} ms, {cost.memory_mb:.3f} MB, {cost.params:,} params"
+        + (f", {cost.generation_s:.3g} s a clip" if budget.generation_s else "")
     )
     if result.failures:
-        print(f"{len(result.failures)} of {args.trials} trials failed, the last one with: {result.failures[-1]}")
+        print(f"{len(result.failures)} of {trials} trials failed, the last one with: {result.failures[-1]}")
     if result.reused:
         print(f"{result.reused} scores were known from searches with another budget or table")
     print(f"{without_password(storage)}: the study; open it with optuna-dashboard")

@@ -1,54 +1,50 @@
-"""Commands on search spaces: what one offers."""
+"""Commands that show search spaces."""
 
 from __future__ import annotations
 
-import argparse
+import click
 
-from nas.cli.command import add, as_json, command, print_json
-
-
-def _declare(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    show = add(actions, "show", "the slots of a search space, their choices and shapes", "nas space show demo")
-    show.add_argument("space", metavar="S", help="a shipped search space's name, or a .yaml path")
-    as_json(show)
-    shipped = add(actions, "list", "the search spaces that come with nas", "nas space list")
-    as_json(shipped)
+from nas.cli.command import SPACE, Command, Group, json_option, print_json
 
 
-@command("space", "what a search space offers: slots, choices, sites, shapes", "nas space show demo", _declare)
-def space(args: argparse.Namespace) -> None:
-    return {"show": _show, "list": _list}[args.action](args)
+@click.group(cls=Group, help="show search spaces: slots, choices, sites, shapes", example="nas space show demo")
+def space() -> None:
+    pass
 
 
-def _show(args: argparse.Namespace) -> None:
+@space.command(
+    cls=Command, help="show the slots of a search space, their choices and shapes", example="nas space show demo"
+)
+@click.argument("name", metavar="S", type=SPACE)
+@json_option
+def show(name: str, as_json: bool) -> None:
     import pandas as pd
 
     from nas.spaces import SearchSpace
 
-    this = SearchSpace.load(args.space)
-    operators = {n: {"kind": o.kind, **dict(o.options)} for n, o in (this.operators or {}).items()}
+    loaded = SearchSpace.load(name)
+    operators = {n: {"kind": o.kind, **dict(o.options)} for n, o in (loaded.operators or {}).items()}
     rows = []
-    for slot, choices in this.slots.items():
-        shapes = [getattr(this.workload(slot, choice), "shape", None) for choice in choices]
+    for slot, choices in loaded.slots.items():
+        shapes = [getattr(loaded.workload(slot, choice), "shape", None) for choice in choices]
         shape = next((shape for shape in shapes if shape), None)
-        rows.append({"slot": slot, "site": this.site_name(slot), "shape": shape, "choices": list(choices)})
-    clip = this.latent and {name: getattr(this.latent, name) for name in ("channels", "frames", "height", "width")}
-    if args.json:
-        numbers = {"name": this.name, "hash": this.hash, "architectures": this.size, "latent": clip}
+        rows.append({"slot": slot, "site": loaded.site_name(slot), "shape": shape, "choices": list(choices)})
+    clip = loaded.latent and {name: getattr(loaded.latent, name) for name in ("channels", "frames", "height", "width")}
+    if as_json:
+        numbers = {"name": loaded.name, "hash": loaded.hash, "architectures": loaded.size, "latent": clip}
         print_json({**numbers, "operators": operators, "slots": rows})
         return
-    size = f"{this.size:,}" if this.size < 10**12 else f"{this.size:.3g}"
-    print(f"{this.name} ({this.hash}): {len(rows)} slots, {size} combinations of choices")
+    size = f"{loaded.size:,}" if loaded.size < 10**12 else f"{loaded.size:.3g}"
+    print(f"{loaded.name} ({loaded.hash}): {len(rows)} slots, {size} combinations of choices")
     if clip:
         channels, frames, height, width = clip.values()
-        print(f"latent: {channels} channels, {frames} frames, {height}x{width}; batch {this.batch}, {this.dtype}")
-    if this.backbone is not None:
-        print(f"backbone: channels {', '.join(map(str, this.backbone.channels))}")
+        print(f"latent: {channels} channels, {frames} frames, {height}x{width}; batch {loaded.batch}, {loaded.dtype}")
+    if loaded.backbone is not None:
+        print(f"backbone: channels {', '.join(map(str, loaded.backbone.channels))}")
     for name, options in operators.items():
-        told = ", ".join(f"{key} {value}" for key, value in options.items() if key != "kind")
+        values = ", ".join(f"{key} {value}" for key, value in options.items() if key != "kind")
         kind = f" ({options['kind']})" if options["kind"] != name else ""
-        print(f"operator {name}{kind}: {told or 'no hyperparameters'}")
+        print(f"operator {name}{kind}: {values or 'no hyperparameters'}")
     frame = pd.DataFrame(rows).assign(
         shape=[f"C {s[1]}, T {s[2]}, {s[3]}x{s[4]}" if s else "-" for s in (row["shape"] for row in rows)],
         choices=[", ".join(row["choices"]) for row in rows],
@@ -59,7 +55,9 @@ def _show(args: argparse.Namespace) -> None:
         print("  ".join([*(f"{row[name]:<{width}}" for name, width in widths.items()), row["choices"]]))
 
 
-def _list(args: argparse.Namespace) -> None:
+@space.command("list", cls=Command, help="list the search spaces that come with nas", example="nas space list")
+@json_option
+def list_shipped(as_json: bool) -> None:
     from nas.spaces import SearchSpace
     from nas.spaces.load import shipped_spaces
 
@@ -67,7 +65,7 @@ def _list(args: argparse.Namespace) -> None:
         {"name": name, "slots": len(SearchSpace.load(name).slots), "file": str(path)}
         for name, path in shipped_spaces().items()
     ]
-    if args.json:
+    if as_json:
         print_json(rows)
         return
     for row in rows:

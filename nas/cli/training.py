@@ -1,80 +1,74 @@
-"""Commands that train, and that use what was trained."""
+"""Commands that train a stage, and that generate clips with what was trained."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import json
 
-from nas.cli.command import command, text
+import click
+
+from nas.cli.command import COUNT, PATH, TEXT, Command, RepeatableOption, option
 
 
-def _declare_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("stage", help="decoder, distill, supernet, finetune or adversarial")
-    parser.add_argument(
-        "--config", required=True, metavar="C.yaml", help="a recipe, as 'nas export --format recipe' writes it"
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="holds a folder per stage; goes on where it stopped"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        metavar="N",
-        help="share each batch among N Ray workers, a GPU each if there are",
-    )
-
-    parser.add_argument("--data", metavar="DIR", help="clips for the decoder stage, instead of the recipe's")
-
-
-@command("train", "one stage of training", "nas train finetune --config recipe.yaml --out run", _declare_train)
-def train(args: argparse.Namespace) -> None:
+@click.command(
+    cls=Command,
+    resumable=True,
+    help="train one stage: decoder, distill, supernet, finetune or adversarial",
+    example="nas train finetune --config recipe.yaml --out run",
+)
+@click.argument("stage")
+@option(
+    "--config", required=True, metavar="C.yaml", type=PATH, help="a recipe, as 'nas export --format recipe' writes it"
+)
+@option(
+    "--out", required=True, metavar="DIR", type=PATH, help="holds a folder per stage; an unfinished stage is resumed"
+)
+@option(
+    "--workers", type=int, default=1, metavar="N", help="split each batch over N Ray workers, one GPU each if available"
+)
+@option("--data", metavar="DIR", type=PATH, help="clips for the decoder stage, instead of the recipe's")
+def train(stage: str, config: str, out: str, workers: int, data: str | None) -> None:
     from nas.training.recipe import train as train_stage
 
-    result = train_stage(args.stage, args.config, args.out, args.workers, args.data)
+    result = train_stage(stage, config, out, workers, data)
     print(f"{result.folder}: {json.dumps(result.metrics)}")
 
 
-def _declare_generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a finished stage's folder")
-    parser.add_argument(
-        "--prompt",
-        required=True,
-        nargs="+",
-        action="extend",
-        type=text,
-        metavar="P",
-        help="one, or several for a file each: V-1.mp4, V-2.mp4, ...",
-    )
-    parser.add_argument("--out", required=True, metavar="V.mp4", help="a .mp4 or .gif file, or a folder for PNG frames")
-    parser.add_argument("--tile", action="store_true", help="several clips side by side in one file")
-    parser.add_argument("--scale", type=int, default=1, metavar="N", help="repeat each pixel N times, for small clips")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: what the checkpoint was trained for)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale")
-    parser.add_argument("--frames", type=int, help="length of the clip (default: as trained)")
-    parser.add_argument("--height", type=int, help="in pixels (default: as trained)")
-    parser.add_argument("--width", type=int, help="in pixels (default: as trained)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise that the clip grows from (default: 0)")
-
-
-@command(
-    "generate",
-    "text to video",
-    "nas generate --checkpoint runs/demo/checkpoints/adversarial --prompt 'the digit three moves left' --out three.gif",
-    _declare_generate,
+@click.command(
+    cls=Command,
+    help="generate clips from text",
+    example="nas generate --checkpoint runs/demo/checkpoints/adversarial --prompt 'the digit three moves left' --out three.gif",
 )
-def generate(args: argparse.Namespace) -> None:
-    import contextlib
-
+@option("--checkpoint", required=True, metavar="DIR", type=PATH, help="a finished stage's folder")
+@option(
+    "--prompt",
+    "prompts",
+    cls=RepeatableOption,
+    required=True,
+    type=TEXT,
+    metavar="P...",
+    help="one, or several for a file each: V-1.mp4, V-2.mp4, ...",
+)
+@option("--out", required=True, metavar="V.mp4", type=PATH, help="a .mp4 or .gif file, or a folder for PNG frames")
+@option("--tile", is_flag=True, help="put several clips side by side in one file")
+@option("--scale", type=COUNT, default=1, metavar="N", help="repeat each pixel N times, for small clips")
+@option("--steps", type=COUNT, metavar="N", help="denoising steps  [default: as trained]")
+@option("--guidance", type=float, metavar="G", help="classifier-free guidance scale")
+@option("--frames", type=COUNT, metavar="N", help="length of the clip  [default: as trained]")
+@option("--height", type=COUNT, metavar="N", help="in pixels  [default: as trained]")
+@option("--width", type=COUNT, metavar="N", help="in pixels  [default: as trained]")
+@option("--seed", type=int, default=0, metavar="N", help="of the initial noise")
+def generate(
+    checkpoint: str, prompts: tuple[str, ...], out: str, tile: bool, scale: int, **options: int | float | None
+) -> None:
     from nas.data.video_writer import check_suffix
     from nas.locks import output_lock
     from nas.pipeline import Pipeline, numbered
 
-    options = {name: getattr(args, name) for name in ("steps", "guidance", "frames", "height", "width", "seed")}
-    with contextlib.ExitStack() as locks:  # first of all: what cannot be written costs no time
-        for path in numbered(args.out, 1 if args.tile else len(args.prompt)):
+    with contextlib.ExitStack() as locks:  # an output that cannot be written is refused before any work
+        for path in numbered(out, 1 if tile else len(prompts)):
             check_suffix(path)
             locks.enter_context(output_lock(path, folder=not path.suffix))
-        clips = Pipeline.from_pretrained(args.checkpoint)(args.prompt, **options)
-        for path in clips.save(args.out, args.tile, args.scale):
+        clips = Pipeline.from_pretrained(checkpoint)(list(prompts), **options)
+        for path in clips.save(out, tile, scale):
             print(path)

@@ -93,7 +93,7 @@ def test_training_reads_the_recipe_back(folder, tiny_checkpoint):
 
 def test_the_script_calls_every_stage_in_order_and_stops_at_a_failure(folder, tmp_path):
     """With a `nas` that writes down how it was called, and fails at the fourth stage the first time."""
-    from nas.cli import parser
+    from tests.support.command_line import parse
 
     called, nas = tmp_path / "called", tmp_path / "bin" / "nas"
     nas.parent.mkdir()
@@ -111,8 +111,8 @@ def test_the_script_calls_every_stage_in_order_and_stops_at_a_failure(folder, tm
     (tmp_path / "again").touch()
     status, calls = train()
     assert status == 0 and [call.split()[1] for call in calls] == list(PREVIOUS_STAGE)
-    parsed = parser().parse_args([*calls[0].split(" --out ")[0].split(), "--out", "out dir"])
-    assert Path(parsed.config).samefile(folder / "recipe.yaml") and calls[0].endswith("--out out dir --data digits")
+    parsed = parse([*calls[0].split(" --out ")[0].split(), "--out", "out dir"]).params
+    assert Path(parsed["config"]).samefile(folder / "recipe.yaml") and calls[0].endswith("--out out dir --data digits")
     usage = subprocess.run(["sh", folder / "train.sh"], env=environment, capture_output=True, text=True)
     assert usage.returncode == 2 and "give a folder for the stages" in usage.stderr
 

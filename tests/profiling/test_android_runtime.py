@@ -204,7 +204,7 @@ def test_missing_phone_tool_or_adb_is_an_error_with_a_fix(phone, tmp_path, monke
     with pytest.raises(NasError, match=r"no phone.*USB debugging"):
         runtimes.make("litert", "adb")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(MissingDependency, match="nas pack --runtime litert"):
+    with pytest.raises(MissingDependency, match="nas bundle create --runtime litert"):
         runtimes.make("litert", "adb")
 
 

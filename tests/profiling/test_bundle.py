@@ -179,7 +179,7 @@ def test_script_stops_when_unplugged_and_resumes(packed, phone, tmp_path):
 
 @pytest.mark.slow
 def test_killed_nas_measure_resumes(packed, tmp_path, phone):
-    command = [sys.executable, "-m", "nas.cli", "measure", str(packed)]
+    command = [sys.executable, "-m", "nas.cli", "bundle", "measure", str(packed)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     results = packed / RESULTS  # it is there, and empty, before the first result
@@ -220,7 +220,7 @@ def edit(path: Path, old: str, new: str) -> None:
             lambda d: (d / "manifest.json").write_text("{"),
             "manifest.json:1: this bundle manifest file is not valid JSON",
         ),
-        (lambda d: (d / "manifest.json").unlink(), "not a bundle .*make one with 'nas pack'"),
+        (lambda d: (d / "manifest.json").unlink(), "not a bundle .*make one with 'nas bundle create'"),
         (lambda d: (d / "packages/0000.tflite").write_text("other"), "0000.tflite: was changed"),
         (lambda d: (d / "packages/0000.tflite").unlink(), "0000.tflite: is missing"),
         (lambda d: edit(d / RESULTS, '"latency_ms": 7.0', '"latency_ms": 0.7'), r"results.jsonl:\d: was edited"),
@@ -237,7 +237,7 @@ def test_changed_bundle_is_a_one_line_error(measured, tmp_path, capsys, change, 
     change(measured)
     with pytest.raises(NasError, match=text):
         collect(measured, tmp_path / "t.csv")
-    assert main(["collect", str(measured), "--out", str(tmp_path / "t.csv")]) == 2
+    assert main(["bundle", "collect", str(measured), "--out", str(tmp_path / "t.csv")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "t.csv").exists()
 
@@ -425,7 +425,10 @@ def nested(depth: int) -> list:
 )
 def test_damaged_manifest_is_a_one_line_error(change, text, measured, tmp_path, capsys):
     damaged(measured, change)
-    for command in (["collect", str(measured), "--out", str(tmp_path / "t.csv")], ["measure", str(measured)]):
+    for command in (
+        ["bundle", "collect", str(measured), "--out", str(tmp_path / "t.csv")],
+        ["bundle", "measure", str(measured)],
+    ):
         assert main(command) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and len(said) < 600 and re.search(text, said), said
@@ -437,7 +440,7 @@ def test_damaged_manifest_is_a_one_line_error(change, text, measured, tmp_path, 
 )
 def test_manifest_that_is_not_a_json_object_is_a_one_line_error(text, measured, capsys):
     (measured / "manifest.json").write_text(text)
-    assert main(["measure", str(measured)]) == 2
+    assert main(["bundle", "measure", str(measured)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and len(said) < 600 and "manifest.json" in said
 
@@ -506,7 +509,7 @@ def test_damaged_visit_of_a_mac_is_a_one_line_error(key, value, packed, tmp_path
 
 def refused(folder: Path, tmp_path: Path, capsys) -> None:
     capsys.readouterr()
-    assert main(["collect", str(folder), "--out", str(tmp_path / "t.csv")]) == 2
+    assert main(["bundle", "collect", str(folder), "--out", str(tmp_path / "t.csv")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and len(said) < 700, said
     assert not (tmp_path / "t.csv").exists()

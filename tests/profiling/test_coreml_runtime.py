@@ -181,7 +181,7 @@ def test_missing_iphone_or_team_is_an_error_with_a_fix(phone, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac can")
 def test_without_a_mac_the_error_names_bundles(monkeypatch):
-    with pytest.raises(MissingDependency, match="nas pack --runtime coreml"):
+    with pytest.raises(MissingDependency, match="nas bundle create --runtime coreml"):
         runtimes.make("coreml")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependency, match="Mac with Xcode"):

@@ -174,9 +174,11 @@ def test_broken_converter_is_a_one_line_error_and_leaves_nothing(what, text, spa
     (tmp_path / "fakes/litert_torch.py").write_text(FAKE[what])
     monkeypatch.syspath_prepend(tmp_path / "fakes")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert main(["pack", "--space", str(space), "--runtime", "litert", "--out", str(tmp_path / "bundle")]) == 2
+    assert (
+        main(["bundle", "create", "--space", str(space), "--runtime", "litert", "--out", str(tmp_path / "bundle")]) == 2
+    )
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("nas pack: ") and text in said
+    assert said.startswith("nas bundle create: ") and text in said
     assert not (tmp_path / "bundle").exists()
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
@@ -190,7 +192,9 @@ def test_missing_temporary_folder_is_a_one_line_error(runtime, space, tmp_path, 
     monkeypatch.setattr(host.tempfile, "TemporaryFile", lambda **_: io.BytesIO())
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     monkeypatch.setattr(tempfile, "mkdtemp", nowhere)
-    assert main(["pack", "--space", str(space), "--runtime", runtime, "--out", str(tmp_path / "bundle")]) == 2
+    assert (
+        main(["bundle", "create", "--space", str(space), "--runtime", runtime, "--out", str(tmp_path / "bundle")]) == 2
+    )
     assert "No usable temporary directory" in capsys.readouterr().err
     assert main(["profile", "--space", str(space), "--out", str(tmp_path / "t.csv")]) == 2
     said = capsys.readouterr().err

@@ -44,7 +44,7 @@ class Bundle:
         folder = Path(folder)
         path = folder / MANIFEST
         if not path.exists():
-            raise ConfigError(f"{folder}: not a bundle ('{MANIFEST}' is missing); make one with 'nas pack'")
+            raise ConfigError(f"{folder}: not a bundle ('{MANIFEST}' is missing); make one with 'nas bundle create'")
         raw = read_json(path, "bundle manifest", dict)
         try:
             manifest = config.build(BundleManifest, raw, str(path))

@@ -58,7 +58,7 @@ def collect(folder: str | Path, out: str | Path) -> LookupTable:
     """Make a lookup table of a bundle's results, which may be incomplete.
 
     Args:
-        folder: the bundle with the results of `nas measure`, `measure.py` or `measure.sh`.
+        folder: the bundle with the results of `nas bundle measure`, `measure.py` or `measure.sh`.
         out: the table's CSV. A table of the same bundle is overwritten.
 
     Raises:
@@ -80,9 +80,9 @@ def _collected(bundle: Bundle) -> LookupTable:
     rows = [(line.row.row, line.host) for line in lines if isinstance(line, RowLine)]
     visits = [_mac_visit(bundle, line) for line in lines if isinstance(line, VisitLine)] + _phone_visits(bundle)
     if rows and visits:
-        raise TableError(f"{folder}: has results of 'nas measure' and of a script; keep one of the two")
+        raise TableError(f"{folder}: has results of 'nas bundle measure' and of a script; keep one of the two")
     if not rows and not visits:
-        raise TableError(f"{folder}: no results; run 'nas measure {folder}', or the script in it")
+        raise TableError(f"{folder}: no results; run 'nas bundle measure {folder}', or the script in it")
     hosts = [host for _, host in rows] or [visit.host for visit in visits]
     for key in COMPARABLE_KEYS:
         values = sorted({str(host.get(key)) for host in hosts})

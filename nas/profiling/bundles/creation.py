@@ -5,7 +5,7 @@ packages/         the workloads as .tflite files or .mlpackage folders
 measure.sh        litert: measures on any machine with adb, without this library
 plan.txt, files.sha256, benchmark_model    read by measure.sh; the tool, if it was available
 measure.py        coreml: measures on a Mac that has only coremltools
-results.jsonl     results of `nas measure` or measure.py, a line each
+results.jsonl     results of `nas bundle measure` or measure.py, a line each
 results/          results of measure.sh, a file for each visit
 """
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures this bundle on an Android phone, from any machine with adb:    sh measure.sh [SERIAL] [THREADS]
 # Each visit to a workload is a file in results/. Stopped at any moment and started again, it resumes.
-# Then bring this folder back and run: nas collect FOLDER --out table.csv
+# Then bring this folder back and run: nas bundle collect FOLDER --out table.csv
 set -u
 cd "$(dirname "$0")" || exit 2
 SERIAL=${1:-}; THREADS=${2:-1}; REMOTE=/data/local/tmp/nas; THROTTLED=1; WAITS=60
@@ -71,4 +71,4 @@ while read -r round number one several reference; do
     sync; mv results/.writing "$result"
     echo "[$COUNT/$TOTAL] $one: $(sed -n 's/.*count=.* median=\([0-9]*\).*/\1 us/p' "$result" | tail -n 1)"
 done < plan.txt
-echo "done: bring this folder back and run 'nas collect FOLDER --out table.csv'"
+echo "done: bring this folder back and run 'nas bundle collect FOLDER --out table.csv'"

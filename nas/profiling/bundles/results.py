@@ -26,7 +26,7 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class ResultRow(Row):
-    """A table row as `nas measure` writes it. Percentiles may be negative: an operator's times are differences."""
+    """A table row as `nas bundle measure` writes it. Percentiles may be negative: an operator's times are differences."""
 
     workload: str
     latency_ms: Annotated[float, Range(0, MAXIMUM, infinite=True)]
@@ -59,7 +59,7 @@ class ResultRow(Row):
 
 @dataclass(frozen=True)
 class RowLine:
-    """A line that `nas measure` writes."""
+    """A line that `nas bundle measure` writes."""
 
     bundle: str
     digest: str

@@ -2,9 +2,9 @@
 
     python measure.py [--device local|iphone[:NAME]] [--compute-unit all|cpu|cpu+gpu|cpu+ne] [--rounds 8]
 
-`nas pack` writes this program and the library modules that it imports into every Core ML bundle as `measure.py`, one file
+`nas bundle create` writes this program and the library modules that it imports into every Core ML bundle as `measure.py`, one file
 that does not need the library (see `nas.profiling.bundles.render`). Each measurement is a line of `results.jsonl`. Killed
-at any moment and started again, it continues after the last line. `nas collect` makes a lookup table of the lines.
+at any moment and started again, it continues after the last line. `nas bundle collect` makes a lookup table of the lines.
 """
 
 from __future__ import annotations

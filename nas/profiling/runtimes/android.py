@@ -76,7 +76,7 @@ class Adb:
         if shutil.which("adb") is None:
             raise MissingDependency(
                 "device 'adb' needs the 'adb' program of Android's platform-tools on the PATH; on this machine use "
-                "'nas pack --runtime litert', and measure the folder where adb is: see docs/jobs/profile_a_phone.md"
+                "'nas bundle create --runtime litert', and measure the folder where adb is: see docs/jobs/profile_a_phone.md"
             )
         self.serial = serial
         self._run("start-server")  # the first command would otherwise also print that the server starts

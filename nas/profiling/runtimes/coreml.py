@@ -56,7 +56,7 @@ class CoreMLRuntime(Runtime):
         if kind == "local" and sys.platform != "darwin":
             raise MissingDependency(
                 "runtime 'coreml' measures on a Mac, or on an iPhone behind one; on this machine use "
-                f"'nas pack --runtime coreml', and measure the folder there: {GUIDE}"
+                f"'nas bundle create --runtime coreml', and measure the folder there: {GUIDE}"
             )
         self.device, self.compute_unit, self.target = device, compute_unit, target
         self.phone = IPhone(name, usable(user_cache("modelrunner")), team) if kind == "iphone" else None

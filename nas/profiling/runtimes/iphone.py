@@ -55,7 +55,7 @@ class IPhone:
             if shutil.which(tool) is None:
                 raise MissingDependency(
                     f"device 'iphone' needs a Mac with Xcode 15 or newer ('{tool}' is not on the PATH); "
-                    f"on this machine use 'nas pack', and measure on a Mac: {GUIDE}"
+                    f"on this machine use 'nas bundle create', and measure on a Mac: {GUIDE}"
                 )
         coremltools()
         self.cache, self.team = cache, team or os.environ.get("DEVELOPMENT_TEAM", "")

@@ -1,6 +1,5 @@
 """How commands end: readers that have gone, Ctrl-C at any moment, and what the system refuses."""
 
-import argparse
 import errno
 import os
 import shutil
@@ -11,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import main, parser
-from nas.cli.command import COMMANDS
+from nas.cli import main
+from tests.support.command_line import commands, parse
+
+COMMANDS = dict(commands())
 
 
 def ending_in(error: BaseException, monkeypatch, command: str = "doctor", words: tuple[str, ...] = ()) -> int:
     """The status of a command that raises `error`."""
 
-    def fails(args: argparse.Namespace) -> None:
+    def fails(**options: object) -> None:
         raise error
 
-    monkeypatch.setitem(COMMANDS, command, argparse.Namespace(**{**vars(COMMANDS[command]), "run": fails}))
-    return main([command, *words])
+    monkeypatch.setattr(COMMANDS[command], "callback", fails)
+    return main([*command.split(), *words])
 
 
 # -- readers that have gone, and output that does not fit
@@ -108,7 +109,7 @@ def test_a_full_disk_is_named(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     words = ("--space", "demo", "--runtime", "coreml", "--out", str(tmp_path / "bundle"))
-    assert ending_in(OSError(errno.ENOSPC, "No space left on device"), monkeypatch, "pack", words) == 2
+    assert ending_in(OSError(errno.ENOSPC, "No space left on device"), monkeypatch, "bundle create", words) == 2
     assert f"{tmp_path / 'bundle'}: No space left" in capsys.readouterr().err
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert ending_in(OSError(errno.ENOSPC, "No space left on device"), monkeypatch) == 2
@@ -127,10 +128,10 @@ def test_a_bug_is_one_line_and_its_traceback_is_kept(monkeypatch, capsys, tmp_pa
 # -- Ctrl-C
 
 
-def test_stopping_says_that_it_goes_on(monkeypatch, capsys):
-    assert ending_in(KeyboardInterrupt(), monkeypatch, "measure", ("bundle",)) == 130
-    assert capsys.readouterr().err == "nas measure: stopped; run the same command again and it goes on\n"
-    assert ending_in(KeyboardInterrupt(), monkeypatch) == 130  # one that keeps nothing does not say so
+def test_stopping_says_how_to_resume(monkeypatch, capsys):
+    assert ending_in(KeyboardInterrupt(), monkeypatch, "bundle measure", ("bundle",)) == 130
+    assert capsys.readouterr().err == "nas bundle measure: stopped; run the same command again to resume\n"
+    assert ending_in(KeyboardInterrupt(), monkeypatch) == 130  # not resumable
     assert capsys.readouterr().err == "nas doctor: stopped\n"
 
 
@@ -156,14 +157,14 @@ def press():
 
 sys.meta_path.insert(0, Library())
 from nas.cli import main
-from nas.cli.command import COMMANDS
+from nas.cli.profiling import doctor
 from nas.errors import MissingDependency
 
-def run(args):
+def run(**options):
 BODY
     time.sleep(60)
 
-object.__setattr__(COMMANDS["doctor"], "run", run)
+doctor.callback = run
 sys.exit(main())
 """
 BODIES = {
@@ -205,7 +206,7 @@ import os, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "nas.cli.search":
+        if name == "nas.cli.ending":
             os.kill(os.getpid(), 2)
 
 sys.meta_path.insert(0, Finder())
@@ -228,33 +229,27 @@ def test_a_handler_that_somebody_chose_stays():
 # -- options given twice, and words that are no text
 
 OPTIONS = [
-    (name, action.option_strings[-1])
-    for name, sub in parser()._subparsers._group_actions[0].choices.items()
-    for action in sub._actions
-    if action.option_strings and action.nargs is None and isinstance(action, argparse._StoreAction)
+    (name, option.opts[-1])
+    for name, command in COMMANDS.items()
+    for option in command.params
+    if option.opts[-1].startswith("--") and not (option.is_flag or option.multiple)
 ]
 
 
 @pytest.mark.parametrize("name, option", OPTIONS)
 def test_an_option_is_given_once(name, option, capsys):
-    value = {"--bits": "8"}.get(option, "1")
-    with pytest.raises(SystemExit) as stopped:
-        main([name, option, value, option, value])
-    line = capsys.readouterr().err
-    assert stopped.value.code == 2
-    assert line == f"nas {name}: {option}: given twice; give it once; see 'nas {name} --help'\n"
+    assert main([*name.split(), option, "8", option, "8"]) == 2
+    assert capsys.readouterr().err == f"nas {name}: {option}: given twice; give it once; see 'nas {name} --help'\n"
 
 
 def test_options_that_may_be_given_again():
     search = "search --space s --table t --evaluator e --out o --budget latency<=120ms --budget params<=400M"
-    assert parser().parse_args(search.split()).budget == "latency<=120ms, params<=400M"
-    generate = "generate --checkpoint c --out o --prompt a b --prompt c"
-    assert parser().parse_args(generate.split()).prompt == ["a", "b", "c"]
+    assert parse(search.split()).params["budgets"] == ("latency<=120ms", "params<=400M")
+    generate = "generate --checkpoint c --out o --prompt a b --seed 1 --prompt c --prompt=d e"
+    assert parse(generate.split()).params["prompts"] == ("a", "b", "c", "d", "e")
 
 
 def test_a_prompt_that_is_no_text(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["generate", "--checkpoint", "c", "--out", "o.gif", "--prompt", "a \udcff cat"])
-    assert stopped.value.code == 2
+    assert main(["generate", "--checkpoint", "c", "--out", "o.gif", "--prompt", "a \udcff cat"]) == 2
     line = capsys.readouterr().err
     assert "--prompt" in line and "UTF-8" in line and line.count("\n") == 1
