@@ -489,5 +489,5 @@ def test_choices_with_nasty_names(text, tmp_path):
     assert f"{text}2" in page.data(html)["colors"]
     assert {tag for tag, _ in page.elements} <= {*["html", "head", "meta", "title", "style", "body", "main", "header", "p", "h1", "h2", "h3", "dl", "dt", "dd", "div"],
         *["section", "nav", "a", "table", "thead", "tbody", "tr", "th", "td", "i", "b", "em", "svg", "defs", "marker", "path", "rect", "text", "g", "circle", "details", "summary", "ul", "li", "ol"],
-        *["img", "small", "span", "figure", "figcaption", "button", "script", "pre", "use"]}  # fmt: skip
+        *["img", "small", "span", "figure", "figcaption", "button", "script", "pre", "use", "clippath"]}  # fmt: skip
     assert html.count("<script") == 2
