@@ -214,7 +214,7 @@ def _svg(figure: Figure, label: str, class_: str, attributes: Attributes | None 
     width = root.get("viewBox").split()[2]
     root.attrib = {"viewBox": root.get("viewBox"), "class": class_, "role": "img", "aria-label": printable(label)}
     root.set("style", f"max-width:{width}px" + (f";min-width:{width}px" if "narrow" in class_ else ""))
-    return Markup(ElementTree.tostring(root, encoding="unicode", method="html"))
+    return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 
 def _apply(group: ElementTree.Element, attributes: Mapping[str, str]) -> None:
