@@ -66,9 +66,9 @@ def test_a_cell_edited_by_hand_is_named_by_line_and_column(column, value, messag
         (lambda text: text.replace("load_ms", "variant", 1), r"t\.csv: column 'variant' is given twice"),
         (
             lambda text: text.replace('float32"', 'float32""', 1),
-            r"t\.csv:4: a quoted text does not end on its line",
+            r"t\.csv:4: a quoted cell does not end on its line",
         ),
-        (lambda text: text.replace(",ok,", ",ok,,", 1), r"t\.csv:2: .*15 cells under 14 columns"),
+        (lambda text: text.replace(",ok,", ",ok,,", 1), r"t\.csv:2: .*15 cells for 14 columns"),
         (lambda text: "\x00" + text, r"t\.csv"),
         (lambda text: "", r"empty; a lookup table starts with"),
     ],
