@@ -1,9 +1,9 @@
-"""A trial before it is in the storage: what its sampler reads and writes, so that it is then stored in one step."""
+"""Ask a sampler for parameters, and tell it results, so that each trial is written to the storage in one step."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import optuna
@@ -11,11 +11,11 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 UNSAVED_ID = -1
-"""The id of a trial that the storage does not know."""
+"""The id of a trial that is not in the storage yet."""
 
 
 def unsaved_trial(number: int, known: FrozenTrial | None = None) -> FrozenTrial:
-    """A running trial without parameters; or one with those that an unfinished trial of the storage has already."""
+    """A running trial without parameters, or with those that an unfinished stored trial already has."""
     fixed = dict((known.system_attrs if known else {}).get("fixed_params", {}))
     params = {**fixed, **(known.params if known else {})}
     return FrozenTrial(
@@ -36,7 +36,7 @@ def unsaved_trial(number: int, known: FrozenTrial | None = None) -> FrozenTrial:
 
 
 def as_failed(trial: FrozenTrial, reason: str) -> FrozenTrial:
-    """A copy of a trial of the storage as it is once its failure is recorded."""
+    """A copy of a stored trial, in the state that recording its failure will give it."""
     copied = copy.copy(trial)
     copied.user_attrs = {**trial.user_attrs, "error": reason}
     copied.state = TrialState.FAIL
@@ -44,14 +44,14 @@ def as_failed(trial: FrozenTrial, reason: str) -> FrozenTrial:
 
 
 def sample_params(
-    study: optuna.Study, trial: FrozenTrial, slots: dict[str, BaseDistribution], others: Iterable[FrozenTrial] = ()
+    study: optuna.Study, trial: FrozenTrial, slots: Mapping[str, BaseDistribution], others: Iterable[FrozenTrial] = ()
 ) -> None:
-    """Give a draft the parameters that the study's sampler chooses, as Optuna would, but write nothing of it.
+    """Sample the parameters of an unsaved trial as `study.ask` does, without writing the trial.
 
-    What a sampler writes about the study itself goes to the storage.
+    Attributes of the study that a sampler writes go to the storage.
 
     Args:
-        others: what the sampler shall see in place of the trials of the same numbers.
+        others: trials that the sampler sees instead of the stored ones of the same numbers.
     """
     view = _view(study, trial, others)
     sampler, missing = study.sampler, [name for name in slots if name not in trial.params]
@@ -66,7 +66,7 @@ def sample_params(
 
 
 def tell(study: optuna.Study, trial: FrozenTrial, state: TrialState, score: float | None = None) -> None:
-    """Tell the sampler and the storage how a trial ended; a sampler that has nothing left to propose does not matter."""
+    """Like `study.tell`: pass the result to the sampler, then to the storage. A sampler cannot stop the study."""
     study._thread_local.cached_all_trials = None
     values = None if score is None else [score]
     view = _stoppable(study)
@@ -76,25 +76,25 @@ def tell(study: optuna.Study, trial: FrozenTrial, state: TrialState, score: floa
 
 
 def _view(study: optuna.Study, trial: FrozenTrial, others: Iterable[FrozenTrial]) -> optuna.Study:
-    """The study with a draft among its trials."""
+    """The study with an unsaved trial among its trials."""
     study._thread_local.cached_all_trials = None
     view = _stoppable(study)
-    view._storage = _StorageWithUnsavedTrial(study._storage, trial, others)
+    view._storage = _StorageWithUnsavedTrial(study._storage, trial, others)  # type: ignore[assignment]
     return optuna.pruners._filter_study(view, trial)
 
 
 def _stoppable(study: optuna.Study) -> optuna.Study:
     view = copy.copy(study)
-    view.stop = lambda: None  # Optuna allows it inside `optimize` alone
+    view.stop = lambda: None  # type: ignore[method-assign]  # Optuna raises outside `optimize`
     return view
 
 
 class _StorageWithUnsavedTrial:
-    """A storage to which one draft is added, and some trials are changed."""
+    """A storage with one unsaved trial added and some trials replaced."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, trial: FrozenTrial, others: Iterable[FrozenTrial]) -> None:
         self._inner, self._trial = storage, trial
-        self._instead = {other.number: other for other in (*others, trial)}
+        self._replaced = {other.number: other for other in (*others, trial)}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -103,7 +103,7 @@ class _StorageWithUnsavedTrial:
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         trials = self._inner.get_all_trials(study_id, deepcopy=deepcopy)
-        known = {trial.number: trial for trial in trials} | self._instead
+        known = {trial.number: trial for trial in trials} | self._replaced
         return [known[number] for number in sorted(known) if states is None or known[number].state in states]
 
     def get_n_trials(self, study_id: int, state: Any = None) -> int:

@@ -1,4 +1,4 @@
-"""The best architecture under a budget, with proof: a 0-1 program solved by HiGHS.
+"""Exact solver: the best architecture under a budget as a 0-1 program, solved by HiGHS.
 
 One binary variable per column (a choice of a slot). Peak memory is a true maximum: one continuous variable above every
 chosen peak. A pair score is a product of two binaries; products of one pair of slots are linearized together by their
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nas.costs import Budget, CostModel
 from nas.errors import BudgetError
@@ -26,18 +27,18 @@ from nas.search.problem import Pairs, Problem, Scores
 from nas.spaces import Architecture, SearchSpace
 
 GAP = 1e-7
-"""A solution is proved when no other one scores more than it by this share of the scale of the scores."""
+"""Relative optimality gap, per slot, up to which a solution counts as proved."""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The answer of the exact solver.
+    """A solution of the exact solver.
 
     Attributes:
-        architecture: the best one found; within the budget.
+        architecture: the best architecture found within the budget.
         score: its score.
-        bound: no architecture within the budget scores more than this.
-        proved: whether the two agree.
+        bound: upper bound on the score of any architecture within the budget.
+        proved: whether the score equals the bound, up to `GAP`.
     """
 
     architecture: Architecture
@@ -47,7 +48,7 @@ class Optimum:
 
     @property
     def gap(self) -> float:
-        """How much better than `architecture` another one could be, in units of the score."""
+        """Upper bound minus score."""
         return max(self.bound - self.score, 0.0)
 
 
@@ -62,7 +63,7 @@ def optimum(
     """The architecture with the greatest score within the budget.
 
     The score of an architecture is the sum of `scores[slot][choice]` over its slots and of
-    `pairs[slot, other][choice, other_choice]` over pairs of slots; what is not named counts 0.
+    `pairs[slot, other][choice, other_choice]` over pairs of slots; anything else scores 0.
 
     Raises:
         BudgetError: no architecture meets the budget; the text names the cheapest one and its costs.
@@ -82,7 +83,7 @@ def shortlist(
 ) -> list[Optimum]:
     """The `k` best architectures, best first; fewer when fewer are within the budget.
 
-    Scores that add up are a model: evaluate the best few and choose among those.
+    Additive scores are an approximation: evaluate the best few before choosing one.
 
     Raises:
         BudgetError, SpaceError: as `optimum`.
@@ -103,7 +104,7 @@ def shortlist(
 
 @dataclass(frozen=True)
 class Solution:
-    """What `solve` found: columns `(slots,)`, their score, an upper bound on every score, and whether they agree."""
+    """A result of `solve`: columns `(slots,)`, their score, an upper bound on all scores, and whether the two are equal."""
 
     columns: np.ndarray
     score: float
@@ -128,7 +129,7 @@ def solve(
         None if no architecture is feasible.
 
     Raises:
-        TimeoutError: the time was up before any feasible architecture was found.
+        TimeoutError: no feasible architecture was found within the time limit.
     """
     deadline = time.monotonic() + time_limit_s
     scale = max(np.abs(utilities).max(), 0.0 if interactions is None else np.abs(interactions).max(), 1e-300)
@@ -144,7 +145,7 @@ def solve(
         columns = program.columns(values)
         if problem.feasible(problem.codes(columns)[None])[0]:
             break
-        program.cut(columns)  # within HiGHS' tolerance of a bound, on the wrong side of it
+        program.cut(columns)  # exceeds a bound by less than HiGHS' tolerance
     score = score_of(columns, utilities, interactions)
     bound = max(bound * scale, score)
     return Solution(columns, score, bound, bool(done and bound - score <= GAP * scale * problem.slots))
@@ -185,7 +186,7 @@ class Program:
             program._pair_rows(interactions)
         return program
 
-    def row(self, variables: np.ndarray, coefficients: np.ndarray | float, low: float, high: float) -> None:
+    def row(self, variables: np.ndarray, coefficients: ArrayLike, low: float, high: float) -> None:
         variables = np.asarray(variables)
         self.rows.append((variables, np.broadcast_to(coefficients, variables.shape), low, high))
 
@@ -215,7 +216,7 @@ class Program:
         data = np.concatenate([row[1] for row in self.rows])
         pointer = np.concatenate([[0], np.cumsum([len(row[0]) for row in self.rows])])
         matrix = csr_array((data, indices, pointer), shape=(len(self.rows), len(self.objective)))
-        with _without_stray_lines():
+        with _without_debug_output():
             result = milp(
                 -np.array(self.objective),
                 integrality=np.array(self.integral, dtype=int),
@@ -280,7 +281,7 @@ class Program:
 
 
 def infeasible(problem: Problem) -> BudgetError:
-    """The error for a budget that no architecture meets: it names the nearest one and what that costs."""
+    """The error for a budget that no architecture meets; it names the cheapest one and its costs."""
     unpruned = replace(problem, allowed=np.isfinite(np.concatenate(problem.cost.terms().latency_ms)))
     program = Program.of(unpruned, np.zeros(len(problem.slot)), None, elastic=True)
     values, _, _ = program.maximize(60.0)
@@ -298,13 +299,13 @@ def infeasible(problem: Problem) -> BudgetError:
     )
 
 
-_STRAY = b"HighsMipSolverData::"
+_DEBUG_OUTPUT = b"HighsMipSolverData::"
 _stdout = threading.Lock()
 
 
 @contextlib.contextmanager
-def _without_stray_lines() -> Iterator[None]:
-    """HiGHS has a `printf` that no option of it turns off; whatever else arrives at stdout meanwhile is passed on."""
+def _without_debug_output() -> Iterator[None]:
+    """Drop the output of a `printf` in HiGHS that no option turns off; other output passes."""
     flush = ctypes.CDLL(None).fflush
     with _stdout, tempfile.TemporaryFile() as caught:
         try:
@@ -323,5 +324,5 @@ def _without_stray_lines() -> Iterator[None]:
             os.close(saved)
             caught.seek(0)
             for line in caught:
-                if not line.startswith(_STRAY):
+                if not line.startswith(_DEBUG_OUTPUT):
                     os.write(1, line)

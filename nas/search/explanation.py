@@ -1,4 +1,4 @@
-"""Why each slot chose what it chose: what its choice adds to the score, for which latency."""
+"""Explain an architecture: the estimated score and the latency that each choice adds in its slot."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DRAWS = 64
 
 
 def explain(result: Result, arch: Architecture | None = None) -> pd.DataFrame:
-    """What every choice would be worth in its slot of `arch`, all other slots as they are.
+    """The estimated value of every choice in its slot of `arch`, with all other slots unchanged.
 
     The values are those of the sampler's surrogate, fitted to every finished trial of the study: an estimate, with its
-    standard deviation, and no measurement.
+    standard deviation, not a measurement.
 
     Args:
         arch: the architecture to explain; `result.best` unless given.
@@ -60,7 +60,7 @@ def explain(result: Result, arch: Architecture | None = None) -> pd.DataFrame:
 def _values(problem: Problem, here: np.ndarray, utilities: np.ndarray, interactions: np.ndarray) -> np.ndarray:
     """`(D,)`: the score that each column brings to its slot, given the other slots' columns."""
     towards = interactions[:, here]
-    return utilities + towards.sum(1) - towards[np.arange(len(problem.slot)), problem.slot]
+    return np.asarray(utilities + towards.sum(1) - towards[np.arange(len(problem.slot)), problem.slot])
 
 
 def _reference(problem: Problem) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a study was begun with: an evaluator's scores and a table's costs mean nothing to another."""
+"""Identities of evaluators and costs, by which a study refuses scores that are not comparable."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nas.files import short_hash
 from nas.search.problem import Problem
 
 
-def evaluator_identity(evaluator: Callable) -> str:
-    """One line that differs between evaluators that may score differently, and is the same in the next process.
+def evaluator_identity(evaluator: Callable[..., Any]) -> str:
+    """One line that differs between evaluators that may score differently, and is the same in every process.
 
-    An evaluator's own attribute `identity`, if it has one; else its kind and what it was made of: the code of a function
-    with the plain values that it closes over, the fields of a data class. Paths and objects of other kinds count by
-    their type alone, so that a folder may be moved.
+    It is the evaluator's attribute `identity` (a string) if it has one; otherwise its type with a hash of a function's
+    code and the plain values in its closure, or of a data class's fields. Paths and other objects count by their type
+    alone, so that folders may be moved.
     """
     own = getattr(evaluator, "identity", None)
     if isinstance(own, str):
@@ -28,7 +28,7 @@ def evaluator_identity(evaluator: Callable) -> str:
 
 
 def costs_identity(problem: Problem) -> str:
-    """A hash of the costs of every architecture and of the bounds on them: of the table and the budget."""
+    """A hash of the costs of all choices and of the budget."""
     arrays = (problem.latency_ms, problem.params, problem.weights_mb, problem.peak_mb, problem.base, problem.limits)
     digest = hashlib.sha256()
     for array in arrays:
@@ -46,7 +46,7 @@ def _name(thing: Any) -> str:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """As JSON."""
+    """A JSON value that identifies `value`."""
     own = getattr(value, "identity", None) if depth else None
     if isinstance(own, str):
         return own
@@ -76,14 +76,14 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def _as_tuple(value: Any) -> Any:
-    """A field's dicts and lists belong to its data class; one that a function closes over may be its memory."""
+    """Dicts and lists of a data class as tuples, which count; those in a closure may be a cache and do not."""
     if isinstance(value, dict):
         return tuple(sorted(((repr(key), _as_tuple(item)) for key, item in value.items()), key=lambda pair: pair[0]))
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _code(code: CodeType) -> list:
-    """What a function does, wherever it stands in its file."""
+def _code(code: CodeType) -> list[Any]:
+    """A function's bytecode, constants and names, without line numbers."""
     constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts if not _is_docstring(c, code)]
     return [code.co_code.hex(), constants, list(code.co_names), list(code.co_varnames)]
 

@@ -1,4 +1,4 @@
-"""Which study of a storage a search continues, and which scores it may take over."""
+"""Load or create the study of a search, and warm-start one whose budget or costs have changed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from nas.search.storage import one_line
 from nas.search.trial_history import is_reused
 from nas.search.workers import Evaluator
 
-WARM_STARTED = "reused"
-"""The study's attribute that says that all known scores were taken over."""
+WARM_STARTED = "reused"  # the name in stored studies
+"""Attribute of a study: all known scores were added."""
 
 
 def load_or_create_study(
     storage: optuna.storages.BaseStorage, name: str, problem: Problem, evaluator: Evaluator, where: str
 ) -> optuna.Study:
-    """The study `name`; or, where that one has another budget or other costs, one beside it that knows its scores.
+    """The study `name`; if that has another budget or other costs, one of its own with the known scores.
 
     Raises:
-        ConfigError: the study was begun with another space or another evaluator.
+        ConfigError: the study has another space or evaluator.
     """
     scores = {"space_hash": problem.space.hash, "evaluator": evaluator_identity(evaluator)}
-    costs = {"budget": str(problem.budget), "costs": costs_identity(problem)}
+    costs: dict[str, Any] = {"budget": str(problem.budget), "costs": costs_identity(problem)}
     if problem.budget.generation_s is not None:
         costs |= {"steps": problem.cost.steps, "guidance": problem.cost.guidance}
     first = _open(storage, name, where)
@@ -51,7 +51,7 @@ def load_or_create_study(
 
 
 def _open(storage: optuna.storages.BaseStorage, name: str, where: str) -> optuna.Study:
-    """It is created where it is not there yet; a study that is there is opened without a write."""
+    """Load the study, without a write, or create it."""
     try:
         if any(study.study_name == name for study in storage.get_all_studies()):
             return optuna.load_study(study_name=name, storage=storage)
@@ -86,9 +86,9 @@ def _set_user_attrs(study: optuna.Study, identity: dict[str, Any], anew: tuple[s
 
 
 def _warm_start(study: optuna.Study, other: optuna.Study, problem: Problem) -> None:
-    """Add the scored trials of another study, each with the costs and constraints that it has here.
+    """Add the scored trials of another study, with the costs and constraints of this one.
 
-    Scores belong to architectures, whatever they cost. Interrupted in between, it goes on where it was.
+    Scores do not depend on costs. An interrupted warm start is resumed.
     """
     known = [trial.params for trial in study.get_trials(deepcopy=False)]
     for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):

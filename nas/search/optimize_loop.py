@@ -1,4 +1,4 @@
-"""The loop of a search: asks for architectures, has them scored, and records what came of each."""
+"""The optimization loop of a study: ask for architectures, evaluate them in a pool, tell the results."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from nas.search.workers import EvaluationReport, LocalPool, RayPool
 from nas.spaces import Architecture
 
 RETRIES = 2
-"""How often an evaluation is repeated that raised an error, or whose worker died, before its trial fails."""
+"""Retries of an evaluation that raised an error or whose worker died, before its trial fails."""
 
 FAILURES = 10
-"""After as many failed trials in a row the evaluator is taken to be broken, and the search ends."""
+"""Consecutive failures after which the evaluator is assumed to be broken and the search ends."""
 
 WORST_EXCESS = 10.0
-"""Constraints are relative excesses over the bounds; what cannot run at all exceeds by this much."""
+"""Upper limit of a constraint, which is the relative excess over a bound; the value for what cannot run."""
 
 
 class OptimizeLoop:
-    """One search of a study.
+    """One run of a search on a study.
 
-    A trial is stored in one step, with its architecture, costs and constraints, before its evaluation begins, and its
-    score and state in another. So a search that is killed leaves whole trials that run: the next one repeats them under
-    their own numbers, and with one worker goes on as if it had not been killed.
+    A trial is written with its architecture, costs and constraints before its evaluation, and its score and state after
+    it. A killed search therefore leaves complete trials in the state RUNNING; the next run evaluates them again under
+    their own numbers and, with one worker, continues as if it had not been killed.
 
-    Failures in a row are recorded once a trial succeeds: a broken tool says nothing about the architectures that met it,
-    and the next search repeats them.
+    Failures are recorded only once a later trial succeeds: a broken evaluator says nothing about its architectures,
+    which the next run evaluates again.
     """
 
     def __init__(self, study: optuna.Study, problem: Problem, lock: StudyLock) -> None:
@@ -53,13 +53,13 @@ class OptimizeLoop:
         self.left = sorted(left, key=lambda trial: trial.number)
 
     def finished(self) -> int:
-        """Trials that this study's searches have ended; not those whose scores come from another study."""
+        """Number of finished trials, without those whose scores come from another study."""
         return sum(is_ended(trial) for trial in self.study.get_trials(deepcopy=False)) + len(self.failures)
 
     def run(self, pool: LocalPool | RayPool, trials: int) -> None:
         """
         Raises:
-            EvaluatorError: the evaluator failed for `FAILURES` architectures in a row, or for every one.
+            EvaluatorError: the evaluator failed for `FAILURES` architectures in a row, or for all.
         """
         done = self.finished()
         with progress(None, "search", trials, done, unit="trial") as bar:
@@ -84,14 +84,14 @@ class OptimizeLoop:
             pool.begin(trial.number, arch)
 
     def _in_progress(self) -> int:
-        """Trials that are being evaluated, here or by searches that share the study."""
+        """Number of trials being evaluated, by this search and those that share the study."""
         if self.lock.exclusive and not self.lock.is_shared():
             return len(self.running)
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return len(running) - len(self.failures) - len(self.left)
 
     def _next(self) -> tuple[FrozenTrial, Architecture]:
-        """The trial to evaluate, and its architecture: one that was interrupted, one that was queued, or a new one."""
+        """The next trial and its architecture: interrupted, enqueued or new, in this order."""
         if self.left:
             return self._completed(self.left.pop(0))
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
@@ -106,7 +106,7 @@ class OptimizeLoop:
         return self.storage.get_trial(trial_id), arch
 
     def _completed(self, trial: FrozenTrial) -> tuple[FrozenTrial, Architecture]:
-        """A trial of the storage, with what it lacks written."""
+        """A stored trial, after its missing parameters and attributes were written."""
         full = unsaved_trial(trial.number, trial)
         arch = self._fill(full)
         for slot, distribution in self.slots.items():
@@ -122,14 +122,14 @@ class OptimizeLoop:
         return self.storage.get_trial(trial._trial_id), arch
 
     def _fill(self, trial: FrozenTrial) -> Architecture:
-        """Give a draft its architecture, and that one's costs and constraints."""
+        """Sample the architecture of an unsaved trial, and set its costs and constraints."""
         sample_params(self.study, trial, self.slots, [as_failed(*failure) for failure in self.failures])
         arch = self.problem.space.architecture({slot: trial.params[slot] for slot in self.slots})
         set_costs(trial, arch, self.problem)
         return arch
 
     def _handle(self, pool: LocalPool | RayPool, number: int, report: EvaluationReport) -> None:
-        """Record what a worker says."""
+        """Record a worker's report."""
         trial = self.running[number]
         if report.error:
             self._fail(pool, trial, report)
@@ -144,7 +144,7 @@ class OptimizeLoop:
             pool.resume(number)
 
     def _is_pruned_at(self, trial: FrozenTrial, score: float) -> bool:
-        """Store the next of several scores. An evaluation that is repeated was not pruned where it had gone on before."""
+        """Store an intermediate score and ask the pruner. A repeated evaluation is not pruned before the step it had reached."""
         step = self.steps[trial.number] = self.steps.get(trial.number, -1) + 1
         self.storage.set_trial_intermediate_value(trial._trial_id, step, score)
         known = self.storage.get_trial(trial._trial_id)
@@ -155,29 +155,30 @@ class OptimizeLoop:
 
     def _end(self, trial: FrozenTrial, state: TrialState, score: float | None = None) -> None:
         self._record_failures()
-        self._forget(trial)
-        if state == TrialState.PRUNED:  # as Optuna does: its last score counts
+        self._remove_running(trial)
+        if state == TrialState.PRUNED:  # as in Optuna, the last intermediate value is the score
             known = self.storage.get_trial(trial._trial_id)
-            last = known.intermediate_values.get(known.last_step)
+            step = known.last_step
+            last = None if step is None else known.intermediate_values.get(step)
             score = last if last is not None and math.isfinite(last) else None
         tell(self.study, self.storage.get_trial(trial._trial_id), state, score)
 
     def _fail(self, pool: LocalPool | RayPool, trial: FrozenTrial, report: EvaluationReport) -> None:
-        """Repeat the evaluation, or note that its trial fails.
+        """Retry the evaluation, or count its trial as failed.
 
         Raises:
-            EvaluatorError: the evaluator is broken, not this architecture.
+            EvaluatorError: the evaluator is broken.
         """
         number = trial.number
         if report.broken:
             raise EvaluatorError(f"the evaluator cannot be used: {report.error}; {KEPT}")
         self.attempts[number] = self.attempts.get(number, 0) + 1
-        if report.again and self.attempts[number] <= RETRIES:
+        if report.retryable and self.attempts[number] <= RETRIES:
             self.steps.pop(number, None)
             arch = self.problem.space.architecture({slot: trial.params[slot] for slot in self.slots})
             pool.begin(number, arch)
             return
-        self._forget(trial)
+        self._remove_running(trial)
         self.failures.append((trial, report.error))
         if len(self.failures) >= FAILURES:
             raise self._broken(f"{len(self.failures)} architectures in a row")
@@ -185,7 +186,7 @@ class OptimizeLoop:
     def _record_failures(self, last: bool = False) -> None:
         """
         Raises:
-            EvaluatorError: it is the end, and nothing has succeeded.
+            EvaluatorError: at the end of the search, if no trial has succeeded.
         """
         if last and self.failures and not any(is_scored(trial) for trial in self.study.get_trials(deepcopy=False)):
             raise self._broken("every architecture")
@@ -199,14 +200,14 @@ class OptimizeLoop:
     def _broken(self, what: str) -> EvaluatorError:
         return EvaluatorError(f"the evaluator failed for {what}, the last time with: {self.failures[-1][1]}; {KEPT}")
 
-    def _forget(self, trial: FrozenTrial) -> None:
+    def _remove_running(self, trial: FrozenTrial) -> None:
         del self.running[trial.number]
         self.attempts.pop(trial.number, None)
         self.steps.pop(trial.number, None)
 
 
 def set_costs(trial: FrozenTrial, arch: Architecture, problem: Problem) -> None:
-    """Give a draft its architecture's costs, and how far they exceed the budget."""
+    """Set the attributes and constraints of an unsaved trial: the costs, and their relative excess over the budget."""
     costs = problem.cost.predict(arch)
     runs = math.isfinite(costs.latency_ms)
     trial.user_attrs["choices"] = arch.choices
@@ -219,7 +220,7 @@ def set_costs(trial: FrozenTrial, arch: Architecture, problem: Problem) -> None:
 
 
 def is_ended(trial: FrozenTrial) -> bool:
-    """Whether a trial counts as one of a search's: scored, pruned, or failed because of its architecture."""
+    """Whether a trial counts toward `trials`: complete, pruned, or failed because of its architecture."""
     failed = trial.state == TrialState.FAIL and "error" in trial.user_attrs
     return not is_reused(trial) and (failed or trial.state in (TrialState.COMPLETE, TrialState.PRUNED))
 

@@ -1,4 +1,4 @@
-"""Every trade-off of an additive score against one cost, exactly: dynamic programming over the sites."""
+"""Exact Pareto fronts of a score against one cost, by dynamic programming over the sites."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def pareto(
     pairs: Pairs | None = None,
     points: int = 20,
 ) -> pd.DataFrame:
-    """The architectures that no other one beats in score and in one cost.
+    """The Pareto front of score against one cost.
 
-    With additive scores and no budget the whole front, by merging the sites' choices one after the other and keeping
-    what nothing beats (Nemhauser and Ullmann, 1969). With pairs or a budget, `points` of it: the exact optimum under
+    With additive scores and no budget it is the complete front: sites are merged one by one, and dominated partial
+    architectures dropped (Nemhauser and Ullmann, 1969). With pairs or a budget, `points` of it: the exact optimum under
     bounds on the cost that are spread evenly between the cheapest architecture and the best one.
 
     Returns:
@@ -37,7 +37,7 @@ def pareto(
 
     Raises:
         BudgetError: no architecture meets the budget.
-        TableError: the table does not tell a cost that is bounded or looked at.
+        TableError: the table lacks a cost that is bounded or plotted against.
         ConfigError: `against` is none of latency, memory, params.
     """
     if against not in AGAINST:
@@ -47,7 +47,7 @@ def pareto(
     problem = Problem.build(space, cost, budget)
     utilities, interactions = problem.utilities(scores), problem.interactions(pairs or {})
     if interactions is None and not problem.budget.bounds():
-        codes, proved = _whole(problem, utilities, against), True
+        codes, proved = _whole(problem, utilities, against), np.array(True)
     else:
         codes, proved = _some(problem, utilities, interactions, AGAINST[against], points)
     return _frame(problem, codes, utilities, interactions, AGAINST[against], proved)
@@ -84,7 +84,7 @@ def _merge(problem: Problem, utilities: np.ndarray, costs: np.ndarray, allowed: 
         parent, choice = np.divmod(kept, len(joint))
         total_cost, total_score = cost[kept], score[kept]
         codes = np.concatenate([codes[parent], (joint - problem.start[slots])[choice].astype(codes.dtype)], axis=1)
-    return codes[:, np.argsort(order)]
+    return np.asarray(codes[:, np.argsort(order)])
 
 
 def _canonical_choices(problem: Problem, slots: list[int], allowed: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def _canonical_choices(problem: Problem, slots: list[int], allowed: np.ndarray) 
     fits = np.ones(len(joint), dtype=bool)
     for a, b in itertools.combinations(range(len(slots)), 2):
         fits &= ~problem.conflicts[joint[:, a], joint[:, b]]
-    return joint[fits]
+    return np.asarray(joint[fits])
 
 
 def _some(
@@ -149,7 +149,7 @@ def _frame(
     utilities: np.ndarray,
     interactions: np.ndarray | None,
     name: str,
-    proved: np.ndarray | bool,
+    proved: np.ndarray,
 ) -> pd.DataFrame:
     columns = problem.columns(codes)
     score = utilities[columns].sum(1)

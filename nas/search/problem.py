@@ -1,4 +1,4 @@
-"""The feasible set in numbers: what every solver and sampler of this package works on."""
+"""A search as arrays: choices, costs and constraints, the input of every solver and sampler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Problem:
     architecture is one column per slot.
 
     Attributes:
-        space, cost, budget: what it was made from.
+        space, cost, budget: the arguments of `build`.
         start: `(slots + 1,)`, the first column of each slot.
         slot: `(D,)`, the slot of each column.
         latency_ms, params, weights_mb, peak_mb: `(D,)`, the cost terms of each column; latency is finite where allowed.
@@ -53,7 +53,7 @@ class Problem:
         """Gather the arrays and drop the columns that cannot be in any feasible architecture.
 
         Raises:
-            TableError: the budget bounds a cost that the table cannot tell.
+            TableError: the budget bounds a cost that the table does not have.
             BudgetError: the text encoder and the decoder alone take longer than a clip may.
         """
         budget = budget or Budget()
@@ -90,15 +90,15 @@ class Problem:
 
     def columns(self, codes: np.ndarray) -> np.ndarray:
         """Codes `(..., slots)` as columns."""
-        return np.asarray(codes, dtype=np.intp) + self.start[:-1]
+        return np.asarray(codes + self.start[:-1], dtype=np.intp)
 
     def codes(self, columns: np.ndarray) -> np.ndarray:
-        return np.asarray(columns, dtype=np.intp) - self.start[:-1]
+        return np.asarray(columns - self.start[:-1], dtype=np.intp)
 
     def feasible(self, codes: np.ndarray) -> np.ndarray:
         """Which of the codes `(N, slots)` are canonical, run on the device, and are within the budget: bool `(N,)`.
 
-        The cost model has the last word, so that nothing here can disagree with it by a rounding error.
+        Costs come from the cost model, so that the result does not differ from it by rounding errors.
         """
         codes = np.atleast_2d(codes)
         costs = self.cost.predict_many(codes)
@@ -106,7 +106,7 @@ class Problem:
         columns = self.columns(codes)
         for i, j in zip(*np.nonzero(self._adjacent)):
             fits &= ~self.conflicts[columns[:, i], columns[:, j]]
-        return fits
+        return np.asarray(fits)
 
     @cached_property
     def _adjacent(self) -> np.ndarray:
@@ -144,18 +144,18 @@ class Problem:
 
     def _column(self, slot: str, choice: str, where: str) -> int:
         if slot not in self.space.slots:
-            raise SpaceError(f"{where}: no slot '{slot}'{suggestion(slot, self.space.slots)}")
+            raise SpaceError(f"{where}: unknown slot '{slot}'{suggestion(slot, self.space.slots)}")
         choices = self.space.slots[slot]
         if choice not in choices:
-            raise SpaceError(f"{where}: slot '{slot}' offers no '{choice}'{suggestion(choice, choices)}")
+            raise SpaceError(f"{where}: slot '{slot}' has no choice '{choice}'{suggestion(choice, choices)}")
         return int(self.start[list(self.space.slots).index(slot)]) + choices.index(choice)
 
     def least(self, values: np.ndarray) -> np.ndarray:
-        """`(slots,)`: the least of `values (D,)` that each slot can still take; infinite where nothing is left."""
+        """`(slots,)`: the minimum of `values (D,)` over the allowed columns of each slot; infinite without any."""
         return np.minimum.reduceat(np.where(self.allowed, values, np.inf), self.start[:-1])
 
     def _prune(self) -> None:
-        """Drop columns that break a bound even when every other slot takes its least, until nothing changes."""
+        """Remove columns that exceed a bound even if all other slots take their minimum, until none is left."""
         while np.logical_or.reduceat(self.allowed, self.start[:-1]).all():
             fits = self.allowed.copy()
             for values, base, limit in (
@@ -174,7 +174,7 @@ class Problem:
 
 
 def _conflicts(space: SearchSpace, sizes: np.ndarray) -> np.ndarray:
-    """What canonical form rules out: `none` before a layer at one site, where the two could change places."""
+    """Pairs excluded by the canonical form: `none` before a layer at one site, if the two could be swapped."""
     start = np.concatenate([[0], np.cumsum(sizes)])
     index = {slot: i for i, slot in enumerate(space.slots)}
     conflicts = np.zeros((start[-1], start[-1]), dtype=bool)

@@ -1,4 +1,4 @@
-"""What a search found: the best architecture, the front, and why each slot chose what it chose."""
+"""The result of a search: its trials as a frame, the best architectures, the Pareto front, importances."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ COSTS = ("latency_ms", "memory_mb", "params")
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A study of architectures, read.
+    """A study of architectures.
 
     Attributes:
         study: the Optuna study; everything else here is computed from it.
-        space, cost, budget: what was searched.
+        space, cost, budget: the arguments of the search.
     """
 
     study: optuna.Study
@@ -51,12 +51,12 @@ class Result:
 
     @property
     def failures(self) -> list[str]:
-        """Why each trial failed whose evaluation did, in order."""
+        """The errors of failed trials, in order."""
         return [t.user_attrs["error"] for t in self._trials(TrialState.FAIL) if "error" in t.user_attrs]
 
     @property
     def reused(self) -> int:
-        """How many scores come from another study of the storage, with the same evaluator and another budget or table."""
+        """Number of scores taken from a study with the same evaluator and another budget or table."""
         return sum(is_reused(trial) for trial in self._trials(TrialState.COMPLETE))
 
     def _trials(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
@@ -77,7 +77,7 @@ class Result:
         if frame.empty:
             raise BudgetError(
                 f"search: none of the {len(self.frame)} finished trials is within {self.budget}; "
-                "run more trials, or take the sampler 'budget' or one with '+repair', which propose nothing else"
+                "run more trials, or use the sampler 'budget' or one with '+repair', which propose only such architectures"
             )
         best = frame.drop_duplicates(slots)[slots].head(k)
         return [self.space.architecture(choices) for choices in best.to_dict("records")]

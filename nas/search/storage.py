@@ -1,4 +1,4 @@
-"""Where a study is kept: an Optuna journal or a database; opened, mended, locked, and read with suspicion."""
+"""Storages of studies: Optuna journals and databases, opened, repaired, locked and validated."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import FIXES, ConfigError, NasError
 from nas.spaces import SearchSpace
 
-KEPT = "what finished is kept, run again to go on"
+KEPT = "what finished is kept; run again to resume"
 
 
 class StorageError(NasError, RuntimeError):
@@ -33,10 +35,10 @@ class StorageError(NasError, RuntimeError):
 def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
     """An Optuna storage from an RDB URL or the path of a journal file; in memory for None.
 
-    A last journal line that a crash or a full disk tore is dropped: Optuna could not read past it.
+    Incomplete last lines of a journal, left by a crash or a full disk, are dropped: Optuna cannot read past them.
 
     Raises:
-        ConfigError: it cannot be opened, or is no journal.
+        ConfigError: it cannot be opened, or is not a journal.
     """
     if storage is None:
         return optuna.storages.InMemoryStorage()
@@ -48,7 +50,7 @@ def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; give the storage a file name, such as {path / 'study.journal'}")
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{path}: is no regular file, and so no study's journal; give another --storage")
+        raise ConfigError(f"{path}: not a regular file; give another --storage")
     with storage_errors(storage):
         path.parent.mkdir(parents=True, exist_ok=True)
         backend = Journal(path)
@@ -57,9 +59,9 @@ def open_storage(storage: str | Path | None) -> optuna.storages.BaseStorage:
         return optuna.storages.JournalStorage(backend)
     except NasError:
         raise
-    except Exception as error:  # Optuna checks nothing of what it reads
+    except Exception as error:  # Optuna does not validate what it reads
         raise ConfigError(
-            f"{path}: a broken journal of a study ({one_line(error)}); restore it, or give another --storage"
+            f"{path}: a broken journal ({one_line(error)}); restore it, or give another --storage"
         ) from None
 
 
@@ -75,7 +77,7 @@ def storage_file(storage: str | Path | None) -> Path | None:
     return Path(found[1]) if found and found[1] != ":memory:" and not found[1].startswith("file:") else None
 
 
-# -- what may be printed ------------------------------------------------------------------------------------------------
+# -- messages without passwords ------------------------------------------------------------------------------------------------
 
 
 _USER = re.compile(r"(:/{1,2}[^:/?#\s@]*:)[^\s'\"]*@")
@@ -83,7 +85,7 @@ _FIELD = re.compile(r"((?:pass|pwd|secret|token|key)\w*\s*=\s*)[^&\s'\",;)]+", r
 
 
 def without_password(storage: str | Path | None) -> str:
-    """A storage as it may be printed: a URL without its password."""
+    """The storage for messages: a URL with its password masked."""
     return (
         _FIELD.sub(r"\1***", _USER.sub(r"\1***@", str(storage)))
         if "://" in str(storage) or "@" in str(storage)
@@ -92,7 +94,7 @@ def without_password(storage: str | Path | None) -> str:
 
 
 def _reason(error: BaseException, storage: str | Path | None) -> str:
-    """The first line of an error without the passwords of the storage's URL."""
+    """The first line of an error, with the passwords of the storage's URL masked."""
     text = next(iter(str(error).splitlines()), "") or type(error).__name__
     for pattern in (r":/{1,2}[^:/?#\s@]*:([^\s'\"]*)@", r"(?i)[?&]\w*(?:pass|pwd|secret|token|key)\w*=([^&\s]+)"):
         for secret in re.findall(pattern, str(storage)):
@@ -107,10 +109,10 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def storage_errors(storage: str | Path | None) -> Iterator[None]:
-    """Turn what the system, Optuna or a database raises about the storage into one line, without its password.
+    """Turn errors of the system, Optuna or a database into a one-line error without the password.
 
     Raises:
-        StorageError: whatever was raised, but for errors of this library.
+        StorageError: for OSError and errors of Optuna's storage or SQLAlchemy.
     """
     message = ""
     try:
@@ -121,14 +123,14 @@ def storage_errors(storage: str | Path | None) -> Iterator[None]:
         if not type(error).__module__.startswith("sqlalchemy"):
             raise
         message = _message(error, storage)
-    if message:  # outside, so that no exception that holds the URL stays attached
+    if message:  # raised here, so that no exception with the URL is chained
         raise StorageError(message)
 
 
 def _message(error: Exception, storage: str | Path | None) -> str:
     if isinstance(error, OSError):
-        fix = FIXES.get(error.errno, "give another --storage")
-        return f"{error.filename or without_password(storage)}: the study cannot be kept here: {error.strerror or error}; {fix}; {KEPT}"
+        fix = FIXES.get(error.errno or 0, "give another --storage")
+        return f"{error.filename or without_password(storage)}: the study cannot be written: {error.strerror or error}; {fix}; {KEPT}"
     cause = error.__cause__ or error
     return f"{without_password(storage)}: the study's database failed ({_reason(cause, storage)}); {KEPT}"
 
@@ -137,7 +139,7 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
     reason = ""
     try:
         return optuna.storages.get_storage(url)
-    except Exception as error:  # whatever SQLAlchemy or a driver raises
+    except Exception as error:  # of any type that SQLAlchemy or a database driver raises
         reason = _reason(error, url)
     raise ConfigError(f"{without_password(url)}: cannot be opened ({reason}); give a journal file or another --storage")
 
@@ -145,8 +147,8 @@ def _open_database(url: str) -> optuna.storages.BaseStorage:
 # -- the journal --------------------------------------------------------------------------------------------------------
 
 
-class Journal(optuna.storages.journal.JournalFileBackend):
-    """Optuna's journal file; a line that does not reach the disk whole is taken back."""
+class Journal(JournalFileBackend):
+    """Optuna's journal file; an incompletely written line is removed again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -168,15 +170,15 @@ class Journal(optuna.storages.journal.JournalFileBackend):
             finally:
                 os.close(file)
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         with storage_errors(self.path):
             yield from super().read_logs(log_number_from)
 
     def drop_torn_lines(self) -> None:
-        """Drop last lines that are torn or garbled, and check the form of all others.
+        """Drop incomplete or garbled last lines, and check all others.
 
         Raises:
-            ConfigError: the file is no journal, or a line in its middle is broken.
+            ConfigError: the file is not a journal, or another line is broken.
         """
         with get_lock_file(self._lock):
             data = self.path.read_bytes()
@@ -201,18 +203,18 @@ class Journal(optuna.storages.journal.JournalFileBackend):
 
 
 def _is_entry(line: bytes) -> bool:
-    """Whether a line is a whole entry of an Optuna journal, by its form."""
+    """Whether a line is a complete entry of an Optuna journal."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    known = set(int(operation) for operation in optuna.storages.journal._storage.JournalOperation)
+    known = {int(operation) for operation in JournalOperation}
     fields = isinstance(entry, dict) and type(entry.get("op_code")) is int and isinstance(entry.get("worker_id"), str)
     return fields and entry["op_code"] in known and line.endswith(b"\n")
 
 
 def _may_be_torn(data: bytes) -> bool:
-    """Whether a file without one whole entry may be what is left of a journal's first."""
+    """Whether a file without a complete entry may be the incomplete first entry of a journal."""
     return not data.strip(b"\0") or (b"\n" not in data and b'{"op_code":'.startswith(data[:11]))
 
 
@@ -222,9 +224,9 @@ def _write(file: int, data: bytes) -> None:
 
 
 class _FileLock(BaseJournalFileLock):
-    """A lock that the kernel drops when its holder is killed; Optuna's own outlives it for 30 s.
+    """A lock that the kernel releases when its holder is killed; Optuna's stays for 30 s.
 
-    Where the filesystem refuses such locks (some NFS), Optuna's own is taken, a symbolic link.
+    On filesystems without such locks (some NFS) it falls back to Optuna's, a symbolic link.
     """
 
     def __init__(self, path: Path) -> None:
@@ -241,12 +243,12 @@ class _FileLock(BaseJournalFileLock):
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EROFS):
                     raise
-                self.handle = os.open(self.path, os.O_RDONLY)  # enough to look at it
+                self.handle = os.open(self.path, os.O_RDONLY)  # enough for reading
             if self.link is None:
                 try:
                     fcntl.flock(self.handle, fcntl.LOCK_EX)
                 except OSError:
-                    self.link = optuna.storages.journal.JournalFileSymlinkLock(self.path)
+                    self.link = JournalFileSymlinkLock(self.path)
             if self.link is not None:
                 self.link.acquire()
         except BaseException:
@@ -268,14 +270,14 @@ class _FileLock(BaseJournalFileLock):
         self.threads.release()
 
 
-# -- what a study may hold ----------------------------------------------------------------------------------------------
+# -- validation ----------------------------------------------------------------------------------------------
 
 
 def check_trials(study: optuna.Study, space: SearchSpace, where: str) -> None:
-    """Optuna reads numbers and attributes as they stand; refuse what is none.
+    """Validate the trials of a study, which Optuna does not.
 
     Raises:
-        ConfigError: a trial's score, step, parameter or attribute has the wrong type; the text names it.
+        ConfigError: a trial's score, step, parameter or attribute has the wrong type.
     """
     here = f"{where}: study '{study.study_name}'"
     fix = "restore the storage, or give another one"
@@ -288,7 +290,7 @@ def check_trials(study: optuna.Study, space: SearchSpace, where: str) -> None:
                 raise ConfigError(f"{here}: trial {number}: {what}: cannot be {_short(value)}; {fix}")
     except NasError:
         raise
-    except Exception as error:  # a type that even the checks do not expect
+    except Exception as error:  # of a type that the checks do not expect
         raise ConfigError(f"{here}: broken ({one_line(error)}); {fix}") from None
 
 
@@ -309,7 +311,7 @@ def _suspicious(trial: FrozenTrial, space: SearchSpace) -> Iterable[tuple[str, A
             yield "score", value
     for step, value in trial.intermediate_values.items():
         if not isinstance(step, int) or not (_is_number(value) or (isinstance(value, float) and math.isnan(value))):
-            yield "scores in between", {step: value}
+            yield "intermediate values", {step: value}
     texts = {"error": trial.user_attrs.get("error", ""), "reused": trial.user_attrs.get("reused", "")}
     for name, value in texts.items():
         if not isinstance(value, str):

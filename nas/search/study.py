@@ -1,4 +1,4 @@
-"""A search, begun or continued: everything that it finds is in an Optuna storage."""
+"""Run or resume a search as an Optuna study, and re-evaluate its best architectures."""
 
 from __future__ import annotations
 
@@ -43,40 +43,42 @@ def run(
 ) -> Result:
     """Search for the architecture within the budget that the evaluator scores highest.
 
-    A study that is already in the storage is continued: `trials` counts ended trials, those of earlier runs too. Trials
-    that ran when the search was killed are evaluated again, under their own numbers. With another budget or another table,
-    and the same evaluator, a study of its own is begun in the storage with the scores that are known, and `trials` new ones.
+    A study in the storage is resumed: `trials` includes the finished trials of earlier runs, and trials interrupted by
+    a kill are evaluated again under their own numbers. With another budget or table and the same evaluator, a separate
+    study with the known scores is created in the storage, and `trials` counts its new trials.
 
-    What an evaluation may come to:
+    Outcomes of an evaluation:
 
     - a finite number: the score;
-    - -inf, or `optuna.TrialPruned` raised: the architecture is not worth a score. The trial is pruned, and counts;
-    - an error raised, or a worker that dies: the evaluation is repeated twice, then the trial fails. So it does at once
-      for None, NaN, infinity or what is no number. A failed trial counts, is no candidate, and is not proposed again by
-      the samplers of this library; `Result.failures` has the reasons;
-    - 10 failures in a row, or nothing but failures: the evaluator is taken to be broken and the search ends. Those
-      failures are not recorded; the next search evaluates their architectures again.
+    - -inf, or `optuna.TrialPruned` raised: the trial is pruned, and counts;
+    - an exception, or a worker that dies: two retries, then the trial fails. None, NaN, infinity and anything else that
+      is not a number fail at once. A failed trial counts, and the samplers of this library do not propose its
+      architecture again; `Result.failures` has the reasons;
+    - 10 consecutive failures, or failures only: the evaluator is assumed to be broken and the search ends. These
+      failures are not recorded; the next run evaluates their architectures again.
 
     Args:
-        evaluator: `Architecture -> float`, higher is better. A generator of scores may be pruned in between. Its attribute
-            `identity`, a text, says what makes its scores comparable; else see `nas.search.identity.evaluator_identity`.
-        sampler: a name of `nas.search.samplers.SAMPLERS`, with `+repair` if wanted, or an Optuna sampler.
+        evaluator: `Architecture -> float`, higher is better, or a generator of intermediate scores for the pruner. Its
+            string attribute `identity` tells which evaluators have comparable scores; the default is
+            `nas.search.identity.evaluator_identity`.
+        trials: number of trials in total.
+        sampler: a name in `nas.search.samplers.SAMPLERS`, optionally with the suffix `+repair`, or an Optuna sampler.
         storage: a journal file, an Optuna RDB URL (`sqlite:///...`), or None to keep the study in memory.
-        workers: evaluations at once. One runs in this process; several are actors on Ray.
-        seed: with one worker and a sampler by name, the search is reproducible, whether or not it was interrupted.
-        name: of the study in the storage.
-        pruner: for evaluators that yield scores at growing fidelity.
-        address: of an existing Ray cluster; None starts Ray on this machine when there are several workers.
-        gpus: per worker.
-        join: share the study with other searches that run on it now; together they end `trials` trials. On a database
-            server, where searches do not see one another, all of them must say so.
+        workers: number of concurrent evaluations. One runs in this process, several are Ray actors.
+        seed: with one worker and a named sampler the search is reproducible, whether or not it was interrupted.
+        name: the study's name in the storage.
+        pruner: for evaluators that yield intermediate scores.
+        address: address of a Ray cluster; None starts Ray on this machine if there are several workers.
+        gpus: GPUs per worker.
+        join: share the study with other running searches; together they run `trials` trials. On a database server,
+            where searches cannot detect one another, all of them must set it.
 
     Raises:
-        BudgetError: no architecture meets the budget; the text names the cheapest one.
-        ConfigError: the storage holds a study of another space or evaluator, or is broken; or an unknown sampler.
+        BudgetError: no architecture meets the budget; the message names the cheapest one.
+        ConfigError: the study has another space or evaluator, or is broken; or an unknown sampler.
         EvaluatorError: the evaluator is broken.
-        LockedError: another search runs on the same file, and `join` is not set.
-        StorageError: the storage failed, such as on a full disk; what finished is kept.
+        LockedError: another search uses the same file, and `join` is not set.
+        StorageError: the storage failed, such as on a full disk; finished trials are kept.
     """
     problem = Problem.build(space, cost, budget)
     return _search(problem, evaluator, trials, sampler, storage, name, seed, pruner, join, workers, address, gpus)
@@ -131,9 +133,9 @@ def reevaluate_top_k(
     gpus: float = 0.0,
     join: bool = False,
 ) -> Result:
-    """Score the `k` best architectures of a search again with a better evaluator, such as training each for a while.
+    """Evaluate the `k` best architectures of a search with a better evaluator, such as brief training.
 
-    Its own study, `name`, in the same kind of storage, and resumed like any other. `reevaluate_top_k(...).best` is the choice.
+    This is a study of its own, `name`, and is resumed like any other. `reevaluate_top_k(...).best` is the final choice.
     """
     problem = Problem.build(result.space, result.cost, result.budget)
     listed = ArchitectureListSampler(result.top(k), problem)
@@ -141,13 +143,13 @@ def reevaluate_top_k(
 
 
 class ArchitectureListSampler(optuna.samplers.BaseSampler):
-    """Proposes given architectures in turn."""
+    """Proposes the architectures of a list, in order."""
 
     def __init__(self, architectures: list[Architecture], problem: Problem) -> None:
         self.choices, self.problem = [architecture.choices for architecture in architectures], problem
 
     def trials(self, loop: OptimizeLoop) -> int:
-        """How many trials the study has ended when each architecture of the list has been evaluated."""
+        """Number of finished trials once every architecture of the list has been evaluated."""
         ended = [trial.params for trial in loop.study.get_trials(deepcopy=False) if is_ended(trial)]
         others = [trial for trial in loop.left if trial.params not in self.choices]
         return len(ended) + len(others) + sum(choices not in ended for choices in self.choices)
@@ -163,4 +165,4 @@ class ArchitectureListSampler(optuna.samplers.BaseSampler):
         return next((choices for choices in self.choices if choices not in begun), self.choices[0])
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
-        raise RuntimeError(f"no listed architecture has the parameter '{name}'")
+        raise RuntimeError(f"the architectures of the list have no parameter '{name}'")

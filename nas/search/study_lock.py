@@ -1,4 +1,4 @@
-"""Who searches a study: one process, unless others join it on purpose."""
+"""Lock of a study's file: one search at a time, unless others join."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ from pathlib import Path
 from nas.locks import HELD, LockedError, output_lock
 from nas.search.storage import storage_file
 
+JOINED, START = "joined", "start"
+"""Lock files: held by every search that joined; held while one starts a trial."""
+
 
 class StudyLock:
-    """One search's hold on the storage of its study.
+    """A search's lock on the file of its study.
 
     Attributes:
-        exclusive: no other search was alive at the start; trials that run are what a killed one left.
+        exclusive: no other search was running at the start; trials in the state RUNNING were left by a killed one.
     """
 
-    def __init__(self, path: Path | None, join: bool, exclusive: bool) -> None:
-        self.path, self.join, self.exclusive = path, join, exclusive
-        self.joined = None if path is None else _beside(path, "joined")
-        self.handle: int | None = None
+    def __init__(self, path: Path | None, join: bool, exclusive: bool, handle: int | None = None) -> None:
+        self.path, self.join, self.exclusive, self._handle = path, join, exclusive, handle
 
     def is_shared(self) -> bool:
         """Whether other searches may have joined."""
-        return self.join if self.path is None else self.join or self.joined.exists()
+        return self.join or (self.path is not None and _beside(self.path, JOINED).exists())
 
     @contextlib.contextmanager
     def starting_trial(self) -> Iterator[None]:
-        """Inside, no other search of this study begins a trial, so that together they begin no more than asked for."""
-        if not self.is_shared():
+        """Inside, no other search of this study starts a trial, so that together they do not exceed `trials`."""
+        if self.path is None or not self.is_shared():
             yield
             return
-        if self.path is None:
-            yield
-            return
-        handle = _lock(_beside(self.path, "start"), shared=False, wait=True)
+        handle = _lock(_beside(self.path, START), shared=False, wait=True)
         try:
             yield
         finally:
-            os.close(handle)
+            if handle is not None:
+                os.close(handle)
 
     def allow_joins(self) -> None:
-        """Searches may join from now on: what a killed one left has been read."""
-        if self.exclusive and self.handle is not None:
-            _remove(self.joined, self.handle)
-            self.handle = None
+        """Let other searches join, once the trials of a killed one have been read."""
+        if self.exclusive and self.path is not None and self._handle is not None:
+            _remove(_beside(self.path, JOINED), self._handle)
+            self._handle = None
 
     def close(self) -> None:
         if self.path is None:
             return
-        if self.handle is not None:
-            os.close(self.handle)
-        if self.joined.exists() and (handle := _lock(self.joined, shared=False, wait=False)) is not None:
-            _remove(_beside(self.path, "start"))
-            _remove(self.joined, handle)
+        if self._handle is not None:
+            os.close(self._handle)
+        joined = _beside(self.path, JOINED)
+        if joined.exists() and (handle := _lock(joined, shared=False, wait=False)) is not None:
+            _remove(_beside(self.path, START))
+            _remove(joined, handle)
 
 
 @contextlib.contextmanager
 def lock_study(storage: str | Path | None, join: bool) -> Iterator[StudyLock]:
-    """Keep other searches from the study's file inside the block, but for those that join.
+    """Lock a study's file inside the block; only searches with `join` may share it.
 
-    A study on a database server is not locked.
+    A study in memory or on a database server is not locked.
 
     Raises:
         LockedError: another search holds it, and `join` is not set.
@@ -80,12 +80,11 @@ def lock_study(storage: str | Path | None, join: bool) -> Iterator[StudyLock]:
             if not join:
                 raise LockedError(f"{error}, or join it with --join (join=True)") from None
             first = False
-        joined = _beside(path, "joined")
+        joined = _beside(path, JOINED)
         handle = _lock(joined, shared=not first, wait=not first)
         if handle is None and not join:
             raise LockedError(f"{path}: searches that joined it still run; wait for them, or join them with --join")
-        lock = StudyLock(path, join, exclusive=first and handle is not None)
-        lock.handle = handle
+        lock = StudyLock(path, join, exclusive=first and handle is not None, handle=handle)
         stack.callback(lock.close)
         yield lock
 
@@ -95,9 +94,9 @@ def _beside(path: Path, name: str) -> Path:
 
 
 def _lock(path: Path, shared: bool, wait: bool) -> int | None:
-    """The handle of a lock on a file that is created for it; None if another process holds it.
+    """The descriptor of a locked file, created if it is missing; None if another process holds the lock.
 
-    Where the filesystem does not lock, the handle is returned all the same; `output_lock` has warned.
+    On filesystems without locks the descriptor is returned, too; `output_lock` has warned.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -110,7 +109,7 @@ def _lock(path: Path, shared: bool, wait: bool) -> int | None:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(path), os.fstat(handle)):
                 return handle
-        os.close(handle)  # its last holder has just removed it
+        os.close(handle)  # removed by its last holder meanwhile
 
 
 def _remove(path: Path, handle: int | None = None) -> None:

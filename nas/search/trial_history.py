@@ -1,4 +1,4 @@
-"""The trials of a study as arrays: what samplers and results read."""
+"""The trials of a study as arrays, for samplers and results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nas.spaces import SearchSpace
 
 @dataclass(frozen=True)
 class TrialHistory:
-    """Trials of a study that are architectures of a search space; any other trial is left out.
+    """The trials of a study that are architectures of one search space.
 
     Attributes:
         codes: `(N, slots)` of the finished ones, in canonical form.
-        values: `(N, objectives)`, turned so that higher is better.
+        values: `(N, objectives)`, negated where the study minimizes: higher is better.
         pending: `(M, slots)` of those still running.
         failed: `(K, slots)` of those that have no score: their evaluation failed, or they were pruned before it.
     """

@@ -1,8 +1,7 @@
-"""Where evaluators run: in this process for one worker, as Ray actors for several.
+"""Worker pools that run evaluators: this process for one worker, Ray actors for several.
 
-Both pools have the same four methods, so the driver in `nas.search.study` knows one way to wait for a score.
-An evaluator that returns a generator of scores at growing fidelity is resumed step by step, so that the driver can
-prune it in between.
+Both pools have the same methods. An evaluator that returns a generator of intermediate scores is advanced step by step,
+so that its trial can be pruned.
 """
 
 from __future__ import annotations
@@ -20,33 +19,31 @@ from nas.errors import ConfigError, MissingDependency, NasError, SpaceError
 from nas.spaces import Architecture
 
 CONNECT_S = 5.0
-"""How long a Ray cluster may take to answer at its address; Ray itself would wait for two minutes."""
+"""Connection timeout for a Ray cluster's address; Ray itself waits for two minutes."""
 
 Evaluator = Callable[[Architecture], "float | Generator[float, None, None]"]
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What a worker says of a trial: a score, the last one when `final`; that it is pruned; or an error.
+    """The outcome of one step of an evaluation: a score (`final` or intermediate), pruned, or an error.
 
     Attributes:
-        pruned: the evaluator says that the architecture is not worth a score.
-        again: the same evaluation may succeed another time.
-        lost: the worker died.
-        broken: what every other architecture would meet as well, such as a package that is not installed.
+        pruned: the evaluator raised `TrialPruned` or returned -inf.
+        retryable: a repeated evaluation may succeed.
+        broken: the error does not depend on the architecture, such as a package that is not installed.
     """
 
     score: float = float("nan")
     final: bool = True
     error: str = ""
     pruned: bool = False
-    again: bool = False
-    lost: bool = False
+    retryable: bool = False
     broken: bool = False
 
 
 class Worker:
-    """Runs one evaluation at a time; the class of the Ray actors, too."""
+    """Runs one evaluation at a time, in this process or as a Ray actor."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
@@ -54,15 +51,16 @@ class Worker:
         self.last: Any = None
 
     def begin(self, arch: Architecture) -> EvaluationReport:
-        """Of a score, or of the first of several."""
+        """Start an evaluation; the report of its score, or of the first of several."""
         return self._report(lambda: self._begin(arch))
 
     def resume(self) -> EvaluationReport:
-        """Of the next of several scores; of the last one again, when there is no other."""
+        """The report of the next score of a generator; of the last one again, as final, at its end."""
         return self._report(self._resume)
 
     def stop(self) -> None:
-        self.steps.close()
+        if self.steps is not None:
+            self.steps.close()
 
     def _begin(self, arch: Architecture) -> tuple[Any, bool]:
         self.last = None
@@ -73,6 +71,8 @@ class Worker:
         return answer, True
 
     def _resume(self) -> tuple[Any, bool]:
+        if self.steps is None:
+            raise RuntimeError("no evaluation was started")
         try:
             self.last = next(self.steps)
         except StopIteration:
@@ -89,32 +89,31 @@ class Worker:
         except (Exception, SystemExit) as error:
             if is_pruned(error):
                 return EvaluationReport(pruned=True)
-            return EvaluationReport(error=describe(error), again=True)
+            return EvaluationReport(error=describe(error), retryable=True)
 
 
 def is_pruned(error: BaseException) -> bool:
-    """Whether it is `optuna.TrialPruned`, which a worker need not import."""
+    """Whether it is `optuna.TrialPruned`; workers need not import Optuna."""
     return any(kind.__module__.startswith("optuna.") and kind.__name__ == "TrialPruned" for kind in type(error).__mro__)
 
 
 def read_score(answer: Any, final: bool = True) -> EvaluationReport:
-    """What an evaluator's answer means.
+    """The report of an evaluator's return value.
 
-    A finite number (also of NumPy, or a tensor of one) is a score. -inf says that the architecture is not worth a score:
-    it is pruned. None, NaN and infinity say that the evaluation failed, as does anything that is no number; it is not
-    repeated.
+    A finite number (NumPy scalars and zero-dimensional tensors included) is a score, and -inf prunes the trial. None,
+    NaN, infinity and anything that is not a number are errors, which are not retried.
     """
     if answer is None:
         return EvaluationReport(error="the score is None")
     kind = str(getattr(answer, "dtype", ""))
     no_number = isinstance(answer, bool | str | bytes | complex) or "bool" in kind or "complex" in kind
-    if no_number or getattr(answer, "ndim", 0) or not hasattr(answer, "__float__"):
+    if no_number or int(getattr(answer, "ndim", 0)) > 0 or not hasattr(answer, "__float__"):
         shown = " ".join(repr(answer).split())[:60]
-        return EvaluationReport(error=f"the score is no number but {type(answer).__name__} {shown}")
+        return EvaluationReport(error=f"the score must be a number, not {type(answer).__name__} {shown}")
     try:
         score = float(answer)
     except (TypeError, ValueError, OverflowError) as error:
-        return EvaluationReport(error=f"the score is no number: {describe(error)}")
+        return EvaluationReport(error=f"the score must be a number: {describe(error)}")
     if score == -math.inf:
         return EvaluationReport(pruned=True)
     if not math.isfinite(score):
@@ -123,7 +122,7 @@ def read_score(answer: Any, final: bool = True) -> EvaluationReport:
 
 
 class LocalPool:
-    """One worker: this process. An evaluation runs while the driver waits for it."""
+    """One worker: this process. `wait` runs the evaluation."""
 
     workers = 1
 
@@ -141,7 +140,9 @@ class LocalPool:
         self.worker.stop()
 
     def wait(self) -> tuple[int, EvaluationReport]:
-        """The next trial that has something to say, and what."""
+        """The number of the next trial with a report, and the report."""
+        if self.task is None:
+            raise RuntimeError("no evaluation was started")
         trial, task = self.task
         return trial, task()
 
@@ -152,7 +153,7 @@ class LocalPool:
 class RayPool:
     """Actors on a Ray cluster: one that this process starts, or an existing one by its address.
 
-    An actor that dies is replaced; its trial is reported as lost. The evaluator is pickled once into the object store.
+    An actor that dies is replaced, and its trial reported as a retryable error. The evaluator is pickled once.
 
     Args:
         workers: how many evaluations run at once.
@@ -175,8 +176,8 @@ class RayPool:
                 ray.init(address=address, log_to_driver=True, logging_level="warning", configure_logging=False, **local)
             except (OSError, ValueError, RuntimeError) as error:
                 raise ConfigError(
-                    f"no Ray cluster at '{address}' ({describe(error)}); start one with 'ray start --head', or leave "
-                    "the address out to run on this machine"
+                    f"no Ray cluster at '{address}' ({describe(error)}); start one with 'ray start --head', or omit "
+                    "the address to run on this machine"
                 ) from None
         resources = ray.cluster_resources()
         if gpus * workers > resources.get("GPU", 0):
@@ -204,16 +205,16 @@ class RayPool:
         self.idle.append(actor)
 
     def wait(self) -> tuple[int, EvaluationReport]:
-        """The next trial that has something to say, and what."""
+        """The number of the next trial with a report, and the report."""
         ready, _ = self.ray.wait(list(self.tasks), num_returns=1)
         trial = self.tasks.pop(ready[0])
         try:
             report = self.ray.get(ready[0])
         except self.ray.exceptions.RayActorError as error:
             self.busy[trial] = self.actor.remote(self.evaluator)
-            report = EvaluationReport(error=describe(error), again=True, lost=True)
+            report = EvaluationReport(error=describe(error), retryable=True)
         except self.ray.exceptions.RayTaskError as error:
-            report = EvaluationReport(error=describe(error.cause or error), again=True)
+            report = EvaluationReport(error=describe(error.cause or error), retryable=True)
         if report.final:
             self.idle.append(self.busy.pop(trial))
         return trial, report
@@ -231,8 +232,8 @@ class RayPool:
 def _check_reachable(address: str) -> None:
     """
     Raises:
-        OSError: nothing answers where an address with a host and a port points.
-        ValueError: its port is no port.
+        OSError: nothing listens at the host and port.
+        ValueError: an invalid port.
     """
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:

@@ -1,4 +1,4 @@
-"""Run a search in forked processes, each killed a little later than the one before; print how many were.
+"""Run a search in forked processes, each killed a little later than the one before; print the number of kills.
 
 python killed_search.py SAMPLER STORAGE TRIALS
 """
@@ -18,7 +18,7 @@ from nas.search import run
 
 def main(sampler: str, storage: str, trials: int) -> None:
     search = small()
-    run(*search, trials=2, sampler=sampler, seed=3)  # everything is imported
+    run(*search, trials=2, sampler=sampler, seed=3)  # imports everything
     kills, delay = 0, 0.002
     while True:
         child = os.fork()
@@ -36,7 +36,7 @@ def main(sampler: str, storage: str, trials: int) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         kills += 1
-        delay = delay * 1.15 + 0.003
+        delay = delay * 1.4 + 0.005
 
 
 if __name__ == "__main__":

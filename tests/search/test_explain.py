@@ -10,7 +10,7 @@ from tests.support.instances import make
 
 def test_values_of_choices_are_recovered():
     space, cost, budget, table = make(0, 6, 4)
-    result = run(space, cost, table, budget, trials=60)
+    result = run(space, cost, table, budget, trials=40)
     frame = explain(result)
     assert dict(frame[frame["chosen"]][["slot", "choice"]].to_numpy()) == result.best.choices
     layers = frame[frame["choice"] != "none"]

@@ -1,4 +1,4 @@
-"""Several workers: actors on Ray, each of which may die."""
+"""Ray workers, each of which may die."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import time
 
 import optuna
 import pytest
-from test_study import check_after_kill, driver, finished, wait_for
+from test_study import check_after_kill, finished, start_search, wait_for
 
 from nas.errors import ConfigError
 from nas.search import open_storage, run
@@ -42,21 +42,21 @@ class Together:
 
 def test_two_workers_work_at_once_and_a_dead_one_is_replaced(tmp_path):
     space, cost, budget, table = make(0, 6, 4)
-    study = run(space, cost, Together(table, tmp_path), budget, trials=20, workers=2).study
+    study = run(space, cost, Together(table, tmp_path), budget, trials=8, workers=2).study
     states = [trial.state.name for trial in study.trials]
-    assert states == ["COMPLETE"] * 20  # the trial whose worker died was evaluated again
+    assert states == ["COMPLETE"] * 8  # the trial whose worker died was evaluated again
     assert (tmp_path / "died").exists()
     assert len(list(tmp_path.glob("*.alive"))) == 2
 
 
-def test_a_killed_driver_of_two_workers_resumes(tmp_path):
+def test_a_killed_search_with_two_workers_resumes(tmp_path):
     journal = tmp_path / "study.journal"
-    process = driver(journal, 12, 0.4, workers=2)
+    process = start_search(journal, 12, 0.1, workers=2)
     wait_for(journal, 4, process)
     process.kill()
     process.wait()
     before = {trial.number: trial.value for trial in finished(journal)}
-    assert driver(journal, 12, 0.0).wait(timeout=600) == 0
+    assert start_search(journal, 12, 0.0).wait(timeout=600) == 0
     assert before.items() <= {trial.number: trial.value for trial in finished(journal)}.items()
     check_after_kill(journal, 2)
     assert isinstance(optuna.load_study(study_name="nas", storage=open_storage(journal)).best_value, float)

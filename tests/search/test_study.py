@@ -1,4 +1,4 @@
-"""The driver: budgets, resuming, retries, pruning."""
+"""Studies: budgets, resuming, retries, pruning."""
 
 import functools
 import signal
@@ -51,7 +51,7 @@ def test_nothing_over_budget_is_proposed(search, sampler):
 def test_budget_sampler_reaches_the_exact_optimum(search):
     space, cost, budget, table = search
     best = optimum(space, cost, table.scores, budget, table.pairs)
-    result = run(space, cost, table, budget, trials=60)
+    result = run(space, cost, table, budget, trials=40)
     assert table(result.best) == pytest.approx(best.score)
     assert not result.frame.duplicated(list(space.slots)).any()
 
@@ -76,7 +76,7 @@ def test_optuna_samplers_by_name(search):
         run(space, cost, table, budget, sampler="nsga")
 
 
-def test_interrupted_search_goes_on_as_if_it_had_not_been(search, tmp_path):
+def test_interrupted_search_equals_an_uninterrupted_one(search, tmp_path):
     space, cost, budget, table = search
     whole = run(space, cost, table, budget, trials=24, storage=tmp_path / "whole.journal", seed=3).frame
     run(space, cost, table, budget, trials=13, storage=tmp_path / "parts.journal", seed=3)
@@ -94,7 +94,7 @@ def test_rdb_urls_are_storages(search, tmp_path):
 
 
 def test_another_budget_keeps_the_scores(search, tmp_path):
-    """A study of its own in the same storage; nothing is evaluated twice, and the answer is within the new budget."""
+    """A separate study in the same storage; nothing is evaluated twice, and the result is within the new budget."""
     space, cost, budget, table = search
     calls = []
 
@@ -197,7 +197,7 @@ def test_failed_evaluations_are_retried_under_their_own_number(search):
 
 
 @pytest.mark.parametrize("sampler", ["budget", "evolution", "tpe+repair"])
-def test_an_architecture_that_fails_is_excluded_and_the_search_goes_on(search, sampler, tmp_path):
+def test_an_architecture_that_fails_is_excluded_and_the_search_continues(search, sampler, tmp_path):
     space, cost, budget, table = search
 
     def fails_with_o1(arch):
@@ -218,7 +218,7 @@ def test_an_architecture_that_fails_is_excluded_and_the_search_goes_on(search, s
     explain(result)
 
 
-def test_a_broken_evaluator_ends_the_search_and_condemns_nothing(search, tmp_path):
+def test_a_broken_evaluator_ends_the_search_and_records_no_failure(search, tmp_path):
     space, cost, budget, table = search
     journal, broken = tmp_path / "a.journal", []
 
@@ -275,7 +275,7 @@ def pruned():
         (lambda: Fraction(3, 2), "COMPLETE"),
     ],
 )
-def test_what_evaluators_may_answer(search, answer, state):
+def test_return_values_of_evaluators(search, answer, state):
     space, cost, budget, table = search
     first = []
 
@@ -312,7 +312,7 @@ def test_front_is_not_dominated(search):
             assert not no_worse or a["score"] == b["score"]
 
 
-def test_finals_choose_by_the_better_evaluator(search):
+def test_reevaluation_chooses_by_the_better_evaluator(search):
     space, cost, budget, table = search
     result = run(space, cost, table, budget, trials=15)
     second = result.top(3)[1]
@@ -321,8 +321,8 @@ def test_finals_choose_by_the_better_evaluator(search):
     assert len(chosen.frame) == 3
 
 
-def test_finals_of_a_list_that_changed(search, tmp_path):
-    """Each of the list is scored, whatever the study holds already; a trial that was left running is repeated."""
+def test_reevaluation_of_a_list_that_changed(search, tmp_path):
+    """Each architecture of the list is scored, whatever the study contains; a trial left running is repeated."""
     space, cost, budget, table = search
     result, journal = run(space, cost, table, budget, trials=15), tmp_path / "reevaluate_top_k.journal"
     reevaluate_top_k(result, table, k=2, storage=journal)
@@ -337,7 +337,7 @@ def test_finals_of_a_list_that_changed(search, tmp_path):
 
 
 def test_several_objectives():
-    """Score against latency: most of the exact front's area after 60 trials, and far more than random proposals find."""
+    """Score against latency: most of the exact front's area after 40 trials, and far more than random proposals find."""
     space, cost, budget, table = make(1, 8, 5, share=0.2)
     front = pareto(space, cost, table.scores, budget=budget)
     whole = area(front["score"], front["latency_ms"], budget.latency_ms)
@@ -345,7 +345,7 @@ def test_several_objectives():
     for name in ("budget", "random+repair"):
         sampler = make_sampler(name, Problem.build(space, cost, budget), 0)
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-        for _ in range(60):
+        for _ in range(40):
             trial = study.ask(distributions(sampler.problem))
             arch = space.architecture(trial.params)
             assert budget.holds(cost.predict(arch))
@@ -422,7 +422,7 @@ DRIVER = """
 """
 
 
-def driver(journal, trials, seconds, workers=1):
+def start_search(journal, trials, seconds, workers=1):
     code = DRIVER.format(
         tests=str(Path(__file__).parents[2]), journal=str(journal), trials=trials, seconds=seconds, workers=workers
     )
@@ -445,7 +445,7 @@ def wait_for(journal, count, process):
                 return
         except KeyError:  # the study is not there yet
             continue
-    raise AssertionError("the driver did not get that far")
+    raise AssertionError("the search ended too early")
 
 
 def check_after_kill(journal, workers):
@@ -455,14 +455,14 @@ def check_after_kill(journal, workers):
 
 
 @pytest.mark.slow
-def test_a_killed_driver_loses_nothing_that_finished(tmp_path):
+def test_a_killed_search_keeps_its_finished_trials(tmp_path):
     journal = tmp_path / "study.journal"
-    process = driver(journal, 12, 0.3)
+    process = start_search(journal, 12, 0.1)
     wait_for(journal, 4, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = {trial.number: trial.value for trial in finished(journal)}
-    assert driver(journal, 12, 0.0).wait(timeout=600) == 0
+    assert start_search(journal, 12, 0.0).wait(timeout=600) == 0
     after = {trial.number: trial.value for trial in finished(journal)}
     assert before.items() <= after.items()
     check_after_kill(journal, 1)

@@ -1,7 +1,7 @@
-"""Evaluators that need no training: a stored score table, and an external command.
+"""Evaluators without training: stored score tables and external commands.
 
-An evaluator is any callable `Architecture -> float`, higher is better. One that returns a generator of scores at
-growing fidelity can be pruned. Those that train or run the supernet live in `nas.training`.
+An evaluator is any callable `Architecture -> float`, higher is better. One that returns a generator of intermediate
+scores can be pruned. Evaluators on the supernet are in `nas.training`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from nas.search.workers import Evaluator
 from nas.spaces import Architecture, SearchSpace
 
 LARGEST_SCORE = 1e100
-"""So that no sum of scores overflows."""
+"""Upper limit, so that sums of scores do not overflow."""
 
 
 class EvaluatorError(NasError, RuntimeError):
-    """An evaluator failed, or answered with something that is no score."""
+    """An evaluator failed, or returned something other than a score."""
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores that were measured before: the sum over slots, plus pairs of slots.
+    """Stored scores: a sum over slots, plus one over pairs of slots.
 
     Attributes:
-        scores: `{slot: {choice: score}}`; what is not named scores 0.
+        scores: `{slot: {choice: score}}`; anything else scores 0.
         pairs: `{(slot, slot): {(choice, choice): score}}`.
     """
 
@@ -49,13 +49,13 @@ class ScoreTable:
 
     def __call__(self, arch: Architecture) -> float:
         choices = arch.choices
-        score = sum(self.scores.get(slot, {}).get(choice, 0.0) for slot, choice in choices.items())
+        score = sum((self.scores.get(slot, {}).get(choice, 0.0) for slot, choice in choices.items()), 0.0)
         for (first, second), table in self.pairs.items():
-            score += table.get((choices.get(first), choices.get(second)), 0.0)
+            score += table.get((choices.get(first, ""), choices.get(second, "")), 0.0)
         return float(score)
 
     def names(self) -> Iterator[tuple[str, set[str]]]:
-        """Every slot that it names, and the choices that it scores there."""
+        """Pairs of a slot and its choices in the table."""
         yield from ((slot, set(choices)) for slot, choices in self.scores.items())
         for slots, table in self.pairs.items():
             yield from ((slot, {choices[i] for choices in table}) for i, slot in enumerate(slots))
@@ -67,7 +67,7 @@ class ScoreTable:
         JSON: `{"scores": {slot: {choice: score}}, "pairs": [{"slots": [a, b], "choices": [c, d], "score": s}, ...]}`.
 
         Raises:
-            ConfigError: not such a file; the text names the line or the field.
+            ConfigError: the file is invalid; the message names the line or the field.
         """
         path = Path(path)
         return _from_csv(path) if path.suffix == ".csv" else _from_json(path)
@@ -135,7 +135,9 @@ class CommandEvaluator:
 
     def __post_init__(self) -> None:
         if "{arch}" not in self.command:
-            raise ConfigError(f"evaluator '{self.command}': say where the architecture file goes with {{arch}}")
+            raise ConfigError(
+                f"evaluator '{self.command}': {{arch}} is missing; put it where the path of the architecture file belongs"
+            )
         try:
             shlex.split(self.command)
         except ValueError as error:
@@ -151,7 +153,7 @@ class CommandEvaluator:
     def __call__(self, arch: Architecture) -> float:
         """
         Raises:
-            EvaluatorError: it failed every time; the text has the last reason.
+            EvaluatorError: all attempts failed; the message has the last reason.
         """
         with tempfile.TemporaryDirectory(prefix="nas-") as folder:
             file = arch.save(Path(folder) / "architecture.json")
@@ -217,21 +219,26 @@ def parse_evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
     """An evaluator from the command line: the path of a score table (.json or .csv), or a command with `{arch}`.
 
     Raises:
-        ConfigError: neither, or a score table that names what `space` does not have.
+        ConfigError: neither, or a score table with slots or choices that `space` does not have.
     """
     if "{arch}" in text:
         return CommandEvaluator(text)
     if Path(text).suffix in (".json", ".csv"):
         table = ScoreTable.load(text)
-        for slot, choices in table.names() if space else ():
-            if slot not in space.slots:
-                raise ConfigError(f"{text}: '{space.name}' has no slot '{slot}'{suggestion(slot, space.slots)}")
-            for choice in choices:
-                if choice not in space.slots[slot]:
-                    offered = suggestion(choice, space.slots[slot])
-                    raise ConfigError(f"{text}: slot '{slot}' offers no '{choice}'{offered}")
+        if space is not None:
+            _check_names(table, space, text)
         return table
     raise ConfigError(f"evaluator '{text}': give a score table (.json, .csv) or a command with {{arch}} in it")
+
+
+def _check_names(table: ScoreTable, space: SearchSpace, file: str) -> None:
+    for slot, choices in table.names():
+        if slot not in space.slots:
+            raise ConfigError(f"{file}: '{space.name}' has no slot '{slot}'{suggestion(slot, space.slots)}")
+        for choice in choices:
+            if choice not in space.slots[slot]:
+                known = suggestion(choice, space.slots[slot])
+                raise ConfigError(f"{file}: slot '{slot}' has no choice '{choice}'{known}")
 
 
 def _overflows(value: int | float) -> bool:

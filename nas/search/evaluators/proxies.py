@@ -13,8 +13,8 @@ class GradNorm:
 
     The loss is the mean squared error of the predicted velocity on Gaussian latents, noise and text: the same ones for
     every architecture and from the same seed of the weights, so that architectures differ by their layers alone. Temporal
-    layers start at zero output, so the norm measures how strongly the loss pulls on what each could add. A proxy ranks
-    roughly and for nothing; score the best with a real evaluator (`nas.search.reevaluate_top_k`).
+    layers have zero output at initialization, so the norm measures how strongly the loss depends on each layer. A proxy
+    ranks only roughly; score the best architectures with another evaluator (`nas.search.reevaluate_top_k`).
 
     Attributes:
         space: with a backbone.

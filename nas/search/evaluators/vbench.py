@@ -63,7 +63,7 @@ class VBench:
             if not any(clips.iterdir()):
                 raise EvaluatorError("vbench: no clips were generated")
             bench = vbench.VBench(
-                self.device, str(Path(vbench.__file__).parent / "VBench_full_info.json"), str(results)
+                self.device, str(Path(str(vbench.__file__)).parent / "VBench_full_info.json"), str(results)
             )
             bench.evaluate(str(clips), "nas", dimension_list=list(self.dimensions), mode="custom_input")
             found = read_json(results / "nas_eval_results.json", "VBench results", dict)

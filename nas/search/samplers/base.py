@@ -1,4 +1,4 @@
-"""What this library's samplers share: the slots as an Optuna search space, and what to do with anything else."""
+"""Base class of samplers of whole architectures, the slots as Optuna distributions, and seeds."""
 
 from __future__ import annotations
 
@@ -15,25 +15,37 @@ from nas.search.problem import Problem
 from nas.search.trial_history import TrialHistory
 
 
-def distributions(problem: Problem) -> dict[str, CategoricalDistribution]:
-    """The study's parameters: one categorical per slot."""
+def distributions(problem: Problem) -> dict[str, BaseDistribution]:
+    """The study's parameters: one categorical distribution per slot."""
     return {slot: CategoricalDistribution(choices) for slot, choices in problem.space.slots.items()}
 
 
-class BaseArchitectureSampler(BaseSampler):
-    """Proposes whole architectures of one space; parameters that are no slots are sampled independently at random.
+def resolve_seed(seed: int | None) -> int:
+    """The seed itself, or a random one for None."""
+    entropy = np.random.SeedSequence(seed).entropy
+    assert isinstance(entropy, int)
+    return entropy
 
-    A subclass implements `propose`. Proposals depend on the seed, the trial's number and the other trials alone, so that
-    a study that was interrupted goes on as it would have.
+
+def derive_seed(seed: int, number: int) -> int:
+    """The seed of one trial or one generation."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+class BaseArchitectureSampler(BaseSampler):
+    """Base class of samplers that propose whole architectures; a subclass implements `propose`.
+
+    Proposals depend on the seed, the trial's number and the other trials alone, so that an interrupted study resumes as
+    if it had not been interrupted. Parameters other than slots are sampled independently at random.
 
     Args:
         problem: the feasible set.
-        seed: of the random numbers; None for other ones each time.
+        seed: None for a random one.
     """
 
     def __init__(self, problem: Problem, seed: int | None) -> None:
         self.problem = problem
-        self._entropy = np.random.SeedSequence(seed).entropy
+        self._seed = resolve_seed(seed)
         self._independent = RandomSampler(seed=seed)
         self._seen = IntersectionSearchSpace()
 
@@ -55,7 +67,7 @@ class BaseArchitectureSampler(BaseSampler):
         if not search_space or set(trial.system_attrs.get("fixed_params", ())) >= set(slots):
             return {}
         history = TrialHistory.of(study, self.problem.space, but=trial.number)
-        codes = self.propose(history, np.random.default_rng([self._entropy, trial.number]))
+        codes = self.propose(history, np.random.default_rng([self._seed, trial.number]))
         choices = self.problem.space.decode(codes).choices
         return {slot: choices[slot] for slot in search_space}
 
@@ -69,9 +81,10 @@ class BaseArchitectureSampler(BaseSampler):
 
 
 def scalarize(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Several objectives `(N, K)`, higher is better, as one `(N,)`: a random augmented Chebyshev sum (Knowles, 2006)."""
+    """Combine objectives `(N, K)`, higher is better, into one `(N,)` by a random augmented Chebyshev sum (Knowles, 2006)."""
     if values.shape[1] == 1 or len(values) == 0:
-        return values[:, 0]
+        return np.asarray(values[:, 0])
     low, high = values.min(0), values.max(0)
     weighted = (values - low) / np.where(high > low, high - low, 1.0) * rng.dirichlet(np.ones(values.shape[1]))
-    return weighted.min(1) + 0.05 * weighted.sum(1)
+    combined: np.ndarray = weighted.min(1) + 0.05 * weighted.sum(1)
+    return combined

@@ -1,4 +1,4 @@
-"""The sampler of this library: Bayesian linear surrogate, Thompson draws, each maximized within the budget."""
+"""The default sampler: Thompson sampling from a Bayesian linear surrogate, maximized within the budget."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ STARTS = 6
 """Local searches per proposal; what they reach is measured in docs/benchmarks/search.md."""
 
 TEMPERATURES = (1.0, 0.5, 0.25, 0.0)
-"""How far a Thompson draw may stray from the posterior mean, in turn: a plain draw explores, the mean itself exploits.
-A study may end at any trial, so both have to happen all along."""
+"""Factors, in turn, of a Thompson draw's deviation from the posterior mean: 1 explores, 0 exploits. A study may end at any
+trial, so they alternate."""
 
 FITS = (4, *(int(8 * 1.3**i) for i in range(17)))
 """After how many finished trials the variances are fitted anew; at most about 500 trials enter a fit."""
@@ -31,7 +31,7 @@ class BudgetSampler(BaseArchitectureSampler):
     The idea is BOCS' (Baptista and Poloczek, ICML 2018): a Bayesian linear model with pairwise terms, Thompson draws, and
     a solver that maximizes each draw; here with terms that know slots, operators, stages and costs, and with budgets as
     constraints of the maximization. The first `startup` proposals maximize random scores; then each is a draw of the
-    posterior, pulled towards its mean by turns (`TEMPERATURES`), and maximized within the budget. Running trials count as
+    posterior, shrunk toward its mean (`TEMPERATURES`), and maximized within the budget. Running trials count as
     scored just as expected. No architecture is proposed twice while others are left. Several objectives are scalarized
     at random, anew for each proposal (`nas.search.samplers.base.scalarize`).
 
@@ -54,7 +54,7 @@ class BudgetSampler(BaseArchitectureSampler):
     ) -> None:
         super().__init__(Problem.build(space, cost, budget), seed)
         self.startup = startup
-        self._typical = self._spread_out(np.random.default_rng(self._entropy), 16)
+        self._typical = self._spread_out(np.random.default_rng(self._seed), 16)
         self._prior = Prior(self.problem, self._typical)
         self._variances: dict[bytes, np.ndarray] = {}
 

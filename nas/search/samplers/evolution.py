@@ -17,13 +17,13 @@ MOVES = ("add", "remove", "replace", "move")
 class EvolutionSampler(BaseArchitectureSampler):
     """Mutates the best architectures so far; every proposal is within the budget.
 
-    The first `population` proposals are random ones, repaired into the budget. Then a parent is the best of
-    `tournament` draws from the `population` best trials, and its child differs by one or more moves. Children over
-    budget are redrawn; what the paper does with operators that run out of memory, for every bound.
+    The first `population` proposals are random, repaired into the budget. Then the parent is the best of `tournament`
+    draws from the `population` best trials, and the child differs by one or more mutations. Children over the budget
+    are redrawn, as the paper does with operators that run out of memory.
 
     Args:
-        population: architectures that may have children.
-        tournament: draws that compete to be the parent.
+        population: number of potential parents.
+        tournament: tournament size.
         seed: see `BaseArchitectureSampler`.
     """
 
@@ -51,7 +51,7 @@ class EvolutionSampler(BaseArchitectureSampler):
         return self._child(parents, history.taken(), rng)
 
     def _child(self, parents: np.ndarray, taken: set[bytes], rng: np.random.Generator) -> np.ndarray:
-        """A feasible child that was not tried before, if `TRIES` mutations find one; else a repaired one.
+        """A feasible child that is not a trial yet, if `TRIES` mutations find one; otherwise a repaired one.
 
         Args:
             parents: codes `(N, slots)`, the best first.
@@ -69,7 +69,7 @@ class EvolutionSampler(BaseArchitectureSampler):
 
 
 def mutate(space: SearchSpace, codes: np.ndarray, move: str, rng: np.random.Generator) -> np.ndarray:
-    """One move; the same codes again where there is nothing to move."""
+    """One mutation; unchanged codes where none is possible."""
     codes, offered = codes.copy(), list(space.slots.values())
     filled = np.array([choices[code] != NONE for choices, code in zip(offered, codes)])
     pool = np.flatnonzero(~filled if move == "add" else filled)

@@ -1,7 +1,7 @@
-"""Local search for a quadratic score under the budget: the best exchange of up to two slots, until none improves.
+"""Local search for a quadratic score under a budget: the best exchange of up to two slots, until none improves.
 
-What Thompson draws with pairwise terms need: their 0-1 programs have thousands of products and take HiGHS minutes, while
-this takes milliseconds. How near it comes to the exact optimum is measured in docs/benchmarks/search.md.
+Thompson draws with pairwise terms would be 0-1 programs with thousands of products, which take HiGHS minutes; local search
+takes milliseconds. docs/benchmarks/search.md compares it with the exact optimum.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from nas.search.problem import Problem
 
 
 class LocalSearch:
-    """Climbs on `utilities[d] + interactions[d, e] / 2` summed over the chosen columns, within a problem's budget.
+    """Hill climbing on `utilities[d] + interactions[d, e] / 2` summed over the chosen columns, within a problem's budget.
 
-    All pairs of columns are weighed at once in `(D, D)` arrays; D is slots x choices.
+    The gains of all pairs of columns are computed at once in `(D, D)` arrays; D is slots x choices.
 
     Args:
         problem: the feasible set.
@@ -45,7 +45,7 @@ class LocalSearch:
         spread = towards[:, slot]
         total = gain[:, None] + gain[None, :] + q - spread - spread.T + q[np.ix_(x, x)][np.ix_(slot, slot)]
         total[self.closed | ~self._fits(x)] = -np.inf
-        return total
+        return np.asarray(total)
 
     def climb(self, x: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
         """From feasible columns to a local optimum: its columns, its score, and the gains around it."""
@@ -76,15 +76,15 @@ class LocalSearch:
         return best
 
     def _free(
-        self, x: np.ndarray, score: float, gains: np.ndarray, taken: set[bytes], floor: float
+        self, x: np.ndarray, score: float, gains: np.ndarray, taken: set[bytes], threshold: float
     ) -> tuple[np.ndarray, float] | None:
-        """`x` or the best neighbor of it that is not taken and scores above `floor`."""
+        """`x` or the best neighbor of it that is not taken and scores above `threshold`."""
         candidates = np.argsort(-gains, axis=None, kind="stable")[:2000]
         for flat in [-1, *candidates]:
             y, value = x, score
             if flat >= 0:
                 d, e = divmod(int(flat), len(self.slot))
-                if not np.isfinite(gains[d, e]) or score + gains[d, e] <= floor:
+                if not np.isfinite(gains[d, e]) or score + gains[d, e] <= threshold:
                     return None
                 y, value = x.copy(), score + gains[d, e]
                 y[self.slot[d]], y[self.slot[e]] = d, e

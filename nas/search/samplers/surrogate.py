@@ -1,4 +1,4 @@
-"""A Bayesian linear model of quality: what each choice of each slot is worth, and what pairs of choices are.
+"""Surrogate: a Bayesian linear model of the score with a term per choice and per pair of choices.
 
 The score of an architecture is `mean + sum_d u[d] + sum_{d<e} Q[d, e]` over its columns. The prior of u and Q is a sum
 of Gaussian terms, each with its own variance, which the marginal likelihood sets:
@@ -42,7 +42,7 @@ class AdditiveTerm:
     factor: np.ndarray
 
     def features(self, x: np.ndarray) -> np.ndarray:
-        return self.factor[x].sum(1)
+        return np.asarray(self.factor[x].sum(1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class SharedPairTerm:
 
     def features(self, x: np.ndarray) -> np.ndarray:
         chosen = np.eye(self.operator.max() + 1)[self.operator[x]]  # (N, slots, operators)
-        return np.einsum("nic,ij,njd->ncd", chosen, self.near, chosen, optimize=True).reshape(len(x), -1)
+        return np.asarray(np.einsum("nic,ij,njd->ncd", chosen, self.near, chosen, optimize=True).reshape(len(x), -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class FreePairTerm:
 
     def kernel(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         same = (x[:, None, :] == y[None, :, :]).astype(float)
-        return np.einsum("nmi,ij,nmj->nm", same, np.triu(self.near, 1), same, optimize=True)
+        return np.asarray(np.einsum("nmi,ij,nmj->nm", same, np.triu(self.near, 1), same, optimize=True))
 
 
 class Prior:
@@ -98,7 +98,7 @@ class Prior:
 
         def crossed(root: np.ndarray) -> np.ndarray:
             """Operator by slot, correlated over slots as `root @ root.T`."""
-            return (by_operator[:, :, None] * (by_slot @ root)[:, None, :]).reshape(self.size, -1)
+            return np.asarray((by_operator[:, :, None] * (by_slot @ root)[:, None, :]).reshape(self.size, -1))
 
         return [
             AdditiveTerm(0.2, by_operator),
@@ -153,7 +153,7 @@ class Prior:
         if isinstance(term, FreePairTerm):
             return term.kernel(x, x)
         features = term.features(x)
-        return features @ features.T
+        return np.asarray(features @ features.T)
 
     def _profiles(self) -> np.ndarray:
         """`(slots, r)`: each slot's costs averaged over its layers; slots of one stage are close to one another."""
@@ -162,7 +162,7 @@ class Prior:
         sums = np.stack([np.bincount(self.problem.slot, column * self.layer) for column in features.T], axis=1)
         means = sums / np.maximum(layers, 1.0)[:, None]
         spread = means.std(0)
-        return (means - means.mean(0)) / np.where(spread > 1e-9, spread, 1.0)
+        return np.asarray((means - means.mean(0)) / np.where(spread > 1e-9, spread, 1.0))
 
     def _cost_features(self) -> np.ndarray:
         """`(D, r)`: standardized logarithms of latency, parameters and peak memory; 0 for `none`."""
@@ -264,19 +264,19 @@ def fit(prior: Prior, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return float(value), slope + away / deviation
 
     bounds = [(c - 8.0, c + 5.0) for c in center]
-    return minimize(loss, center, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}).x
+    return np.asarray(minimize(loss, center, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}).x)
 
 
 def _mirror(upper: np.ndarray) -> np.ndarray:
-    return upper + upper.T
+    return np.asarray(upper + upper.T)
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
     """R with `R @ R.T = covariance`, directions of negligible variance left out."""
     values, vectors = np.linalg.eigh(covariance)
     keep = values > 1e-6 * values.max()
-    return vectors[:, keep] * np.sqrt(values[keep])
+    return np.asarray(vectors[:, keep] * np.sqrt(values[keep]))
 
 
 def _squared_distances(points: np.ndarray) -> np.ndarray:
-    return ((points[:, None, :] - points[None, :, :]) ** 2).sum(-1)
+    return np.asarray(((points[:, None, :] - points[None, :, :]) ** 2).sum(-1))
