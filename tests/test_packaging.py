@@ -19,7 +19,8 @@ IMPORT_NAMES = {
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
 }
-WITH_A_MESSAGE = {"cmaes": "one sampler asks for it", "huggingface_hub": "comes with diffusers"}
+OPTIONAL = {"cmaes", "huggingface_hub", "pytest"}
+"""A sampler that names what it needs, what comes with diffusers, and `nas.testing`."""
 NOT_IMPORTED = {
     "docs", "test",  # extras for working on nas itself
 }  # fmt: skip
@@ -50,7 +51,7 @@ def test_every_required_package_is_imported(setup):
 def test_every_imported_package_is_declared(setup):
     extras = setup["options.extras_require"]
     optional = set().union(*(names(extras[extra]) for extra in extras if extra not in NOT_IMPORTED))
-    assert third_party() - names(setup["options"]["install_requires"]) - optional - set(WITH_A_MESSAGE) == set()
+    assert third_party() - names(setup["options"]["install_requires"]) - optional - OPTIONAL == set()
 
 
 def test_the_packages_of_the_mission_are_required(setup):
