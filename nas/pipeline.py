@@ -1,8 +1,8 @@
-"""Text to video: a checkpoint folder, and prompts in; frames, MP4 or GIF out."""
+"""Text-to-video pipeline: generates clips from prompts with a trained checkpoint, and saves them as MP4, GIF or PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,15 @@ from nas.data import video_writer
 from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, generate
 from nas.errors import ConfigError, NasError
 from nas.failures import lacks_memory
-from nas.models import Autoencoder
+from nas.models import decode_chunks
 from nas.models.text_encoder import EMPTY, PromptEncoder
 from nas.ranges import in_range
 
 CHUNK = 8
-"""Latent frames that are decoded at once where the space's `decoder.frames` does not say: what bounds the decoder's
-memory, however long a clip is."""
+"""Latent frames decoded at once, unless the space sets `decoder.frames`; bounds the memory of decoding."""
 MAX_SCALE = 64
 MAX_PIXELS = 1 << 31
-"""Of a clip, all frames together: more is taken for a typing error."""
+"""Most pixels of a clip over all frames; more is taken for a typing error."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,14 @@ class Clips:
         One clip goes to `path`, several to `NAME-1.SUFFIX`, `NAME-2.SUFFIX`, ... beside it.
 
         Args:
-            tiled: put several clips side by side into one instead.
-            scale: repeat every pixel so often in height and width, for looking at small clips.
+            tiled: write several clips as a grid in one file.
+            scale: factor by which pixels are repeated in height and width, to view small clips.
 
         Returns:
-            What was written.
+            The paths that were written.
 
         Raises:
-            ConfigError: another suffix, or a place that cannot be written.
+            ConfigError: an unknown suffix, or a path that cannot be written.
         """
         in_range(scale, "scale", 1, MAX_SCALE)
         frames = video_writer.tile(self.frames)[None] if tiled and len(self) > 1 else self.frames
@@ -75,10 +74,10 @@ def numbered(path: str | Path, count: int) -> list[Path]:
 
 
 class Pipeline:
-    """Prompts to clips with a trained checkpoint.
+    """Generates clips from prompts with a trained checkpoint.
 
     Args:
-        checkpoint: as `nas.checkpoint.load` gives it.
+        checkpoint: from `nas.checkpoint.load`.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -87,14 +86,14 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Pipeline:
-        """Load the checkpoint that a finished `finetune` or `adversarial` stage left in `folder`.
+        """Load the checkpoint of a finished `finetune` or `adversarial` stage.
 
         Raises:
-            ConfigError: a file is missing, or does not fit the others.
+            ConfigError: a file is missing, or does not match the others.
         """
         return cls(checkpoint.load(folder))
 
-    @torch.inference_mode()  # a twentieth faster than no_grad on small models, and what tables are measured in
+    @torch.inference_mode()  # 5% faster than no_grad on small models; tables are measured with it too
     def __call__(
         self,
         prompts: str | Sequence[str],
@@ -107,23 +106,26 @@ class Pipeline:
     ) -> Clips:
         """Generate one clip per prompt.
 
-        The same seed gives the same clips, bit for bit on one machine. Clip i is what its prompt alone gives at
-        `seed + i`, so it does not depend on the other prompts.
+        The same seed gives the same clips, bitwise on one machine. Clip i is generated with `seed + i` and does not
+        depend on the other prompts.
 
         Args:
-            steps: denoising steps; by default those the checkpoint was trained for.
-            guidance: scale of classifier-free guidance; 1 is none, and halves the work. Default: the checkpoint's.
-            frames: length T; by default as trained. Any length will do, at rising cost.
-            height, width: in pixels; by default as trained.
+            prompts: one text, or several.
+            steps: denoising steps; default: as the checkpoint was trained.
+            guidance: scale of classifier-free guidance; 1 disables it, which halves the cost. Default: the
+                checkpoint's.
+            seed: of the noise.
+            frames: length T; default: as trained. Any length is possible.
+            height, width: in pixels; default: as trained.
 
         Raises:
-            ConfigError: no prompt, a number that makes no clip, or a clip that memory does not suffice for.
-            NasError: the model gives NaN or infinity for these prompts.
+            ConfigError: no prompt, a number out of range, or not enough memory for the clip.
+            NasError: the model returns NaN or infinity.
             MissingDependency: the text encoder is not installed.
         """
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         if not prompts:
-            raise ConfigError("prompts: there are none; give at least one")
+            raise ConfigError("prompts: the list is empty; give at least one")
         info = self.checkpoint.info
         for prompt in prompts:
             _check_text(prompt)
@@ -132,16 +134,14 @@ class Pipeline:
         shape = self._latent_shape(frames, height, width)
         context, empty = self._text(prompts), self._text([EMPTY])
         try:
-            made = [
+            clips = [
                 self._clip(context[i : i + 1], empty, shape, steps, guidance, seed + i) for i in range(len(prompts))
             ]
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
-            raise ConfigError(
-                "frames, height, width: the memory does not suffice for this clip; ask for less"
-            ) from None
-        return Clips(np.concatenate(made), prompts)
+            raise ConfigError("frames, height, width: not enough memory for this clip; reduce them") from None
+        return Clips(np.concatenate(clips), prompts)
 
     def _clip(
         self, context: Tensor, empty: Tensor, shape: tuple[int, int, int, int], steps: int, guidance: float, seed: int
@@ -150,28 +150,29 @@ class Pipeline:
         denoiser, sampler = self.checkpoint.denoiser, self.checkpoint.info.sampler
         latents = generate(denoiser, context, empty, shape, steps, guidance, sampler, seed)
         parts = []
-        for part in decode(self.checkpoint.autoencoder, latents, self._chunk):
+        for part in decode_chunks(self.checkpoint.autoencoder, latents, self._chunk):
             if not torch.isfinite(part).all():
                 raise NasError(
-                    f"{self.checkpoint.folder}: the model gives NaN or infinity at {steps} steps and guidance "
-                    f"{guidance:g}, and so no clip; give less guidance, or another checkpoint"
+                    f"{self.checkpoint.folder}: the model returns NaN or infinity at {steps} steps and guidance "
+                    f"{guidance:g}; reduce the guidance, or use another checkpoint"
                 )
             parts.append(video_writer.to_uint8(part.numpy()))
         return np.concatenate(parts, axis=1)
 
     @property
     def _chunk(self) -> int:
-        """As many frames as the cost model's decoder row was measured with."""
+        """Latent frames per decoder call: those with which the decoder was measured, if the space sets them."""
         declared = self.checkpoint.space.decoder
         return declared.frames if declared and declared.frames else CHUNK
 
     @cached_property
     def _multiple(self) -> int:
-        """Height and width in pixels must be a multiple of this: each level of both networks halves them."""
+        """Height and width in pixels must be multiples of this: each level of both networks halves them."""
         levels = len(self.checkpoint.space.backbone.channels)
         return self.checkpoint.autoencoder.config.downsampling * 2 ** (levels - 1)
 
     def _latent_shape(self, frames: int | None, height: int | None, width: int | None) -> tuple[int, int, int, int]:
+        """`(C, T, h, w)` of the latents of a clip; None stands for the trained size."""
         latent, factor = self.checkpoint.space.latent, self.checkpoint.autoencoder.config.downsampling
         sizes = {"height": (height, latent.height), "width": (width, latent.width)}
         in_latents = []
@@ -185,23 +186,8 @@ class Pipeline:
         length = latent.frames if frames is None else _at_least_one(frames, "frames")
         pixels = length * in_latents[0] * in_latents[1] * factor**2
         if pixels > MAX_PIXELS:
-            raise ConfigError(f"frames, height, width: {pixels:.3g} pixels are too many for one clip; ask for less")
+            raise ConfigError(f"frames, height, width: {pixels:.3g} pixels are too many for one clip; reduce them")
         return latent.channels, length, in_latents[0], in_latents[1]
-
-
-@torch.no_grad()
-def decode(autoencoder: Autoencoder, latents: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
-    """`autoencoder.decode` of latents `(B, C, T, h, w)` in parts of at most `chunk` frames each.
-
-    The decoder's temporal convolutions look back only, at most two frames, which are carried from part to part: the
-    parts together are the whole, and memory does not grow with T.
-    """
-    if latents.shape[2] <= chunk:
-        yield autoencoder.decode(latents)
-        return
-    past: dict = {}
-    for part in (latents / autoencoder.scaling_factor).split(chunk, dim=2):
-        yield autoencoder.decode_unscaled(part, past)
 
 
 def _at_least_one(value: int, name: str) -> int:
@@ -209,12 +195,14 @@ def _at_least_one(value: int, name: str) -> int:
 
 
 def _check_text(prompt: str) -> None:
-    """A terminal in another encoding gives characters that no encoder knows (lone surrogates).
+    """Check for lone surrogates, which a terminal with another encoding produces.
 
     Raises:
-        ConfigError: it did.
+        ConfigError: the prompt is not valid Unicode.
     """
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"prompts: character {error.start + 1} of {prompt!a} is no text; type it again") from None
+        raise ConfigError(
+            f"prompts: character {error.start + 1} of {prompt!a} is not valid Unicode; type it again"
+        ) from None

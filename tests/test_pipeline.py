@@ -11,7 +11,7 @@ from nas import checkpoint
 from nas.data import video_writer
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
-from nas.pipeline import decode
+from nas.models import decode_chunks
 from nas.spaces import Decoder
 
 
@@ -77,7 +77,7 @@ def test_lengths_and_aspect_ratios(pipeline, sizes):
 def test_decoding_in_parts_changes_nothing(pipeline, frames):
     latents = torch.randn(1, 4, frames, 8, 8)
     whole = pipeline.checkpoint.autoencoder.decode(latents)
-    parts = list(decode(pipeline.checkpoint.autoencoder, latents))
+    parts = list(decode_chunks(pipeline.checkpoint.autoencoder, latents, 8))
     assert max(part.shape[2] for part in parts) <= 8
     torch.testing.assert_close(torch.cat(parts, dim=2), whole)
 

@@ -1,7 +1,6 @@
-"""How good generated digit clips are: a classifier that is checked before it is trusted, and the distance it spans.
+"""Quality of generated digit clips: accuracies of a digit classifier, and the Frechet distance in its features.
 
-The Frechet distance (Heusel et al. 2017, arXiv 1706.08500, eq. 6) is taken between the classifier's penultimate
-features, in the place of Inception's: no feature network for video comes with a package.
+The features are those before the classifier's last layers, since no Python package includes a feature network for video.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from nas.data.digits import DIRECTIONS, WORDS, MovingDigits
 from nas.data.source import batch_indices
 from nas.diffusion.seeding import generator
 from nas.errors import NasError
+from nas.metrics.fvd import frechet_distance
 from nas.models import safetensors_io
 from nas.progress import progress
 
-NEEDED_ACCURACY = 0.97
-"""Direction accuracy on held-out real clips below which the classifier is not fit to judge."""
+MIN_ACCURACY = 0.97
+"""Least accuracy in direction, on held-out real clips, of a classifier that is used for evaluation."""
 
 
 class DigitClassifier(nn.Module):
@@ -45,8 +45,8 @@ class DigitClassifier(nn.Module):
         self.direction = nn.Linear(features, len(DIRECTIONS))
 
     def features(self, clips: Tensor) -> Tensor:
-        """`(B, features)`, what the Frechet distance compares."""
-        hidden = self.body(clips).flatten(2)  # pooled over time and place: a digit is the same wherever it is
+        """Features `(B, features)` for the Frechet distance."""
+        hidden = self.body(clips).flatten(2)  # pooled over time and position, of which labels are independent
         return F.silu(self.project(torch.cat([hidden.mean(2), hidden.amax(2)], 1)))
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ class DigitClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class DigitQuality:
-    """What a batch of clips is worth: Frechet distance to held-out real clips, and how often the caption is met."""
+    """Quality of generated clips: Frechet distance to held-out real clips, and accuracy of digit and direction."""
 
     frechet: float
     digit_accuracy: float
@@ -64,7 +64,15 @@ class DigitQuality:
 
 
 class DigitEvaluator:
-    """A trained, checked classifier and the features of the held-out real clips."""
+    """Measures the quality of digit clips with a trained classifier.
+
+    Attributes:
+        real: features `(N, features)` of held-out real clips.
+        accuracy: of digit and direction on the real clips.
+
+    Raises:
+        NasError: the classifier does not reach `MIN_ACCURACY`.
+    """
 
     def __init__(self, classifier: DigitClassifier, frames: int, real: int = 1000) -> None:
         self.classifier = classifier.eval().requires_grad_(False)
@@ -74,14 +82,14 @@ class DigitEvaluator:
         self._test = clips, labels
         self.real = self._features(clips)
         self.accuracy = self._accuracy(self.real, labels)
-        if self.accuracy[1] < NEEDED_ACCURACY:
+        if self.accuracy[1] < MIN_ACCURACY:
             raise NasError(
-                f"the classifier finds the direction of only {self.accuracy[1]:.3f} of held-out real clips, "
-                f"{NEEDED_ACCURACY} are needed to judge generated ones; train it for more steps"
+                f"the digit classifier finds the direction of only {self.accuracy[1]:.3f} of held-out real clips, "
+                f"{MIN_ACCURACY} are needed to evaluate generated ones; train it for more steps"
             )
 
     def __call__(self, clips: Tensor, labels: Tensor) -> DigitQuality:
-        """Judge clips `(N, 1, T, 32, 32)` in [-1, 1] asked to show `labels` `(N, 2)`: digit and direction."""
+        """Quality of clips `(N, 1, T, 32, 32)` in [-1, 1] that were generated for `labels` `(N, 2)`: digit, direction."""
         features = self._features(clips)
         digit, direction = self._accuracy(features, labels)
         return DigitQuality(frechet_distance(features.numpy(), self.real.numpy()), digit, direction)
@@ -103,10 +111,10 @@ class DigitEvaluator:
 
 
 def load_digit_evaluator(folder: Path, frames: int, steps: int = 250, seed: int = 0) -> DigitEvaluator:
-    """The judge for clips of so many frames: its classifier is read from `folder`, or trained there first.
+    """The evaluator for clips of `frames` frames; its classifier is loaded from `folder`, or trained and saved there.
 
     Raises:
-        NasError: the classifier does not reach `NEEDED_ACCURACY`.
+        NasError: the classifier does not reach `MIN_ACCURACY`.
     """
     path = folder / f"classifier-{frames}x{steps}-{seed}.safetensors"
     with torch.random.fork_rng(devices=[]):
@@ -135,17 +143,3 @@ def _train(classifier: DigitClassifier, source: MovingDigits, steps: int, seed: 
 def _clips(source: MovingDigits, indices: list[int]) -> tuple[Tensor, Tensor]:
     clips = torch.from_numpy(np.stack([source.video(index).pixels for index in indices]))
     return clips, torch.tensor([source.labels(index) for index in indices])
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance of the Gaussians fitted to features `(N, D)` and `(M, D)`.
-
-    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)); the last trace is the sum of the square roots of the eigenvalues
-    of A^(1/2) B A^(1/2), which is symmetric, so that no complex numbers appear.
-    """
-    difference = a.mean(0) - b.mean(0)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    return float(difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)

@@ -1,4 +1,4 @@
-"""Clips out of a denoiser, and what they are worth: used by the stages to measure themselves."""
+"""Evaluates a denoiser on moving digits: generates clips for every caption and measures their quality."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from nas.progress import progress
 
 
 class DenoiserEvaluator:
-    """Judges a denoiser by the clips it generates for every digit and direction. For moving digits only.
+    """Generates clips of every digit and direction with a denoiser and measures their quality.
 
     Args:
         decoder: folder of the finished `decoder` stage.
-        clips: how many to generate; a multiple of 40 shows every caption equally often.
+        clips: number of clips to generate; a multiple of 40 has every caption equally often.
     """
 
     def __init__(self, decoder: Path, clips: int) -> None:
-        about = read_json(decoder / "data.json", "data", dict)
+        data = read_json(decoder / "data.json", "data", dict)
         self.digits: DigitEvaluator = load_digit_evaluator(
-            decoder, about["frames"], about["classifier_steps"], about["seed"]
+            decoder, data["frames"], data["classifier_steps"], data["seed"]
         )
         self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder)
         cache = LatentCache(decoder / "train")
@@ -42,7 +42,7 @@ class DenoiserEvaluator:
     def __call__(
         self, denoiser: nn.Module, shape: tuple[int, int, int, int], steps: int, guidance: float
     ) -> dict[str, Any]:
-        """`steps`, and the fields of `DigitQuality`."""
+        """Quality at a number of sampling steps: `steps`, and the fields of `DigitQuality`."""
         was_training = denoiser.training
         denoiser.eval()
         latents = generate(denoiser, self.context, self.empty, shape, steps, guidance)
@@ -61,13 +61,16 @@ def evaluate_denoiser(
     guidance: float,
     clips: int,
 ) -> list[dict[str, Any]]:
-    """Quality at each number of steps; none for data that is not moving digits. Kept in the folder as it is measured."""
+    """Quality at each number of sampling steps; empty if the data are not moving digits.
+
+    Results are appended to `quality-TITLE.jsonl` in `folder`, from which an interrupted evaluation resumes.
+    """
     if not distributed.is_main() or read_json(decoder / "data.json", "data", dict)["data"] != "digits":
         return []
     evaluator, path = DenoiserEvaluator(decoder, clips), folder / f"quality-{title}.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    for count in progress(steps[len(found) :], f"judge {title}", len(steps), len(found)):
-        found.append(evaluator(denoiser, shape, count, guidance))
+    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for count in progress(steps[len(results) :], f"evaluate {title}", len(steps), len(results)):
+        results.append(evaluator(denoiser, shape, count, guidance))
         with path.open("a") as file:
-            file.write(json.dumps(found[-1]) + "\n")
-    return found
+            file.write(json.dumps(results[-1]) + "\n")
+    return results

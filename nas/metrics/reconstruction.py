@@ -1,4 +1,4 @@
-"""How close reconstructed clips are to the originals: PSNR and SSIM."""
+"""Reconstruction quality of an autoencoder: PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch.nn import functional as F
 
 from nas.data.latent_cache_writer import GROUP_PIXELS, encode_clips
 from nas.models import Autoencoder
+from nas.models.autoencoder import Past
 
 PEAK = 2.0
-"""Pixels span [-1, 1]."""
+"""Range of pixel values, which are in [-1, 1]."""
 WINDOW, SIGMA = 11, 1.5
-"""Of SSIM's Gaussian window, in pixels."""
+"""Size and standard deviation of SSIM's Gaussian window, in pixels."""
 
 
 @dataclass
 class Fidelity:
-    """PSNR (of the mean squared error of all clips together) in dB and mean SSIM, clip after clip."""
+    """Accumulates PSNR in dB (of the mean squared error over all clips) and mean SSIM over batches of clips."""
 
     squares: float = 0.0
     similarity: float = 0.0
@@ -27,13 +28,13 @@ class Fidelity:
     frames: int = 0
 
     def add(self, rebuilt: Tensor, original: Tensor) -> None:
-        """Clips `(B, C, T, H, W)` in [-1, 1]; what leaves the range is clamped, as a display does."""
+        """Add clips `(B, C, T, H, W)` in [-1, 1]; values outside the range are clamped."""
         rebuilt = rebuilt.clamp(-1, 1)
         self.squares += F.mse_loss(rebuilt, original, reduction="sum").item()
         self.values += original.numel()
-        found = ssim(rebuilt, original)
-        self.similarity += found.sum().item()
-        self.frames += found.numel()
+        similarity = ssim(rebuilt, original)
+        self.similarity += similarity.sum().item()
+        self.frames += similarity.numel()
 
     @property
     def psnr_db(self) -> float:
@@ -47,37 +48,37 @@ class Fidelity:
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of each frame, `(B, T)`, of clips `(B, C, T, H, W)` in [-1, 1], the mean over channels.
 
-    Wang et al. 2004 (IEEE TIP 13(4), eq. 13): Gaussian window of 11x11, sigma 1.5, K = (0.01, 0.03), where it fits whole.
+    Wang et al. 2004 (IEEE TIP 13(4), eq. 13): Gaussian window of 11x11, sigma 1.5, K = (0.01, 0.03), without padding.
 
     Raises:
         ValueError: frames are smaller than the window.
     """
     batch, channels, frames, height, width = a.shape
     if min(height, width) < WINDOW:
-        raise ValueError(f"ssim: frames of {height}x{width} are smaller than its window of {WINDOW}x{WINDOW}")
-    places = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    weights = torch.exp(-places.square() / (2 * SIGMA**2))
+        raise ValueError(f"ssim: frames of {height}x{width} are smaller than the window of {WINDOW}x{WINDOW}")
+    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    weights = torch.exp(-offsets.square() / (2 * SIGMA**2))
     weights = weights / weights.sum()
 
-    def blurred(x: Tensor) -> Tensor:
+    def blur(x: Tensor) -> Tensor:
         x = F.conv2d(x, weights.view(1, 1, -1, 1))
         return F.conv2d(x, weights.view(1, 1, 1, -1))
 
     x, y = (clip.double().transpose(1, 2).reshape(-1, 1, height, width) for clip in (a, b))
-    mean_x, mean_y = blurred(x), blurred(y)
-    var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
-    covariance = blurred(x * y) - mean_x * mean_y
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-    found = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    found = found / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return found.mean((1, 2, 3)).reshape(batch, frames, channels).mean(2)
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return similarity.mean((1, 2, 3)).reshape(batch, frames, channels).mean(2)
 
 
 @torch.no_grad()
 def reconstruct(autoencoder: Autoencoder, video: Tensor) -> Tensor:
-    """A clip `(B, C, T, H, W)` through the autoencoder, a few frames at a time where it is long or large."""
+    """Encode and decode clips `(B, C, T, H, W)`; long or large ones a few frames at a time."""
     latents = encode_clips(lambda part: autoencoder.encode_moments(part)[0], video)
     batch, _, _, height, width = video.shape
-    past: dict = {}  # the decoder is causal: in pieces it gives what it gives at once
+    past: Past = {}  # the decoder is causal: chunks give the same result as the whole clip
     pieces = latents.split(max(1, GROUP_PIXELS // (batch * height * width)), dim=2)
     return torch.cat([autoencoder.decode_unscaled(part, past) for part in pieces], dim=2)

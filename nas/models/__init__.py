@@ -1,4 +1,4 @@
-"""Floor 1: the torch modules. Temporal operators, spatial backbone, denoiser, supernet, autoencoder, discriminator."""
+"""Torch modules: temporal operators, UNet, denoiser, supernet, autoencoder, text encoder, discriminator."""
 
 from nas.models.autoencoder import Autoencoder
 from nas.models.denoiser import Denoiser, build

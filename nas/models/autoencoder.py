@@ -1,10 +1,10 @@
-"""The autoencoder between video and latents: an image encoder, and a separable video decoder.
+"""The video autoencoder: an image encoder and a separable video decoder.
 
-The spatial part is Stable Diffusion's VAE with the state-dict names of diffusers' `AutoencoderKL`; frames ride in the
-batch. The decoder is its 3D form with each 3D convolution in two factors: spatial (the image decoder's `Conv2d`) and
-temporal (a causal (3,1,1) convolution, `resnets.J.temporal`). A temporal factor is residual and starts at zero, and it
-is skipped when T=1: so an image decoder's weights give a video decoder that decodes images exactly, before and after
-the temporal factors are trained. Being causal, a long clip can be decoded in chunks with the same result.
+The spatial part is Stable Diffusion's VAE with the state-dict names of diffusers' `AutoencoderKL`; frames are folded into the
+batch. The decoder is its 3D form, with each 3D convolution factorized into two: spatial (the image decoder's `Conv2d`) and
+temporal (a causal (3,1,1) convolution, `resnets.J.temporal`). A temporal factor is residual, zero-initialized, and
+skipped when T=1: with the weights of an image decoder, the video decoder decodes images exactly, before and after the
+temporal factors are trained. Since they are causal, a long clip can be decoded in chunks with the same result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nas.models.layers import Attention, Upsampler, to_frames, to_video
 from nas.spaces import VAEConfig
 
 Past = dict[nn.Module, Tensor]
-"""The last frames that each temporal convolution has seen `(B, C, 2, H*W)`: what a next chunk needs to go on."""
+"""The last two input frames of each temporal convolution `(B, C, 2, H*W)`, carried from one chunk to the next."""
 
 
 class Autoencoder(nn.Module):
@@ -44,7 +44,7 @@ class Autoencoder(nn.Module):
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def encode(self, video: Tensor) -> Tensor:
-        """The latents a denoiser works on: the mean, times `scaling_factor`. `(B, latent_channels, T, h, w)`."""
+        """The latents for the denoiser: the mean times `scaling_factor`. `(B, latent_channels, T, h, w)`."""
         return self.encode_moments(video)[0] * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -57,22 +57,22 @@ class Autoencoder(nn.Module):
         return to_video(self.decoder(self.post_quant_conv(to_frames(latents)), frames, past), frames)
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For training: the reconstruction from a sampled latent, and the mean and log-variance it came from."""
+        """For training: the reconstruction from a sampled latent, and the mean and log-variance it was sampled from."""
         mean, log_variance = self.encode_moments(video)
         sample = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         return self.decode_unscaled(sample), mean, log_variance
 
     def load_image_weights(self, state: dict[str, Tensor]) -> None:
-        """Take over an `AutoencoderKL`'s state dict; the temporal factors stay as they are.
+        """Load the state dict of an `AutoencoderKL`; the temporal factors are not changed.
 
         Raises:
-            ConfigError: the names or shapes do not fit this configuration.
+            ConfigError: names or shapes do not match this configuration.
         """
         own = self.state_dict()
         missing = [key for key in own if key not in state and ".temporal." not in key]
         wrong = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
         if missing or wrong:
-            raise ConfigError(f"these weights are of another autoencoder: '{(missing + wrong)[0]}' does not fit")
+            raise ConfigError(f"the weights are those of another autoencoder: '{(missing + wrong)[0]}' does not match")
         zeros = {key: torch.zeros(value.shape) for key, value in own.items() if value.is_meta and key not in state}
         converted = {key: value.to(own[key].dtype) for key, value in state.items()}
         self.load_state_dict({**converted, **zeros}, strict=False, assign=any(v.is_meta for v in own.values()))
@@ -142,7 +142,7 @@ class SeparableDecoder(nn.Module):
 
 
 class VAEResnetBlock(nn.Module):
-    """`(B*T, in, H, W) -> (B*T, out, H, W)`, with a temporal factor behind its last convolution if asked for."""
+    """`(B*T, in, H, W) -> (B*T, out, H, W)`, with a temporal factor after its last convolution if `temporal`."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, temporal: bool = False) -> None:
         super().__init__()
@@ -162,10 +162,10 @@ class VAEResnetBlock(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """A causal, residual, zero-initialised (3,1,1) convolution `(B*T, C, H, W) -> (B*T, C, H, W)`.
+    """A causal, residual, zero-initialized (3,1,1) convolution `(B*T, C, H, W) -> (B*T, C, H, W)`.
 
-    Each pixel adds a mix of itself now and in the two frames before; before the first frame there are zeros.
-    Written as a (3,1) `Conv2d` over (T, H*W). Before-frames come from `past` and the new last two go back into it.
+    Implemented as a (3,1) `Conv2d` over (T, H*W). The two frames before the input are taken from `past`, or are zeros, and
+    the last two frames of the input are stored in it.
     """
 
     def __init__(self, channels: int) -> None:
@@ -175,15 +175,15 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor, frames: int, past: Past | None = None) -> Tensor:
         video = to_video(x, frames).flatten(3)
-        before = None if past is None else past.get(self)
-        seen = F.pad(video, (0, 0, 2, 0)) if before is None else torch.cat([before, video], dim=2)
+        previous = None if past is None else past.get(self)
+        padded = F.pad(video, (0, 0, 2, 0)) if previous is None else torch.cat([previous, video], dim=2)
         if past is not None:
-            past[self] = seen[:, :, -2:].clone()
-        return x + to_frames(self.conv(seen)[..., None]).reshape(x.shape)
+            past[self] = padded[:, :, -2:].clone()
+        return x + to_frames(self.conv(padded)[..., None]).reshape(x.shape)
 
 
 class MidAttention(Attention):
-    """`(N, C, H, W) -> (N, C, H, W)`: residual one-head self-attention over the pixels of an image."""
+    """`(N, C, H, W) -> (N, C, H, W)`: residual single-head self-attention over the pixels of an image."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__(channels, heads=1, bias=True)
@@ -195,7 +195,7 @@ class MidAttention(Attention):
 
 
 class VAEDownsampler(nn.Module):
-    """`(N, C, H, W) -> (N, C, H/2, W/2)`; pads right and below only, as `AutoencoderKL` does."""
+    """`(N, C, H, W) -> (N, C, H/2, W/2)`; pads the right and bottom only, as `AutoencoderKL` does."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The denoiser of latent video: the spatial backbone with an architecture's temporal layers in its slots."""
+"""The denoiser: the UNet backbone with the temporal layers of one architecture in its slots."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nas.spaces import NONE, Architecture, SearchSpace
 
 
 class Denoiser(UNet):
-    """One architecture of a search space. Made by `build`, or by `Supernet.extract`.
+    """The model of one architecture; created by `build` or `Supernet.extract`.
 
     State-dict keys are diffusers' for the spatial part, and `temporal.<slot>...` (`temporal.down_0_0_0...` for slot
     `down.0.0/0`) for the rest.
 
     Attributes:
-        space, arch: what it was built from.
+        space, arch: the search space and the architecture.
     """
 
     def __init__(self, space: SearchSpace, arch: Architecture) -> None:
@@ -38,7 +38,7 @@ class Denoiser(UNet):
 
         Args:
             x: noisy latents `(B, C, T, H, W)`. With T=1 they are images: the temporal layers are skipped.
-            timestep: `(B,)` or `()`, as diffusers counts (0..1000), whole or not.
+            timestep: `(B,)` or `()`, from 0 to 1000 as in diffusers, not necessarily integers.
             context: text `(B, tokens, dim)`.
 
         Returns:
@@ -47,7 +47,7 @@ class Denoiser(UNet):
         return run(self, x, timestep, context, self.layers())
 
     def layers(self) -> dict[str, list[nn.Module]]:
-        """The temporal layers by site, in the order they run."""
+        """The temporal layers by site, in execution order."""
         return {
             site: [self.temporal[name] for name, _ in names if name in self.temporal]
             for site, names in self._layers_at.items()
@@ -55,34 +55,34 @@ class Denoiser(UNet):
 
 
 def build(space: SearchSpace, arch: Architecture) -> Denoiser:
-    """The denoiser of an architecture, with fresh weights; its temporal layers change nothing until trained.
+    """The denoiser of an architecture, randomly initialized; its temporal layers are the identity until trained.
 
-    Under `torch.device("meta")` it takes no memory, to count parameters or to load weights into.
+    Under `torch.device("meta")` it allocates no memory.
 
     Raises:
-        SpaceError: the space is cost-only, or the architecture belongs to another one.
+        SpaceError: the space is cost-only, or the architecture belongs to another space.
     """
     return Denoiser(space, arch)
 
 
 def run(unet: UNet, x: Tensor, timestep: Tensor, context: Tensor, layers: Mapping[str, Sequence[nn.Module]]) -> Tensor:
-    """`Denoiser.forward` of any UNet with the given temporal layers by site."""
+    """Denoising step of a UNet with the given temporal layers by site; see `Denoiser.forward`."""
     frames, context = x.shape[2], unet.read_text(context)
     after_site = temporal_step(layers, frames, context)
     return to_video(unet.denoise(to_frames(x), timestep, context, after_site), frames)
 
 
 def temporal_step(layers: Mapping[str, Sequence[nn.Module]], frames: int, context: Tensor):
-    """The UNet's callback that runs the layers of each site on features `(B*T, C, H, W)`; nothing when T=1."""
+    """Callback for the UNet that applies the layers of a site to features `(B*T, C, H, W)`; the identity when T=1."""
 
     def after_site(site: str, features: Tensor) -> Tensor:
-        here = layers.get(site)
-        if not here or frames == 1:
+        at_site = layers.get(site)
+        if not at_site or frames == 1:
             return features
         video = to_video(features, frames)
-        for layer in here:
+        for layer in at_site:
             video = layer(video, context)
-        return to_frames(video).contiguous()  # the next block must not depend on how this one lays out memory
+        return to_frames(video).contiguous()  # so that the next block always gets the same memory layout
 
     return after_site
 
@@ -99,7 +99,7 @@ def backbone_arguments(space: SearchSpace) -> tuple:
 
 
 def layers_by_site(space: SearchSpace, arch: Architecture) -> dict[str, list[tuple[str, str]]]:
-    """`(module name of the slot, choice)` of each layer that is there, by site, in the order they run."""
+    """`(module name of the slot, choice)` of each slot that is not `none`, by site, in execution order."""
     layers: dict[str, list[tuple[str, str]]] = {}
     for slot, choice in arch.items:
         if choice != NONE:
@@ -108,5 +108,5 @@ def layers_by_site(space: SearchSpace, arch: Architecture) -> dict[str, list[tup
 
 
 def module_name(name: str) -> str:
-    """A slot or a choice as torch can name a module: `down.0.0/1` -> `down_0_0_1`."""
+    """A slot or a choice as a valid module name: `down.0.0/1` -> `down_0_0_1`."""
     return name.replace(".", "_").replace("/", "_")

@@ -1,6 +1,6 @@
-"""Weights from and to a diffusers checkpoint folder: Stable Diffusion's UNet and VAE.
+"""Loads and saves the UNet and VAE of a diffusers checkpoint (Stable Diffusion v1).
 
-A folder as `save_pretrained` writes it or the Hub holds it: `unet/config.json`, `unet/diffusion_pytorch_model.safetensors`
+The folder is one written by `save_pretrained` or downloaded from the Hub: `unet/config.json`, `unet/diffusion_pytorch_model.safetensors`
 (or a variant of it, or shards: see `pretrained_files`), and the same under `vae/`. Only safetensors are read: no pickle
 that could run code.
 """
@@ -33,15 +33,15 @@ HUB_FILES += ["scheduler/*", *HUB_TEXT]
 
 
 def load_unet(folder: str | Path) -> UNet:
-    """The spatial UNet of a checkpoint, in the size its config says.
+    """The spatial UNet of a checkpoint, configured by its config.json.
 
     Args:
-        folder: the checkpoint's, or its `unet` folder.
+        folder: of the checkpoint, or its `unet` folder.
 
     Raises:
         ConfigError: no such file, weights that do not fit, or a config that is not of the Stable Diffusion v1 kind.
     """
-    folder = _part(folder, "unet")
+    folder = _component_folder(folder, "unet")
     config = _config(folder)
     backbone = unet_backbone(config, folder)
     inputs = {name: _number(config, name, folder, None) for name in ("in_channels", "cross_attention_dim")}
@@ -54,7 +54,7 @@ def load_unet(folder: str | Path) -> UNet:
 def save_unet(unet: UNet, folder: str | Path) -> Path:
     """Write `config.json` and the weights of a UNet as diffusers' `UNet2DConditionModel.save_pretrained` does.
 
-    One with a text embedding, which diffusers does not have, says so by `text_tokens` in the config.
+    A text embedding, which diffusers does not have, is recorded as `text_tokens` in the config.
     """
     folder, config = Path(folder), unet.config
     levels, cross = range(len(config.channels)), config.attention_levels
@@ -80,79 +80,81 @@ def save_unet(unet: UNet, folder: str | Path) -> Path:
 
 
 def prediction(folder: str | Path) -> str:
-    """What a checkpoint's UNet predicts, as its scheduler says: `epsilon` (also where it has none) or `v`.
+    """Prediction type of a checkpoint's scheduler: `epsilon` (also without a scheduler) or `v`.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: another prediction type.
     """
     path = Path(folder) / "scheduler" / "scheduler_config.json"
     kind = read_json(path, "scheduler config", dict).get("prediction_type", "epsilon") if path.exists() else "epsilon"
     names = {"epsilon": "epsilon", "v_prediction": "v"}
     if kind not in names:
-        raise ConfigError(f"{path}: prediction_type: '{kind}' is not known; known: {', '.join(names)}")
+        raise ConfigError(f"{path}: unknown prediction_type '{kind}'; known: {', '.join(names)}")
     return names[kind]
 
 
 def checkpoint_folder(name: str | Path, files: Sequence[str] = HUB_FILES) -> Path:
-    """The folder itself, or the files of a repository of the Hub, downloaded once: UNet, VAE and text encoder.
+    """A checkpoint folder: the given one, or a Hub repository's, downloaded once (UNet, VAE and text encoder).
 
     Raises:
-        ConfigError: there is no such folder, and no such repository or no way to reach it; says how to get the files.
-        MissingDependency: it is a repository's name, and huggingface_hub is not installed.
+        ConfigError: there is no such folder, and the repository does not exist or cannot be reached.
+        MissingDependency: the name is that of a repository, and huggingface_hub is not installed.
     """
     name = str(name)
     if Path(name).is_dir():
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ConfigError(f"{name}: no such checkpoint folder; give one that holds unet/, or a Hub name as OWNER/NAME")
+        raise ConfigError(
+            f"{name}: no such checkpoint folder; give one that contains unet/, or a Hub name as OWNER/NAME"
+        )
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise MissingDependency("huggingface_hub is not installed; run: pip install 'nas-video[diffusers]'") from None
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
-        lacking = _lacking(folder, files)
-        if lacking:  # no plain weights there: their variants, or shards, or the names of what is not read
-            snapshot_download(name, allow_patterns=lacking, etag_timeout=5)
+        patterns = _other_weights(folder, files)
+        if patterns:  # no default weights: variants or shards, or files to name in a message
+            snapshot_download(name, allow_patterns=patterns, etag_timeout=5)
         return folder
     except Exception as error:  # the Hub's client raises its own and its HTTP library's classes
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         wanted = " ".join(f'--include "{part}/*"' for part in dict.fromkeys(file.split("/")[0] for file in files))
         raise ConfigError(
-            f"{name}: no such folder, and not to be had from the Hub ({reason}); where there is a network run "
-            f"'hf download {name} {wanted}' and bring what it puts into ~/.cache/huggingface/hub here, or add "
+            f"{name}: no such folder, and the download from the Hub failed ({reason}); on a machine with network access run "
+            f"'hf download {name} {wanted}' and copy its folder in ~/.cache/huggingface/hub here, or add "
             "--local-dir DIR and give DIR instead"
         ) from None
 
 
-def _lacking(folder: Path, files: Sequence[str]) -> list[str]:
-    """Patterns of the other forms of the weights that a download did not bring."""
+def _other_weights(folder: Path, files: Sequence[str]) -> list[str]:
+    """Patterns of variants and shards of the weights that a repository does not have as single default files."""
     weights = [Path(file) for file in files if file.endswith(".safetensors") and not (folder / file).exists()]
     return [f"{path.parent}/{path.stem}*.{end}" for path in weights for end in ("safetensors", "json")]
 
 
 def load_spatial_weights(model: UNet, folder: str | Path) -> None:
-    """Take a checkpoint's UNet weights over into a denoiser or supernet of the same backbone.
+    """Load a checkpoint's UNet weights into a denoiser or supernet of the same backbone.
 
-    Its temporal layers stay as they are.
+    The temporal layers are not changed.
 
     Raises:
         ConfigError: as `load_unet`; also when the checkpoint is of another size (prune it first).
     """
-    folder = _part(folder, "unet")
+    folder = _component_folder(folder, "unet")
     _assign(model, folder)
 
 
 def load_autoencoder(folder: str | Path) -> Autoencoder:
-    """The autoencoder of a checkpoint, its temporal factors at zero.
+    """The autoencoder of a checkpoint, with zero temporal factors.
 
     Args:
-        folder: the checkpoint's, or its `vae` folder.
+        folder: of the checkpoint, or its `vae` folder.
 
     Raises:
         ConfigError: no such file, or weights that do not fit.
     """
-    folder = _part(folder, "vae")
+    folder = _component_folder(folder, "vae")
     config, file = _config(folder), folder / "config.json"
     fields = {
         "channels": config.get("block_out_channels"),
@@ -178,7 +180,7 @@ def unet_backbone(config: dict[str, Any], folder: Path) -> Backbone:
     """The backbone that a `UNet2DConditionModel`'s config describes.
 
     Raises:
-        ConfigError: it uses what this library's backbone does not have.
+        ConfigError: it uses a feature that `Backbone` does not have.
     """
     down, up = (_list(config, f"{name}_block_types", str, folder) for name in ("down", "up"))
     levels = len(_list(config, "block_out_channels", int, folder))
@@ -220,7 +222,7 @@ def weights_of(folder: Path) -> WeightFiles:
     """The files with the weights of a `unet` or `vae` folder.
 
     Raises:
-        ConfigError: there are none that are read.
+        ConfigError: there are no safetensors weights.
     """
     found = pretrained_files.find_weights(folder, STEM)
     if found is None:
@@ -238,7 +240,7 @@ def _assign(model: UNet, folder: Path) -> None:
 
 
 def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Checkpoints of before 2023 name the VAE's attention query, key, value, proj_attn, some as 1x1 convolutions."""
+    """Rename the VAE attention weights of checkpoints from before 2023, some of which are 1x1 convolutions."""
     names = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
     modern = {}
     for key, value in state.items():
@@ -252,10 +254,10 @@ def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The parsed config.json of a part.
+    """The config.json of a component.
 
     Raises:
-        ConfigError: it is missing, or holds no mapping.
+        ConfigError: it is missing or not a mapping.
     """
     config = read_json(folder / "config.json", "diffusers config", dict)
     if not isinstance(config, dict):
@@ -264,21 +266,21 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _number(config: dict[str, Any], name: str, folder: Path, default: int | None) -> int:
-    """A whole number from 1 up out of a config."""
+    """A positive integer from a config."""
     value = config.get(name, default)
     if type(value) is not int or not 1 <= value <= 1 << 20:
-        raise ConfigError(f"{folder / 'config.json'}: {name}: expected a whole number above 0, found {value!r:.60}")
+        raise ConfigError(f"{folder / 'config.json'}: {name}: expected a positive integer, found {value!r:.60}")
     return value
 
 
 def _list(config: dict[str, Any], name: str, kind: type, folder: Path) -> list[Any]:
-    """A list out of a config, not empty."""
+    """A non-empty list from a config."""
     value = config.get(name)
     if not isinstance(value, list) or not value or not all(type(entry) is kind for entry in value):
         raise ConfigError(f"{folder / 'config.json'}: {name}: expected a list of {kind.__name__}, found {value!r:.60}")
     return value
 
 
-def _part(folder: str | Path, name: str) -> Path:
+def _component_folder(folder: str | Path, name: str) -> Path:
     folder = Path(folder)
     return folder / name if (folder / name).is_dir() else folder

@@ -1,4 +1,4 @@
-"""The discriminator of the adversarial stage: a frozen encoder with small heads that judge its features.
+"""Discriminator of adversarial training: a frozen encoder with small trainable heads on its features.
 
 SnapGen-V (arXiv 2412.10494), section on adversarial fine-tuning: the encoder is the trained denoiser's, frozen;
 behind each of its down blocks stands a spatial-temporal head, and only the heads train.
@@ -20,16 +20,16 @@ from nas.models.operators import SelfAttention1D
 
 
 class Discriminator(nn.Module):
-    """Noisy latents `(B, C, T, H, W)`, timestep, text -> logits `(B, levels * T)`; higher means more real.
+    """Noisy latents `(B, C, T, H, W)`, timestep, text -> logits `(B, levels * T)`; higher is more realistic.
 
     There is a logit for each level of the encoder and each frame. Images (T=1) skip the temporal parts.
 
     Args:
-        denoiser: the trained model whose encoder is copied; the original is left alone.
+        denoiser: the trained model; its encoder is copied, and it is not changed.
 
     Attributes:
-        encoder: the frozen copy; no parameter of it asks for gradients, yet gradients flow through it to the input.
-        heads: what trains and what a checkpoint needs to keep.
+        encoder: the frozen copy; its parameters get no gradients, but gradients flow through it to the input.
+        heads: the trainable part, which checkpoints store.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -42,7 +42,7 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """Judge clips that were noised to `timestep`.
+        """Logits of clips that were noised to `timestep`.
 
         Args:
             x: `(B, C, T, H, W)`.
@@ -66,8 +66,8 @@ class Discriminator(nn.Module):
 class Head(nn.Module):
     """Features `(B*T, C, H, W)` of one level, T, pooled text `(B, dim)` -> a logit per frame `(B, T)`.
 
-    A 2D residual block on each frame, shifted by a linear map of the text; then attention along time at each place;
-    then a linear layer on the mean over the places.
+    A 2D residual block on each frame, shifted by a linear map of the text; then attention over time at each pixel;
+    then a linear layer on the mean over the pixels.
     """
 
     def __init__(self, channels: int, heads: int, text_dim: int, groups: int) -> None:

@@ -1,4 +1,4 @@
-"""Pieces that the spatial backbone and the temporal operators share, with diffusers' parameter names."""
+"""Layers and tensor reshapes shared by the UNet, the autoencoder and the temporal operators; diffusers' names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """`(..., dim) -> (..., hidden)`: one half of a projection, gated by the GELU of the other half."""
+    """`(..., dim) -> (..., hidden)`: one half of a projection times the GELU of the other half."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """`(..., dim) -> (..., dim)` through four times the width. `net.1` is diffusers' dropout, which is off."""
+    """`(..., dim) -> (..., dim)` with four times the width inside. `net.1` stands for the dropout of diffusers."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -90,17 +90,17 @@ def to_video(features: Tensor, frames: int) -> Tensor:
 def sinusoid(positions: Tensor, channels: int, max_period: float = 10000.0) -> Tensor:
     """`(N,) -> (N, channels)`: cosines, then sines, of the positions at geometrically spaced frequencies.
 
-    Defined for any position, so a model meets no position without an encoding on clips longer than it was trained on.
+    Defined for any position, so clips may be longer than those of training.
     """
     half = (channels + 1) // 2
     steps = torch.arange(half, dtype=torch.float32, device=positions.device)
     angles = positions.float()[:, None] * torch.exp(-math.log(max_period) / max(half, 1) * steps)
-    sines = angles[:, :-1].sin() if channels % 2 else angles.sin()  # no slice when whole: Core ML knows no alias
+    sines = angles[:, :-1].sin() if channels % 2 else angles.sin()  # Core ML has no alias operation for a full slice
     return torch.cat([angles.cos(), sines], dim=-1)
 
 
 def zero_(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
-    """Set a layer's weights and bias to zero, so that the residual branch it ends adds nothing."""
+    """Set the weights and bias of a layer to zero, so that the residual branch it ends is zero."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,11 +1,11 @@
 """The six temporal operators as torch modules on a latent video `(B, C, T, H, W)`.
 
-Each is pre-norm, residual and zero-initialised at its output: an untrained one returns its input, bit for bit.
+Each is pre-norm, residual and zero-initialized at its output: an untrained one returns its input, bit for bit.
 The attention operators are transformer layers (attention, then a feed-forward), as in AnimateDiff.
 
-Each is written in the form that phone runtimes are fast at, with tensors of rank 5 at most (Core ML takes no more):
+Each uses an implementation that is fast on phone runtimes, with tensors of rank 5 at most (the limit of Core ML):
 
-| operator | form | parameters (C channels, D text dim, k kernel) |
+| operator | implementation | parameters (C channels, D text dim, k kernel) |
 | --- | --- | --- |
 | `SelfAttention1D` | fused attention, positions in the batch: `(B*H*W, heads, T, d)` | 16 C^2 |
 | `SelfAttention3D` | fused attention over all tokens: `(B, heads, T*H*W, d)` | 16 C^2 |
@@ -14,9 +14,9 @@ Each is written in the form that phone runtimes are fast at, with tensors of ran
 | `Conv1D` | a (k,1) `Conv2d` over (T, H*W) | k C^2 |
 | `Conv3D` | k shifted (k,k) `Conv2d`s, frames in the batch | k^3 C^2 |
 
-Position: attention sees sinusoids added to the normalised tokens, of time in the 1D operators, of time (first half
-of the channels) and row and column (a quarter each) in the 3D ones. They are functions, not tables, so clips may be
-longer than those of training. Nothing here treats T=1 apart: a denoiser skips its temporal layers for images.
+Position: attention sees sinusoids added to the normalized tokens, of time in the 1D operators, of time (first half
+of the channels) and row and column (a quarter each) in the 3D ones. They are functions, not learned tables, so clips may
+be longer than those of training. T=1 is no special case here: the denoiser skips its temporal layers for images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.models.layers import Attention, FeedForward, attend, merge_heads, split_heads, zero_
-from nas.models.positions import add_frame, add_frame_and_place
+from nas.models.positions import add_frame, add_frame_and_pixel
 from nas.spaces import Operator, resolve
 
 
@@ -45,9 +45,8 @@ class SelfAttention(nn.Module):
 class SelfAttention1D(SelfAttention):
     """`(B, C, T, H, W) -> (B, C, T, H, W)`; the context is ignored.
 
-    Every pixel looks along its own timeline: at how this very place looks in each of the T frames.
-    It sees when things happen but not where they go, since no pixel sees its neighbours.
-    Cheap at any resolution: T x T scores for each of the H*W places.
+    Every pixel attends to itself in each of the T frames. It models change over time but not displacement, since no
+    pixel attends to its neighbors. Cheap at any resolution: T x T scores for each of the H*W pixels.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -61,14 +60,14 @@ class SelfAttention1D(SelfAttention):
 class SelfAttention3D(SelfAttention):
     """`(B, C, T, H, W) -> (B, C, T, H, W)`; the context is ignored.
 
-    Every pixel of every frame looks at every pixel of every frame, so it can follow what moves.
-    The strongest operator and the dearest: (T*H*W)^2 scores, 16 times as many at twice the height and width.
-    On runtimes without fused attention those scores lie in memory: see `nas.costs.workload_counts`.
+    Every pixel attends to all pixels of all frames, so the operator can model motion. The most expressive and most
+    expensive operator: (T*H*W)^2 scores, 16 times as many at twice the height and width. Runtimes without fused
+    attention store these scores: see `nas.costs.workload_counts`.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = to_tokens(x)
-        tokens = tokens + self.attn(add_frame_and_place(self.norm1(tokens), x.shape))
+        tokens = tokens + self.attn(add_frame_and_pixel(self.norm1(tokens), x.shape))
         tokens = tokens + self.ff(self.norm2(tokens))
         return from_tokens(tokens, x.shape)
 
@@ -76,10 +75,9 @@ class SelfAttention3D(SelfAttention):
 class CrossAttention1D(nn.Module):
     """`(B, C, T, H, W)`, context `(B, tokens, dim)` -> `(B, C, T, H, W)`.
 
-    Every pixel looks at the words and at one pixel of the anchor (first) frame: the one at its own place.
-    One softmax weighs them: "what should be here" against "what was here at the start".
-    Linear in T, and the words are never copied per place. With `anchor` alone there is nothing to weigh: every
-    pixel simply receives the projected anchor pixel, and there are no queries.
+    Every pixel attends to the text tokens and to the pixel at its own position in the anchor (first) frame, with one
+    softmax over both. Linear in T, and the text is not copied per pixel. With `anchor` alone there is a single key:
+    every pixel receives the projected anchor pixel, and there are no queries.
     """
 
     def __init__(self, channels: int, heads: int, context: str, context_dim: int) -> None:
@@ -92,7 +90,7 @@ class CrossAttention1D(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens, frames = to_tokens(x), x.shape[2]
-        tokens = tokens + self.attn.to_own_place(add_frame(self.norm1(tokens), frames), context, frames)
+        tokens = tokens + self.attn.to_own_pixel(add_frame(self.norm1(tokens), frames), context, frames)
         tokens = tokens + self.ff(self.norm2(tokens))
         return from_tokens(tokens, x.shape)
 
@@ -100,9 +98,8 @@ class CrossAttention1D(nn.Module):
 class CrossAttention3D(nn.Module):
     """`(B, C, T, H, W)`, context `(B, tokens, dim)` -> `(B, C, T, H, W)`.
 
-    Every pixel looks at the words and at all pixels of the anchor (first) frame.
-    So a thing that has moved finds itself again where it was at the start.
-    Linear in T: T*H*W queries, but only tokens + H*W keys.
+    Every pixel attends to the text tokens and to all pixels of the anchor (first) frame, so it can refer to an object
+    that has moved since. Linear in T: T*H*W queries, but only tokens + H*W keys.
     """
 
     def __init__(self, channels: int, heads: int, context: str, context_dim: int) -> None:
@@ -115,8 +112,8 @@ class CrossAttention3D(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = to_tokens(x)
-        normed = add_frame_and_place(self.norm1(tokens), x.shape)
-        tokens = tokens + self.attn.to_all_places(normed, context, x.shape[2])
+        normed = add_frame_and_pixel(self.norm1(tokens), x.shape)
+        tokens = tokens + self.attn.to_all_pixels(normed, context, x.shape[2])
         tokens = tokens + self.ff(self.norm2(tokens))
         return from_tokens(tokens, x.shape)
 
@@ -124,9 +121,7 @@ class CrossAttention3D(nn.Module):
 class Conv1D(nn.Module):
     """`(B, C, T, H, W) -> (B, C, T, H, W)`; the context is ignored.
 
-    Every pixel mixes with itself one frame earlier and one frame later (kernel 3).
-    It smooths and sharpens motion at its place, and knows nothing beyond the neighbouring frames.
-    The cheapest operator. `conv.weight` is `(C, C, k, 1)`.
+    A convolution over time at each pixel, over adjacent frames only (kernel 3). The cheapest operator. `conv.weight` is `(C, C, k, 1)`.
     """
 
     def __init__(self, channels: int, kernel: int) -> None:
@@ -144,8 +139,8 @@ class Conv1D(nn.Module):
 class Conv3D(nn.Module):
     """`(B, C, T, H, W) -> (B, C, T, H, W)`; the context is ignored.
 
-    Every pixel mixes with its neighbours in space in the frame before, its own and the one after (kernel 3).
-    It sees small motion directly, for nine times the parameters and work of `Conv1D`.
+    A convolution over time and space, which models small motion directly, with nine times the parameters and
+    operations of `Conv1D` (kernel 3).
     `convs[i].weight` `(C, C, k, k)` is slice i over time of the 3D kernel; `bias` `(C,)` is added once.
     """
 
@@ -175,7 +170,7 @@ class Conv3D(nn.Module):
 class TextAnchorAttention(nn.Module):
     """Attention from video tokens `(B, T*H*W, C)`, time slowest, to text `(B, M, D)` and the tokens of frame 0.
 
-    Both contexts share one softmax. `context` is `text`, `anchor` or `text+anchor`; what it leaves out has no weights.
+    Both contexts share one softmax. `context` is `text`, `anchor` or `text+anchor`; there are no weights for a part that is not used.
     """
 
     def __init__(self, channels: int, heads: int, context: str, context_dim: int, query: bool = True) -> None:
@@ -192,7 +187,7 @@ class TextAnchorAttention(nn.Module):
             self.to_v_anchor = nn.Linear(channels, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
-    def to_all_places(self, tokens: Tensor, context: Tensor | None, frames: int) -> Tensor:
+    def to_all_pixels(self, tokens: Tensor, context: Tensor | None, frames: int) -> Tensor:
         """Keys: the text and all H*W anchor tokens. `(B, T*H*W, C) -> (B, T*H*W, C)`."""
         keys, values = [], []
         if self.text:
@@ -202,8 +197,8 @@ class TextAnchorAttention(nn.Module):
             keys, values = [*keys, self.to_k_anchor(first)], [*values, self.to_v_anchor(first)]
         return self.to_out(attend(self.to_q(tokens), torch.cat(keys, 1), torch.cat(values, 1), self.heads))
 
-    def to_own_place(self, tokens: Tensor, context: Tensor | None, frames: int) -> Tensor:
-        """Keys: the text and the anchor token at the query's own place. `(B, T*H*W, C) -> (B, T*H*W, C)`."""
+    def to_own_pixel(self, tokens: Tensor, context: Tensor | None, frames: int) -> Tensor:
+        """Keys: the text and the anchor token at the query's own position. `(B, T*H*W, C) -> (B, T*H*W, C)`."""
         if not self.anchor:
             return self.to_out(attend(self.to_q(tokens), self.to_k(context), self.to_v(context), self.heads))
         batch, length, channels = tokens.shape
@@ -224,10 +219,10 @@ class TextAnchorAttention(nn.Module):
 
 
 def build_operator(operator: Operator, channels: int, context_dim: int) -> nn.Module:
-    """The untrained module of an operator, zero-initialised at its output.
+    """The untrained module of an operator, zero-initialized at its output.
 
     Args:
-        operator: kind and hyper-parameters.
+        operator: kind and hyperparameters.
         channels: C of the video it runs on; must be a multiple of the operator's heads.
         context_dim: dimension of a text token; only the cross-attentions use it.
 

@@ -1,8 +1,7 @@
-"""Drawing paths through a supernet to train: uniform, fair, and inside a budget.
+"""Samples paths of a supernet for training: uniformly, fairly (FairNAS), and within a budget.
 
-`fits` is any predicate on architectures, such as one made from a cost model and a budget; this floor knows neither.
-At a site of several slots a draw is brought into canonical form (`none` last), so its later slots train less often
-than its first: they are also used less often.
+`fits` is a predicate on architectures, for example from a cost model and a budget. At a site with several slots a path is
+brought into canonical form (`none` last), so later slots are trained less often than the first, as they are used less.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ Fits = Callable[[Architecture], bool]
 def sample_path(
     space: SearchSpace, rng: np.random.Generator, fits: Fits | None = None, tries: int = 20
 ) -> Architecture:
-    """One path: each slot's choice uniform and independent; with `fits`, uniform among those that fit if it can.
+    """One path: the choice of each slot is uniform and independent. With `fits`, rejection sampling.
 
-    Up to `tries` draws are rejected; the last is then brought inside by emptying slots in random order.
+    After `tries` rejected draws, slots of the last one are set to `none` in random order until it fits.
 
     Raises:
-        BudgetError: nothing fits, not even with every slot emptied that may be.
+        BudgetError: no path fits, even with as many empty slots as possible.
     """
     path = space.random(rng)
     if fits is None:
@@ -40,8 +39,8 @@ def sample_path(
 def fair_round(space: SearchSpace, rng: np.random.Generator, fits: Fits | None = None) -> list[Architecture]:
     """A round of paths in which each slot takes each of its choices once, in random order (FairNAS, arXiv 1907.01845).
 
-    As many paths as the slot with the most choices has; a slot with fewer goes through them again. With `fits`, paths
-    outside the budget are brought inside by emptying slots, which takes some choices' turns away.
+    There are as many paths as the largest number of choices of a slot; slots with fewer choices repeat them. With
+    `fits`, slots of paths over the budget are set to `none`, which skips some choices.
 
     Raises:
         BudgetError: as `sample_path`.
@@ -59,14 +58,14 @@ def empty_until_it_fits(space: SearchSpace, path: Architecture, rng: np.random.G
     """Set slots to `none`, one by one in random order, until the path fits.
 
     Raises:
-        BudgetError: it does not fit even then.
+        BudgetError: it does not fit even with as many empty slots as possible.
     """
     while not fits(path):
         filled = [slot for slot, choice in path.items if choice != NONE and NONE in space.slots[slot]]
         if not filled:
             raise BudgetError(
                 f"no path of search space '{space.name}' fits the budget, "
-                "not even without temporal layers; raise the budget"
+                "not even one without temporal layers; raise the budget"
             )
         path = space.architecture({**path.choices, filled[rng.integers(len(filled))]: NONE})
     return path

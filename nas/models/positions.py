@@ -1,8 +1,8 @@
-"""Where a token of a latent video is: sinusoids of its frame, row and column.
+"""Positional encodings of video tokens: sinusoids of frame, row and column.
 
-They depend on nothing but the clip's size. So they are numpy's and enter a traced graph as constants: written in torch,
-LiteRT computes them anew in every run, and spreads them over the tokens by an operation that XNNPACK does not know, which
-parts the graph in two. They are added by frame and by place, and never exist as one tensor as large as the tokens.
+They depend on the size of the clip only, and are computed in numpy to become constants of a traced graph: written in
+torch, LiteRT would recompute them in every run and broadcast them with an operation that XNNPACK does not support, which
+splits the graph. They are added by frame and by pixel, never as one tensor as large as the tokens.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def add_frame(tokens: Tensor, frames: int) -> Tensor:
     return (by_frame + _like(_frame(frames, tokens.shape[-1]), tokens)[:, None]).reshape(tokens.shape)
 
 
-def add_frame_and_place(tokens: Tensor, shape: torch.Size) -> Tensor:
+def add_frame_and_pixel(tokens: Tensor, shape: torch.Size) -> Tensor:
     """Tokens `(B, T*H*W, C)` of a video `(B, C, T, H, W)`, plus the encoding of their frame (in the first half of the
     channels), of their row and of their column (in a quarter each)."""
     batch, channels, frames, height, width = shape
     by_frame = tokens.reshape(batch, frames, height * width, channels)
-    time = _like(_frame_beside_place(frames, channels), tokens)
-    return (by_frame + time[:, None] + _like(_place(height, width, channels), tokens)).reshape(tokens.shape)
+    time = _like(_frame_before_pixel(frames, channels), tokens)
+    return (by_frame + time[:, None] + _like(_pixel(height, width, channels), tokens)).reshape(tokens.shape)
 
 
 def _like(table: np.ndarray, tokens: Tensor) -> Tensor:
@@ -43,14 +43,14 @@ def _frame(length: int, channels: int) -> np.ndarray:
 
 
 @functools.cache
-def _frame_beside_place(length: int, channels: int) -> np.ndarray:
-    """`(length, channels)`: the frame's encoding in the first half, then nothing."""
+def _frame_before_pixel(length: int, channels: int) -> np.ndarray:
+    """`(length, channels)`: the frame's encoding in the first half, then zeros."""
     return _padded(_frame(length, channels // 2), 0, channels)
 
 
 @functools.cache
-def _place(height: int, width: int, channels: int) -> np.ndarray:
-    """`(height * width, channels)`: nothing in the first half, then the row's encoding, then the column's."""
+def _pixel(height: int, width: int, channels: int) -> np.ndarray:
+    """`(height * width, channels)`: zeros in the first half, then the row's encoding, then the column's."""
     row_channels = (channels - channels // 2) // 2
     column_channels = channels - channels // 2 - row_channels
     rows = _padded(_frame(height, row_channels), channels // 2, channels)
@@ -59,7 +59,7 @@ def _place(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def _padded(table: np.ndarray, before: int, channels: int) -> np.ndarray:
-    """`(length, channels)`: the table's columns after so many of zeros, and zeros after them."""
-    length, width = table.shape  # not np.pad, which torch.compile cannot trace
+    """`(length, channels)`: the columns of the table, with `before` zero columns before them and zeros after."""
+    length, width = table.shape  # np.pad cannot be traced by torch.compile
     parts = np.zeros((length, before)), table, np.zeros((length, channels - before - width))
     return np.concatenate(parts, axis=1).astype(np.float32)

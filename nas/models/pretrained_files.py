@@ -1,6 +1,6 @@
-"""Which files of a diffusers or transformers folder hold its weights: as the Hub has them, whole or in shards.
+"""Finds the weight files of a diffusers or transformers folder: variants, single files and shards.
 
-`NAME.safetensors`, `NAME.VARIANT.safetensors` (half precision, mostly), and either in shards, which an index names:
+`NAME.safetensors`, `NAME.VARIANT.safetensors` (usually half precision), and either in shards listed by an index:
 `NAME.safetensors.index.json`, `NAME.safetensors.index.VARIANT.json`.
 """
 
@@ -16,17 +16,17 @@ from nas.files import read_json
 from nas.models import safetensors_io
 
 PREFERRED = (None, "fp16", "bf16")
-"""Variants, best first; others come after them, such as `non_ema`."""
+"""Variants in order of preference; others, such as `non_ema`, come after them."""
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The files that together hold a model's weights.
+    """The files with the weights of a model.
 
     Attributes:
-        variant: such as `fp16`; None for the plain ones.
-        named: the file that stands for all of them: the only one, or the index.
-        files: of the tensors.
+        variant: such as `fp16`; None for the default one.
+        named: the file to name in messages: the only one, or the index.
+        files: the safetensors files.
     """
 
     variant: str | None
@@ -34,42 +34,42 @@ class WeightFiles:
     files: tuple[Path, ...]
 
     def read(self) -> dict[str, Tensor]:
-        """Every tensor.
+        """All tensors.
 
         Raises:
             ConfigError: a file is missing or damaged.
         """
-        found: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
         for file in self.files:
-            found |= safetensors_io.load(file)
-        return found
+            state |= safetensors_io.load(file)
+        return state
 
 
 def find_weights(folder: str | Path, stem: str) -> WeightFiles | None:
-    """The weights called `stem` in a folder; None if there are none as safetensors.
+    """The weights called `stem` in a folder; None if there are no safetensors files.
 
     Raises:
-        ConfigError: the index is no index.
+        ConfigError: the index is invalid, or a file that it lists is missing.
     """
-    found: dict[str | None, Path] = {}
-    for path in sorted(Path(folder).glob(f"{stem}.*"), reverse=True):  # a whole file comes before an index
+    by_variant: dict[str | None, Path] = {}
+    for path in sorted(Path(folder).glob(f"{stem}.*"), reverse=True):  # a single file takes precedence over an index
         for start, end in ((f"{stem}.safetensors.index", ".json"), (stem, ".safetensors")):
             if path.name.startswith(start) and path.name.endswith(end):
                 variant = path.name[len(start) : -len(end)].removeprefix(".") or None
                 if "-of-" not in path.name and path.exists():
-                    found[variant] = path
-    if not found:
+                    by_variant[variant] = path
+    if not by_variant:
         return None
-    order = [variant for variant in PREFERRED if variant in found] or sorted(found, key=str)
-    path = found[order[0]]
+    order = [variant for variant in PREFERRED if variant in by_variant] or sorted(by_variant, key=str)
+    path = by_variant[order[0]]
     return WeightFiles(order[0], path, _shards(path) if path.suffix == ".json" else (path,))
 
 
 def missing_weights(folder: str | Path, stem: str, pickled: str | None = None) -> str:
-    """Why a folder has no weights that are read, and what to do: one line.
+    """Message, in one line, for a folder without safetensors weights: the reason and the fix.
 
     Args:
-        pickled: what pickled weights are called, where not `stem`.
+        pickled: stem of pickled weights, if not `stem`.
     """
     folder, name = Path(folder), f"{stem}.safetensors"
     bins = sorted(folder.glob(f"{pickled or stem}*.bin*"))
@@ -78,17 +78,17 @@ def missing_weights(folder: str | Path, stem: str, pickled: str | None = None) -
     middle = bins[0].name.removeprefix(pickled or stem).split(".bin")[0].split("-")[0].removeprefix(".")
     variant, option = (f"of variant '{middle}' ", f", variant='{middle}'") if middle else ("", "")
     return (
-        f"{folder}: holds only pickled weights {variant}({bins[0].name}), which are not read, since a pickle can run "
+        f"{folder}: contains only pickled weights {variant}({bins[0].name}), which are not read, since unpickling can run "
         f"code; download {f'{stem}.{middle}.safetensors' if middle else name} if the repository has it, or convert "
         f"them: from_pretrained(...{option}).save_pretrained(..., safe_serialization=True)"
     )
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    """The files that an index names.
+    """The files that an index lists.
 
     Raises:
-        ConfigError: it is no index, a file is missing, or is named outside the folder.
+        ConfigError: the index is invalid, or a file is missing or outside the folder.
     """
     value = read_json(index, "weights index", dict)
     names = value.get("weight_map") if isinstance(value, dict) else None
@@ -97,7 +97,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     files = sorted(set(names.values()))
     for name in files:
         if Path(name).name != name:
-            raise ConfigError(f"{index}: weight_map: '{name}' is no file beside the index")
+            raise ConfigError(f"{index}: weight_map: '{name}' is not a file name in the folder of the index")
         if not (index.parent / name).exists():
-            raise ConfigError(f"{index.parent / name}: no such weights file, which {index.name} names; download it")
+            raise ConfigError(f"{index.parent / name}: no such weights file, but {index.name} lists it; download it")
     return tuple(index.parent / name for name in files)

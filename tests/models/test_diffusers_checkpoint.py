@@ -176,7 +176,11 @@ def test_what_the_hub_has_and_is_not_read_is_one_line(checkpoint, part):
     gone.rename(folder / f"{STEM}.fp16.bin")
     with pytest.raises(ConfigError, match=r"00002-of-00002\.safetensors: no such weights file"):
         load(folder)
-    for value, words in (([], "weight_map"), ({"weight_map": {"a": "../a"}}, "no file beside")):
+    for value, words in (
+        ([], "expected an object"),
+        ({}, "weight_map"),
+        ({"weight_map": {"a": "../a"}}, "is not a file name"),
+    ):
         (folder / index).write_text(json.dumps(value))
         with pytest.raises(ConfigError, match=words):
             load(folder)

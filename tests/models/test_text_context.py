@@ -70,9 +70,9 @@ def test_a_long_caption_is_cut_and_still_ends(pipeline):
 
 
 def test_what_does_not_fit_is_one_line(pipeline, tmp_path):
-    with pytest.raises(ConfigError, match=f"is {DIM} wide, the search space says 768"):
+    with pytest.raises(ConfigError, match=f"has width {DIM}, but the search space has text.dim 768"):
         PromptEncoder(Text(TOKENS, 768, str(pipeline)))(["a"])
-    with pytest.raises(ConfigError, match=f"reads {TOKENS} tokens, the search space says 77"):
+    with pytest.raises(ConfigError, match=f"reads at most {TOKENS} tokens, but the search space has text.tokens 77"):
         PromptEncoder(Text(77, DIM, str(pipeline)))(["a"])
     with pytest.raises(ConfigError, match=r"'clib': no saved encoder in clib.*'minilm', 'clip'.*text_encoder/"):
         PromptEncoder(Text(77, 768, "clib"))(["a"])
