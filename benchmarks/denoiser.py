@@ -1,13 +1,13 @@
-"""Our denoiser against diffusers' `UNetMotionModel`, eager on this machine, in one run.
+"""Compares the denoiser with diffusers' `UNetMotionModel` in eager mode on this machine.
 
     python benchmarks/denoiser.py --space mid --threads 1 2 --rounds 15 --out docs/benchmarks/denoiser.md
 
 Same spatial configuration and weights (checked: with the temporal parts at zero both give the same output), same
 shapes, and one temporal transformer layer at the same sites: `SelfAttention1D` in one slot of each against diffusers'
-motion module with one self-attention (by default it has two; the second is removed, in its favour). What diffusers'
-module has more are two projections around the layer: both counts of parameters are printed. The two are timed in
-turn, so that drift hits both; the ratio is that of the medians, of the time on the clock and of the time that the
-threads spent computing, which on a busy machine is the steadier of the two.
+motion module with one self-attention (by default it has two; the second is removed, in its favor). diffusers'
+module also has two projections around the layer: both numbers of parameters are printed. The models are timed in
+turn, so that drift affects both. Ratios are those of medians, of wall-clock time and of CPU time, which is more stable
+on a busy machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def measure(space: SearchSpace, threads: int, rounds: int) -> dict:
     copy_spatial_weights(ours, theirs)
     x, text = torch.randn(space.input_shape()), torch.randn(space.context_shape())
     timestep = torch.full((len(x),), 500.0)
-    repeated = text.repeat_interleave(x.shape[2], dim=0)  # UNetMotionModel wants the text once per frame
+    repeated = text.repeat_interleave(x.shape[2], dim=0)  # UNetMotionModel expects the text once per frame
     runs = {
         "nas": lambda: ours(x, timestep, text),
         "diffusers": lambda: theirs(x, timestep, encoder_hidden_states=repeated, return_dict=False)[0],
@@ -117,12 +117,12 @@ def motion_model(space: SearchSpace) -> torch.nn.Module:
     for module in model.modules():
         if type(module).__name__ == "AnimateDiffTransformer3D":
             for block in module.transformer_blocks:
-                block.attn2 = block.norm2 = None  # its forward skips what is not there: one attention, as in ours
+                block.attn2 = block.norm2 = None  # its forward skips None: one attention, as in ours
     return model
 
 
 def copy_spatial_weights(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
-    """Give diffusers' model our spatial weights, all of them."""
+    """Copy all spatial weights to diffusers' model."""
     spatial = {k: v for k, v in ours.state_dict().items() if not k.startswith("temporal.")}
     target = theirs.state_dict()
     assert all(k in target and target[k].shape == v.shape for k, v in spatial.items()), "not the same spatial model"
@@ -130,7 +130,7 @@ def copy_spatial_weights(ours: torch.nn.Module, theirs: torch.nn.Module) -> None
 
 
 def check(theirs: torch.nn.Module, runs: dict) -> None:
-    """With both temporal parts still at zero the two models must agree: they are the same spatial model."""
+    """With zero temporal parts both models must agree, since their spatial parts are the same."""
     for module in theirs.modules():
         if type(module).__name__ == "AnimateDiffTransformer3D":
             torch.nn.init.zeros_(module.proj_out.weight)

@@ -1,9 +1,8 @@
-"""What models take at full size: pruning Stable Diffusion's UNet, and decoding clips of growing length.
+"""Time and memory at full size: pruning Stable Diffusion's UNet, and decoding clips of increasing length.
 
     python benchmarks/models.py --out docs/benchmarks/models.md
 
-Each row runs in a process of its own, so that its peak memory is its own. Weights are random: time and memory do not
-depend on them.
+Each row runs in its own process, to measure its peak memory. Weights are random: time and memory do not depend on them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def prune() -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "sd15"
-        if not sys.argv[3:]:  # the checkpoint is written by a process of its own, to keep its memory out of this one's
+        if not sys.argv[3:]:  # a subprocess writes the checkpoint, whose memory must not count here
             subprocess.run([sys.executable, __file__, "--one", "prune", str(checkpoint)], check=True)
         else:
             with torch.device("meta"):
@@ -68,7 +67,7 @@ def decode(frames: int, chunk: int) -> dict:
     latents = torch.randn(1, 4, frames, LATENT, LATENT)
     before, started, decoded = peak_mb(), time.monotonic(), 0
     for piece in decode_chunks(autoencoder, latents, frames=chunk):
-        decoded += piece.shape[2]  # what a caller would write to a file, and then forget
+        decoded += piece.shape[2]  # a caller would write the chunk to a file and free it
     assert decoded == frames
     return {"seconds": time.monotonic() - started, "before_mb": before, "peak_mb": peak_mb()}
 

@@ -47,14 +47,16 @@ class VideoFolder(FileSource):
     def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
         folder = Path(folder)
         super().__init__(folder, buckets, fps)
-        own = (folder / split).is_dir()
-        used = folder / split if own else folder
+        has_splits = (folder / split).is_dir()
+        used = folder / split if has_splits else folder
         self._roots = _roots({folder, used})
         all_entries = self._entries(used)
         self._items: dict[str, list[Entry]] = {"videos": [], "images": []}
         for kind, entries in self._items.items():
             of_kind = [entry for entry in all_entries if kind_of(entry.path.name) == kind]
-            indices = range(len(of_kind)) if own else split_indices([entry.path.name for entry in of_kind], split)
+            indices = (
+                range(len(of_kind)) if has_splits else split_indices([entry.path.name for entry in of_kind], split)
+            )
             entries += [of_kind[index] for index in indices]
 
     def count(self, kind: str) -> int:

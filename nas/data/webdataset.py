@@ -60,14 +60,14 @@ class WebDataset(FileSource):
     def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
         folder = Path(folder)
         super().__init__(folder, buckets, fps)
-        own = (folder / split).is_dir()
+        has_splits = (folder / split).is_dir()
         all_items: dict[str, list[Item]] = {"videos": [], "images": []}
-        for shard in shards_in(folder / split if own else folder):
+        for shard in shards_in(folder / split if has_splits else folder):
             for item in self._items_in(shard):
                 all_items[kind_of(item.media.name)].append(item)
         self._items = {
             kind: items
-            if own
+            if has_splits
             else [items[index] for index in split_indices([_key(i.media.name) for i in items], split)]
             for kind, items in all_items.items()
         }

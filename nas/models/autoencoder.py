@@ -68,14 +68,14 @@ class Autoencoder(nn.Module):
         Raises:
             ConfigError: names or shapes do not match this configuration.
         """
-        own = self.state_dict()
-        missing = [key for key in own if key not in state and ".temporal." not in key]
-        wrong = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
+        expected = self.state_dict()
+        missing = [key for key in expected if key not in state and ".temporal." not in key]
+        wrong = [key for key, value in state.items() if key not in expected or expected[key].shape != value.shape]
         if missing or wrong:
             raise ConfigError(f"the weights are those of another autoencoder: '{(missing + wrong)[0]}' does not match")
-        zeros = {key: torch.zeros(value.shape) for key, value in own.items() if value.is_meta and key not in state}
-        converted = {key: value.to(own[key].dtype) for key, value in state.items()}
-        self.load_state_dict({**converted, **zeros}, strict=False, assign=any(v.is_meta for v in own.values()))
+        zeros = {key: torch.zeros(value.shape) for key, value in expected.items() if value.is_meta and key not in state}
+        converted = {key: value.to(expected[key].dtype) for key, value in state.items()}
+        self.load_state_dict({**converted, **zeros}, strict=False, assign=any(v.is_meta for v in expected.values()))
 
     def temporal_parameters(self) -> list[nn.Parameter]:
         """The decoder's temporal factors."""

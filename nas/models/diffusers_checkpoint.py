@@ -168,11 +168,11 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
     described = build(VAEConfig, fields, str(file))
     with torch.device("meta"):
         autoencoder = Autoencoder(described)
-    found = weights_of(folder)
+    weights = weights_of(folder)
     try:
-        autoencoder.load_image_weights(_modern_names(found.read()))
+        autoencoder.load_image_weights(_modern_names(weights.read()))
     except ConfigError as error:
-        raise ConfigError(f"{found.named}: {error}") from None
+        raise ConfigError(f"{weights.named}: {error}") from None
     return autoencoder
 
 
@@ -224,17 +224,17 @@ def weights_of(folder: Path) -> WeightFiles:
     Raises:
         ConfigError: there are no safetensors weights.
     """
-    found = pretrained_files.find_weights(folder, STEM)
-    if found is None:
+    weights = pretrained_files.find_weights(folder, STEM)
+    if weights is None:
         raise ConfigError(pretrained_files.missing_weights(folder, STEM))
-    return found
+    return weights
 
 
 def _assign(model: UNet, folder: Path) -> None:
-    found = weights_of(folder)
-    state = {name: value for name, value in found.read().items() if not name.startswith("temporal.")}
+    weights = weights_of(folder)
+    state = {name: value for name, value in weights.read().items() if not name.startswith("temporal.")}
     try:
-        load_state(model, state, found.named, optional=["temporal."])
+        load_state(model, state, weights.named, optional=["temporal."])
     except ConfigError as error:
         raise ConfigError(f"{error}; is the checkpoint of this size?") from None
 

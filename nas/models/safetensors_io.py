@@ -106,22 +106,24 @@ def load_state(
     Raises:
         ConfigError: a tensor is missing, unexpected, or of another shape or kind.
     """
-    own = module.state_dict()
-    for name, value in own.items():
+    expected = module.state_dict()
+    for name, value in expected.items():
         if name not in state and not any(name.startswith(prefix) for prefix in optional):
             raise ConfigError(f"{path}: does not fit {described}: it lacks '{name}' {_shape(value)}")
     converted = {}
     for name, value in state.items():
-        if name not in own:
+        if name not in expected:
             raise ConfigError(f"{path}: does not fit {described}: '{name}' is not part of the model")
-        if own[name].shape != value.shape:
+        if expected[name].shape != value.shape:
             raise ConfigError(
-                f"{path}: does not fit {described}: '{name}' is {_shape(value)}, expected {_shape(own[name])}"
+                f"{path}: does not fit {described}: '{name}' is {_shape(value)}, expected {_shape(expected[name])}"
             )
-        if own[name].is_floating_point() != value.is_floating_point():
-            raise ConfigError(f"{path}: '{name}' is {value.dtype}, expected {own[name].dtype}".replace("torch.", ""))
-        converted[name] = value.to(own[name].dtype)
-    module.load_state_dict(converted, strict=False, assign=any(value.is_meta for value in own.values()))
+        if expected[name].is_floating_point() != value.is_floating_point():
+            raise ConfigError(
+                f"{path}: '{name}' is {value.dtype}, expected {expected[name].dtype}".replace("torch.", "")
+            )
+        converted[name] = value.to(expected[name].dtype)
+    module.load_state_dict(converted, strict=False, assign=any(value.is_meta for value in expected.values()))
 
 
 def _shape(value: Tensor) -> str:

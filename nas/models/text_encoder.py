@@ -130,10 +130,10 @@ def _variant(folder: Path) -> str | None:
     Raises:
         ConfigError: there are no safetensors weights.
     """
-    found = pretrained_files.find_weights(folder, "model")
-    if found is None:
+    weights = pretrained_files.find_weights(folder, "model")
+    if weights is None:
         raise ConfigError(f"text encoder: {pretrained_files.missing_weights(folder, 'model', 'pytorch_model')}")
-    return found.variant
+    return weights.variant
 
 
 def _is_clip(config: Any) -> bool:

@@ -96,10 +96,11 @@ def report(before: UNet, after: UNet, removed: RemovedLayers, latent: Latent, te
     for name in counts[0]:
         level = int(name.partition(".")[2] or len(channels[0]) - 1)
         widths = [
-            widths[level] if name in found and level < len(widths) else 0 for widths, found in zip(channels, counts)
+            widths[level] if name in by_block and level < len(widths) else 0
+            for widths, by_block in zip(channels, counts)
         ]
         widths = [0, 0] if name == "ends" else widths
-        params, macs = zip(*(found.get(name, (0, 0)) for found in counts))
+        params, macs = zip(*(by_block.get(name, (0, 0)) for by_block in counts))
         blocks.append(BlockReport(name, *widths, *params, *macs))
     return PruningReport(removed.modules, tuple(blocks))
 

@@ -31,9 +31,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (split / "empty.mp4").write_bytes(b"")
     (split / "prose.mp4").write_text("this is no video")
     write_clip(split / "mute.mp4", 8)
-    write_image(split / "grey.png")
+    write_image(split / "gray.png")
     names = ["good", "fast", "one", "corrupt", "empty", "prose", "missing"]
-    rows = [f"{name}.mp4,a {name} clip" for name in names] + ["mute.mp4,", "grey.png,all grey"]
+    rows = [f"{name}.mp4,a {name} clip" for name in names] + ["mute.mp4,", "gray.png,all gray"]
     (split / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows) + "\n")
     return folder
 

@@ -20,7 +20,7 @@ def test_frechet_distance_agrees_with_scipy_and_is_zero_to_itself():
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
 
 
-def test_the_judge_tells_real_clips_from_wrong_and_from_broken_ones(decoder):
+def test_the_evaluator_tells_real_clips_from_wrong_and_broken_ones(decoder):
     evaluator = load_digit_evaluator(decoder, 8, 60)
     clips, labels = evaluator.held_out(200)
     real = evaluator(clips, labels)
@@ -31,6 +31,6 @@ def test_the_judge_tells_real_clips_from_wrong_and_from_broken_ones(decoder):
     assert noisy.frechet > 5 * real.frechet
 
 
-def test_a_classifier_that_cannot_judge_is_refused():
+def test_an_inaccurate_classifier_is_refused():
     with pytest.raises(NasError, match=r"direction of only 0\.\d+ of held-out real clips, 0.97 are needed"):
         DigitEvaluator(DigitClassifier(), frames=8, real=50)

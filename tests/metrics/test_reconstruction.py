@@ -11,7 +11,7 @@ from nas.models import Autoencoder, VAEConfig
 
 
 def naive_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two grey images: window after window, as the paper's equation 13 says; pixels span 2."""
+    """Of two gray images: window after window, as the paper's equation 13 says; pixels span 2."""
     places = np.arange(11) - 5
     window = np.exp(-(places[:, None] ** 2 + places[None] ** 2) / (2 * 1.5**2))
     window /= window.sum()

@@ -58,13 +58,15 @@ def test_the_distance_is_that_of_scipy_on_the_same_features(network):
 
 
 def test_grey_clips_are_shown_as_colour_ones(network):
-    grey = torch.rand(3, 1, 10, 16, 16) * 2 - 1
+    gray = torch.rand(3, 1, 10, 16, 16) * 2 - 1
     distance = FVD(network)
-    assert np.allclose(distance.features([grey]), distance.features([grey.expand(-1, 3, -1, -1, -1)]))
+    assert np.allclose(distance.features([gray]), distance.features([gray.expand(-1, 3, -1, -1, -1)]))
 
 
 def test_mistakes_are_one_line(network, tmp_path):
-    with pytest.raises(MissingDependency, match=r"nowhere.pt: no such file; .* get i3d_torchscript.pt as https"):
+    with pytest.raises(
+        MissingDependency, match=r"nowhere.pt: no such file; .* get i3d_torchscript.pt as described at https"
+    ):
         FVD("nowhere.pt")
     (tmp_path / "prose.pt").write_text("no network")
     with pytest.raises(ConfigError, match=r"prose.pt: is not a TorchScript module"):
@@ -72,7 +74,7 @@ def test_mistakes_are_one_line(network, tmp_path):
     clips = torch.zeros(2, 3, 10, 16, 16)
     with pytest.raises(ConfigError, match="1 generated clip"):
         FVD(network)([clips], [clips[:1]])
-    with pytest.raises(ConfigError, match=r"real clips \(2, 3, 8, 16, 16\); I3D needs 10 frames at least") as error:
+    with pytest.raises(ConfigError, match=r"real clips \(2, 3, 8, 16, 16\); I3D needs at least 10 frames") as error:
         FVD(network)([clips[:, :, :8]], [clips])
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="not finite"):

@@ -65,7 +65,7 @@ def test_stable_diffusions_autoencoder_loads():
 
 def test_weights_of_another_autoencoder_are_refused(config):
     other = diffusers_autoencoder(VAEConfig((32,), latent_channels=3))
-    with pytest.raises(ConfigError, match="does not fit"):
+    with pytest.raises(ConfigError, match="does not match"):
         Autoencoder(config).load_image_weights(other.state_dict())
 
 

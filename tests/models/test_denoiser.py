@@ -207,7 +207,6 @@ def test_text_tokens_must_be_those_of_the_text():
         replace(demo, backbone=replace(demo.backbone, text_tokens=7))
 
 
-@pytest.mark.slow
 def test_torch_compile_has_no_graph_break():
     """Backbone with skips, a downsampler, an upsampler and temporal layers; `test_operators` compiles each operator."""
     backbone = Backbone((8, 16), 1, (), mid=False, heads=2, norm_groups=4)

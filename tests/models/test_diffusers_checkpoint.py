@@ -113,7 +113,7 @@ def test_the_scheduler_says_what_is_predicted(tmp_path):
         write_json(tmp_path / "scheduler" / "scheduler_config.json", {"prediction_type": kind})
         assert prediction(tmp_path) == name
     write_json(tmp_path / "scheduler" / "scheduler_config.json", {"prediction_type": "sample"})
-    with pytest.raises(ConfigError, match="prediction_type: 'sample' is not known"):
+    with pytest.raises(ConfigError, match="unknown prediction_type 'sample'"):
         prediction(tmp_path)
 
 
