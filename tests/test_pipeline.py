@@ -269,7 +269,7 @@ def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tiny_checkpoint, tmp_p
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
     (folder / "denoiser.safetensors").unlink()
     os.mkfifo(folder / "denoiser.safetensors")
-    with pytest.raises(NasError, match="no regular file"):
+    with pytest.raises(NasError, match="not a regular file"):
         nas.Pipeline.from_pretrained(folder)
 
 
