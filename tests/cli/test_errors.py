@@ -143,7 +143,7 @@ CASES = [
     Case("space file typo", COST.replace("space.yaml", "spaec.yaml"), ("spaec.yaml", "did you mean 'space.yaml'")),
     Case("space is a folder", COST, ("space.yaml", "is a folder", "give the"), folder("space.yaml")),
     Case("space not YAML", COST, ("space.yaml:4", "not valid YAML"), write("space.yaml", "name: a\nslots:\n  a: [b\n")),
-    Case("space binary", COST, ("space.yaml", "not text"), lambda d: (d / "space.yaml").write_bytes(b"\xff\xfe\x00")),
+    Case("space binary", COST, ("space.yaml", "not a text file"), lambda d: (d / "space.yaml").write_bytes(b"\xff\xfe\x00")),
     Case("space empty", COST, ("space.yaml", "expected a mapping"), write("space.yaml", "")),
     Case("space key typo", COST, ("space.yaml:2", "slotz", "did you mean 'slots'"), replace("space.yaml", "slots", "slotz")),
     Case("space wrong type", COST, ("space.yaml:2", "slots", "expected"), write("space.yaml", "name: a\nslots: [1]\n")),

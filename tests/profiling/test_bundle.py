@@ -414,7 +414,7 @@ def nested(depth: int) -> list:
         (put("reference.workload", " "), "workload is empty"),
         (put("files", {"../../etc/passwd": "0" * 64}), "not a file inside the bundle"),
         (put("files", {"a\0b": "0" * 64}), "not a file inside the bundle"),
-        (put("runtime", "tensorrt"), "there is no .*known: coreml, litert|tensorrt"),
+        (put("runtime", "tensorrt"), "unknown value .*known: coreml, litert|tensorrt"),
         (put("versions", {"nas": nested(40)}), "versions.nas"),
         (put("space", nested(300)), "nested more than"),
         (put("infeasible", {"Conv3D": 5}), "infeasible.Conv3D: expected str"),
