@@ -71,8 +71,10 @@ def plot_front(
         ax.axhspan(
             min(random_scores), max(random_scores), color=QUIET, alpha=0.16, linewidth=2, zorder=0.5, gid="random"
         )
-        ax.annotate("random", (1, max(random_scores)), xycoords=("axes fraction", "data"), xytext=(-3, 3),
-                    textcoords="offset points", color=QUIET, fontsize=8, ha="right")  # fmt: skip
+        low, high = ax.get_ylim()
+        below = max(random_scores) > high - 0.12 * (high - low)  # above the band, it would cover the budget's label
+        ax.annotate("random", (1, max(random_scores)), xycoords=("axes fraction", "data"), xytext=(-3, -3 if below else 3),
+                    textcoords="offset points", color=QUIET, fontsize=8, ha="right", va="top" if below else "bottom")  # fmt: skip
     if bound is not None:
         ax.axvspan(bound * factor, ax.get_xlim()[1], color=WARN, alpha=0.07, linewidth=0, zorder=0.5)
         ax.axvline(bound * factor, color=WARN, linestyle=(0, (4, 3)), linewidth=1)
