@@ -1,12 +1,10 @@
-"""Conformance suite for training stages: result files, resuming bit for bit, refusing another configuration.
+"""Conformance tests for training stages: result files, resuming bit for bit, refusing another configuration.
 
-A package that adds a stage calls it from a test, with a configuration that trains for seconds::
-
-    def test_my_stage(tmp_path, inputs):
+class TestMyStage(StageTestCase):
+    @pytest.fixture
+    def case(self, inputs):
         config = MyConfig(steps=8, save_every=3)
-        check_stage(StageCase("mine", my_stage, config, replace(config, seed=1), inputs), tmp_path)
-
-Each check raises an AssertionError that says what the stage does not do.
+        return StageCase("mine", my_stage, config, replace(config, seed=1), inputs)
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
 from nas.errors import ConfigError
@@ -53,17 +52,26 @@ class StageCase:
         return run_in_folder(self.name, self.stage, folder, self.config, self.inputs)
 
 
-def check_stage(case: StageCase, folder: Path) -> StageResult:
-    """All checks of this module, in new folders below `folder`.
+class StageTestCase:
+    """Requirements on every stage. A subclass defines the fixture `case`."""
 
-    Returns:
-        The result of the run that was not interrupted, in `folder/straight`.
-    """
-    result = case.run(folder / "straight")
-    check_result_files(case, result)
-    check_resume(case, result.folder, folder / "resumed")
-    check_refuses_other_config(case, result.folder)
-    return result
+    @pytest.fixture
+    def case(self) -> StageCase:
+        raise NotImplementedError("define the fixture case")
+
+    @pytest.fixture
+    def straight(self, case: StageCase, tmp_path: Path) -> StageResult:
+        """The result of a run that is not interrupted."""
+        return case.run(tmp_path / "straight")
+
+    def test_result_files(self, case: StageCase, straight: StageResult) -> None:
+        check_result_files(case, straight)
+
+    def test_interrupted_and_resumed_it_ends_bit_for_bit_alike(self, case, straight, tmp_path: Path) -> None:
+        check_resume(case, straight.folder, tmp_path / "resumed")
+
+    def test_another_config_is_refused(self, case: StageCase, straight: StageResult) -> None:
+        check_refuses_other_config(case, straight.folder)
 
 
 def check_result_files(case: StageCase, result: StageResult) -> None:

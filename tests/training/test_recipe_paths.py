@@ -17,12 +17,11 @@ from nas.cli import main
 from nas.config import build, load
 from nas.errors import ConfigError
 from nas.export import recipe as export_recipe
-from nas.files import read_json, write_json
+from nas.files import local_or_hub, read_json, write_json
 from nas.spaces import VAEConfig
 from nas.training import DecoderConfig, FinetuneConfig, Inputs, run_stage
 from nas.training.recipe import Recipe, train
 from nas.training.stage import BASE, check_or_record_config
-from nas.training.stages.distill import local_or_hub
 from tests.support.clip_files import write_clip
 
 SPACE = """
@@ -71,9 +70,10 @@ def test_the_command_line_names_its_data_from_the_working_folder(tmp_path, monke
 def test_folders_of_teachers_start_there_too_and_hub_names_stay(space, tmp_path):
     (tmp_path / "owner" / "local").mkdir(parents=True)
     inputs = Inputs(space, base=tmp_path)
-    assert local_or_hub("owner/name", inputs) == "owner/name"
-    assert local_or_hub("owner/local", inputs) == str(tmp_path / "owner" / "local")
-    assert local_or_hub("../teacher", inputs) == str(tmp_path / ".." / "teacher")
+    base = inputs.path(".")
+    assert local_or_hub("owner/name", base) == "owner/name"
+    assert local_or_hub("owner/local", base) == str(tmp_path / "owner" / "local")
+    assert local_or_hub("../teacher", base) == str(tmp_path / ".." / "teacher")
     assert inputs.path("/pruned") == Path("/pruned")
 
 

@@ -24,14 +24,7 @@ from nas.diffusion.predictions import Objective, get_objective
 from nas.diffusion.schedules import sampling_schedule
 from nas.errors import ConfigError
 from nas.models import safetensors_io
-from nas.testing.stages import (
-    StageCase,
-    check_refuses_other_config,
-    check_result_files,
-    check_resume,
-    check_same_results,
-    check_stage,
-)
+from nas.testing.stages import StageCase, StageTestCase, check_resume, check_same_results
 from nas.training import (
     STAGES,
     AdversarialConfig,
@@ -80,6 +73,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, space: nas.SearchSpace, d
     for name in ("distill", "supernet", "finetune", "adversarial"):
         inputs[name] = Inputs(space, decoder, start, arch_of(space) if name == "finetune" else None)
         start = run_stage(name, root / name, CONFIGS[name], inputs[name]).folder
+    (root / "decoder").mkdir()
+    for classifier in decoder.glob("classifier-*"):  # trained once in a session
+        shutil.copy(classifier, root / "decoder")
+    run_stage("decoder", root / "decoder", CONFIGS["decoder"], inputs["decoder"])
     inputs["root"] = root
     return inputs
 
@@ -137,20 +134,16 @@ def test_retraining_lowers_the_loss_and_is_not_repeated(finished, space, tmp_pat
     assert retrain(tmp_path / "r", inputs, config) == loss
 
 
-@pytest.mark.parametrize("name", list(STAGES))
-def test_a_stage_passes_the_conformance_suite(name, finished, decoder, tmp_path):
-    config = CONFIGS[name]
-    case = StageCase(name, STAGES[name].function, config, replace(config, seed=5), finished[name])
-    straight = finished["root"] / name
-    if name == "decoder":
-        straight = tmp_path / "straight"
-        for folder in (straight, tmp_path / "resumed"):  # the classifier is trained once in a session
-            folder.mkdir()
-            for classifier in decoder.glob("classifier-*"):
-                shutil.copy(classifier, folder)
-    check_result_files(case, case.run(straight))
-    check_refuses_other_config(case, straight)
-    check_resume(case, straight, tmp_path / "resumed")
+class TestStages(StageTestCase):
+    @pytest.fixture(params=list(STAGES))
+    def case(self, request, finished) -> StageCase:
+        config = CONFIGS[request.param]
+        other = replace(config, seed=5)
+        return StageCase(request.param, STAGES[request.param].function, config, other, finished[request.param])
+
+    @pytest.fixture
+    def straight(self, case, finished):
+        return case.run(finished["root"] / case.name)
 
 
 def test_the_suite_finds_a_stage_that_does_not_resume(finished, tmp_path):
@@ -171,7 +164,7 @@ def test_the_suite_finds_a_stage_that_does_not_resume(finished, tmp_path):
     config = CONFIGS["distill"]
     case = StageCase("forgetful", forgetful, config, replace(config, seed=5), finished["decoder"])
     with pytest.raises(AssertionError, match=r"forgetful: model.safetensors: resumed, '.*' has other values"):
-        check_stage(case, tmp_path)
+        check_resume(case, case.run(tmp_path / "straight").folder, tmp_path / "resumed")
 
 
 CHILD = """
