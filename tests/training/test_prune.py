@@ -57,14 +57,14 @@ def test_taylor_on_data_chooses_other_channels_and_is_nearer_to_the_original(wid
 
 
 def test_what_cannot_be_pruned_is_one_line(wide, space, decoder, tmp_path, capsys):
-    with pytest.raises(ConfigError, match="'taylor' judges channels on data"):
+    with pytest.raises(ConfigError, match="'taylor' scores channels on data"):
         prune_checkpoint(wide, space, tmp_path, "taylor")
     with pytest.raises(ConfigError, match="unknown importance 'tailor'; did you mean 'taylor'"):
         prune_checkpoint(wide, space, tmp_path, "tailor")
     with pytest.raises(ConfigError, match="cost-only"):
         prune_checkpoint(wide, nas.SearchSpace("costs", {"a": ["none", "b"]}), tmp_path)
     save_unet(UNet(space.backbone, 4, 12), tmp_path / "text12")
-    with pytest.raises(ConfigError, match="text 384 wide, the checkpoint wants 4 and 12"):
+    with pytest.raises(ConfigError, match="text of width 384; the checkpoint expects 4 and 12"):
         output_distance_loss(load_unet(tmp_path / "text12"), Objective("epsilon"), PruningData(decoder))
     assert main(["prune", "--checkpoint", "nowhere", "--space", "demo", "--out", str(tmp_path)]) == 2
     assert "no such checkpoint folder" in capsys.readouterr().err
