@@ -18,7 +18,7 @@ def test_values_of_choices_are_recovered():
     tried = np.array([(result.frame[slot] == choice).any() for slot, choice in layers[["slot", "choice"]].to_numpy()])
     assert layers["value"].to_numpy()[tried] == pytest.approx(true[tried], abs=0.05)
     off = (layers["value"] - true)[~tried] / layers["value_sd"][~tried]
-    assert len(off) > 0 and off.abs().max() < 3  # what was never tried is a guess, and says how rough
+    assert len(off) > 0 and off.abs().max() < 3  # the interval of an untried choice covers its value
     assert layers["value_per_ms"].to_numpy() == pytest.approx((layers["value"] / layers["latency_ms"]).to_numpy())
     assert (layers["value_sd"] >= 0).all() and frame.loc[frame["choice"] == "none", "value"].eq(0).all()
 
