@@ -180,7 +180,7 @@ def test_merge_overwrites_no_table_that_is_not_merged(mid, tmp_path, capsys):
     precious = part(mid, slice(0, 3)).save(tmp_path / "c.csv")
     before = precious.read_bytes()
     assert main(["table", "merge", str(first), str(second), "--out", str(precious)]) == 2
-    assert "is there already" in capsys.readouterr().err and precious.read_bytes() == before
+    assert "already exists" in capsys.readouterr().err and precious.read_bytes() == before
     assert main(["table", "merge", str(first), str(second), "--out", str(first)]) == 0  # into one of them
     assert len(LookupTable.load(first).frame) == 19 and len(LookupTable.load(second).frame) == 10
 
