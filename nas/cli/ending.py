@@ -1,4 +1,4 @@
-"""How a command ends: what is said of each kind of error, and with which exit status."""
+"""The exit status and the one-line message of a command that failed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from nas.errors import FIXES, NasError
 FAILED, STOPPED, BUG = 2, 130, 1
 MEMORY = re.compile(r"out of memory|bad_alloc|(cannot|can't|failed to|unable to) (allocate|map segment)", re.IGNORECASE)
 FULL_MB = 1.0
-"""A disk with less room is called full."""
+"""A disk with less free space counts as full."""
 
 
 def explained(error: BaseException, out: str | None) -> tuple[int, str]:
-    """The exit status of a command that ended in `error`, and its one line, which is empty where nothing need be said.
+    """The exit status of a command that ended in `error`, and its message, which may be empty.
 
     Args:
-        out: what the command was to write, if anything.
+        out: the command's output path, if it has one.
     """
     if isinstance(error, NasError):
         return FAILED, str(error)
-    if isinstance(error, BrokenPipeError) and _nobody_reads():
+    if isinstance(error, BrokenPipeError) and _reader_closed():
         return BUG, ""
     for cause in _causes(error):
         if isinstance(cause, NasError):
@@ -40,35 +40,35 @@ def explained(error: BaseException, out: str | None) -> tuple[int, str]:
             return FAILED, f"out of memory ({_short(cause)}); free some, or make the work smaller"
         if isinstance(cause, OSError) and cause.strerror:
             return FAILED, _refused(cause.errno, cause.strerror, cause.filename, out)
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):  # as libraries that are no Python say it
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):  # as libraries outside Python word it
             if os.strerror(number).lower() in str(cause).lower():
                 return FAILED, _refused(number, os.strerror(number), None, out)
         if isinstance(cause, UnicodeError):
-            return FAILED, f"a text that cannot be written or read: {_short(cause)}"
+            return FAILED, f"text that cannot be encoded or decoded: {_short(cause)}"
         if "can't start new thread" in str(cause):
             return FAILED, "no new thread can be started; allow more processes (ulimit -u), or more memory"
-    return BUG, f"internal error: {_short(error)}; please report it{_kept(error)}"
+    return BUG, f"internal error: {_short(error)}; please report it{_saved_traceback(error)}"
 
 
 def close_output() -> None:
-    """Write what is left for the standard output, so that an error of it is one of the command."""
-    with contextlib.suppress(AttributeError, ValueError):  # there is none, or it is closed
+    """Flush standard output, so that an error in writing it is reported as one of the command."""
+    with contextlib.suppress(AttributeError, ValueError):  # it is absent or closed
         sys.stdout.flush()
 
 
 def discard_output() -> None:
-    """Let nothing be written to a standard output that refuses it; Python would complain when it ends."""
+    """Redirect a standard output that cannot be written to; Python would print an error at exit."""
     with contextlib.suppress(AttributeError, ValueError, OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
 def _refused(number: int | None, reason: str, file: object, out: str | None) -> str:
@@ -79,10 +79,10 @@ def _refused(number: int | None, reason: str, file: object, out: str | None) -> 
 
 
 def _full_disk(out: str | None) -> str | None:
-    """The first of the places that a command writes to that has no room left."""
+    """The first of the places that a command writes to whose disk is full."""
     for place in (*([out] if out else []), tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")):
-        there = next((folder for folder in (Path(place), *Path(place).absolute().parents) if folder.is_dir()), None)
-        if there is not None and shutil.disk_usage(there).free < FULL_MB * 1e6:
+        folder = next((folder for folder in (Path(place), *Path(place).absolute().parents) if folder.is_dir()), None)
+        if folder is not None and shutil.disk_usage(folder).free < FULL_MB * 1e6:
             return place
     with contextlib.suppress(AttributeError, ValueError, OSError):
         output = sys.stdout.fileno()
@@ -92,8 +92,8 @@ def _full_disk(out: str | None) -> str | None:
     return out
 
 
-def _nobody_reads() -> bool:
-    """Whether the reader of the standard output is gone; other pipes break too."""
+def _reader_closed() -> bool:
+    """Whether the reader of standard output has closed it; a broken pipe may also be another one."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
@@ -107,8 +107,8 @@ def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
-def _kept(error: BaseException) -> str:
-    """Where the traceback was kept, for whoever looks for the cause."""
+def _saved_traceback(error: BaseException) -> str:
+    """Save the traceback to a file, and say where."""
     text = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(

@@ -1,4 +1,4 @@
-"""Ctrl-C, wherever it arrives."""
+"""Handling Ctrl-C at any point of a command, also during imports."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import signal
 from types import FrameType
 from typing import Any
 
-LOOK_EVERY_S = 0.05
+CHECK_INTERVAL_S = 0.05
 
 
 class Interrupts:
-    """Turns Ctrl-C into KeyboardInterrupt where that is heard.
+    """Turns Ctrl-C into KeyboardInterrupt, but not inside imports and finalizers.
 
-    Python raises it at whatever the main thread is doing. In the middle of an import it becomes an ImportError of the
-    package or leaves half a module behind, and in a finalizer it is printed and forgotten: there it waits until they
-    are over. A second Ctrl-C does not wait.
+    Inside an import, KeyboardInterrupt may become an ImportError or leave a partial module; inside a finalizer Python
+    prints and ignores it. There it is delayed until they are done, unless Ctrl-C is pressed again.
 
     Attributes:
-        seen: whether it was pressed. What is raised afterwards, whatever it is, comes of that.
+        seen: whether Ctrl-C was pressed. Any exception raised afterwards is treated as its consequence.
     """
 
     def __init__(self) -> None:
@@ -25,12 +24,12 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        # A handler that somebody else chose stays, such as the one that ignores Ctrl-C in a shell's background jobs.
+        # Keep a handler set by someone else, such as the one that ignores Ctrl-C in a shell's background jobs.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             try:
                 self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._pressed)
-                self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._look)
-            except ValueError:  # not the main thread, which alone hears signals
+                self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._check)
+            except ValueError:  # not the main thread, which alone receives signals
                 pass
         return self
 
@@ -42,18 +41,18 @@ class Interrupts:
 
     def _pressed(self, number: int, frame: FrameType | None) -> None:
         again, self.seen = self.seen, True
-        if again or not _deaf(frame):
+        if again or not _must_wait(frame):
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise KeyboardInterrupt
-        signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY_S, LOOK_EVERY_S)
+        signal.setitimer(signal.ITIMER_REAL, CHECK_INTERVAL_S, CHECK_INTERVAL_S)
 
-    def _look(self, number: int, frame: FrameType | None) -> None:
-        if not _deaf(frame):
+    def _check(self, number: int, frame: FrameType | None) -> None:
+        if not _must_wait(frame):
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise KeyboardInterrupt
 
 
-def _deaf(frame: FrameType | None) -> bool:
+def _must_wait(frame: FrameType | None) -> bool:
     while frame is not None:
         code = frame.f_code
         if code.co_filename.startswith("<frozen importlib") or code.co_name == "__del__":
