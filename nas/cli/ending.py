@@ -44,7 +44,7 @@ def explained(error: BaseException, out: str | None) -> tuple[int, str]:
             if os.strerror(number).lower() in str(cause).lower():
                 return FAILED, _refused(number, os.strerror(number), None, out)
         if isinstance(cause, UnicodeError):
-            return FAILED, f"text that cannot be encoded or decoded: {_short(cause)}"
+            return FAILED, f"text that cannot be written or read: {_short(cause)}"
         if "can't start new thread" in str(cause):
             return FAILED, "no new thread can be started; allow more processes (ulimit -u), or more memory"
     return BUG, f"internal error: {_short(error)}; please report it{_saved_traceback(error)}"
