@@ -229,7 +229,7 @@ CASES = [
     Case("report of a file", "nas report {d}/job.yaml", ("job.yaml", "run folder")),
     Case("dashboard without its library", "nas dashboard {d}", ("optuna-dashboard", "pip install 'nas-video[dashboard]'"), missing=("optuna_dashboard",)),
     Case("dashboard of no run", "nas dashboard {d}/nothing", ("nothing", "no such run folder", "nas run")),
-    Case("dashboard before the search", "nas dashboard {d}", ("study.journal", "not there yet", "search")),
+    Case("dashboard before the search", "nas dashboard {d}", ("study.journal", "no such file yet", "search")),
     # -- training
     Case("stage typo", TRAIN.replace("{stage}", "finetun"), ("finetun", "did you mean 'finetune'")),
     Case("stage before is missing", TRAIN.replace("{stage}", "finetune"), ("decoder", "finished", "run that stage first")),
