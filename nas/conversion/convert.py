@@ -36,6 +36,7 @@ def to_coreml(
     output: str,
     target: str = "iOS17",
     float32: Collection[str] = (),
+    float32_residual: bool = False,
 ) -> Any:
     """A Core ML program of `module` in float16, as a `coremltools.models.MLModel` that is not compiled or loaded.
 
@@ -48,6 +49,8 @@ def to_coreml(
         output: what to call the result, a float16 tensor.
         target: the oldest system it runs on, of `COREML_TARGETS`.
         float32: inputs that stay float32.
+        float32_residual: layer norms and the sums before them stay float32, at little cost: they hold few of the
+            operations of a transformer and most of what it loses in float16.
 
     Raises:
         ConfigError: an unknown target.
@@ -72,7 +75,7 @@ def to_coreml(
                 inputs=[ct.TensorType(name=name, shape=x.shape, dtype=dtype(name)) for name, x in inputs.items()],
                 outputs=[ct.TensorType(name=output, dtype=ct.converters.mil.mil.types.fp16)],
                 minimum_deployment_target=getattr(ct.target, target),
-                compute_precision=ct.transform.FP16ComputePrecision(lambda op: not keeps_float32(op)),
+                compute_precision=ct.transform.FP16ComputePrecision(lambda op: not keeps_float32(op, float32_residual)),
                 convert_to="mlprogram",
                 skip_model_load=True,
             )

@@ -26,13 +26,27 @@ def register_operations() -> None:
         context.add(Builder.gelu(x=context[node.inputs[0]], mode=mode, name=node.name))
 
 
-def keeps_float32(op: Any) -> bool:
+def keeps_float32(op: Any, residual: bool = False) -> bool:
     """Whether an operation of a program that becomes float16 must stay float32.
 
     Timesteps up to their sines and cosines: float16 cannot tell 1000 from 1000.4, which is a different angle. And the
     squares of a norm up to their root: a square passes float16's largest number where the value passes 256.
+
+    Args:
+        residual: layer norms and the sums that they normalize stay float32 too.
     """
+    if residual and _is_residual(op):
+        return True
     return _is_angle(op) or _is_square_of_norm(op) or _follows_square(op, _REACH)
+
+
+def _is_residual(op: Any) -> bool:
+    """Whether an operation is a layer norm, or a sum that is normalized, perhaps after further sums."""
+    if op.op_type == "layer_norm":
+        return True
+    return op.op_type == "add" and any(
+        user.op_type in ("add", "layer_norm") and _is_residual(user) for user in _users(op)
+    )
 
 
 def _is_angle(op: Any) -> bool:

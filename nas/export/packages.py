@@ -23,7 +23,7 @@ from nas.conversion.palettize import palettise
 from nas.costs import LookupTable
 from nas.errors import NasError
 from nas.export import manifest, operations, parts
-from nas.export.check import TOLERANCES, check_error, check_numbers, relative_error
+from nas.export.check import DEVICE, PALETTES, check_error, check_numbers, relative_error
 from nas.export.describe import describe
 from nas.export.parts import Part
 from nas.export.samples import Sample, real_samples
@@ -72,17 +72,16 @@ def coreml(
     samples = real_samples(loaded) if check or compare else {}
     made, figures = [], {}
     for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
-        model, own_bits = to_coreml(part.module, part.inputs, part.output, target, float32=("timestep",)), None
-        weights = None
+        model, own_bits, plain = convert(part, target), None, None
         if bits is not None and part.name != "text_encoder":
-            weights, own_bits = Program.of(model).weights(), bits
+            plain, own_bits = Program.of(model, f"{part.name} before its palettes"), bits
             model = palettise(model, bits)
         model.short_description = part.says
         model.version = nas.__version__
         model.user_defined_metadata.update({**labels, "nas.part": part.name, "nas.weight_bits": str(own_bits or 16)})
         made.append(save(model, out / f"{part.name}.mlpackage"))
         if check or compare:
-            figures[part.name] = check_numbers(made[-1], samples[part.name], own_bits, weights)
+            figures[part.name] = check_numbers(made[-1], part.name, samples[part.name], own_bits, plain)
         if compare:
             found = compute_unit_errors(made[-1], part, samples[part.name], own_bits)
             figures[part.name] = replace(figures[part.name], compute_units=found)
@@ -93,6 +92,12 @@ def coreml(
     weight_bits = {name: 16 if name == "text_encoder" else bits or 16 for name in files}
     app = describe(loaded, out, files, "float16", weight_bits, made[-1])
     return [*made, manifest.record(out, "coreml", made, loaded, table, checks, app)]
+
+
+def convert(part: Part, target: str = "iOS17") -> Any:
+    """A part as a Core ML program, see `to_coreml`."""
+    residual = part.float32_residual
+    return to_coreml(part.module, part.inputs, part.output, target, ("timestep",), float32_residual=residual)
 
 
 def compute_unit_errors(
@@ -117,7 +122,7 @@ def compute_unit_errors(
         if not all(torch.isfinite(output).all() for output in found):
             raise NasError(f"{path}: Core ML by {unit} gives an infinity or NaN")
         errors[unit] = max(relative_error(output, sample.wanted) for output, sample in zip(found, samples))
-        check_error(path, errors[unit], TOLERANCES[bits].float16, f" by {unit}")
+        check_error(path, errors[unit], DEVICE if bits is None else PALETTES[bits], f" by {unit}")
     return errors
 
 

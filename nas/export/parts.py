@@ -43,6 +43,7 @@ class Part:
         inputs: examples by the names of `forward`'s arguments; whole-number inputs are int32.
         output: the name of the result.
         says: what it does, for people.
+        float32_residual: whether Core ML keeps layer norms and the sums before them float32, see `to_coreml`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Part:
     inputs: dict[str, Tensor]
     output: str
     says: str
+    float32_residual: bool = False
 
 
 def denoiser(checkpoint: Checkpoint) -> Part:
@@ -86,6 +88,7 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
         token_inputs(text, PROMPTS[0]),
         "context",
         "Tokens of a caption to the context.",
+        float32_residual=True,
     )
 
 

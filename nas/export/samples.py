@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.checkpoint import Checkpoint
 from nas.diffusion.predictions import add_noise, predict_x0, velocity_fn
@@ -20,10 +21,16 @@ PROMPTS = parts.PROMPTS
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs of a part by name, and what torch makes of them."""
+    """Inputs of a part by name, and torch's output for them.
+
+    Attributes:
+        wanted: of the checkpoint's weights.
+        wanted_rounded: of its weights rounded to float16, as packages store them.
+    """
 
     inputs: dict[str, Tensor]
     wanted: Tensor
+    wanted_rounded: Tensor
 
 
 @torch.no_grad()
@@ -38,11 +45,11 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
         MissingDependency: the text encoder is not installed.
     """
     contexts = PromptEncoder(checkpoint.space.text)(PROMPTS)
-    denoiser: list[Sample] = []
+    denoiser: list[dict[str, Tensor]] = []
 
     def record(module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         names = parts.denoiser(checkpoint).inputs
-        denoiser.append(Sample({name: x.clone() for name, x in zip(names, given, strict=True)}, output.clone()))
+        denoiser.append({name: x.clone() for name, x in zip(names, given, strict=True)})
 
     hook = checkpoint.denoiser.register_forward_hook(record)
     try:
@@ -50,13 +57,32 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
         ends = [_clip(checkpoint, contexts, clip, clip * steps) for clip in range(-(-len(PROMPTS) // steps))]
     finally:
         hook.remove()
-    decode, encode = parts.decoder(checkpoint), parts.text_encoder(checkpoint)
     tokens = [parts.token_inputs(checkpoint.space.text, prompt) for prompt in PROMPTS]
     return {
-        "denoiser": denoiser,
-        "decoder": [Sample({"latents": latents}, decode.module(latents)) for latents in ends[:2]],
-        "text_encoder": [Sample(given, encode.module(**given)) for given in tokens],
+        "denoiser": _samples(parts.denoiser(checkpoint), denoiser),
+        "decoder": _samples(parts.decoder(checkpoint), [{"latents": latents} for latents in ends[:2]]),
+        "text_encoder": _samples(parts.text_encoder(checkpoint), tokens),
     }
+
+
+def _samples(part: parts.Part, inputs: list[dict[str, Tensor]]) -> list[Sample]:
+    rounded = with_rounded_weights(part)
+    return [Sample(given, part.module(**given), rounded(**given)) for given in inputs]
+
+
+def with_rounded_weights(part: parts.Part) -> nn.Module:
+    """A copy of a part's module whose weights are rounded to float16, but those that its package keeps in float32."""
+    module = copy.deepcopy(part.module)
+    kept: set[Tensor] = set()
+    if part.float32_residual:
+        words = module.model.get_input_embeddings()
+        for layer in module.modules():
+            if isinstance(layer, nn.LayerNorm) or (isinstance(layer, nn.Embedding) and layer is not words):
+                kept.update(layer.parameters())
+    for parameter in module.parameters():
+        if parameter not in kept:
+            parameter.data = parameter.data.half().float()
+    return module
 
 
 def _clip(checkpoint: Checkpoint, contexts: Tensor, seed: int, first: int) -> Tensor:

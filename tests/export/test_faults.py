@@ -9,39 +9,17 @@ from torch.nn import functional as F
 
 from nas import checkpoint
 from nas.conversion import convert
-from nas.conversion.convert import to_coreml
 from nas.errors import NasError
-from nas.export import parts
+from nas.export import packages, parts
 from nas.export.check import check_numbers
 from nas.export.packages import save
 from nas.export.samples import real_samples
-from nas.models import Autoencoder, autoencoder, build, layers, operators
-from nas.spaces import Backbone, SearchSpace
+from nas.models import autoencoder, layers, operators
 
 
 @pytest.fixture(scope="module")
-def small(tiny_checkpoint, tmp_path_factory):
-    """A checkpoint with a denoiser of one level, which converts quickly, beside the tiny one's other parts."""
-    tiny = checkpoint.load(tiny_checkpoint)
-    backbone = Backbone((16,), attention_levels=(0,), heads=2, norm_groups=8, mid=False)
-    kinds = ("SelfAttention3D", "Conv1D", "Conv3D")
-    slots = {f"{site}/0": ["none", *kinds] for site in backbone.sites(tiny.space.latent)}
-    space = SearchSpace("small", slots, tiny.space.operators, backbone, tiny.space.latent, tiny.space.text)
-    arch = space.architecture(dict(zip(slots, kinds)))
-    torch.manual_seed(0)
-    denoiser = build(space, arch)
-    for parameter in denoiser.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    folder = tmp_path_factory.mktemp("small")
-    decoder = Autoencoder(dataclasses.replace(tiny.autoencoder.config, scaling_factor=0.5))
-    decoder.load_state_dict(tiny.autoencoder.state_dict())
-    checkpoint.save_autoencoder(folder / "decoder", decoder)
-    return checkpoint.save(folder / "checkpoint", denoiser.state_dict(), space, arch, folder / "decoder", tiny.info)
-
-
-@pytest.fixture(scope="module")
-def loaded(small):
-    return checkpoint.load(small)
+def loaded(small_checkpoint):
+    return checkpoint.load(small_checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +28,17 @@ def samples(loaded):
 
 
 def exported(part, folder):
-    model = to_coreml(part.module, part.inputs, part.output, float32=("timestep",))
-    return save(model, folder / f"{part.name}.mlpackage")
+    return save(packages.convert(part), folder / f"{part.name}.mlpackage")
 
 
-def softmax_over_queries(q, k, v):
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-2) @ v
+def softmax_over_queries(q, k, v, attn_mask=None, **ignored):
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (scores if attn_mask is None else scores + attn_mask).softmax(-2) @ v
 
 
-def no_scale(q, k, v):
-    return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+def no_scale(q, k, v, attn_mask=None, **ignored):
+    scores = q @ k.transpose(-1, -2)
+    return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v
 
 
 class DenoiserFaults:
@@ -121,6 +100,12 @@ class DecoderFaults:
 
 
 class TextFaults:
+    def softmax_over_queries(patch, fresh):
+        patch.setattr(F, "scaled_dot_product_attention", softmax_over_queries)
+
+    def missing_attention_scale(patch, fresh):
+        patch.setattr(F, "scaled_dot_product_attention", no_scale)
+
     def prompt_ignored(patch, fresh):
         patch.setattr(convert, "distinct", lambda inputs: dict.fromkeys(inputs, torch.ones(1, 8, dtype=torch.int32)))
 
@@ -134,29 +119,29 @@ def faults(holder):
     return pytest.mark.parametrize("fault", found.values(), ids=found)
 
 
-def caught(part_of, loaded, samples, small, fault, folder, monkeypatch):
-    fresh = checkpoint.load(small)
+def caught(part_of, loaded, samples, small_checkpoint, fault, folder, monkeypatch):
+    fresh = checkpoint.load(small_checkpoint)
     with monkeypatch.context() as patch:
         fault(patch, fresh)
         path = exported(part_of(fresh), folder)
     with pytest.raises(NasError, match="differs from torch") as error:
-        check_numbers(path, samples)
+        check_numbers(path, path.stem, samples)
     assert "\n" not in str(error.value)
 
 
 @faults(DenoiserFaults)
-def test_a_wrong_denoiser_is_caught(loaded, samples, small, fault, tmp_path, monkeypatch):
-    caught(parts.denoiser, loaded, samples["denoiser"], small, fault, tmp_path, monkeypatch)
+def test_a_wrong_denoiser_is_caught(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
+    caught(parts.denoiser, loaded, samples["denoiser"], small_checkpoint, fault, tmp_path, monkeypatch)
 
 
 @faults(DecoderFaults)
-def test_a_wrong_decoder_is_caught(loaded, samples, small, fault, tmp_path, monkeypatch):
-    caught(parts.decoder, loaded, samples["decoder"], small, fault, tmp_path, monkeypatch)
+def test_a_wrong_decoder_is_caught(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
+    caught(parts.decoder, loaded, samples["decoder"], small_checkpoint, fault, tmp_path, monkeypatch)
 
 
 @faults(TextFaults)
-def test_a_wrong_text_encoder_is_caught(loaded, samples, small, fault, tmp_path, monkeypatch):
-    caught(parts.text_encoder, loaded, samples["text_encoder"], small, fault, tmp_path, monkeypatch)
+def test_a_wrong_text_encoder_is_caught(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
+    caught(parts.text_encoder, loaded, samples["text_encoder"], small_checkpoint, fault, tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +152,9 @@ def right(loaded, tmp_path_factory):
 
 def test_parts_without_faults_pass(right, samples):
     for name, path in right.items():
-        figures = check_numbers(path, samples[name])
-        assert figures.error_float32 < 2e-3 and figures.error_float16 < 4e-3
+        figures = check_numbers(path, name, samples[name])
+        assert 0 < figures.error_conversion < 1e-4 < figures.error_float32 < 2e-3
+        assert figures.error_float32 < figures.error_float16 < 4e-3
 
 
 def changed(path, folder, kind, attribute, value):
@@ -192,4 +178,20 @@ def test_a_wrong_package_is_caught(right, samples, tmp_path):
     """The fault is in the file alone: height and width change places."""
     path = changed(right["decoder"], tmp_path, "transpose", "perm", [0, 2, 1, 4, 3])
     with pytest.raises(NasError, match="differs from torch"):
-        check_numbers(path, samples["decoder"])
+        check_numbers(path, "decoder", samples["decoder"])
+
+
+def test_an_operation_that_is_not_implemented_is_named(right, samples, monkeypatch):
+    from nas.conversion.mil import OPERATIONS
+
+    monkeypatch.delitem(OPERATIONS, "softmax")
+    with pytest.raises(NasError, match=r"text_encoder\.mlpackage: cannot be evaluated.*softmax \(2 times\)") as error:
+        check_numbers(right["text_encoder"], "text_encoder", samples["text_encoder"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("objective", "output"), [("epsilon", "noise"), ("v", "v")])
+def test_a_package_says_what_its_denoiser_predicts(loaded, tmp_path, objective, output):
+    other = dataclasses.replace(loaded, info=dataclasses.replace(loaded.info, objective=objective))
+    path = exported(parts.denoiser(other), tmp_path)
+    assert [port.name for port in packages.read_package(path).description.output] == [output]

@@ -13,7 +13,7 @@ from nas.profiling.compile import CompiledWorkload
 from nas.profiling.host import user_cache
 from nas.profiling.runtimes.base import Runnable
 from nas.profiling.workers.litert_convert import convert_cached, module_and_inputs
-from nas.spaces import Workload
+from nas.spaces import TextEncoder, Workload
 
 MB = 1e6
 BYTES = {"coreml": 2, "litert": 4}
@@ -50,7 +50,9 @@ def _coreml(workload: Runnable, copies: int, target: str, folder: Path) -> Path:
     module, inputs = module_and_inputs(workload, "", copies)
     path = folder / f"{short_hash([str(workload), copies, target])}.mlpackage"
     try:
-        model = to_coreml(module, inputs, "output", target, float32={"timestep"} & set(inputs))
+        is_text = isinstance(workload, Workload) and isinstance(workload.part, TextEncoder)
+        float32 = {"timestep"} & set(inputs)
+        model = to_coreml(module, inputs, "output", target, float32, float32_residual=is_text)
     except Unconvertible as error:
         raise Infeasible(str(error)) from None
     model.save(str(path))
