@@ -66,8 +66,9 @@ def palette(weight: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _spread(values: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
     """Where k-means begins: as dense as the cube root of the weights' density, which is best for many values (Panter and
-    Dite 1951), and at both ends, so that no far weight shares a value with the many."""
-    histogram, edges = np.histogram(values, 16384, weights=counts)
+    Dite 1951), and at both ends, so that no far weight shares a value with the many. Much finer bins would hold a weight each in
+    small tensors and show no density."""
+    histogram, edges = np.histogram(values, 4 * size, weights=counts)
     ranks = np.cumsum(np.cbrt(histogram))
     inner = edges[1:][np.searchsorted(ranks, (np.arange(size - 2) + 0.5) / (size - 2) * ranks[-1])]
     return np.concatenate([values[:1], inner, values[-1:]])

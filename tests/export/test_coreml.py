@@ -127,6 +127,16 @@ def test_a_palette_serves_outliers_and_the_many_alike():
     assert (values[indices] == few).all()
 
 
+@pytest.mark.parametrize("bits", [8, 6])
+@pytest.mark.parametrize("count", [2304, 100_000])
+def test_a_palette_of_normal_weights_is_near_the_best(bits, count):
+    """The best palette for many normal weights has the error 1.65 / 2^bits (Panter and Dite 1951)."""
+    weight = np.random.default_rng(0).normal(0, 0.1, count).astype(np.float16)
+    values, indices = palette(weight, 2**bits)
+    error = np.linalg.norm(values[indices].astype(float) - weight) / np.linalg.norm(weight.astype(float))
+    assert error < 1.75 / 2**bits
+
+
 def test_the_manifest_is_all_that_an_app_needs(exported, loaded):
     import jsonschema
 
