@@ -57,7 +57,7 @@ def test_the_distance_is_that_of_scipy_on_the_same_features(network):
     assert expected > 1e-3
 
 
-def test_grey_clips_are_shown_as_colour_ones(network):
+def test_gray_clips_are_shown_as_color_ones(network):
     gray = torch.rand(3, 1, 10, 16, 16) * 2 - 1
     distance = FVD(network)
     assert np.allclose(distance.features([gray]), distance.features([gray.expand(-1, 3, -1, -1, -1)]))

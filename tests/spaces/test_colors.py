@@ -19,8 +19,8 @@ VISION = {  # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
-def linear(colour: str) -> np.ndarray:
-    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+def linear(color: str) -> np.ndarray:
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
 
 
@@ -37,7 +37,7 @@ def test_operators_can_be_told_apart_by_everybody():
             assert np.linalg.norm(seen[a] - seen[b]) > 20, f"{a} and {b} look alike with {name}"
 
 
-def test_choices_of_one_kind_get_shades_and_every_choice_a_colour_of_its_own():
+def test_choices_of_one_kind_get_shades_and_every_choice_a_color_of_its_own():
     operators = {"small": Operator("Conv3D"), "large": Operator("Conv3D", (("kernel", 5),)), "a": Operator("Conv1D")}
     space = SearchSpace("mine", {"s": ["none", *operators, *map(str, range(9))]}, operators)
     found = colors.choice_colors(space)

@@ -71,7 +71,7 @@ def test_canonical_form(seed):
     assert space.decode(space.encode(arch)) == arch
 
 
-def test_a_slot_keeps_what_its_neighbour_does_not_offer():
+def test_a_slot_keeps_what_its_neighbor_does_not_offer():
     space = nas.SearchSpace.load("demo")
     slots = {"mid.0/0": [NONE, "Conv1D"], "mid.0/1": [NONE, "Conv3D"]}
     two = nas.SearchSpace("two", slots, space.operators, space.backbone, space.latent, space.text)
