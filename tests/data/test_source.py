@@ -39,8 +39,8 @@ def test_digits_move_where_the_caption_says():
         assert sample.caption == f"the digit {WORDS[digit]} moves {name}"
         assert sample.pixels.shape == (1, 8, 32, 32) and sample.pixels.min() >= -1 and sample.pixels.max() <= 1
         ink = sample.pixels[0] + 1
-        centre = [(ink.sum(axis=(2 - axis)) * grid).sum(1) / ink.sum((1, 2)) for axis in (0, 1)]
-        moved = np.array([c[-1] - c[0] for c in centre])
+        center = [(ink.sum(axis=(2 - axis)) * grid).sum(1) / ink.sum((1, 2)) for axis in (0, 1)]
+        moved = np.array([c[-1] - c[0] for c in center])
         assert np.allclose(moved, 14 * np.array(DIRECTIONS[name]), atol=1e-3)
 
 
