@@ -208,6 +208,8 @@ def _plain(kind: Any, value: Any, place: _Place, limits: Range | None) -> Any:
             value = float(value)
     if kind is float and type(value) is int and abs(value) < 2**64:
         value = float(value)
+    if kind is str and isinstance(value, str):
+        value = str(value)  # of a subclass too, such as torch.__version__
     if not (type(value) is kind if kind in (bool, int, float, str) else isinstance(value, kind)):
         hint = "; put it in quotes" if kind is str and type(value) in (bool, int, float) else ""
         raise place.error(f"expected {kind.__name__}, found {shown(value)}{hint}")

@@ -82,7 +82,7 @@ counts = count_ops(workload)
 module = build_operator(space.operators["Shift1D"], workload.shape[1], 32)
 assert counts.params == sum(p.numel() for p in module.parameters()) and counts.flops > 0
 assert activation_bytes(workload) == 4 * 5 * 4 * 32 * 4 * 4
-assert colors.of_space(space)["Shift1D"] == "#1b9e77" and colors.short("Shift1D") == "Shift 1D"
+assert colors.choice_colors(space)["Shift1D"] == "#1b9e77" and colors.short_label("Shift1D") == "Shift 1D"
 """
 
 

@@ -61,4 +61,4 @@ def prepare(
     counts = result.metrics
     print(f"{result.folder}: {counts['videos']} clips, {counts['images']} images, {counts['held_out']} held-out clips")
     if counts["skipped"]:
-        print(f"{counts['skipped']} files were skipped: {result.folder / SKIPPED} lists them")
+        print(f"skipped files: {counts['skipped']}; {result.folder / SKIPPED} lists them")

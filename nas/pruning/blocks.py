@@ -97,15 +97,15 @@ def remove_blocks(unet: UNet, target: Backbone) -> tuple[UNet, RemovedLayers]:
 
 def _kept_layers(config: Backbone, target: Backbone) -> dict[str, str | None]:
     """The new name of each layer of the blocks, None for those that are removed."""
-    names = {(layer.block, layer.kind, layer.index): layer.name for layer in target.layers()}
+    names = {(layer.block, layer.kind, layer.position): layer.name for layer in target.layers()}
     renamed: dict[str, str | None] = {}
     for layer in config.layers():
-        index: int | None = layer.index
+        index: int | None = layer.position
         if layer.kind in ("resnet", "transformer") and layer.block != "mid":
             extra = layer.block.startswith("up.")  # an up block has one more layer, and keeps its last
             old_count, new_count = config.layers_per_block + extra, target.layers_per_block + extra
             kept = [*range(new_count - extra), *range(old_count - extra, old_count)]
-            index = kept.index(layer.index) if layer.index in kept else None
+            index = kept.index(layer.position) if layer.position in kept else None
         if layer.block:
             renamed[layer.name] = names.get((layer.block, layer.kind, index))
     return renamed

@@ -40,7 +40,8 @@ def load_or_create_study(
     if _same(first, costs):
         _set_user_attrs(first, {"space": problem.space.name} | scores | costs)
         return first
-    study = _open(storage, f"{name}, {problem.budget}, {costs['costs']}", where)
+    clip = f", {costs['steps']} steps, guidance {costs['guidance']}" if "steps" in costs else ""
+    study = _open(storage, f"{name}, {problem.budget}, {costs['costs']}{clip}", where)
     _set_user_attrs(study, {"space": problem.space.name} | scores | costs)
     if WARM_STARTED not in study.user_attrs:
         others = [s.study_name for s in optuna.get_all_study_summaries(storage) if s.study_name.startswith(f"{name}, ")]

@@ -12,8 +12,7 @@ all walk that list.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from nas.spaces.backbone import Backbone
@@ -21,15 +20,14 @@ if TYPE_CHECKING:
 LayerKind = Literal["conv_in", "resnet", "transformer", "downsample", "upsample", "conv_out"]
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer of the spatial UNet.
 
     Attributes:
         name: of its module, as in diffusers' state dict: `down_blocks.0.resnets.1`, `mid_block.attentions.0`.
         kind: what it computes.
         block: `down.L`, `mid` or `up.L`, where L is the level, 0 the highest resolution; empty for conv_in and conv_out.
-        index: its position among the layers of its kind in the block.
+        position: its position among the layers of its kind in the block.
         level: of its output, whose height and width are the latent's halved `level` times.
         in_channels: of its input, without the skip; 0 for conv_in, whose input is the latent.
         channels: of its output; 0 for conv_out, whose output is the latent.
@@ -42,7 +40,7 @@ class Layer:
     name: str
     kind: LayerKind
     block: str
-    index: int
+    position: int
     level: int
     in_channels: int
     channels: int
@@ -63,7 +61,7 @@ def unet_layers(config: Backbone) -> list[Layer]:
             pair = [Layer(f"{path}.resnets.{i}", "resnet", block, i, level, inputs, width)]
             if level in config.attention_levels:
                 pair.append(Layer(f"{path}.attentions.{i}", "transformer", block, i, level, width, width))
-            layers += [*pair[:-1], replace(pair[-1], is_skip=True, site=f"down.{level}.{i}")]
+            layers += [*pair[:-1], pair[-1]._replace(is_skip=True, site=f"down.{level}.{i}")]
         if level < last:
             name = f"{path}.downsamplers.0"
             layers.append(Layer(name, "downsample", block, 0, level + 1, width, width, is_skip=True))
@@ -83,7 +81,7 @@ def unet_layers(config: Backbone) -> list[Layer]:
             pair = [Layer(name, "resnet", block, i, level, inputs, width, skip.name, skip.channels)]
             if level in config.attention_levels:
                 pair.append(Layer(f"{path}.attentions.{i}", "transformer", block, i, level, width, width))
-            layers += [*pair[:-1], replace(pair[-1], site=f"up.{up}.{i}")]
+            layers += [*pair[:-1], pair[-1]._replace(site=f"up.{up}.{i}")]
         if level > 0:
             layers.append(Layer(f"{path}.upsamplers.0", "upsample", block, 0, level - 1, width, width))
     return [*layers, Layer("conv_out", "conv_out", "", 0, 0, widths[0], 0)]

@@ -170,7 +170,7 @@ def test_show_and_diff_for_people_and_for_scripts(mid, tmp_path, capsys):
         tmp_path / "other.csv"
     )
     assert main(["table", "diff", str(MID), str(other)]) == 0
-    assert "profiled otherwise: chip" in capsys.readouterr().out
+    assert "profiled differently: chip" in capsys.readouterr().out
     assert main(["table", "diff", str(MID), str(other), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rank_correlation"] == pytest.approx(1)
 

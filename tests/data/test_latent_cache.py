@@ -70,7 +70,7 @@ def test_killed_prepare_goes_on_and_ends_with_the_same_bytes(data, vae, space, t
             assert (killed / split / name).read_bytes() == (tmp_path / "straight" / split / name).read_bytes(), name
     bad = [(Path(file).name, reason) for file, reason in skipped.read(killed / "skipped.csv")]
     assert len(bad) == 1 and bad[0][0] == "bad.mp4" and "cannot be decoded" in bad[0][1]
-    assert "1 could not be used" in ended.stdout and "encode train: " in ended.stderr and " clips, " in ended.stderr
+    assert "skipped files: 1" in ended.stdout and "encode train: " in ended.stderr and " clips, " in ended.stderr
 
 
 def test_what_is_prepared_is_what_the_autoencoder_makes_of_the_clips(data, vae, space, tmp_path):

@@ -201,7 +201,7 @@ def test_anamorphic_pixels_become_square(container, codec, sar, tmp_path):
 
 def test_pixels_no_camera_has_are_a_reason(tmp_path):
     path = write_video(tmp_path / "a.mp4", numbered(5), sar=Fraction(20, 1))
-    with pytest.raises(DecodingError, match="pixels of 20:1"):
+    with pytest.raises(DecodingError, match="pixel aspect ratio of 20:1"):
         read(path)
 
 

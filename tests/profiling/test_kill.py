@@ -114,7 +114,7 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(rows, space, tmp_path):
     said = process.communicate()[1].splitlines()
     assert process.returncode == 130
     assert [line for line in said if not FINISHED.match(line)] == [
-        "nas profile: stopped; run the same command again and it goes on"
+        "nas profile: stopped; run the same command again to resume"
     ]
     deadline = time.monotonic() + 20
     while alive(family) and time.monotonic() < deadline:

@@ -158,7 +158,7 @@ def test_the_command_serves_until_it_is_stopped(searched):
 
 
 def test_what_is_missing_is_said_in_a_line(run, monkeypatch):
-    with pytest.raises(ConfigError, match="has not come to its search"):
+    with pytest.raises(ConfigError, match="has not reached its search"):
         dashboard.IllustratedStorage(RunFolder.read(run))
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with pytest.raises(MissingDependency, match=r"nas-video\[dashboard\]"):

@@ -231,7 +231,7 @@ def test_keys_of_earlier_versions_are_read(tmp_path):
     (tmp_path / "recipe.yaml").write_text("space: demo\ncompute: {accumulate: 2}\nwatch: {every: 5}\n")
     recipe = load(Recipe, tmp_path / "recipe.yaml", "recipe")
     assert recipe.execution.accumulate == 2 and recipe.previews.every == 5
-    with pytest.raises(ConfigError, match="'drop' is what 'caption_dropout' was called before"):
+    with pytest.raises(ConfigError, match="'drop' is the old name of 'caption_dropout'"):
         build(FinetuneConfig, {**earlier, "caption_dropout": 0.1}, "recipe.yaml")
     inputs = Inputs(nas.SearchSpace.load("demo"))
     check_or_record_config("finetune", tmp_path, config, inputs, 1)
