@@ -28,8 +28,8 @@ LITERT = "LiteRT, float32"
 VARIANTS = {
     "Core ML, iOS 17, float16": {"target": "iOS17", "bits": None},
     "Core ML, iOS 18, float16": {"target": "iOS18", "bits": None},
-    "Core ML, iOS 17, palettised 8 bit": {"target": "iOS17", "bits": 8},
-    "Core ML, iOS 17, palettised 6 bit": {"target": "iOS17", "bits": 6},
+    "Core ML, iOS 17, palettized 8 bit": {"target": "iOS17", "bits": 8},
+    "Core ML, iOS 17, palettized 6 bit": {"target": "iOS17", "bits": 6},
     LITERT: {},
 }
 
@@ -56,7 +56,7 @@ def full_size(space_name: str) -> tuple:
 def to_package(space_name: str, target: str, bits: int | None) -> dict[str, float]:
     """Build, convert, save and check one package; runs in its own process, so that its peak memory is its own."""
     from nas.conversion.convert import to_coreml
-    from nas.conversion.palettize import palettise
+    from nas.conversion.palettize import palettize
     from nas.export import operations, packages
 
     space, arch, model, inputs = full_size(space_name)
@@ -65,8 +65,8 @@ def to_package(space_name: str, target: str, bits: int | None) -> dict[str, floa
     package = to_coreml(model, inputs, "velocity", target, float32=("timestep",))
     converted = time.monotonic()
     if bits is not None:
-        package = palettise(package, bits)
-    palettised = time.monotonic()
+        package = palettize(package, bits)
+    palettized = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         path = packages.save(package, Path(folder) / "denoiser.mlpackage")
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -78,7 +78,7 @@ def to_package(space_name: str, target: str, bits: int | None) -> dict[str, floa
         "params": params,
         "convert_s": converted - started,
         "with": versions("torch", "coremltools"),
-        "palettise_s": palettised - converted,
+        "palettize_s": palettized - converted,
         "peak_mb": peak / 1e6,
         "size_mb": size / 1e6,
     }
@@ -106,7 +106,7 @@ def to_tflite(space_name: str) -> dict[str, float]:
         "params": params,
         "convert_s": seconds,
         "with": versions("torch", "litert-torch"),
-        "palettise_s": 0.0,
+        "palettize_s": 0.0,
         "peak_mb": peak / 1e6,
         "size_mb": size / 1e6,
         "error": error,
@@ -145,7 +145,7 @@ def main() -> None:
             rows[name] = f"| {name} | failed: {reason} | | | | | | |"
         else:
             found = json.loads(done.stdout.splitlines()[-1])
-            numbers = [f"{found['params'] / 1e6:.1f}M", f"{found['convert_s']:.0f} s", f"{found['palettise_s']:.0f} s"]
+            numbers = [f"{found['params'] / 1e6:.1f}M", f"{found['convert_s']:.0f} s", f"{found['palettize_s']:.0f} s"]
             numbers += [f"{found['peak_mb'] / 1e3:.1f} GB", f"{found['size_mb']:.0f} MB"]
             numbers += [
                 f"ran here, differs from torch by {found['error']:.1e}" if "error" in found else "operations",

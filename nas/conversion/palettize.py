@@ -14,7 +14,7 @@ ROUNDS = 30
 """Of k-means; the values hardly move after a few."""
 
 
-def palettise(model: Any, bits: int) -> Any:
+def palettize(model: Any, bits: int) -> Any:
     """`model` with its weights palettized, as `coremltools.optimize` does it. Biases and small tensors stay.
 
     The values of each tensor's palette are chosen by k-means. Values spread evenly over the range, coremltools'

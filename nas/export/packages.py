@@ -19,7 +19,7 @@ from nas import checkpoint as checkpoints
 from nas.conversion.convert import to_coreml
 from nas.conversion.libraries import coremltools
 from nas.conversion.mil import Program
-from nas.conversion.palettize import palettise
+from nas.conversion.palettize import palettize
 from nas.costs import LookupTable
 from nas.errors import NasError
 from nas.export import manifest, operations, parts
@@ -75,7 +75,7 @@ def coreml(
         model, own_bits, plain = convert(part, target), None, None
         if bits is not None and part.name != "text_encoder":
             plain, own_bits = Program.of(model, f"{part.name} before its palettes"), bits
-            model = palettise(model, bits)
+            model = palettize(model, bits)
         model.short_description = part.says
         model.version = nas.__version__
         model.user_defined_metadata.update({**labels, "nas.part": part.name, "nas.weight_bits": str(own_bits or 16)})

@@ -12,7 +12,7 @@ import torch
 from nas import checkpoint
 from nas.conversion.convert import to_coreml
 from nas.conversion.mil import Program
-from nas.conversion.palettize import palette, palettise
+from nas.conversion.palettize import palette, palettize
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.export import FORMATS, check_package, coreml, operations, parts
 from nas.export.check import relative_error
@@ -98,9 +98,9 @@ def plain(loaded):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 6])
-def test_palettised_weights_are_small_near_and_of_the_same_architecture(loaded, plain, tmp_path, bits):
+def test_palettized_weights_are_small_near_and_of_the_same_architecture(loaded, plain, tmp_path, bits):
     """Each weight is the palette's value that is nearest to it, to a few of the steps of an even palette."""
-    small = palettise(plain, bits)
+    small = palettize(plain, bits)
     small.user_defined_metadata.update({"nas.architecture": json.dumps(loaded.architecture.choices)})
     small.user_defined_metadata.update({"nas.space_hash": loaded.space.hash})
     paths = [save(model, tmp_path / f"{name}.mlpackage") for name, model in [("plain", plain), ("small", small)]]
@@ -173,7 +173,7 @@ def test_the_shipped_schema_is_the_data_classes():
 
 def test_another_number_of_bits_is_one_line(tiny_checkpoint):
     with pytest.raises(ConfigError, match="must be one of 6, 8, not 5"):
-        palettise(None, 5)
+        palettize(None, 5)
 
 
 def test_timesteps_are_not_rounded_before_their_sines(exported):
