@@ -200,7 +200,7 @@ def _read_regular(path: Path, what: str) -> bytes:
     if stat.S_ISDIR(mode):
         raise ConfigError(f"{path}: is a folder; give the {what} file")
     if not stat.S_ISREG(mode):  # reading a pipe or a device may block
-        raise ConfigError(f"{path}: is a pipe or a device; give a {what} file")
+        raise ConfigError(f"{path}: is a pipe or a device; give the {what} file")
     return path.read_bytes()
 
 
@@ -211,12 +211,12 @@ def _decoded(data: bytes, path: str, what: str) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: not a text file, as a {what} file must be (byte {error.start} is not {encoding.removesuffix('-sig').upper()}); "
+            f"{path}: not a text file, as every {what} file must be (byte {error.start} is not {encoding.removesuffix('-sig').upper()}); "
             "if it is text, save it as UTF-8"
         ) from None
     if "\0" in text:
         raise ConfigError(
-            f"{path}: not a text file, as a {what} file must be (it has zero bytes); if it is text, save it as UTF-8"
+            f"{path}: not a text file, as every {what} file must be (it has zero bytes); if it is text, save it as UTF-8"
         )
     return text
 

@@ -139,7 +139,7 @@ def read_yaml(path: str | Path, what: str) -> Marked:
     """
     text = read_text(path, what)
     if len(text) > MAX_BYTES:
-        raise ConfigError(f"{path}: {len(text) / 1e6:.1f} MB, too large for a {what} file")
+        raise ConfigError(f"{path}: {len(text) / 1e6:.1f} MB, too large for the {what} file")
     try:
         loader = _Loader(text)
         try:

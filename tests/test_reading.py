@@ -162,7 +162,7 @@ def test_types_are_tried_in_turn_and_unknown_values_may_be_declared():
         ("x0: &x0 []\n" + "".join(f"x{i + 1}: &x{i + 1} [*x{i}]\n" for i in range(80)), "nested more than 64 deep"),
         (
             b"name: \xff\xfe",
-            "not a text file, as a test file must be (byte 6 is not UTF-8); if it is text, save it as UTF-8",
+            "not a text file, as every test file must be (byte 6 is not UTF-8); if it is text, save it as UTF-8",
         ),
         ("name: Zoë".encode("latin-1"), "save it as UTF-8"),
         ("name: a".encode("utf-16-le"), "save it as UTF-8"),
@@ -229,7 +229,7 @@ def test_a_text_of_one_line_keeps_the_place_it_was_given():
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     assert refused(lambda: read_json(tmp_path / "pipe.json", "test")).endswith(
-        "pipe.json: is a pipe or a device; give a test file"
+        "pipe.json: is a pipe or a device; give the test file"
     )
     assert "is a pipe or a device" in refused(lambda: read_text("/dev/zero", "test"))
     assert "is a folder" in refused(lambda: read_text(tmp_path, "test"))

@@ -55,7 +55,7 @@ def read(path: str | Path, what: str = "weights") -> tuple[dict[str, Tensor], di
     if not path.exists():
         raise ConfigError(f"{path}: no such {what} file")
     if not path.is_file():  # opening a pipe would block
-        raise ConfigError(f"{path}: is not a regular file; give the path of a {what} file")
+        raise ConfigError(f"{path}: is not a regular file; give the path of the {what} file")
     try:
         with safe_open(str(path), framework="pt") as file:
             values, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
