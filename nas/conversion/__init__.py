@@ -1,1 +1,1 @@
-"""torch modules to Core ML and LiteRT, with the operator variants that each runs fastest."""
+"""Convert torch modules to Core ML and LiteRT, with the operator variants that run fastest on each."""

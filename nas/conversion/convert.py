@@ -1,4 +1,5 @@
-"""Torch modules to what phones run. Profiling measures and export writes what these functions give, so they agree."""
+"""Convert torch modules to Core ML and LiteRT. Profiling and export share these functions, so the measured program is
+the exported one."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ from nas.failures import NO_MEMORY, ToolError, is_unsupported
 from nas.files import replacing
 
 COREML_TARGETS = ("iOS17", "iOS18")
-"""From iOS 18 on, attention stays one op; for iOS 17 it becomes two products and a softmax."""
+"""iOS 18 has an attention operation; for iOS 17 attention becomes two matrix products and a softmax."""
 
 _NO_OPS = {torch.ops.aten.alias.default, torch.ops.aten.detach.default}
 _CHECKS = {torch.ops.aten._assert_tensor_metadata.default}
 
 
 class Unconvertible(NasError):
-    """A format has no way to say what a module computes."""
+    """A format has no operation for something that a module computes."""
 
 
 def to_coreml(
@@ -38,24 +39,25 @@ def to_coreml(
     float32: Collection[str] = (),
     float32_residual: bool = False,
 ) -> Any:
-    """A Core ML program of `module` in float16, as a `coremltools.models.MLModel` that is not compiled or loaded.
+    """Convert `module` to a float16 Core ML program: a `coremltools.models.MLModel` that is not compiled or loaded.
 
-    What `nas.conversion.coreml.keeps_float32` names stays float32: timesteps up to their sines, squares up to their root.
+    The operations selected by `nas.conversion.coreml.keeps_float32` stay float32: timestep embeddings up to their sines
+    and cosines, and normalizations up to the square root of the variance.
 
     Args:
-        module: in evaluation mode; tensors of rank 5 at most.
-        inputs: examples by the names of `forward`'s arguments, in order; their shapes are the program's. Floats become
-            float16 inputs, whole numbers int32.
-        output: what to call the result, a float16 tensor.
-        target: the oldest system it runs on, of `COREML_TARGETS`.
-        float32: inputs that stay float32.
-        float32_residual: layer norms and the sums before them stay float32, at little cost: they hold few of the
-            operations of a transformer and most of what it loses in float16.
+        module: in evaluation mode; its tensors have at most 5 dimensions.
+        inputs: example tensors by argument name of `forward`, in order; the program has their shapes. Floats become
+            float16 inputs, integers int32.
+        output: name of the output, a float16 tensor.
+        target: minimum deployment target, one of `COREML_TARGETS`.
+        float32: names of inputs that stay float32.
+        float32_residual: whether layer norms and the residual sums before them stay float32. They are a small part of a
+            transformer's operations and cause most of its float16 error.
 
     Raises:
         ConfigError: an unknown target.
         MissingDependency: coremltools is not installed.
-        Unconvertible: Core ML has no way to say what the module computes.
+        Unconvertible: Core ML does not support an operation of the module.
         ToolError: the converter failed for another reason.
     """
     if target not in COREML_TARGETS:
@@ -80,11 +82,11 @@ def to_coreml(
                 skip_model_load=True,
             )
     except Exception as error:
-        raise _refused(module, "Core ML", error) from error
+        raise _conversion_error(module, "Core ML", error) from error
 
 
 def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    """The module's graph at these shapes in basic operations, without those that do nothing."""
+    """Export the module's graph for these input shapes, decomposed to core ATen operators and without no-ops."""
     program = torch.export.export(module.eval(), tuple(distinct(inputs).values())).run_decompositions({})
     graph = program.graph
     for node in list(graph.nodes):
@@ -97,19 +99,19 @@ def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.e
 
 
 def distinct(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the inputs, none of which shares memory with another.
+    """Copy the inputs so that no two share memory.
 
-    torch.export takes one tensor given as two arguments for one argument: the program would ignore the other.
+    torch.export merges two arguments that are the same tensor, and the program then ignores one of them.
     """
     return {name: x.detach().clone() for name, x in inputs.items()}
 
 
 def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Path:
-    """Write `module` as a LiteRT model in float32 whose inputs have the names of `inputs`.
+    """Write `module` as a float32 LiteRT model with the input names of `inputs`.
 
     Raises:
         MissingDependency: litert-torch is not installed.
-        Unconvertible: LiteRT has no way to say what the module computes.
+        Unconvertible: LiteRT does not support an operation of the module.
         ToolError: the converter failed for another reason.
     """
     try:
@@ -118,30 +120,30 @@ def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Pa
     except ImportError as error:
         raise missing_library("litert-torch", "'nas-video[litert]'", error) from None
     except Exception as error:
-        raise _refused(module, "LiteRT", error) from error
+        raise _conversion_error(module, "LiteRT", error) from error
     try:
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
             model = litert_torch.convert(module.eval(), sample_kwargs=distinct(inputs))
             with replacing(path) as temporary:
                 model.export(str(temporary))
     except Exception as error:
-        raise _refused(module, "LiteRT", error) from error
+        raise _conversion_error(module, "LiteRT", error) from error
     return path
 
 
-def _refused(module: nn.Module, format: str, error: Exception) -> Exception:
-    """What to raise for an error of a converter: the workload's fault, the converter's, or this machine's."""
+def _conversion_error(module: nn.Module, format: str, error: Exception) -> Exception:
+    """The error to raise for a converter's exception: `Unconvertible`, `ToolError`, or the exception if the machine failed."""
     if isinstance(error, MemoryError | OSError | NasError) or NO_MEMORY.search(str(error)):
         return error
     name = type(module).__name__
     if is_unsupported(error):
         return Unconvertible(f"{name} cannot be converted to {format}: {first_line(error)}")
-    said = f"{type(error).__name__}: {first_line(error)}{_room()}"
-    return ToolError(f"{name}: the converter to {format} failed: {said}")
+    message = f"{type(error).__name__}: {first_line(error)}{_disk_full_hint()}"
+    return ToolError(f"{name}: the converter to {format} failed: {message}")
 
 
-def _room() -> str:
-    """What a converter may not say by itself: that the disk for temporary files is full."""
+def _disk_full_hint() -> str:
+    """A note that the temporary folder is full, which converters often do not report; else an empty string."""
     with contextlib.suppress(OSError):
         folder = tempfile.gettempdir()
         free_mb = shutil.disk_usage(folder).free / 1e6

@@ -1,4 +1,4 @@
-"""What coremltools' converter of torch programs gets wrong, put right."""
+"""Fixes for coremltools' torch converter: the argument of GELU, and operations that float16 is too imprecise for."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from functools import cache
 from typing import Any
 
 ROOTS = ("sqrt", "rsqrt")
-_BETWEEN = ("add", "mul", "real_div", "reduce_mean", "reduce_sum", "maximum", "clip", *ROOTS)
-"""What stands between the squares of a norm and their root, and the root."""
-_REACH = 4
-"""Operations from a square to its root: mean, epsilon, root, and one to spare."""
+_NORM_OPERATIONS = ("add", "mul", "real_div", "reduce_mean", "reduce_sum", "maximum", "clip", *ROOTS)
+"""The operations from the squares of a normalization to the square root, included."""
+_MAX_DISTANCE = 4
+"""Maximum number of operations from a square to the square root: mean, add epsilon, root, and one spare."""
 
 
 @cache
 def register_operations() -> None:
-    """Replace the conversions that lose an argument. coremltools keeps them in one table for the whole process."""
+    """Override the converters of torch operators that lose an argument. coremltools' registry is process-wide."""
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 
     @register_torch_op(override=True)
     def gelu(context: Any, node: Any) -> None:
-        """torch.export gives `approximate` by keyword, which coremltools' own version does not read."""
+        """torch.export passes `approximate` as a keyword argument, which coremltools' converter ignores."""
         approximate = [*node.inputs[1:], *(node.kwinputs or {}).get("approximate", ()), "none"][0]
         mode = {"none": "EXACT", "tanh": "TANH_APPROXIMATION"}[getattr(approximate, "val", approximate)]
         context.add(Builder.gelu(x=context[node.inputs[0]], mode=mode, name=node.name))
 
 
 def keeps_float32(op: Any, residual: bool = False) -> bool:
-    """Whether an operation of a program that becomes float16 must stay float32.
+    """Whether an operation must stay float32 in a program that is converted to float16.
 
-    Timesteps up to their sines and cosines: float16 cannot tell 1000 from 1000.4, which is a different angle. And the
-    squares of a norm up to their root: a square passes float16's largest number where the value passes 256.
+    These are the timestep embedding up to its sines and cosines (float16 rounds 1000.4 to 1000.5, a different angle)
+    and normalizations from the squares to the square root (the square of a value of 256 or more overflows float16).
 
     Args:
-        residual: layer norms and the sums that they normalize stay float32 too.
+        residual: whether layer norms and the sums that they normalize stay float32 too.
     """
     if residual and _is_residual(op):
         return True
-    return _is_angle(op) or _is_square_of_norm(op) or _follows_square(op, _REACH)
+    return _is_angle(op) or _is_square_of_norm(op) or _follows_square(op, _MAX_DISTANCE)
 
 
 def _is_residual(op: Any) -> bool:
-    """Whether an operation is a layer norm, or a sum that is normalized, perhaps after further sums."""
+    """Whether an operation is a layer norm, or an addition that leads to one through additions only."""
     if op.op_type == "layer_norm":
         return True
     return op.op_type == "add" and any(
@@ -50,7 +50,7 @@ def _is_residual(op: Any) -> bool:
 
 
 def _is_angle(op: Any) -> bool:
-    """Whether an operation is a sine or a cosine, or does nothing but feed one."""
+    """Whether an operation is a sine or cosine, or its result is only used by them."""
     if op.op_type in ("sin", "cos"):
         return True
     users = _users(op)
@@ -58,20 +58,20 @@ def _is_angle(op: Any) -> bool:
 
 
 def _is_square_of_norm(op: Any) -> bool:
-    """Whether an operation squares values whose sum or mean goes into a root."""
-    by_itself = op.op_type == "mul" and op.x is op.y
-    by_power = op.op_type == "pow" and op.y.val is not None and float(op.y.val.max()) == 2.0
-    return (op.op_type == "square" or by_itself or by_power) and _reaches_root(op, _REACH)
+    """Whether an operation squares values whose sum or mean is an input of a square root."""
+    is_product = op.op_type == "mul" and op.x is op.y
+    is_power = op.op_type == "pow" and op.y.val is not None and float(op.y.val.max()) == 2.0
+    return (op.op_type == "square" or is_product or is_power) and _reaches_root(op, _MAX_DISTANCE)
 
 
 def _reaches_root(op: Any, steps: int) -> bool:
-    users = [user for user in _users(op) if user.op_type in _BETWEEN]
+    users = [user for user in _users(op) if user.op_type in _NORM_OPERATIONS]
     return any(user.op_type in ROOTS or (steps > 1 and _reaches_root(user, steps - 1)) for user in users)
 
 
 def _follows_square(op: Any, steps: int) -> bool:
-    """Whether an operation stands between the squares of a norm and their root, or is the root."""
-    if op.op_type not in _BETWEEN or not (op.op_type in ROOTS or _reaches_root(op, steps)):
+    """Whether an operation lies between the squares of a normalization and the square root, or is the root."""
+    if op.op_type not in _NORM_OPERATIONS or not (op.op_type in ROOTS or _reaches_root(op, steps)):
         return False
     sources = [var.op for var in op.inputs.values() if getattr(var, "op", None) is not None]
     return any(_is_square_of_norm(s) or (steps > 1 and _follows_square(s, steps - 1)) for s in sources)

@@ -1,4 +1,4 @@
-"""Import the converters, which are optional and print a lot."""
+"""Import the optional converter libraries and suppress their output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nas.errors import MissingDependency
 
 
 def coremltools() -> ModuleType:
-    """The library, imported without its warnings about what a Linux machine lacks.
+    """Import coremltools without its warnings about features missing on Linux.
 
     Raises:
         MissingDependency: it is not installed.
@@ -41,5 +41,5 @@ def missing_library(library: str, target: str, error: ImportError) -> MissingDep
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error that is not blank, at most 200 characters."""
+    """The first non-blank line of an error message, at most 200 characters."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

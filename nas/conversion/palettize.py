@@ -1,4 +1,4 @@
-"""Fewer bits for a Core ML package's weights: each tensor keeps 2^bits values and an index to one of them per weight."""
+"""Palettize the weights of a Core ML model: each tensor stores 2^bits values and one index into them per weight."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from nas.errors import ConfigError
 
 BITS = (6, 8)
 ROUNDS = 30
-"""Of k-means; the values hardly move after a few."""
+"""Iterations of k-means; most of the improvement comes in the first few."""
 
 
 def palettize(model: Any, bits: int) -> Any:
-    """`model` with its weights palettized, as `coremltools.optimize` does it. Biases and small tensors stay.
+    """Palettize the weights of `model` with `coremltools.optimize`. Biases and small tensors stay float16.
 
-    The values of each tensor's palette are chosen by k-means. Values spread evenly over the range, coremltools'
-    "uniform", leave few where most weights lie as soon as one weight is far out.
+    The palette of each tensor is chosen by k-means. The evenly spaced values of coremltools' "uniform" mode leave too
+    few values near most of the weights when a tensor has outliers.
 
     Args:
         model: a `coremltools.models.MLModel`.
-        bits: 6 or 8 per weight; float16 has 16.
+        bits: bits per weight, 6 or 8.
 
     Raises:
-        ConfigError: another number of bits.
+        ConfigError: `bits` is not 6 or 8.
         MissingDependency: coremltools is not installed.
     """
     if bits not in BITS:
@@ -41,17 +41,17 @@ def palettize(model: Any, bits: int) -> Any:
 
 
 def palette(weight: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The values that stand for a tensor's, `(size,)` rising, and for each of its weights the index of the nearest.
+    """The palette of a tensor, `(size,)` in ascending order, and the index of the nearest value for each weight.
 
-    One-dimensional k-means (Lloyd 1982) over the distinct values of a float16 tensor, at most 65536 however many weights
-    there are, so that it takes a fraction of a second.
+    One-dimensional k-means (Lloyd 1982) over the distinct values of a float16 tensor. There are at most 65536 of these
+    for any number of weights, so it takes a fraction of a second.
     """
     values, inverse, counts = np.unique(weight, return_inverse=True, return_counts=True)
     wide = values.astype(np.float64)
     if len(values) <= size:
         centers = np.concatenate([wide, np.full(size - len(values), wide[-1])])
     else:
-        centers = _spread(wide, counts, size)
+        centers = _initial_centers(wide, counts, size)
         for _ in range(ROUNDS):
             nearest = np.searchsorted((centers[1:] + centers[:-1]) / 2, wide)
             weights = np.bincount(nearest, counts, size)
@@ -64,10 +64,13 @@ def palette(weight: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return centers, nearest[inverse].reshape(weight.shape).astype(np.uint8)
 
 
-def _spread(values: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
-    """Where k-means begins: as dense as the cube root of the weights' density, which is best for many values (Panter and
-    Dite 1951), and at both ends, so that no far weight shares a value with the many. Much finer bins would hold a weight each in
-    small tensors and show no density."""
+def _initial_centers(values: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
+    """Initial centers of k-means, `(size,)`.
+
+    Their density follows the cube root of the weights' density, which is optimal for many values (Panter and Dite
+    1951). Both extremes are included, so that outliers get values of their own. Much finer histogram bins would each hold a
+    single weight in small tensors, and show no density.
+    """
     histogram, edges = np.histogram(values, 4 * size, weights=counts)
     ranks = np.cumsum(np.cbrt(histogram))
     inner = edges[1:][np.searchsorted(ranks, (np.arange(size - 2) + 0.5) / (size - 2) * ranks[-1])]

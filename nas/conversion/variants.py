@@ -1,18 +1,18 @@
-"""Operator variants: the same numbers as an operator's reference module, in an order of operations some runtimes run faster.
+"""Operator variants: modules that compute the same as an operator's reference module and run faster on some runtimes.
 
-| operator | variant | how |
+| operator | variant | implementation |
 | --- | --- | --- |
 | `Conv1D` | `reference` | one (k,1) `Conv2d` over (T, H*W) |
 | | `shifted` | k pointwise `Conv2d`s on shifted frames, frames in the batch, summed |
-| | `folded` | k shifted frames side by side as k C channels, one pointwise `Conv2d` |
+| | `folded` | k shifted frames concatenated to k C channels, one pointwise `Conv2d` |
 | | `native` | one (k,1,1) `Conv3d` |
 | `Conv3D` | `reference` | k shifted (k,k) `Conv2d`s, frames in the batch, summed |
-| | `folded` | k shifted frames side by side as k C channels, one (k,k) `Conv2d` |
+| | `folded` | k shifted frames concatenated to k C channels, one (k,k) `Conv2d` |
 | | `native` | one (k,k,k) `Conv3d` |
 
-The attentions have the `reference` only: it repeats no keys and values (see `nas.models.operators`). The variants of a
-kind are named by its `OperatorSpec`. Which one is fastest is measured, workload by workload, and stands in the lookup
-table's `variant` column; `apply_variants` makes an exported denoiser use the same ones.
+The attention operators only have the `reference`, which does not repeat keys and values (see `nas.models.operators`).
+The `OperatorSpec` of a kind lists its variants. Profiling measures which one is fastest for each workload and records
+it in the lookup table's `variant` column; `apply_variants` makes an exported denoiser use the same ones.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ REFERENCE = "reference"
 
 
 class ConvVariant(nn.Module):
-    """Norm, activation, a convolution over time in some order of operations, residual: `(B, C, T, H, W)` -> the same.
+    """Norm, activation, one implementation of a temporal convolution, residual: `(B, C, T, H, W)` -> the same shape.
 
     Args:
-        norm: the reference operator's.
-        mix: the convolution on `(B, C, T, H, W)`.
+        norm: the reference operator's norm.
+        mix: the convolution of `(B, C, T, H, W)`.
     """
 
     def __init__(self, norm: nn.Module, mix: nn.Module) -> None:
@@ -49,7 +49,7 @@ class ConvVariant(nn.Module):
 
 
 class ShiftedConv(nn.Module):
-    """The sum of one 2D convolution per slice of the kernel over time, each on frames shifted by one more."""
+    """The sum of one 2D convolution per temporal kernel position, each on the frames shifted to that position."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ShiftedConv(nn.Module):
 
 
 class FoldedConv(nn.Module):
-    """One 2D convolution whose input channels are those of all frames that the kernel sees."""
+    """One 2D convolution over the concatenated channels of all frames in the temporal kernel."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class FoldedConv(nn.Module):
 
 
 class NativeConv(nn.Module):
-    """The 3D convolution of the runtime itself."""
+    """A temporal convolution as one `Conv3d`."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         kernel, outputs, inputs, height, width = weight.shape
         padding = (kernel // 2, height // 2, width // 2)
         self.conv = nn.Conv3d(inputs, outputs, (kernel, height, width), padding=padding, device="meta")
-        _set(self.conv, weight.transpose(0, 1).transpose(1, 2).contiguous(), bias)
+        _set_parameters(self.conv, weight.transpose(0, 1).transpose(1, 2).contiguous(), bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -106,26 +106,27 @@ def _conv_variant(operator: nn.Module, mix: Callable[[Tensor, Tensor], nn.Module
 
 
 def variants_of(kind: str) -> tuple[str, ...]:
-    """The variants of an operator kind, the reference first."""
+    """Names of the variants of an operator kind, the reference first."""
     return (REFERENCE, *operator_spec(kind).variants)
 
 
 def as_variant(module: nn.Module, kind: str, variant: str) -> nn.Module:
-    """An operator's module as one of its variants; equal to it up to rounding.
+    """Convert an operator's module to one of its variants, which computes the same up to rounding.
 
     Args:
-        module: of `nas.models.build_operator`; left as it is. The result shares its parameters where it can.
+        module: an operator built by `nas.models.build_operator`. It is not modified; the result shares its parameters
+            where possible.
         kind: the operator's kind.
-        variant: one of `variants_of` the kind; empty is the reference.
+        variant: one of `variants_of(kind)`; an empty string selects the reference.
 
     Raises:
-        ConfigError: the kind has no such variant.
+        ConfigError: unknown variant.
     """
     if variant in ("", REFERENCE):
         return module
     variants = operator_spec(kind).variants
     if variant not in variants:
-        raise ConfigError(f"{kind} has no variant '{variant}'{suggestion(variant, variants_of(kind))}")
+        raise ConfigError(f"unknown variant '{variant}' of {kind}{suggestion(variant, variants_of(kind))}")
     return resolve(variants[variant])(module)
 
 
@@ -133,11 +134,11 @@ def apply_variants(denoiser: Denoiser, variants: Mapping[str, str]) -> Denoiser:
     """Replace the temporal layers of a denoiser, in place, by the variants that a lookup table's rows name.
 
     Args:
-        denoiser: of `nas.models.build`.
-        variants: workload's key -> variant; what is not there stays the reference.
+        denoiser: a model built by `nas.models.build`.
+        variants: variant by workload key; workloads that are not listed keep the reference.
 
     Raises:
-        ConfigError: an operator has no such variant.
+        ConfigError: unknown variant of an operator.
     """
     for slot, choice in denoiser.arch.items:
         if choice != NONE:
@@ -148,19 +149,19 @@ def apply_variants(denoiser: Denoiser, variants: Mapping[str, str]) -> Denoiser:
 
 
 def shifted_frames(x: Tensor, kernel: int) -> list[Tensor]:
-    """`(B, C, T, H, W)` -> for each slice of the kernel the frames it reads, `(B*T, C, H, W)`; zeros beyond the clip."""
+    """`(B, C, T, H, W)` -> the input frames of each temporal kernel position, `(B*T, C, H, W)`, zero-padded in time."""
     frames, pad = x.shape[2], kernel // 2
     padded = F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, 0, pad, pad))
     return [padded[:, i : i + frames].reshape(-1, x.shape[1], *x.shape[3:]) for i in range(kernel)]
 
 
-def _from_frames(features: Tensor, like: Tensor) -> Tensor:
-    batch, channels, frames, height, width = like.shape
+def _from_frames(features: Tensor, reference: Tensor) -> Tensor:
+    batch, channels, frames, height, width = reference.shape
     return features.reshape(batch, frames, channels, height, width).transpose(1, 2)
 
 
 def _kernel(operator: Conv1D | Conv3D) -> tuple[Tensor, Tensor]:
-    """Weight `(k over time, out, in, height, width)` and bias `(out,)` of a temporal convolution."""
+    """Weight `(temporal kernel, out, in, height, width)` and bias `(out,)` of a temporal convolution."""
     if isinstance(operator, Conv1D):
         return operator.conv.weight.detach().permute(2, 0, 1, 3)[..., None], operator.conv.bias.detach()
     middle = operator.convs[len(operator.convs) // 2]
@@ -171,10 +172,10 @@ def _conv2d(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     outputs, inputs, *kernel = weight.shape
     padding = tuple(size // 2 for size in kernel)
     conv = nn.Conv2d(inputs, outputs, tuple(kernel), padding=padding, bias=bias is not None, device="meta")
-    return _set(conv, weight.contiguous(), bias)
+    return _set_parameters(conv, weight.contiguous(), bias)
 
 
-def _set(conv: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _set_parameters(conv: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
     conv.weight = nn.Parameter(weight)
     if bias is not None:
         conv.bias = nn.Parameter(bias)

@@ -1,4 +1,4 @@
-"""Core ML programs of single modules, evaluated by the interpreter and compared with torch."""
+"""Core ML programs of single modules compute the same as torch, evaluated by the MIL interpreter."""
 
 import pytest
 import torch
@@ -14,8 +14,8 @@ from nas.spaces import Operator
 KINDS = ("SelfAttention1D", "SelfAttention3D", "CrossAttention1D", "CrossAttention3D", "Conv1D", "Conv3D")
 
 
-def relative_error(output, wanted):
-    return ((output - wanted).norm() / wanted.norm()).item()
+def relative_error(output, expected):
+    return ((output - expected).norm() / expected.norm()).item()
 
 
 def evaluated(module, inputs, float16=False, target="iOS17"):
@@ -26,8 +26,8 @@ def evaluated(module, inputs, float16=False, target="iOS17"):
 
 @pytest.mark.parametrize("target", COREML_TARGETS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_operators_program_computes_what_torch_does(kind, target):
-    """No two sizes are equal, so that no two axes can be confused. Float16 holds the weights exactly."""
+def test_operator_program_matches_torch(kind, target):
+    """All sizes differ, so that swapped axes are detected. The weights are exact in float16."""
     torch.manual_seed(0)
     arguments = {"heads": 2} if "Attention" in kind else {"kernel": 3}
     module = build_operator(Operator(kind, tuple(arguments.items())), 16, 12).eval()
@@ -37,11 +37,11 @@ def test_an_operators_program_computes_what_torch_does(kind, target):
     if "Cross" in kind:
         inputs["context"] = torch.randn(1, 7, 12)
     with torch.no_grad():
-        wanted = module(**inputs)
+        expected = module(**inputs)
     operations, result = evaluated(module, inputs, target=target)
     (output,) = result.outputs.values()
-    assert relative_error(wanted, inputs["x"]) > 0.1  # an operator that returns its input would show nothing
-    assert relative_error(output, wanted) < 1e-4
+    assert relative_error(expected, inputs["x"]) > 0.1  # an operator that returns its input would test nothing
+    assert relative_error(output, expected) < 1e-4
     fused = any(op.op_type == "scaled_dot_product_attention" for op in operations)
     assert fused == (target == "iOS18" and "Attention" in kind and kind != "CrossAttention1D")
 
@@ -57,13 +57,13 @@ def test_gelu_keeps_its_approximation(approximate, mode):
 
 
 def test_group_norm_does_not_overflow_in_float16(monkeypatch):
-    """The square of a value 300 from the mean is more than float16's 65504."""
+    """The square of a deviation of 300 exceeds float16's maximum of 65504."""
     torch.manual_seed(0)
     module, x = nn.GroupNorm(2, 8), 400 * torch.randn(1, 8, 6, 6)
-    wanted = module(x).detach()
+    expected = module(x).detach()
     _, result = evaluated(module, {"input": x}, float16=True)
     (output,) = result.outputs.values()
-    assert not result.not_finite and relative_error(output, wanted) < 2e-3
+    assert not result.not_finite and relative_error(output, expected) < 2e-3
     monkeypatch.setattr(convert, "keeps_float32", lambda op, residual: False)
     assert evaluated(module, {"input": x}, float16=True)[1].not_finite
 
@@ -80,8 +80,8 @@ def test_sums_before_layer_norms_stay_float32_on_request():
     def float32_operations(**options):
         model = to_coreml(Block(), {"x": torch.randn(2, 8)}, "y", **options)
         kinds = {"add", "layer_norm", "linear"}
-        found = (op for op in Program.of(model).operations() if op.op_type in kinds)
-        return [op.op_type for op in found if op.outputs[0].dtype.__name__ == "fp32"]
+        operations = (op for op in Program.of(model).operations() if op.op_type in kinds)
+        return [op.op_type for op in operations if op.outputs[0].dtype.__name__ == "fp32"]
 
     assert float32_operations() == []
     assert float32_operations(float32_residual=True) == ["add", "layer_norm"]

@@ -1,4 +1,4 @@
-"""Every variant of an operator computes what the reference computes, at any shape."""
+"""Every variant of an operator computes the same as the reference, for any shape."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CASES = [(kind, variant) for kind, spec in operator_kinds().items() for variant 
     kernel=st.sampled_from([1, 3, 5]),
     seed=st.integers(0, 2**31),
 )
-def test_a_variant_equals_the_reference_at_any_shape(kind, variant, shape, kernel, seed):
+def test_variant_matches_reference_at_any_shape(kind, variant, shape, kernel, seed):
     torch.manual_seed(seed)
     reference = models.build_operator(Operator(kind, {"kernel": kernel}), shape[1], 1).eval()
     for parameter in reference.parameters():
@@ -34,7 +34,7 @@ def test_a_variant_equals_the_reference_at_any_shape(kind, variant, shape, kerne
         torch.testing.assert_close(other(x), reference(x), rtol=1e-5, atol=1e-5 * (1 + float(reference(x).abs().max())))
 
 
-def test_a_whole_denoiser_of_variants_is_the_same_denoiser():
+def test_denoiser_of_variants_matches_the_reference_denoiser():
     space = SearchSpace.load("demo")
     arch = space.architecture({slot: ("Conv1D", "Conv3D")[i % 2] for i, slot in enumerate(space.slots)})
     torch.manual_seed(0)
@@ -43,14 +43,14 @@ def test_a_whole_denoiser_of_variants_is_the_same_denoiser():
         torch.nn.init.normal_(parameter, std=0.05)
     inputs = torch.randn(space.input_shape()), torch.tensor([500.0]), torch.randn(space.context_shape())
     with torch.inference_mode():
-        wanted = denoiser(*inputs)
+        expected = denoiser(*inputs)
         variants = {str(space.workload(slot, choice)): "folded" for slot, choice in arch.items}
-        found = apply_variants(denoiser, variants)(*inputs)
+        output = apply_variants(denoiser, variants)(*inputs)
     assert not any(isinstance(m, (Conv1D, Conv3D)) for m in denoiser.modules())
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_an_unknown_variant_names_the_known_ones():
+def test_unknown_variant_suggests_a_known_one():
     conv = models.build_operator(Operator("Conv1D"), 8, 1)
     with pytest.raises(ConfigError, match="did you mean 'folded'"):
         as_variant(conv, "Conv1D", "foldet")

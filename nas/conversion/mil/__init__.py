@@ -1,13 +1,13 @@
-"""An interpreter of Core ML's ML programs (MIL), for machines that have no Core ML.
+"""An interpreter of Core ML's ML programs (MIL) in torch, for machines without Core ML.
 
     program = Program.load("denoiser.mlpackage")
-    exact = program.run({"x": x, "timestep": t, "context": context})            # float32 throughout
-    phone = program.run({...}, float16=True)                                    # rounded after each operation
-    phone.outputs["velocity"]; phone.peak
+    float32 = program.run({"x": x, "timestep": t, "context": context})            # float32 throughout
+    float16 = program.run({...}, float16=True)                                    # rounded after each operation
+    float16.outputs["velocity"]; float16.peak
 
-It evaluates what the file says, operation by operation, by the definitions of coremltools' MIL operations and not by
-those of torch's modules: where the two differ, the conversion is wrong. It says nothing about how fast or by which
-compute unit a phone runs the program.
+It evaluates the operations of a package by coremltools' definitions of the MIL operations, independently of the torch
+module that was converted: if the results differ, the conversion is wrong. It does not predict latency or the compute
+units that a device uses.
 """
 
 from nas.conversion.mil import attention, elementwise, layers, reductions, shapes  # noqa: F401  (register)

@@ -1,4 +1,4 @@
-"""Attention as one operation, which ML programs have from iOS 18 on."""
+"""MIL's attention operation, available from iOS 18."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.conversion.mil.registry import Arguments, operation
 
 @operation("scaled_dot_product_attention")
 def scaled_dot_product_attention(a: Arguments) -> Tensor:
-    """A mask of truth values says which keys are seen, one of numbers is added to the scores."""
+    """A boolean mask selects the keys; a floating-point mask is added to the scores."""
     query, key, value = a["query"], a["key"], a["value"]
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     a.note(scores.abs().max().item())

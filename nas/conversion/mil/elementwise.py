@@ -1,4 +1,4 @@
-"""Operations on single values."""
+"""Elementwise MIL operations."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ for _name, _function in BINARY.items():
 
 @operation("real_div")
 def real_div(a: Arguments) -> Tensor:
-    """Whole numbers are divided as whole numbers."""
+    """Integers use floor division."""
     whole = not a["x"].is_floating_point()
     return torch.div(a["x"], a["y"], rounding_mode="floor" if whole else None)
 
@@ -125,7 +125,7 @@ def threshold(a: Arguments) -> Tensor:
 
 @operation("cast")
 def cast(a: Arguments) -> Tensor:
-    """To whole numbers towards zero; what the program's type rounds is rounded by the caller."""
+    """Casts to integers truncate toward zero; the caller rounds floats to the precision of the output type."""
     dtype = a["dtype"]
     if dtype.startswith("fp"):
         return a["x"].float()

@@ -1,4 +1,4 @@
-"""Matrix products, convolutions and pooling."""
+"""MIL's matrix products, convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def conv(a: Arguments) -> Tensor:
 
 @operation("conv_transpose")
 def conv_transpose(a: Arguments) -> Tensor:
-    """The weight is `(in, out / groups, ...)`; `pad` is cut off from the result."""
+    """The weight is `(in, out / groups, ...)`; `pad` is cropped from the result."""
     x, weight = a["x"], a["weight"]
     rank = weight.ndim - 2
     strides, dilations = a.list("strides", [1] * rank), a.list("dilations", [1] * rank)
@@ -52,7 +52,7 @@ def conv_transpose(a: Arguments) -> Tensor:
     if a.get("pad_type", "valid") == "valid":
         return full
     if a.get("pad_type") != "custom":
-        raise ValueError(f"pad_type {a.get('pad_type')}")
+        raise ValueError(f"pad_type {a.get('pad_type')} is not supported")
     pad, shape = a.list("pad", [0] * 2 * rank), a.list("output_shape")
     for axis in range(rank):
         size = shape[axis + 2] if shape else full.shape[axis + 2] - pad[2 * axis] - pad[2 * axis + 1]
@@ -71,13 +71,13 @@ def max_pool(a: Arguments) -> Tensor:
 @operation("avg_pool")
 def avg_pool(a: Arguments) -> Tensor:
     if a.get("exclude_padding_from_average", False) and a.get("pad_type", "valid") != "valid" and any(a.list("pad")):
-        raise ValueError("an average without its padding")
+        raise ValueError("exclude_padding_from_average with padding is not supported")
     return _pool(a, AVG_POOL, 0.0)
 
 
 def _pool(a: Arguments, pools: dict, fill: float) -> Tensor:
     if a.get("ceil_mode", False):
-        raise ValueError("ceil_mode")
+        raise ValueError("ceil_mode is not supported")
     x, size = a["x"], a.list("kernel_sizes")
     strides = a.list("strides", [1] * len(size))
     padding = _padding(a, x.shape[2:], size, strides, [1] * len(size))
@@ -85,7 +85,7 @@ def _pool(a: Arguments, pools: dict, fill: float) -> Tensor:
 
 
 def _padding(a: Arguments, sizes, kernel, strides, dilations) -> list[int]:
-    """What each side gets, last axis first, as torch's `pad` takes it."""
+    """Padding of each side, last axis first, as `torch.nn.functional.pad` expects it."""
     kind, rank = a.get("pad_type", "valid"), len(kernel)
     pairs = [(0, 0)] * rank
     if kind == "custom":
@@ -95,6 +95,6 @@ def _padding(a: Arguments, sizes, kernel, strides, dilations) -> list[int]:
         pairs = []
         for size, k, stride, dilation in zip(sizes, kernel, strides, dilations):
             total = max(0, (-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size)
-            less = total // 2
-            pairs.append((total - less, less) if kind == "same_lower" else (less, total - less))
+            half = total // 2
+            pairs.append((total - half, half) if kind == "same_lower" else (half, total - half))
     return [side for pair in reversed(pairs) for side in pair]

@@ -1,4 +1,4 @@
-"""Sums and the like over axes, and the normalizations that are made of them."""
+"""MIL's reductions over axes, softmax and normalizations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def reduce_argmax(a: Arguments) -> Tensor:
 @operation("cumsum")
 def cumsum(a: Arguments) -> Tensor:
     if a.get("exclusive", False) or a.get("reverse", False):
-        raise ValueError("an exclusive or reversed sum")
+        raise ValueError("exclusive and reverse are not supported")
     return a["x"].cumsum(a.get("axis", 0))
 
 
@@ -58,7 +58,7 @@ def softmax(a: Arguments) -> Tensor:
 
 @operation("layer_norm")
 def layer_norm(a: Arguments) -> Tensor:
-    """Over the axes; gamma and beta have their shape."""
+    """Normalize over `axes`; gamma and beta have the shape of these axes."""
     x, axes = a["x"], [axis % a["x"].ndim for axis in a.list("axes")]
     shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
     normal = _normalized(a, x, axes)
@@ -90,7 +90,7 @@ def batch_norm(a: Arguments) -> Tensor:
 
 @operation("l2_norm")
 def l2_norm(a: Arguments) -> Tensor:
-    """Over the last three axes."""
+    """Normalize over the last three axes."""
     axes = list(range(a["x"].ndim - 3, a["x"].ndim))
     return a["x"] / (a["x"].square().sum(axes, True) + a.get("epsilon", 1e-6)).sqrt()
 

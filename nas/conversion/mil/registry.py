@@ -1,4 +1,4 @@
-"""How each MIL operation is evaluated: one function of its arguments, registered under the operation's name."""
+"""Registry of the functions that evaluate MIL operations, by operation name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Arguments:
     """The inputs of one operation, by name.
 
     Args:
-        values: tensors, float32 for floats of any precision; strings and lists of tensors where MIL has such.
-        dtypes: MIL's names of the output's types: `fp16`, `fp32`, `int32`, `bool`, ...
-        note: takes the largest magnitude of something that the operation computes on the way, such as a variance.
+        values: tensors (float32 for floats of any precision), strings, and lists of tensors.
+        dtypes: MIL's dtype names of the outputs: `fp16`, `fp32`, `int32`, `bool`, ...
+        note: called with the largest magnitude of an intermediate result, such as the squares of a variance.
     """
 
     def __init__(self, values: dict[str, Any], dtypes: list[str], note: Callable[[float], None]) -> None:
@@ -29,22 +29,22 @@ class Arguments:
         return self.values.get(name) is not None
 
     def __getitem__(self, name: str) -> Any:
-        """A tensor, a string, or a list of tensors, as it is."""
+        """A tensor, a string, or a list of tensors, unconverted."""
         return self.values[name]
 
     def optional(self, name: str) -> Tensor | None:
-        """A tensor, or None where the operation does not give it."""
+        """A tensor, or None if the argument is absent."""
         return self.values.get(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A number, truth value or string; `default` where the operation does not give it."""
+        """A number, bool or string; `default` if the argument is absent."""
         value = self.values.get(name)
         if value is None:
             return default
         return value.item() if isinstance(value, Tensor) else value
 
     def list(self, name: str, default: Any = None) -> Any:
-        """Whole numbers or truth values as a list; `default` where the operation does not give it."""
+        """A list of integers or bools; `default` if the argument is absent."""
         value = self.values.get(name)
         if value is None:
             return default
@@ -52,7 +52,7 @@ class Arguments:
 
 
 def operation(*names: str) -> Callable[[Callable[[Arguments], Evaluated]], Callable[[Arguments], Evaluated]]:
-    """Register a function as what the operations of these names compute."""
+    """Register a function that evaluates the operations of these names."""
 
     def register(function: Callable[[Arguments], Evaluated]) -> Callable[[Arguments], Evaluated]:
         for name in names:

@@ -1,4 +1,4 @@
-"""Operations that move values and compute none."""
+"""MIL operations that create, reshape, index or resample tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.conversion.mil.registry import Arguments, operation
 
 @operation("reshape")
 def reshape(a: Arguments) -> Tensor:
-    """0 keeps the size at its place, -1 is what is left."""
+    """A size of 0 keeps the input's size on that axis; -1 is inferred."""
     x, shape = a["x"], a.list("shape")
     if len(shape) == x.ndim:
         shape = [old if new == 0 else new for old, new in zip(x.shape, shape)]
@@ -27,7 +27,7 @@ def transpose(a: Arguments) -> Tensor:
 
 @operation("expand_dims")
 def expand_dims(a: Arguments) -> Tensor:
-    """Axes count in the result."""
+    """`axes` refer to the output."""
     x, rank = a["x"], a["x"].ndim + len(a.list("axes"))
     for axis in sorted(axis % rank for axis in a.list("axes")):
         x = x.unsqueeze(axis)
@@ -93,14 +93,14 @@ def reverse(a: Arguments) -> Tensor:
 
 @operation("pad")
 def pad(a: Arguments) -> Tensor:
-    """`pad` is (before, after) of the last axes, in the order of the axes; torch wants them from the last."""
+    """`pad` holds (before, after) of the last axes in axis order; torch expects the last axis first."""
     sizes = a.list("pad")
     pairs = list(zip(sizes[::2], sizes[1::2]))
     backwards = [size for pair in reversed(pairs) for size in pair]
     mode = a.get("mode", "constant")
     if mode == "constant":
         return F.pad(a["x"], backwards, value=a.get("constant_val", 0.0))
-    while backwards and backwards[-2:] == [0, 0]:  # torch reflects and replicates the last axes only
+    while backwards and backwards[-2:] == [0, 0]:  # torch reflects and replicates only the last axes
         backwards = backwards[:-2]
     x = a["x"]
     kept = x.shape[: x.ndim - len(backwards) // 2]
@@ -121,8 +121,8 @@ def slice_by_index(a: Arguments) -> Tensor:
             continue
         first = None if masks["begin_mask"][axis] else begin[axis]
         last = None if masks["end_mask"][axis] else end[axis]
-        whole = range(x.shape[axis])[first : last : stride[axis]]
-        index.append(torch.tensor(list(whole), dtype=torch.int64))
+        selected = range(x.shape[axis])[first : last : stride[axis]]
+        index.append(torch.tensor(list(selected), dtype=torch.int64))
     for axis in reversed(range(rank)):
         x = x.select(axis, int(index[axis])) if index[axis].ndim == 0 else x.index_select(axis, index[axis])
     return x
@@ -142,10 +142,10 @@ def gather(a: Arguments) -> Tensor:
     x, indices, axis = a["x"], a["indices"].to(torch.int64), a.get("axis", 0)
     batch = a.get("batch_dims", 0)
     if batch:
-        raise ValueError(f"batch_dims {batch}")
+        raise ValueError(f"batch_dims {batch} is not supported")
     axis %= x.ndim
     if int(indices.min()) < -x.shape[axis] or int(indices.max()) >= x.shape[axis]:
-        raise ValueError(f"an index is outside of {x.shape[axis]} rows")
+        raise ValueError(f"index out of range for axis {axis} of size {x.shape[axis]}")
     flat = x.index_select(axis, (indices % x.shape[axis]).flatten())
     return flat.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
@@ -168,7 +168,7 @@ def pixel_unshuffle(a: Arguments) -> Tensor:
 
 @operation("depth_to_space")
 def depth_to_space(a: Arguments) -> Tensor:
-    """The block's place is the slowest part of the channel, unlike in `pixel_shuffle`."""
+    """The position in the block is the outer part of the channel axis, unlike in `pixel_shuffle`."""
     x, block = a["x"], a.get("block_size")
     count, channels, height, width = x.shape
     parts = x.reshape(count, block, block, channels // block**2, height, width).permute(0, 3, 4, 1, 5, 2)
@@ -188,13 +188,13 @@ def upsample_nearest_neighbor(a: Arguments) -> Tensor:
     scale = [a.get(f"scale_factor_{side}", 1) for side in ("height", "width")]
     x = a["x"]
     if any(not math.isclose(s, round(s)) for s in scale):
-        raise ValueError(f"scale factors {scale} are not whole")
+        raise ValueError(f"scale factors {scale} are not integers")
     return x.repeat_interleave(round(scale[0]), -2).repeat_interleave(round(scale[1]), -1)
 
 
 @operation("upsample_bilinear")
 def upsample_bilinear(a: Arguments) -> Tensor:
     if not a.get("half_pixel_centers", not a.get("align_corners", True)) and not a.get("align_corners", True):
-        raise ValueError("neither aligned corners nor half pixel centers")
+        raise ValueError("align_corners and half_pixel_centers are both false, which is not supported")
     scale = (float(a.get("scale_factor_height", 1)), float(a.get("scale_factor_width", 1)))
     return F.interpolate(a["x"], scale_factor=scale, mode="bilinear", align_corners=a.get("align_corners", True))

@@ -1,4 +1,4 @@
-"""Constants, and weights that are stored compressed, by coremltools' own definition of each kind of compression."""
+"""Read constants and compressed weights of an ML program, decompressed by coremltools."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 COMPRESSED = "constexpr_"
-"""How the names of operations begin that only unpack weights, such as a palette and indices into it."""
+"""Prefix of the operations that decompress weights, such as a palette lookup."""
 
 
 def is_weight(op: Any) -> bool:
-    """Whether an operation does nothing but give a stored value."""
+    """Whether an operation is a constant or decompresses one."""
     return op.op_type == "const" or op.op_type.startswith(COMPRESSED)
 
 
 def value_of(var: Any) -> Tensor | str:
-    """A stored value: float32 for floats, int64 for whole numbers, unpacked if it is compressed."""
+    """A stored value, decompressed: float32 for floats, int64 for integers, bool, or a string."""
     if var.op is not None and var.op.op_type.startswith(COMPRESSED):
-        found = var.op.materialized_val_inference()
-        value = found[var.op.outputs.index(var)] if isinstance(found, tuple | list) else found
+        values = var.op.materialized_val_inference()
+        value = values[var.op.outputs.index(var)] if isinstance(values, tuple | list) else values
     else:
         value = var.val
     array = np.asarray(value)
