@@ -70,9 +70,9 @@ def to_package(space_name: str, target: str, bits: int | None) -> dict[str, floa
     with tempfile.TemporaryDirectory() as folder:
         path = packages.save(package, Path(folder) / "denoiser.mlpackage")
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        found = operations.of_package(packages.read_package(path))
-    differs = operations.difference(operations.of_architecture(space, arch), found)
-    assert not differs, differs
+        counts = operations.of_package(packages.read_package(path))
+    difference = operations.difference(operations.of_architecture(space, arch), counts)
+    assert not difference, difference
     peak = peak_bytes()
     return {
         "params": params,

@@ -1,7 +1,7 @@
-"""Floor 3: a trained checkpoint as files for a phone or for a training cluster.
+"""Export a trained checkpoint: Core ML packages, LiteRT models, or a training recipe.
 
-Each format is a function `(checkpoint folder, out folder, ...) -> paths it wrote`, which also records them in the out
-folder's `export.json`. A new format is one file here and one line in `FORMATS`.
+Each format is a function `(checkpoint folder, output folder, ...) -> written paths`, which also records the paths in
+the output folder's `export.json`. A new format is one module in this package and one entry in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from nas.profiling.coreml_models import temporary_files_in
 from nas.profiling.temporary import TemporaryFolder
 
 
-def _alone(write: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
-    """A format that no other process writes to the same folder with, and that leaves nothing half-written."""
+def _exclusive(write: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
+    """Wrap an export function so that it locks the output folder and removes unfinished files."""
 
     @functools.wraps(write)
     def locked(checkpoint: str | Path, out: str | Path, *args: Any, **options: Any) -> list[Path]:
         with (
             output_lock(out, folder=True),
             contextlib.closing(TemporaryFolder("nas-export-")) as scratch,
-            temporary_files_in(str(scratch.path)),  # coremltools' packages, which a kill would leave for good
+            temporary_files_in(str(scratch.path)),  # coremltools' packages, removed even after SIGKILL
         ):
-            _remove_unfinished(Path(out))  # what a killed process left
+            _remove_unfinished(Path(out))  # left by a killed process
             try:
                 return write(checkpoint, out, *args, **options)
             finally:
@@ -46,7 +46,7 @@ def _remove_unfinished(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-coreml, recipe, litert = _alone(coreml), _alone(recipe), _alone(litert)
+coreml, recipe, litert = _exclusive(coreml), _exclusive(recipe), _exclusive(litert)
 FORMATS: dict[str, Callable[..., list[Path]]] = {"coreml": coreml, "recipe": recipe, "litert": litert}
 
 __all__ = ["FORMATS", "check_package", "coreml", "litert", "recipe"]

@@ -1,4 +1,4 @@
-"""What an app that runs an export folder must know, as data classes. Written into `export.json`; imports no torch."""
+"""Data classes of `export.json`: everything that an app needs to run exported models. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
-"""Of `export.json`. Raised when a field changes its meaning or goes; new fields alone do not raise it."""
+"""Schema version of `export.json`, incremented if a field is removed or changes its meaning, not if one is added."""
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class Port:
     """An input or output of a model.
 
     Attributes:
-        dtype: as the model takes or gives it.
-        minimum, maximum: of its values where they have ends; null where not.
-        meaning: for the app's author.
+        dtype: data type of the tensor.
+        minimum, maximum: bounds of its values; null if unbounded.
+        meaning: description for app developers.
     """
 
     name: str
@@ -29,10 +29,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Model:
-    """One file to run.
+    """One model file.
 
     Attributes:
-        weight_bits: of most weights.
+        weight_bits: bits per weight; biases and small tensors may have more.
     """
 
     file: str
@@ -44,14 +44,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of sampling: `x = keep * x + add * prediction + noise * fresh noise`.
+    """One sampling step: `x = keep * x + add * prediction + noise * normal noise`.
 
     Attributes:
-        time: t of rectified flow, 1 for noise and 0 for a clip.
-        timestep: what the denoiser is given.
-        input_scale: what x is multiplied by before the denoiser gets it.
-        keep, add: what x and the denoiser's output (after guidance) are multiplied by.
-        noise: what fresh normal noise is multiplied by; 0 for the sampler `euler`.
+        time: t of rectified flow, from 1 (noise) to 0 (clip).
+        timestep: the denoiser's `timestep` input.
+        input_scale: factor of x in the denoiser's input.
+        keep, add: factors of x and of the denoiser's output (after guidance).
+        noise: factor of newly drawn normal noise; 0 for the sampler `euler`.
     """
 
     time: float
@@ -64,16 +64,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Sampling:
-    """From noise to latents.
+    """How latents are sampled from noise.
 
     Attributes:
-        sampler: the steps say all that it does.
-        prediction: what the denoiser gives: flow's velocity, the noise, or DDPM's v.
-        guidance: scale of classifier-free guidance: without + guidance * (with - without), of the denoiser's outputs for
-            the prompt and for the empty prompt. 1: the empty prompt is not needed.
-        shift: of flow's times.
-        initial_scale: what normal noise is multiplied by to be x before the first step.
-        steps: in order.
+        sampler: name of the sampler; `steps` fully describe what it does.
+        prediction: what the denoiser predicts: the velocity of rectified flow, the noise, or v of DDPM.
+        guidance: scale of classifier-free guidance: uncond + guidance * (cond - uncond), where cond and uncond are the
+            denoiser's outputs for the prompt and for the empty prompt. At 1 the empty prompt is not needed.
+        shift: timestep shift of the flow schedule.
+        initial_scale: factor of normal noise that gives x before the first step.
+        steps: the sampling steps in order.
     """
 
     sampler: Literal["euler", "renoise"]
@@ -86,16 +86,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """From a prompt to the text encoder's inputs.
+    """How a prompt becomes the text encoder's inputs.
 
     Attributes:
-        kind: of the tokenizer, as `tokenizer.json` calls its model: `WordPiece`, `BPE`, ...
-        folder: of the tokenizer's files.
-        tokens: a prompt is cut off and padded to so many.
-        padding_id: the token that pads, at the end.
-        reads_mask: whether the encoder reads `attention_mask`; if not, padding is read like words.
+        kind: model type of the tokenizer in `tokenizer.json`: `WordPiece`, `BPE`, ...
+        folder: folder of the tokenizer's files.
+        tokens: length that prompts are truncated or padded to.
+        padding_id: id of the padding token; padding is at the end.
+        reads_mask: whether the encoder uses `attention_mask`; if not, it attends to padding too.
         empty_ids, empty_mask: the encoder's inputs for the empty prompt.
-        empty_context: a file with the encoder's output for it, float32, little-endian, of the denoiser's `context` shape.
+        empty_context: file of the encoder's output for the empty prompt: little-endian float32 of the denoiser's
+            `context` shape.
     """
 
     kind: str
@@ -110,12 +111,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Latents:
-    """What is sampled.
+    """The sampled latents.
 
     Attributes:
         shape: `(1, C, T, h, w)`.
-        scaling_factor: of the autoencoder. The decoder divides by it, the app does not.
-        mean, std: that the decoder undoes; the app does not.
+        scaling_factor: scaling factor of the autoencoder. The decoder divides by it; the app must not.
+        mean, std: normalization of the latents. The decoder reverts it; the app must not.
     """
 
     shape: tuple[int, ...]
@@ -126,10 +127,10 @@ class Latents:
 
 @dataclass(frozen=True)
 class Clip:
-    """What comes out: pixel = round((clamp(video, minimum, maximum) + 1) * 127.5), frames in order.
+    """The decoded clip: pixel = round((clamp(video, minimum, maximum) + 1) * 127.5), frames in order.
 
     Attributes:
-        channels: 1 is gray, 3 is red, green, blue (sRGB, full range).
+        channels: 1 for gray, 3 for RGB (sRGB, full range).
     """
 
     frames: int
@@ -146,9 +147,9 @@ class Decoding:
     """How the decoder is run.
 
     Attributes:
-        frames: latent frames of one run.
-        runs: for a clip.
-        state: names of what one run hands to the next; empty where one run decodes the whole clip.
+        frames: latent frames per run.
+        runs: number of runs per clip.
+        state: names of the tensors passed from one run to the next; empty if one run decodes the whole clip.
     """
 
     frames: int
@@ -158,7 +159,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class App:
-    """All that an app needs to make a clip of the exported files."""
+    """Everything that an app needs to generate a clip with the exported files."""
 
     models: dict[str, Model]
     prompt: Prompt
@@ -171,7 +172,7 @@ class App:
 
 @dataclass(frozen=True)
 class File:
-    """A file of the export folder."""
+    """A file in the export folder."""
 
     path: str
     size_mb: float
@@ -180,15 +181,15 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one format wrote: an entry of `export.json`.
+    """The entry of one export format in `export.json`.
 
     Attributes:
-        library: the version that wrote it.
-        checkpoint: which model it is; see `nas.export.manifest.identity`.
-        predicted: what a clip costs, from a lookup table; null without one.
-        summary: the same as a sentence.
-        checks: by part, how far its numbers are from torch's.
-        app: null for formats that no app runs.
+        library: version of `nas` that wrote the entry.
+        checkpoint: identity of the exported model, see `nas.export.manifest.identity`.
+        predicted: cost of a clip predicted from a lookup table; null without a table.
+        summary: the predicted cost as one sentence.
+        checks: by part, the errors relative to torch.
+        app: null for formats that do not run in an app.
     """
 
     library: str

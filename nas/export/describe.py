@@ -1,4 +1,4 @@
-"""What an app must know of an exported checkpoint, gathered."""
+"""Build the description of an exported checkpoint for apps, see `nas.export.app`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nas.export.parts import Part
 from nas.export.schedule import sampling
 from nas.models.text_encoder import EMPTY, PromptEncoder
 
-LARGEST_MB = 1000
-"""A larger Core ML package is too much for many iPhones."""
+MAX_PACKAGE_MB = 1000
+"""Larger Core ML packages exceed the memory of many iPhones."""
 EMPTY_CONTEXT = "empty_context.f32"
 
 MEANINGS = {
-    "x": "the latents so far, times the step's input_scale",
+    "x": "the current latents times the step's input_scale",
     "timestep": "the step's timestep",
     "context": "the text encoder's output for the prompt",
     "latents": "the latents after the last step",
@@ -36,17 +36,17 @@ MEANINGS = {
 def describe(
     checkpoint: Checkpoint, out: Path, files: dict[str, Path], floats: str, bits: dict[str, int], tokenizer: Path
 ) -> App:
-    """Gather it, and write the empty prompt's context beside the models.
+    """Build the description, and write the context of the empty prompt into the export folder.
 
     Args:
         out: the export folder.
-        files: by part, its file or package.
-        floats: what floats the models take and give; timesteps and LiteRT's are float32.
-        bits: by part, of its weights.
-        tokenizer: the folder of its files.
+        files: model file or package by part.
+        floats: dtype of the models' floating-point inputs and outputs; the timestep is always float32.
+        bits: bits per weight by part.
+        tokenizer: folder of the tokenizer's files.
     """
-    made = (parts.denoiser(checkpoint), parts.decoder(checkpoint), parts.text_encoder(checkpoint))
-    models = {part.name: _model(checkpoint, part, files[part.name], out, floats, bits[part.name]) for part in made}
+    exported = (parts.denoiser(checkpoint), parts.decoder(checkpoint), parts.text_encoder(checkpoint))
+    models = {part.name: _model(checkpoint, part, files[part.name], out, floats, bits[part.name]) for part in exported}
     shape, vae = checkpoint.space.input_shape(), checkpoint.autoencoder.config
     clip = Clip(shape[2], FPS, shape[3] * vae.downsampling, shape[4] * vae.downsampling, vae.image_channels)
     return App(
@@ -62,10 +62,10 @@ def describe(
 
 def _warnings(models: dict[str, Model]) -> list[str]:
     return [
-        f"{model.file} has {model.size_mb:.0f} MB; iOS may end an app that loads more than {LARGEST_MB} at once: "
+        f"{model.file} has {model.size_mb:.0f} MB; iOS may terminate an app that loads more than {MAX_PACKAGE_MB} MB: "
         "export with --bits 8 or 6"
         for model in models.values()
-        if model.file.endswith(".mlpackage") and model.size_mb > LARGEST_MB
+        if model.file.endswith(".mlpackage") and model.size_mb > MAX_PACKAGE_MB
     ]
 
 

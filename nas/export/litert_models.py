@@ -1,4 +1,4 @@
-"""LiteRT models of a checkpoint: the same three parts as for Core ML, run here and compared with torch."""
+"""Export denoiser, decoder and text encoder of a checkpoint as LiteRT models, and compare each with torch."""
 
 from __future__ import annotations
 
@@ -22,45 +22,51 @@ from nas.export.tokenizer import save_tokenizer
 from nas.models import Denoiser
 
 TOLERANCE = 1e-4
-"""Largest error next to torch that is let pass; 1e-6 is usual."""
+"""Maximum relative error from torch; 1e-6 is typical."""
 
 
 def litert(checkpoint: str | Path, out: str | Path, table: LookupTable | None = None) -> list[Path]:
     """Write `denoiser`, `decoder` and `text_encoder` as .tflite in float32, and the tokenizer's files.
 
-    The denoiser's operators are written in the forms that `table` found fastest, if it was measured with LiteRT. Each
-    model is run on what it meets when clips are made and compared with torch before it counts as written.
+    The denoiser uses the operator variants that were fastest in `table`, if it was measured with LiteRT. Each model is
+    run on inputs from generated clips and compared with torch.
 
-    Args and what it returns: as `nas.export.coreml`.
+    Args:
+        checkpoint: folder of a finished stage.
+        out: export folder; its manifest is updated.
+        table: lookup table of the device, for the variants and the predicted latency.
+
+    Returns:
+        The models, the tokenizer's folder and the manifest.
 
     Raises:
-        ConfigError: the checkpoint is not one.
+        ConfigError: `checkpoint` is not a checkpoint.
         MissingDependency: litert-torch, ai-edge-litert or the text encoder is not installed.
-        NasError: a part cannot be converted, or computes something else than torch.
+        NasError: a part cannot be converted, or its output differs from torch.
     """
     loaded, out = checkpoints.load(checkpoint), Path(out)
-    made, checks, samples = [], {}, real_samples(loaded)
+    paths, checks, samples = [], {}, real_samples(loaded)
     for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
-        path = to_litert(as_measured(part.module, table), part.inputs, out / f"{part.name}.tflite")
+        path = to_litert(with_measured_variants(part.module, table), part.inputs, out / f"{part.name}.tflite")
         error = litert_error(path, samples[part.name])
         check_error(path, error, TOLERANCE)
         checks[part.name] = {"samples": len(samples[part.name]), "error_float32": error}
-        made.append(path)
-    made.append(save_tokenizer(loaded.space.text, out / "tokenizer"))
-    files = {path.stem: path for path in made[:3]}
-    app = describe(loaded, out, files, "float32", dict.fromkeys(files, 32), made[-1])
-    return [*made, manifest.record(out, "litert", made, loaded, table, checks, app)]
+        paths.append(path)
+    paths.append(save_tokenizer(loaded.space.text, out / "tokenizer"))
+    files = {path.stem: path for path in paths[:3]}
+    app = describe(loaded, out, files, "float32", dict.fromkeys(files, 32), paths[-1])
+    return [*paths, manifest.record(out, "litert", paths, loaded, table, checks, app)]
 
 
-def as_measured(module: nn.Module, table: LookupTable | None) -> nn.Module:
-    """A denoiser with its operators in the forms of a LiteRT table's rows; anything else as it is."""
+def with_measured_variants(module: nn.Module, table: LookupTable | None) -> nn.Module:
+    """A copy of a denoiser with the operator variants of a LiteRT table's rows; other modules are returned as is."""
     if not isinstance(module, Denoiser) or table is None or table.provenance.runtime != "litert":
         return module
     return apply_variants(copy.deepcopy(module), {workload: row.variant for workload, row in table.rows().items()})
 
 
 def litert_error(path: Path, samples: Sequence[Sample]) -> float:
-    """The largest error of a .tflite model next to torch, see `nas.export.check.relative_error`.
+    """The largest error of a .tflite model from torch over the samples, see `nas.export.check.relative_error`.
 
     Raises:
         MissingDependency: ai-edge-litert is not installed.
@@ -71,6 +77,6 @@ def litert_error(path: Path, samples: Sequence[Sample]) -> float:
         raise MissingDependency("ai-edge-litert is not installed; run: pip install 'nas-video[litert]'") from None
     runner, errors = Interpreter(str(path)).get_signature_runner(), []
     for sample in samples:
-        found = next(iter(runner(**{name: x.numpy() for name, x in sample.inputs.items()}).values()))
-        errors.append(relative_error(torch.from_numpy(found), sample.wanted))
+        output = next(iter(runner(**{name: x.numpy() for name, x in sample.inputs.items()}).values()))
+        errors.append(relative_error(torch.from_numpy(output), sample.expected))
     return max(errors)

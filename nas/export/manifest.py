@@ -1,4 +1,4 @@
-"""`export.json`: what an export folder holds, with hashes and sizes, and what to expect of it on a device."""
+"""Read and write `export.json`: files of an export folder with sizes and hashes, and the predicted cost of a clip."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANIFEST = "export.json"
 
 
 def cost_model(checkpoint: Checkpoint, table: LookupTable) -> CostModel:
-    """Of the checkpoint's space and its way of generating; estimated rows are accepted, and named.
+    """A cost model for the checkpoint's search space, sampling steps and guidance. It accepts estimated rows.
 
     Raises:
         TableError: the table lacks rows of the space.
@@ -31,82 +31,98 @@ def cost_model(checkpoint: Checkpoint, table: LookupTable) -> CostModel:
 
 
 def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
-    """What a clip costs on the table's device: `sources`, `denoiser_calls` of the denoiser, `denoiser_ms` of one, and
-    `generation_s` with its `parts` where the table knows the text encoder and the decoder."""
+    """Predict the cost of a clip on the table's device.
+
+    Returns:
+        `device`, `runtime`, `sources` of the rows, `denoiser_calls` per clip, `denoiser_ms` per call, and
+        `generation_s` with its `parts` if the table has rows of the text encoder and the decoder.
+
+    Raises:
+        TableError: the table lacks rows of the space.
+    """
     cost = cost_model(checkpoint, table)
-    found = cost.predict(checkpoint.architecture)
-    told = {
+    predicted = cost.predict(checkpoint.architecture)
+    values = {
         "device": table.provenance.chip or table.provenance.device,
         "runtime": table.provenance.runtime,
         "sources": list(cost.sources),
         "denoiser_calls": cost.steps * (2 if cost.guidance else 1),
-        "denoiser_ms": found.latency_ms,
-        "generation_s": found.generation_s,
+        "denoiser_ms": predicted.latency_ms,
+        "generation_s": predicted.generation_s,
     }
-    if found.generation_s is not None:
-        parts = cost.generation().parts(found.latency_ms, join_sources(cost.sources))
-        told["parts"] = parts.to_dict("records")
-    return told
+    if predicted.generation_s is not None:
+        parts = cost.generation().parts(predicted.latency_ms, join_sources(cost.sources))
+        values["parts"] = parts.to_dict("records")
+    return values
 
 
-def sentence(checkpoint: Checkpoint, table: LookupTable | None) -> str:
-    """What a manager wants to know, in one line."""
+def summary(checkpoint: Checkpoint, table: LookupTable | None) -> str:
+    """One sentence with the predicted time to generate a clip, see `nas.costs.clip_summary`."""
     if table is not None:
         return clip_summary(cost_model(checkpoint, table), checkpoint.architecture)
     frames = checkpoint.space.latent.frames
-    return f"A clip of {frames} frames: latency unknown; give a lookup table of the device to have it predicted."
+    return f"A clip of {frames} frames: latency unknown; pass a lookup table of the device to predict it."
 
 
 def record(
     out: Path,
     name: str,
-    made: list[Path],
+    paths: list[Path],
     checkpoint: Checkpoint,
     table: LookupTable | None,
     checks: dict[str, dict[str, Any]] | None = None,
     app: App | None = None,
 ) -> Path:
-    """Write what format `name` made into the folder's manifest, beside what other formats made there.
+    """Write the entry of format `name` into the folder's manifest; the entries of other formats stay.
 
     Args:
-        checks: by part, how far its numbers are from torch's, where they were compared.
-        app: what an app needs to run the files, for formats that apps run.
+        paths: files and folders that the format wrote into `out`.
+        checks: by part, the errors relative to torch, if they were compared.
+        app: what an app needs to run the files, for formats that run in an app.
+
+    Returns:
+        The manifest's path.
+
+    Raises:
+        TableError: the table lacks rows of the space.
     """
     path = out / MANIFEST
-    there = read_json(path, "export manifest", dict) if path.exists() else {}
-    files = [file for top in made for file in ([top] if top.is_file() else sorted(top.rglob("*"))) if file.is_file()]
+    entries = read_json(path, "export manifest", dict) if path.exists() else {}
+    files = [file for top in paths for file in ([top] if top.is_file() else sorted(top.rglob("*"))) if file.is_file()]
     if app is not None:
         files.append(out / app.prompt.empty_context)
     entry = Manifest(
         nas.__version__,
         identity(checkpoint),
-        sentence(checkpoint, table),
+        summary(checkpoint, table),
         tuple(File(file.relative_to(out).as_posix(), file.stat().st_size / 1e6, sha256(file)) for file in files),
         predict(checkpoint, table) if table is not None else None,
         checks or {},
         app,
     )
-    return write_json(path, {**there, "schema_version": SCHEMA_VERSION, name: asdict(entry)})
+    return write_json(path, {**entries, "schema_version": SCHEMA_VERSION, name: asdict(entry)})
 
 
 def read(folder: str | Path, name: str) -> Manifest:
-    """What format `name` wrote into an export folder.
+    """Read the entry of format `name` in an export folder's manifest.
 
     Raises:
-        ConfigError: there is no `export.json`, it is of another version, or has no such entry.
+        ConfigError: `export.json` is missing, has another schema version, or has no entry of the format.
     """
     path = Path(folder) / MANIFEST
-    there = read_json(path, "export manifest", dict)
-    version = there.get("schema_version")
+    entries = read_json(path, "export manifest", dict)
+    version = entries.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise ConfigError(f"{path}: schema_version: is {version}, this version reads {SCHEMA_VERSION}; export it again")
-    if name not in there:
-        raise ConfigError(f"{path}: holds nothing of the format {name}; run 'nas export --format {name}' into it")
-    return build(Manifest, there[name], str(path), name, ignore_unknown=True)
+        raise ConfigError(f"{path}: schema_version: expected {SCHEMA_VERSION}, not {version}; export it again")
+    if name not in entries:
+        raise ConfigError(
+            f"{path}: has no entry for format {name}; run 'nas export --format {name}' with this folder as --out"
+        )
+    return build(Manifest, entries[name], str(path), name, ignore_unknown=True)
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Which model this is, and how it is to be run."""
+    """Identify the exported model: its search space, architecture, weights and sampling settings."""
     info = checkpoint.info
     return {
         "stage": info.stage,
@@ -123,6 +139,6 @@ def identity(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
-"""Which convolutions, matrix products and attentions a model consists of: an architecture's, and a package's.
+"""Count the convolutions, linear layers and attentions of an architecture and of a Core ML package, to compare them.
 
-The two are found in independent ways, so that they can be compared: the architecture's by running its module on torch's
-meta device, which computes nothing, and the package's by reading the file.
+The two counts are independent: the architecture's module is run on torch's meta device, and the package is parsed.
 """
 
 from __future__ import annotations
@@ -22,32 +21,32 @@ Operation = tuple[str, tuple[int, ...]]
 
 
 def of_architecture(space: SearchSpace, arch: Architecture) -> Counter[Operation]:
-    """What one denoising step of the architecture must consist of, at the space's shapes."""
+    """Count the operations of one denoising step of an architecture, with the space's shapes."""
     with torch.device("meta"), _Recorder() as recorder:
         build(space, arch)(torch.zeros(space.input_shape()), torch.zeros(1), torch.zeros(space.context_shape()))
-    return recorder.found
+    return recorder.counts
 
 
 class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
-        self.found: Counter[Operation] = Counter()
+        self.counts: Counter[Operation] = Counter()
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "")
         if name in ("conv2d", "linear"):
-            self.found["conv" if name == "conv2d" else name, tuple(args[1].shape)] += 1
+            self.counts["conv" if name == "conv2d" else name, tuple(args[1].shape)] += 1
         elif name == "scaled_dot_product_attention":
             query, key = args[0].shape, args[1].shape
-            self.found[_attention((*query[:-1], key[-2]))] += 1
+            self.counts[_attention((*query[:-1], key[-2]))] += 1
         elif name == "softmax":
-            self.found[_attention(tuple(result.shape))] += 1
+            self.counts[_attention(tuple(result.shape))] += 1
         return result
 
 
 def of_package(spec: Any) -> Counter[Operation]:
-    """What the main function of a Core ML program consists of.
+    """Count the operations of a Core ML program's main function.
 
     Args:
         spec: the model's protobuf, as `coremltools.utils.load_spec` reads it.
@@ -60,15 +59,15 @@ def of_package(spec: Any) -> Counter[Operation]:
     def argument(operation: Any, name: str) -> tuple[int, ...]:
         return shapes[operation.inputs[name].arguments[0].name]
 
-    found: Counter[Operation] = Counter()
+    counts: Counter[Operation] = Counter()
     for operation in operations:
         if operation.type in ("conv", "linear"):
-            found[operation.type, argument(operation, "weight")] += 1
+            counts[operation.type, argument(operation, "weight")] += 1
         elif operation.type == "scaled_dot_product_attention":
-            found[_attention((*argument(operation, "query")[:-1], argument(operation, "key")[-2]))] += 1
+            counts[_attention((*argument(operation, "query")[:-1], argument(operation, "key")[-2]))] += 1
         elif operation.type == "softmax":
-            found[_attention(shape_of(operation.outputs[0]))] += 1
-    return found
+            counts[_attention(shape_of(operation.outputs[0]))] += 1
+    return counts
 
 
 def program_operations(spec: Any) -> Iterator[Any]:
@@ -82,18 +81,18 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return tuple(dimension.constant.size for dimension in value.type.tensorType.dimensions)
 
 
-def difference(wanted: Counter[Operation], found: Counter[Operation]) -> str:
-    """What is missing and what is too much, in words; empty when they agree."""
-    parts = [f"lacks {_words(wanted - found)}"] * (wanted - found != Counter())
-    parts += [f"has {_words(found - wanted)} too much"] * (found - wanted != Counter())
-    return " and ".join(parts)
+def difference(expected: Counter[Operation], actual: Counter[Operation]) -> str:
+    """Describe missing and unexpected operations; an empty string if there are none."""
+    missing, unexpected = expected - actual, actual - expected
+    parts = [f"missing {_format(missing)}"] * bool(missing) + [f"unexpected {_format(unexpected)}"] * bool(unexpected)
+    return "; ".join(parts)
 
 
-def _words(operations: Counter[Operation]) -> str:
+def _format(operations: Counter[Operation]) -> str:
     shown = [f"{n} {kind} {'x'.join(map(str, shape))}" for (kind, shape), n in list(operations.items())[:3]]
     return ", ".join(shown + [f"and {len(operations) - 3} more"] * (len(operations) > 3))
 
 
 def _attention(scores: tuple[int, ...]) -> Operation:
-    """From the shape of the scores, `(..., queries, keys)`."""
+    """An attention by the shape of its scores, `(..., queries, keys)`."""
     return "attention", (math.prod(scores[:-2]), *scores[-2:])

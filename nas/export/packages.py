@@ -1,4 +1,4 @@
-"""Core ML packages of a checkpoint: denoiser, decoder and text encoder, and the check that they are what they say."""
+"""Export denoiser, decoder and text encoder of a checkpoint as Core ML packages, and verify each package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nas.conversion.palettize import palettize
 from nas.costs import LookupTable
 from nas.errors import NasError
 from nas.export import manifest, operations, parts
-from nas.export.check import DEVICE, PALETTES, check_error, check_numbers, relative_error
+from nas.export.check import DEVICE_TOLERANCE, PALETTE_TOLERANCES, check_error, check_numbers, relative_error
 from nas.export.describe import describe
 from nas.export.parts import Part
 from nas.export.samples import Sample, real_samples
@@ -46,56 +46,55 @@ def coreml(
     """Write `denoiser`, `decoder` and `text_encoder` as .mlpackage in float16, and the tokenizer's files.
 
     Args:
-        checkpoint: the folder of a finished stage.
-        out: the export folder; its manifest is brought up to date.
-        target: the oldest system that must run them: `iOS17` or `iOS18`.
-        bits: palettize the weights of denoiser and decoder to 8 or 6 bits each; by default they stay float16, as the
-            text encoder's always do, which palettes ruin.
-        table: a lookup table of the device, to predict latency from.
-        compare: also run each package on this Mac, by each compute unit, and compare it with torch.
-        check: evaluate each package here and compare it with torch before it counts as written; the figures go into the
-            manifest.
+        checkpoint: folder of a finished stage.
+        out: export folder; its manifest is updated.
+        target: minimum deployment target, `iOS17` or `iOS18`.
+        bits: palettize the weights of denoiser and decoder to 8 or 6 bits; by default they stay float16. The text
+            encoder always stays float16, since palettization makes its outputs unusable.
+        table: lookup table of the device, to predict latency.
+        compare: whether to also run each package on this Mac with each compute unit and compare it with torch.
+        check: whether to evaluate each package and compare it with torch; the figures are written to the manifest.
 
     Returns:
         The packages, the tokenizer's folder and the manifest.
 
     Raises:
-        ConfigError: the checkpoint is not one, or an unknown target or number of bits.
+        ConfigError: `checkpoint` is not a checkpoint, or `target` or `bits` is unknown.
         MissingDependency: coremltools or the text encoder is not installed.
-        NasError: a part cannot be converted, its package is not what the architecture asks for, or computes something
-            else than torch; or `compare` on another system than macOS.
+        NasError: a part cannot be converted, its package does not match the architecture, or its output differs from
+            torch; or `compare` is set on a system other than macOS.
     """
     if compare:
-        _needs_mac(Path(out))
+        _require_mac(Path(out))
     loaded, out = checkpoints.load(checkpoint), Path(out)
     labels = _labels(loaded)
     samples = real_samples(loaded) if check or compare else {}
-    made, figures = [], {}
+    paths, figures = [], {}
     for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
         model, own_bits, plain = convert(part, target), None, None
         if bits is not None and part.name != "text_encoder":
-            plain, own_bits = Program.of(model, f"{part.name} before its palettes"), bits
+            plain, own_bits = Program.of(model, f"{part.name} before palettization"), bits
             model = palettize(model, bits)
-        model.short_description = part.says
+        model.short_description = part.description
         model.version = nas.__version__
         model.user_defined_metadata.update({**labels, "nas.part": part.name, "nas.weight_bits": str(own_bits or 16)})
-        made.append(save(model, out / f"{part.name}.mlpackage"))
+        paths.append(save(model, out / f"{part.name}.mlpackage"))
         if check or compare:
-            figures[part.name] = check_numbers(made[-1], part.name, samples[part.name], own_bits, plain)
+            figures[part.name] = check_numbers(paths[-1], part.name, samples[part.name], own_bits, plain)
         if compare:
-            found = compute_unit_errors(made[-1], part, samples[part.name], own_bits)
-            figures[part.name] = replace(figures[part.name], compute_units=found)
-    check_package(made[0], loaded.architecture, loaded.space, labels["nas.weights_sha256"], loaded.info.objective)
-    made.append(save_tokenizer(loaded.space.text, out / "tokenizer"))
-    checks = {name: found.as_dict() for name, found in figures.items()}
-    files = {path.stem: path for path in made[:3]}
+            unit_errors = compute_unit_errors(paths[-1], part, samples[part.name], own_bits)
+            figures[part.name] = replace(figures[part.name], compute_units=unit_errors)
+    check_package(paths[0], loaded.architecture, loaded.space, labels["nas.weights_sha256"], loaded.info.objective)
+    paths.append(save_tokenizer(loaded.space.text, out / "tokenizer"))
+    checks = {name: result.as_dict() for name, result in figures.items()}
+    files = {path.stem: path for path in paths[:3]}
     weight_bits = {name: 16 if name == "text_encoder" else bits or 16 for name in files}
-    app = describe(loaded, out, files, "float16", weight_bits, made[-1])
-    return [*made, manifest.record(out, "coreml", made, loaded, table, checks, app)]
+    app = describe(loaded, out, files, "float16", weight_bits, paths[-1])
+    return [*paths, manifest.record(out, "coreml", paths, loaded, table, checks, app)]
 
 
 def convert(part: Part, target: str = "iOS17") -> Any:
-    """A part as a Core ML program, see `to_coreml`."""
+    """Convert a part to a Core ML program, see `nas.conversion.convert.to_coreml`."""
     residual = part.float32_residual
     return to_coreml(part.module, part.inputs, part.output, target, ("timestep",), float32_residual=residual)
 
@@ -103,34 +102,35 @@ def convert(part: Part, target: str = "iOS17") -> Any:
 def compute_unit_errors(
     path: str | Path, part: Part, samples: Sequence[Sample], bits: int | None = None
 ) -> dict[str, float]:
-    """By compute unit of this Mac: the largest error of a package, run by Core ML, next to torch.
+    """Run a package with Core ML on this Mac, and return its largest error from torch by compute unit.
 
     Raises:
         MissingDependency: coremltools is not installed.
-        NasError: this is no Mac, its Core ML cannot run the package, or the result is not finite or not near enough.
+        NasError: this system is not macOS, Core ML cannot run the package, or the output is not finite or differs from
+            torch by more than the tolerance.
     """
-    _needs_mac(Path(path))
+    _require_mac(Path(path))
     ct, errors = coremltools(), {}
     for unit in COMPUTE_UNITS:
         try:
             model = ct.models.MLModel(str(path), compute_units=getattr(ct.ComputeUnit, unit))
             outputs = [model.predict({k: x.numpy() for k, x in s.inputs.items()})[part.output] for s in samples]
-        except Exception as error:  # whatever Core ML says, through coremltools
+        except Exception as error:  # coremltools passes on many types from Core ML
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise NasError(f"{path}: Core ML on this Mac cannot run it by {unit} ({reason})") from None
-        found = [torch.from_numpy(np.asarray(output, np.float32)) for output in outputs]
-        if not all(torch.isfinite(output).all() for output in found):
-            raise NasError(f"{path}: Core ML by {unit} gives an infinity or NaN")
-        errors[unit] = max(relative_error(output, sample.wanted) for output, sample in zip(found, samples))
-        check_error(path, errors[unit], DEVICE if bits is None else PALETTES[bits], f" by {unit}")
+            raise NasError(f"{path}: Core ML on this Mac cannot run it with {unit} ({reason})") from None
+        tensors = [torch.from_numpy(np.asarray(output, np.float32)) for output in outputs]
+        if not all(torch.isfinite(tensor).all() for tensor in tensors):
+            raise NasError(f"{path}: Core ML with {unit} gives an infinity or NaN")
+        errors[unit] = max(relative_error(tensor, sample.expected) for tensor, sample in zip(tensors, samples))
+        check_error(path, errors[unit], DEVICE_TOLERANCE if bits is None else PALETTE_TOLERANCES[bits], f" with {unit}")
     return errors
 
 
-def _needs_mac(path: Path) -> None:
+def _require_mac(path: Path) -> None:
     if sys.platform != "darwin":
         raise NasError(
-            f"{path}: comparing with torch runs the packages, which only macOS can; run the same command on a Mac "
-            "(macOS 14 for iOS17 packages, macOS 15 for iOS18), or leave --compare out"
+            f"{path}: --compare runs the packages with Core ML, which requires macOS; run the same command on a Mac "
+            "(macOS 14 for iOS17 packages, macOS 15 for iOS18), or omit --compare"
         )
 
 
@@ -141,63 +141,64 @@ def check_package(
     weights_sha256: str | None = None,
     objective: str = "flow",
 ) -> None:
-    """Read a denoiser's .mlpackage and compare it with the architecture it should be.
+    """Verify that a denoiser's .mlpackage matches an architecture.
 
-    Compared are inputs and outputs, every convolution, matrix product and attention with its shape, the rank of every
-    tensor, and the metadata.
+    Compares inputs and outputs, the shapes of all convolutions, linear layers and attentions, the rank of every tensor,
+    and the metadata.
 
     Args:
-        weights_sha256: of the weights file that it should have been made from.
-        objective: what the denoiser predicts, which its output is named after.
+        weights_sha256: expected hash of the weights file that the package was exported from.
+        objective: the denoiser's prediction type, which determines the name of its output.
 
     Raises:
-        NasError: it cannot be read, or differs; the text says where.
+        NasError: the package cannot be read, or differs; the message names the difference.
     """
     spec = read_package(path)
-    wanted = {"x": space.input_shape(), "timestep": (1,), "context": space.context_shape()}
-    _compare(path, "inputs", wanted, _shapes(spec.description.input))
+    inputs = {"x": space.input_shape(), "timestep": (1,), "context": space.context_shape()}
+    _compare(path, "inputs", inputs, _shapes(spec.description.input))
     _compare(path, "outputs", {parts.PREDICTIONS[objective][0]: space.input_shape()}, _shapes(spec.description.output))
     labels = spec.description.metadata.userDefined
-    found = json.loads(labels.get("nas.architecture", "null"))
-    _compare(path, "architecture", architecture.choices, found)
+    choices = json.loads(labels.get("nas.architecture", "null"))
+    _compare(path, "architecture", architecture.choices, choices)
     _compare(path, "space_hash", space.hash, labels.get("nas.space_hash"))
     if weights_sha256 is not None:
         _compare(path, "weights_sha256", weights_sha256, labels.get("nas.weights_sha256"))
-    differs = operations.difference(operations.of_architecture(space, architecture), operations.of_package(spec))
-    if differs:
-        raise NasError(f"{path}: is not the architecture that it is labelled as: it {differs}; export it again")
+    difference = operations.difference(operations.of_architecture(space, architecture), operations.of_package(spec))
+    if difference:
+        raise NasError(f"{path}: operations differ from those of its architecture: {difference}; export it again")
     for operation in operations.program_operations(spec):
         for output in operation.outputs:
             if len(operations.shape_of(output)) > MAX_RANK:
-                raise NasError(f"{path}: '{output.name}' has rank {len(operations.shape_of(output))}, Core ML takes 5")
+                rank = len(operations.shape_of(output))
+                raise NasError(f"{path}: '{output.name}' has rank {rank}, Core ML supports at most {MAX_RANK}")
 
 
 def read_package(path: str | Path) -> Any:
-    """The protobuf of a Core ML program.
+    """Load the protobuf of a Core ML program.
 
     Raises:
         MissingDependency: coremltools is not installed.
-        NasError: it is not a package with a program in it.
+        NasError: it is not a package with an ML program.
     """
     ct = coremltools()
     try:
         spec = ct.utils.load_spec(str(path))
-    except Exception as error:  # whatever coremltools raises on a broken file
+    except Exception as error:  # coremltools raises many types on broken files
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise NasError(f"{path}: cannot be read as a Core ML package ({reason})") from None
     if spec.WhichOneof("Type") != "mlProgram":
-        raise NasError(f"{path}: is not an ML program; only those are written here")
+        raise NasError(f"{path}: is not an ML program; export it again")
     return spec
 
 
 def _labels(loaded: checkpoints.Checkpoint) -> dict[str, str]:
-    """What a package says of itself, as Core ML keeps it: text by text."""
-    about = manifest.identity(loaded)
-    return {f"nas.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    """Metadata of a package; Core ML stores strings only."""
+    identity = manifest.identity(loaded)
+    return {f"nas.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in identity.items()}
 
 
 def save(model: Any, path: Path) -> Path:
-    """Write a package so that no half-written one stands under its name."""
+    """Save a package under a temporary name, then rename it, so that `path` is never half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -211,6 +212,6 @@ def _shapes(features: Sequence[Any]) -> dict[str, tuple[int, ...]]:
     return {feature.name: tuple(feature.type.multiArrayType.shape) for feature in features}
 
 
-def _compare(path: str | Path, what: str, wanted: Any, found: Any) -> None:
-    if wanted != found:
-        raise NasError(f"{path}: {what}: has {found}, should have {wanted}; export it again")
+def _compare(path: str | Path, field: str, expected: Any, actual: Any) -> None:
+    if expected != actual:
+        raise NasError(f"{path}: {field}: expected {expected}, not {actual}; export it again")

@@ -1,4 +1,4 @@
-"""The three modules of a pipeline as a phone runs them, each with example inputs of its shapes."""
+"""The three modules of a pipeline to export (denoiser, decoder, text encoder), each with example inputs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ PROMPTS = (
     "five",
     "",
 )
-"""What exported text encoders are compared with torch on: captions of several lengths, among them one that is cut off
-and the empty one."""
-
+"""Prompts for comparing exported text encoders with torch: several lengths, including a truncated and an empty one."""
 
 PREDICTIONS = {
     "flow": ("velocity", "the velocity of rectified flow at x for timestep 1000 t, t from 1 (noise) to 0"),
@@ -31,7 +29,7 @@ PREDICTIONS = {
         "v, sqrt(a) noise - sqrt(1 - a) clean, at a timestep of Stable Diffusion's schedule, from 999 down to 0",
     ),
 }
-"""By what a denoiser predicts: what its output is called, and what it is."""
+"""By prediction type: name and description of the denoiser's output."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,10 @@ class Part:
     """One module to export.
 
     Attributes:
-        name: of the file, without suffix.
-        inputs: examples by the names of `forward`'s arguments; whole-number inputs are int32.
-        output: the name of the result.
-        says: what it does, for people.
+        name: file name without suffix.
+        inputs: example tensors by argument name of `forward`; integer inputs are int32.
+        output: name of the output.
+        description: written into the package's metadata.
         float32_residual: whether Core ML keeps layer norms and the sums before them float32, see `to_coreml`.
     """
 
@@ -50,7 +48,7 @@ class Part:
     module: nn.Module
     inputs: dict[str, Tensor]
     output: str
-    says: str
+    description: str
     float32_residual: bool = False
 
 
@@ -62,8 +60,8 @@ def denoiser(checkpoint: Checkpoint) -> Part:
         "timestep": torch.zeros(1),
         "context": torch.zeros(space.context_shape()),
     }
-    output, says = PREDICTIONS[checkpoint.info.objective]
-    return Part("denoiser", checkpoint.denoiser, inputs, output, f"One step of a video denoiser: {says}.")
+    output, description = PREDICTIONS[checkpoint.info.objective]
+    return Part("denoiser", checkpoint.denoiser, inputs, output, f"One step of a video denoiser: {description}.")
 
 
 def decoder(checkpoint: Checkpoint) -> Part:
@@ -104,7 +102,7 @@ class DecodeLatents(nn.Module):
 
 
 class EncodeText(nn.Module):
-    """A transformers text encoder with its attention mask spelled out, which converters cannot do for themselves.
+    """A transformers text encoder with an explicit 4D attention mask, whose construction converters do not support.
 
     Args:
         model: a bidirectional encoder (BERT) or a causal one (CLIP's).
@@ -116,14 +114,14 @@ class EncodeText(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         length = input_ids.shape[1]
-        hidden = (1 - attention_mask)[:, None, None, :].expand(-1, 1, length, -1)
-        if self.causal:  # padding is read, as `PromptEncoder` reads it
-            hidden = torch.maximum(0 * hidden, torch.ones(length, length, dtype=hidden.dtype).triu(1))
-        return self.model(input_ids=input_ids, attention_mask=hidden * -1e4).last_hidden_state
+        masked = (1 - attention_mask)[:, None, None, :].expand(-1, 1, length, -1)
+        if self.causal:  # attends to padding, as `PromptEncoder` does
+            masked = torch.maximum(0 * masked, torch.ones(length, length, dtype=masked.dtype).triu(1))
+        return self.model(input_ids=input_ids, attention_mask=masked * -1e4).last_hidden_state
 
 
 def token_inputs(text: Text, prompt: str) -> dict[str, Tensor]:
-    """A prompt through the tokenizer: `input_ids` and `attention_mask`, int32 `(1, tokens)` each, padded to the end."""
+    """Tokenize a prompt: `input_ids` and `attention_mask`, int32 `(1, tokens)` each, padded at the end."""
     tokenizer, _ = PromptEncoder(text).load()
-    found = tokenizer([prompt], padding="max_length", truncation=True, max_length=text.tokens, return_tensors="pt")
-    return {name: found[name].int() for name in ("input_ids", "attention_mask")}
+    encoding = tokenizer([prompt], padding="max_length", truncation=True, max_length=text.tokens, return_tensors="pt")
+    return {name: encoding[name].int() for name in ("input_ids", "attention_mask")}

@@ -1,4 +1,4 @@
-"""What exported parts are compared with torch on: what they meet when a clip is made."""
+"""Samples for comparing exported parts with torch: the inputs that occur while clips are generated."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class Sample:
     """Inputs of a part by name, and torch's output for them.
 
     Attributes:
-        wanted: of the checkpoint's weights.
-        wanted_rounded: of its weights rounded to float16, as packages store them.
+        expected: output with the checkpoint's weights.
+        expected_rounded: output with the weights rounded to float16, as packages store them.
     """
 
     inputs: dict[str, Tensor]
-    wanted: Tensor
-    wanted_rounded: Tensor
+    expected: Tensor
+    expected_rounded: Tensor
 
 
 @torch.no_grad()
 def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
-    """By part: samples of `denoiser`, `decoder` and `text_encoder`.
+    """Generate samples of `denoiser`, `decoder` and `text_encoder`, by part.
 
-    The denoiser is sampled as the checkpoint says, so that it is seen at each timestep of its schedule with the latents
-    that it meets there. Step by step the prompt is the next of `PROMPTS`; as many clips are begun as it takes to see
-    each prompt. The decoder gets their ends. No two inputs of a sample share memory.
+    Clips are sampled as the checkpoint specifies, so that the denoiser's inputs cover each timestep of its schedule.
+    Each step uses the next of `PROMPTS`, and enough clips are sampled to use them all. The decoder's inputs are the final
+    latents. No two inputs of a sample share memory.
 
     Raises:
         MissingDependency: the text encoder is not installed.
@@ -47,37 +47,37 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
     contexts = PromptEncoder(checkpoint.space.text)(PROMPTS)
     denoiser: list[dict[str, Tensor]] = []
 
-    def record(module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         names = parts.denoiser(checkpoint).inputs
-        denoiser.append({name: x.clone() for name, x in zip(names, given, strict=True)})
+        denoiser.append({name: x.clone() for name, x in zip(names, inputs, strict=True)})
 
     hook = checkpoint.denoiser.register_forward_hook(record)
     try:
         steps = checkpoint.info.steps
-        ends = [_clip(checkpoint, contexts, clip, clip * steps) for clip in range(-(-len(PROMPTS) // steps))]
+        latents = [_clip(checkpoint, contexts, clip, clip * steps) for clip in range(-(-len(PROMPTS) // steps))]
     finally:
         hook.remove()
     tokens = [parts.token_inputs(checkpoint.space.text, prompt) for prompt in PROMPTS]
     return {
         "denoiser": _samples(parts.denoiser(checkpoint), denoiser),
-        "decoder": _samples(parts.decoder(checkpoint), [{"latents": latents} for latents in ends[:2]]),
+        "decoder": _samples(parts.decoder(checkpoint), [{"latents": x} for x in latents[:2]]),
         "text_encoder": _samples(parts.text_encoder(checkpoint), tokens),
     }
 
 
 def _samples(part: parts.Part, inputs: list[dict[str, Tensor]]) -> list[Sample]:
     rounded = with_rounded_weights(part)
-    return [Sample(given, part.module(**given), rounded(**given)) for given in inputs]
+    return [Sample(x, part.module(**x), rounded(**x)) for x in inputs]
 
 
 def with_rounded_weights(part: parts.Part) -> nn.Module:
-    """A copy of a part's module whose weights are rounded to float16, but those that its package keeps in float32."""
+    """A copy of a part's module with weights rounded to float16, except those that its package stores as float32."""
     module = copy.deepcopy(part.module)
     kept: set[Tensor] = set()
     if part.float32_residual:
-        words = module.model.get_input_embeddings()
+        tokens = module.model.get_input_embeddings()
         for layer in module.modules():
-            if isinstance(layer, nn.LayerNorm) or (isinstance(layer, nn.Embedding) and layer is not words):
+            if isinstance(layer, nn.LayerNorm) or (isinstance(layer, nn.Embedding) and layer is not tokens):
                 kept.update(layer.parameters())
     for parameter in module.parameters():
         if parameter not in kept:
@@ -86,18 +86,18 @@ def with_rounded_weights(part: parts.Part) -> nn.Module:
 
 
 def _clip(checkpoint: Checkpoint, contexts: Tensor, seed: int, first: int) -> Tensor:
-    """Latents `(1, C, T, h, w)` of one clip, whose step i is conditioned on context `first + i`, round and round."""
+    """Sample the latents `(1, C, T, h, w)` of one clip, with context `(first + i) % len(contexts)` at step i."""
     model, shape = checkpoint.denoiser, checkpoint.space.input_shape()
     stream = generator(seed)
     schedule = sampling_schedule(model, checkpoint.info.steps, shape[-2:])
     x = scale_noise(torch.randn(shape, generator=stream), schedule[0])
-    for step, (t, after) in enumerate(itertools.pairwise(schedule)):
+    for step, (t, next_t) in enumerate(itertools.pairwise(schedule)):
         context = contexts[(first + step) % len(contexts)][None]
         time = x.new_full((len(x),), t)
         velocity = velocity_fn(model, context)(x, time)
         if checkpoint.info.sampler == "euler":
-            x = x + (after - t) * velocity
+            x = x + (next_t - t) * velocity
         else:
             noise = torch.randn(shape, generator=stream)
-            x = add_noise(predict_x0(x, velocity, time), noise, x.new_full((len(x),), after))
+            x = add_noise(predict_x0(x, velocity, time), noise, x.new_full((len(x),), next_t))
     return x

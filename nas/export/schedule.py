@@ -1,4 +1,4 @@
-"""How a clip is sampled, as numbers: what an app does at each step, without knowing any formula of diffusion."""
+"""The sampling schedule of a checkpoint as coefficients per step, so that apps need no diffusion formulas."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from nas.export.app import Sampling, Step
 
 
 def sampling(checkpoint: Checkpoint) -> Sampling:
-    """As `nas.diffusion.sampling.generate` samples the checkpoint by default."""
+    """The schedule that `nas.diffusion.sampling.generate` uses for the checkpoint by default."""
     info, model = checkpoint.info, checkpoint.denoiser
-    asked = get_objective(model)
+    objective = get_objective(model)
     size = checkpoint.space.input_shape()[-2:]
     schedule = sampling_schedule(model, info.steps, size)
-    steps = [_step(asked, info.sampler, t, after) for t, after in itertools.pairwise(schedule)]
+    steps = [_step(objective, info.sampler, t, next_t) for t, next_t in itertools.pairwise(schedule)]
     start = scale_noise(torch.ones(()), schedule[0]).item()
-    return Sampling(info.sampler, asked.prediction, info.guidance, resolution_shift(asked, size), start, tuple(steps))
+    return Sampling(
+        info.sampler, objective.prediction, info.guidance, resolution_shift(objective, size), start, tuple(steps)
+    )
 
 
-def _step(asked: Objective, sampler: str, t: float, after: float) -> Step:
-    """Both samplers and all predictions are affine in x and the prediction: their slopes are read off ones and zeros."""
+def _step(objective: Objective, sampler: str, t: float, next_t: float) -> Step:
+    """Samplers and predictions are linear in x and the model output: ones and zeros give the coefficients."""
     one, zero, time = torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1), torch.full((1,), t)
-    given, timestep = model_input(asked, one, time)
-    of_x = to_velocity(asked, zero, one, time).item()
-    of_prediction = to_velocity(asked, one, zero, time).item()
+    scaled, timestep = model_input(objective, one, time)
+    of_x = to_velocity(objective, zero, one, time).item()
+    of_prediction = to_velocity(objective, one, zero, time).item()
     if sampler == "euler":
-        keep, add, noise = 1 + (after - t) * of_x, (after - t) * of_prediction, 0.0
+        keep, add, noise = 1 + (next_t - t) * of_x, (next_t - t) * of_prediction, 0.0
     else:
-        keep, add, noise = (1 - after) * (1 - t * of_x), -(1 - after) * t * of_prediction, after
-    return Step(t, timestep.item(), given.item(), keep, add, noise)
+        keep, add, noise = (1 - next_t) * (1 - t * of_x), -(1 - next_t) * t * of_prediction, next_t
+    return Step(t, timestep.item(), scaled.item(), keep, add, noise)

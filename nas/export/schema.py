@@ -1,4 +1,4 @@
-"""The JSON Schema of `export.json`, from the data classes that write it."""
+"""Generate the JSON Schema of `export.json` from its data classes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any, Literal
 from nas.export.app import SCHEMA_VERSION, Manifest
 
 SCHEMA = Path(__file__).with_name("export.schema.json")
-"""The shipped file; a test holds it equal to `schema()`."""
+"""The shipped schema; a test checks that it equals `schema()`."""
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema, draft 2020-12. Keys that it does not name are allowed: later versions may add some."""
+    """The schema, JSON Schema draft 2020-12. Unknown keys are allowed, since later versions may add some."""
     definitions: dict[str, Any] = {}
     entry = _of(Manifest, definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "export.json",
-        "description": "What an export folder holds: an entry for each format that was written into it.",
+        "description": "The contents of an export folder: one entry for each exported format.",
         "type": "object",
         "properties": {
             "schema_version": {"const": SCHEMA_VERSION},
@@ -37,7 +37,7 @@ def schema() -> dict[str, Any]:
 
 
 def write() -> Path:
-    """Bring the shipped file up to date."""
+    """Update the shipped schema and return its path."""
     SCHEMA.write_text(json.dumps(schema(), indent=2) + "\n")
     return SCHEMA
 
@@ -57,7 +57,7 @@ def _of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if origin is dict:
         return {"type": "object", "additionalProperties": _of(args[1], definitions)}
     if kind.__name__ not in definitions:
-        definitions[kind.__name__] = {}  # stands for it while its fields are read
+        definitions[kind.__name__] = {}  # placeholder that ends recursion
         definitions[kind.__name__] = _object(kind, definitions)
     return {"$ref": f"#/$defs/{kind.__name__}"}
 

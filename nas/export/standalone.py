@@ -1,7 +1,7 @@
-"""A denoiser as one PyTorch file that needs nothing of this library: its classes, copied out of `nas.models`.
+"""Write a denoiser as one PyTorch file that does not import `nas`.
 
-What is copied is the library's own source text, so both compute the same, bit for bit. Only what the architecture uses
-comes along.
+The file contains the source code of the definitions that the architecture uses, so that it computes bit for bit the
+same as this library.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nas.models.denoiser import layers_by_site, module_name
 from nas.spaces import NONE, Architecture, Operator, SearchSpace, resolve, topology
 
 SOURCES: tuple[ModuleType, ...] = (topology, layers, positions, operators, unet, denoiser)
-"""In the order in which their definitions build on each other."""
+"""Modules to copy from, in dependency order."""
 
 TEMPLATE = '''"""A text-to-video denoiser: search space {space.name} ({space.hash}), architecture
 
 {layers}
 
-It needs torch and numpy, and safetensors to load weights: `model = load("denoiser.safetensors")`.
-Written by nas {version}; the classes are those of nas.models.
+Requires torch and numpy, and safetensors to load weights: `model = load("denoiser.safetensors")`.
+Written by nas {version}; the classes are copied from nas.models.
 """
 
 {imports}
@@ -38,9 +38,9 @@ Backbone = SimpleNamespace
 
 
 class Denoiser(UNet):
-    """Latents `{shape}`, timestep `(B,)` in 0..1000, text `(B, {text.tokens}, {text.dim})` -> a prediction like the latents.
+    """Latents `{shape}`, timestep `(B,)` in 0..1000, text `(B, {text.tokens}, {text.dim})` -> a prediction of `x`'s shape.
 
-    Batch, frames, height and width may be others than these.
+    Batch size, frames, height and width may differ from these.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ LAYERS = {sites}
 
 
 def load(path: str = "denoiser.safetensors") -> Denoiser:
-    """The denoiser with the weights of a file, ready for inference; `.train()` it to go on training."""
+    """Load the denoiser with the weights of a file, in evaluation mode; call `.train()` to resume training."""
     from safetensors.torch import load_file
 
     model = Denoiser()
@@ -71,14 +71,14 @@ def load(path: str = "denoiser.safetensors") -> Denoiser:
 
 
 def source(space: SearchSpace, arch: Architecture, version: str) -> str:
-    """The text of the file.
+    """The source code of the file.
 
     Raises:
-        SpaceError: the space is cost-only, or the architecture belongs to another one.
+        SpaceError: the space is cost-only, or the architecture belongs to another space.
     """
     arch = space.check(arch)
     if space.backbone is None:
-        raise SpaceError(f"search space '{space.name}' is cost-only: it has no backbone to write a model of")
+        raise SpaceError(f"search space '{space.name}' is cost-only: it has no backbone, so no model can be written")
     chosen = {slot: space.operators[choice] for slot, choice in arch.items if choice != NONE}
     modules = [resolve(operator.spec.module) for operator in chosen.values()]
     others = [inspect.getmodule(module) for module in modules]
@@ -100,7 +100,7 @@ def source(space: SearchSpace, arch: Architecture, version: str) -> str:
 
 
 def _module(space: SearchSpace, slot: str, operator: Operator) -> str:
-    """The entry of a slot in the module dictionary, written out: `"down_0_0_0": Conv1D(64, kernel=3)`."""
+    """Source code of a slot's entry in the module dictionary: `"down_0_0_0": Conv1D(64, kernel=3)`."""
     options = dict(operator.options)
     if operator.spec.takes_text:
         options["context_dim"] = space.text.dim
@@ -110,14 +110,14 @@ def _module(space: SearchSpace, slot: str, operator: Operator) -> str:
 
 @dataclass(frozen=True)
 class _Definition:
-    """A function, class or constant at the top of a source file, and the names that its text mentions."""
+    """Source code of a top-level function, class or constant, and the names that it uses."""
 
     text: str
     mentions: frozenset[str]
 
 
-def _extract(sources: tuple[ModuleType, ...], wanted: set[str]) -> tuple[str, str]:
-    """The definitions that `wanted` names need, in the order of the sources, and the imports that those need."""
+def _extract(sources: tuple[ModuleType, ...], required: set[str]) -> tuple[str, str]:
+    """The import lines, and the definitions that the `required` names depend on, in the order of the sources."""
     definitions: dict[str, _Definition] = {}
     imports: dict[str, Import] = {"SimpleNamespace": ("types", "SimpleNamespace"), "nn": ("torch", "nn")}
     for module in sources:
@@ -127,11 +127,11 @@ def _extract(sources: tuple[ModuleType, ...], wanted: set[str]) -> tuple[str, st
                 imports |= _imports(node)
             else:
                 definitions |= {name: _definition(text, node) for name in _names(node)}
-    needed, waiting = set(), set(wanted)
-    while waiting:
-        needed |= waiting
-        mentioned = set().union(*(definitions[name].mentions for name in waiting))
-        waiting = (mentioned & definitions.keys()) - needed
+    needed, pending = set(), set(required)
+    while pending:
+        needed |= pending
+        mentioned = set().union(*(definitions[name].mentions for name in pending))
+        pending = (mentioned & definitions.keys()) - needed
     kept = [definition for name, definition in definitions.items() if name in needed]
     used = {"SimpleNamespace", "nn", "Tensor"}.union(*(definition.mentions for definition in kept))
     head = _import_lines([imports[name] for name in sorted(used & imports.keys())])
@@ -139,11 +139,11 @@ def _extract(sources: tuple[ModuleType, ...], wanted: set[str]) -> tuple[str, st
 
 
 Import = tuple[str, str]
-"""`(module, what of it)`; nothing of it is the module itself."""
+"""`(module, name in it)`; an empty name imports the module itself."""
 
 
 def _imports(node: ast.Import | ast.ImportFrom) -> dict[str, Import]:
-    """What each name that an import statement brings stands for; none of this library's."""
+    """The imports of a statement by bound name; imports from this library are omitted."""
     if isinstance(node, ast.Import):
         return {alias.asname or alias.name: (ast.unparse(alias), "") for alias in node.names}
     if node.module == "__future__" or node.module.split(".")[0] == "nas":
@@ -152,7 +152,7 @@ def _imports(node: ast.Import | ast.ImportFrom) -> dict[str, Import]:
 
 
 def _import_lines(imports: list[Import]) -> str:
-    """One line a module, the standard library's first."""
+    """Format imports, one line per module, the standard library first."""
     groups: dict[bool, list[str]] = {False: [], True: []}
     for module, part in itertools.groupby(sorted(imports), key=lambda pair: pair[0]):
         names = [name for _, name in part]
@@ -166,7 +166,7 @@ def _import_lines(imports: list[Import]) -> str:
 
 
 def _names(node: ast.stmt) -> Iterator[str]:
-    """The names that a statement at the top of a file defines."""
+    """The names that a top-level statement defines."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         yield node.name
     elif isinstance(node, ast.Assign | ast.AnnAssign):

@@ -1,4 +1,4 @@
-"""The tokenizer's files as a phone app reads them."""
+"""Write the tokenizer's files for an app."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nas.spaces import Text
 def save_tokenizer(text: Text, folder: Path) -> Path:
     """Write the tokenizer of a text encoder into a folder.
 
-    `tokenizer.json` pads and cuts off at the tokens that the exported encoder takes: apps read it as it is, while
-    `transformers` is told at each call, so what it was saved with (128 for MiniLM) never showed.
+    Padding and truncation in `tokenizer.json` are set to the exported encoder's length, since apps use the file
+    directly. `transformers` overrides both in each call, so the original file may have other lengths (128 for MiniLM).
 
     Raises:
         MissingDependency: the encoder is not installed.

@@ -1,4 +1,4 @@
-"""The training recipe of a checkpoint: what a training cluster needs to make it again, or to go on from it."""
+"""Export the training recipe of a checkpoint: the files to train it again, or to continue training, on a cluster."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from nas.files import copy_atomic, local_or_hub, read_json, write_atomic
 from nas.spaces import Text
 
 COMMANDS = """#!/bin/sh
-# Trains {what} from data to a {steps}-step model. Started again, it goes on where it stopped.
+# Trains {what} from data to a {steps}-step model. If run again, it resumes where it stopped.
 # usage: train.sh OUT [DATA]    (needs: pip install 'nas-video[demo]')
-# OUT gets a folder for each stage; DATA: the folder of the clips, where it is not the one in recipe.yaml
+# OUT: folder for the stages; DATA: folder of the clips, if it is not the one in recipe.yaml
 set -eu
 here=$(dirname "$0")
 out=${{1:?give a folder for the stages}}
@@ -35,28 +35,28 @@ done
 def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = None) -> list[Path]:
     """Write the folder `recipe`.
 
-    It holds `space.yaml`, `architecture.json`, `recipe.yaml` (every stage's config: those of the checkpoint and of the
-    stages beside it in its run, defaults for the rest), `train.sh`, and the model as it is: `model.py`, which needs
-    torch and numpy alone, and its weights `denoiser.safetensors`. Folders of clips, of a teacher and of a text encoder do
-    not come along: `train.sh` says where it looks for them, and stops in one line where they are not.
+    It contains `space.yaml`, `architecture.json`, `recipe.yaml` (the configs of the checkpoint's stage and of the other
+    stages in its run; missing stages use the defaults), `train.sh`, and the model itself: `model.py`, which requires
+    only torch and numpy, and its weights `denoiser.safetensors`. Folders of clips, of a teacher and of a text encoder are
+    not copied: `train.sh` stops with a one-line error if one is missing.
 
     Args:
-        checkpoint: the folder of a finished stage.
-        out: the export folder; its manifest is brought up to date.
-        table: a lookup table of the device, to predict latency from.
+        checkpoint: folder of a finished stage.
+        out: export folder; its manifest is updated.
+        table: lookup table of the device, to predict latency.
 
     Returns:
         The recipe's folder and the manifest.
 
     Raises:
-        ConfigError: the checkpoint is not one, or a stage beside it cannot be read.
+        ConfigError: `checkpoint` is not a checkpoint, or another stage of its run cannot be read.
     """
     loaded, out = checkpoints.load(checkpoint), Path(out)
     folder = out / "recipe"
     loaded.space.save(folder / "space.yaml")
     loaded.architecture.save(folder / "architecture.json")
     stages = _stage_configs(loaded.folder)
-    needed = _bring(stages, loaded.space.text, folder)
+    checks = _copy_inputs(stages, loaded.space.text, folder)
     contents = {"space": "space.yaml", "architecture": "architecture.json"}
     contents |= {"objective": asdict(get_objective(loaded.denoiser)), "stages": stages}
     write_atomic(folder / "recipe.yaml", yaml.safe_dump(contents, sort_keys=False))
@@ -67,7 +67,7 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
         steps=loaded.info.steps,
         stages=" ".join(checkpoints.STAGE_ORDER),
         data=shlex.quote(stages.get("decoder", {}).get("data", "digits")),
-        checks="".join(needed),
+        checks="".join(checks),
     )
     write_atomic(folder / "train.sh", commands).chmod(0o755)
     return [folder, manifest.record(out, "recipe", [folder], loaded, table)]
@@ -76,17 +76,17 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
 CHECK = "[ -d {folder} ] || {{ echo {message} >&2; exit 2; }}\n"
 
 
-def _bring(stages: dict[str, dict[str, Any]], text: Text, folder: Path) -> list[str]:
-    """Copy what the stages need into the recipe's folder, where it is small; else lines that check that it is there."""
-    needed = []
+def _copy_inputs(stages: dict[str, dict[str, Any]], text: Text, folder: Path) -> list[str]:
+    """Copy the small inputs of the stages into the recipe's folder; return shell checks that the others exist."""
+    checks = []
     decoder, distill = stages.get("decoder", {}), stages.get("distill", {})
     if decoder.get("data", "digits") != "digits":
-        message = '"train.sh: there is no folder $data; give that of the clips: train.sh OUT DATA"'
-        needed.append(CHECK.format(folder='"$data"', message=message))
+        message = '"train.sh: folder $data not found; pass the folder of the clips: train.sh OUT DATA"'
+        checks.append(CHECK.format(folder='"$data"', message=message))
     pruned = distill.get("pruned")
     if pruned is not None:
-        found = Path(pruned) / "unet" if (Path(pruned) / "unet").is_dir() else Path(pruned)
-        for path in sorted(path for path in found.iterdir() if path.is_file()):
+        unet = Path(pruned) / "unet" if (Path(pruned) / "unet").is_dir() else Path(pruned)
+        for path in sorted(path for path in unet.iterdir() if path.is_file()):
             copy_atomic(path, folder / "pruned" / "unet" / path.name)
         distill["pruned"] = "pruned"
     others = {
@@ -95,15 +95,16 @@ def _bring(stages: dict[str, dict[str, Any]], text: Text, folder: Path) -> list[
     }
     for field, name in others.items():
         if name is not None and Path(name).is_absolute():
-            message = shlex.quote(f"train.sh: there is no folder {name}; change {field}")
-            needed.append(CHECK.format(folder=shlex.quote(name), message=message))
-    return needed
+            message = shlex.quote(f"train.sh: folder {name} not found; change {field}")
+            checks.append(CHECK.format(folder=shlex.quote(name), message=message))
+    return checks
 
 
 def _stage_configs(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """The config of every stage of the checkpoint's run that was trained; `nas train` has defaults for the others.
+    """The configs of the trained stages in the checkpoint's run; `nas train` has defaults for the others.
 
-    Paths in them are absolute: they start in the folder that `stage.json` names, else in the working folder.
+    Paths in the configs become absolute. Relative paths start in the folder named in `stage.json`, else in the working
+    folder.
     """
     configs = {}
     for stage in checkpoints.STAGE_ORDER:
@@ -114,13 +115,13 @@ def _stage_configs(checkpoint: Path) -> dict[str, dict[str, Any]]:
                 config, base = record.get("config"), record.get(checkpoints.BASE) or "."
                 if not isinstance(config, dict) or not isinstance(base, str):
                     raise ConfigError(f"{path}: config: expected a mapping; train the stage again, or restore the file")
-                configs[stage] = _located(config, Path(base), str(path))
+                configs[stage] = _with_absolute_paths(config, Path(base), str(path))
                 break
     return configs
 
 
-def _located(config: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
-    """A stage's config with absolute paths for those that start in `base`."""
+def _with_absolute_paths(config: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
+    """A stage's config with absolute paths; relative paths start in `base`."""
     located = dict(config)
     for field in ("data", "pruned", "teacher"):
         name = config.get(field)

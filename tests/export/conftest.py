@@ -1,4 +1,4 @@
-"""A checkpoint that converts quickly and whose faults show."""
+"""A checkpoint that converts quickly and in which conversion faults change the outputs."""
 
 import dataclasses
 import shutil
@@ -13,7 +13,7 @@ from nas.spaces import Backbone, SearchSpace
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tiny_checkpoint, tmp_path_factory):
-    """A denoiser of one level beside the tiny checkpoint's decoder, and a text encoder whose attention matters."""
+    """A one-level denoiser, the tiny checkpoint's decoder, and a text encoder whose attention affects its output."""
     tiny = checkpoint.load(tiny_checkpoint)
     folder = tmp_path_factory.mktemp("small")
     backbone = Backbone((16,), attention_levels=(0,), heads=2, norm_groups=8, mid=False)
@@ -34,7 +34,7 @@ def small_checkpoint(tiny_checkpoint, tmp_path_factory):
 
 
 def _text_encoder(source, folder):
-    """The tiny text encoder with larger attention weights: at BERT's initialization every token weighs nearly the same."""
+    """The tiny text encoder with larger attention weights; BERT's initialization attends to all tokens almost equally."""
     from transformers import BertModel
 
     shutil.copytree(source, folder)

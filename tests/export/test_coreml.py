@@ -1,4 +1,4 @@
-"""Core ML packages: that they are the architecture, and that the check sees when they are not."""
+"""Core ML packages match the architecture, and the check detects packages that do not."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def exported(tiny_checkpoint, tmp_path_factory) -> Path:
     return out
 
 
-def test_a_phone_gets_all_three_parts_with_their_shapes(exported, loaded):
+def test_export_writes_three_parts_with_their_shapes(exported, loaded):
     def ports(name):
         description = read_package(exported / f"{name}.mlpackage").description
         return [
@@ -48,7 +48,7 @@ def test_a_phone_gets_all_three_parts_with_their_shapes(exported, loaded):
     assert (exported / "tokenizer" / "tokenizer.json").exists()
 
 
-def test_the_package_is_the_architecture_and_no_other(exported, loaded):
+def test_check_accepts_only_the_packages_architecture(exported, loaded):
     path, space, arch = exported / "denoiser.mlpackage", loaded.space, loaded.architecture
     check_package(path, arch, space)
     for slot, choice in [("mid.0/0", "none"), ("mid.0/0", "CrossAttention3D"), ("up.0.0/0", "Conv3D")]:
@@ -59,16 +59,16 @@ def test_the_package_is_the_architecture_and_no_other(exported, loaded):
         check_package(path, arch, space, weights_sha256="0" * 64)
 
 
-def test_operations_tell_every_choice_of_a_slot_apart(loaded):
+def test_operation_counts_differ_between_the_choices_of_a_slot(loaded):
     space = loaded.space
     slot = "up.1.0/0"
-    found = [operations.of_architecture(space, space.architecture({slot: choice})) for choice in space.slots[slot]]
-    for i, one in enumerate(found):
-        assert all(one != other for other in found[:i])
+    counts = [operations.of_architecture(space, space.architecture({slot: choice})) for choice in space.slots[slot]]
+    for i, one in enumerate(counts):
+        assert all(one != other for other in counts[:i])
 
 
-def test_a_label_does_not_hide_a_wrong_program(exported, loaded, tmp_path):
-    """A package whose metadata were copied from another architecture's is found out by its operations."""
+def test_check_detects_a_wrong_program_with_right_metadata(exported, loaded, tmp_path):
+    """A package with the metadata of another architecture is detected by its operations."""
     import coremltools as ct
 
     other = loaded.space.architecture({**loaded.architecture.choices, "mid.0/1": "Conv3D"})
@@ -82,7 +82,7 @@ def test_a_label_does_not_hide_a_wrong_program(exported, loaded, tmp_path):
 
 
 @pytest.mark.slow
-def test_ios_18_keeps_attention_whole(tiny_checkpoint, loaded, tmp_path):
+def test_ios_18_uses_the_attention_operation(tiny_checkpoint, loaded, tmp_path):
     coreml(tiny_checkpoint, tmp_path, target="iOS18")
     spec = read_package(tmp_path / "denoiser.mlpackage")
     kinds = [operation.type for operation in operations.program_operations(spec)]
@@ -98,30 +98,30 @@ def plain(loaded):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 6])
-def test_palettized_weights_are_small_near_and_of_the_same_architecture(loaded, plain, tmp_path, bits):
-    """Each weight is the palette's value that is nearest to it, to a few of the steps of an even palette."""
+def test_palettized_weights_are_smaller_and_close_to_the_original(loaded, plain, tmp_path, bits):
+    """Each weight differs from the original by at most a few steps of an evenly spaced palette."""
     small = palettize(plain, bits)
     small.user_defined_metadata.update({"nas.architecture": json.dumps(loaded.architecture.choices)})
     small.user_defined_metadata.update({"nas.space_hash": loaded.space.hash})
     paths = [save(model, tmp_path / f"{name}.mlpackage") for name, model in [("plain", plain), ("small", small)]]
     check_package(paths[1], loaded.architecture, loaded.space)
     before, after = (sum(f.stat().st_size for f in path.rglob("weight.bin")) for path in paths)
-    assert after < before * {8: 0.75, 6: 0.65}[bits]  # biases and what is too small stay as they are
-    weights, found = Program.load(paths[0]).weights(), Program.load(paths[1]).compressed()
-    assert len(found) > 20
-    for name, tensor in found.items():
+    assert after < before * {8: 0.75, 6: 0.65}[bits]  # biases and small tensors are not palettized
+    weights, compressed = Program.load(paths[0]).weights(), Program.load(paths[1]).compressed()
+    assert len(compressed) > 20
+    for name, tensor in compressed.items():
         assert relative_error(tensor, weights[name.removesuffix("_palettized")]) < 3 / 2**bits, name
 
 
-def test_a_palette_serves_outliers_and_the_many_alike():
-    """Even steps over the range would leave nearly all weights on one value."""
+def test_palette_is_accurate_despite_outliers():
+    """Evenly spaced values would map nearly all weights to one value."""
     weight = np.random.default_rng(0).normal(0, 0.01, (64, 64)).astype(np.float16)
     weight[0, 0] = 2.0
     values, indices = palette(weight, 256)
-    found = values[indices]
-    assert values.shape == (256,) and indices.dtype == np.uint8 and found.shape == weight.shape
-    assert np.abs(found - weight).max() < 0.005
-    assert np.linalg.norm(found.astype(float) - weight) < 0.01 * np.linalg.norm(weight.astype(float)[1:])
+    restored = values[indices]
+    assert values.shape == (256,) and indices.dtype == np.uint8 and restored.shape == weight.shape
+    assert np.abs(restored - weight).max() < 0.005
+    assert np.linalg.norm(restored.astype(float) - weight) < 0.01 * np.linalg.norm(weight.astype(float)[1:])
     few = np.array([[1.0, 2.0, 2.0]], np.float16)
     values, indices = palette(few, 64)
     assert (values[indices] == few).all()
@@ -129,15 +129,15 @@ def test_a_palette_serves_outliers_and_the_many_alike():
 
 @pytest.mark.parametrize("bits", [8, 6])
 @pytest.mark.parametrize("count", [2304, 100_000])
-def test_a_palette_of_normal_weights_is_near_the_best(bits, count):
-    """The best palette for many normal weights has the error 1.65 / 2^bits (Panter and Dite 1951)."""
+def test_palette_of_normal_weights_is_nearly_optimal(bits, count):
+    """The optimal palette for many normal weights has the error 1.65 / 2^bits (Panter and Dite 1951)."""
     weight = np.random.default_rng(0).normal(0, 0.1, count).astype(np.float16)
     values, indices = palette(weight, 2**bits)
     error = np.linalg.norm(values[indices].astype(float) - weight) / np.linalg.norm(weight.astype(float))
     assert error < 1.75 / 2**bits
 
 
-def test_the_manifest_is_all_that_an_app_needs(exported, loaded):
+def test_manifest_has_everything_an_app_needs(exported, loaded):
     import jsonschema
 
     from nas.export import manifest, schema
@@ -155,29 +155,29 @@ def test_the_manifest_is_all_that_an_app_needs(exported, loaded):
         jsonschema.validate(contents, schema.schema())
 
 
-def test_the_tokenizer_file_alone_gives_what_the_encoder_takes(exported, loaded):
+def test_tokenizer_file_gives_the_encoders_inputs(exported, loaded):
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(exported / "tokenizer" / "tokenizer.json"))
     for prompt in parts.PROMPTS:
-        found, wanted = tokenizer.encode(prompt), parts.token_inputs(loaded.space.text, prompt)
-        assert found.ids == wanted["input_ids"][0].tolist()
-        assert found.attention_mask == wanted["attention_mask"][0].tolist()
+        encoding, expected = tokenizer.encode(prompt), parts.token_inputs(loaded.space.text, prompt)
+        assert encoding.ids == expected["input_ids"][0].tolist()
+        assert encoding.attention_mask == expected["attention_mask"][0].tolist()
 
 
-def test_the_shipped_schema_is_the_data_classes():
+def test_shipped_schema_matches_the_data_classes():
     from nas.export import schema
 
     assert json.loads(schema.SCHEMA.read_text()) == schema.schema()
 
 
-def test_another_number_of_bits_is_one_line(tiny_checkpoint):
+def test_unknown_number_of_bits_is_a_config_error(tiny_checkpoint):
     with pytest.raises(ConfigError, match="must be one of 6, 8, not 5"):
         palettize(None, 5)
 
 
-def test_timesteps_are_not_rounded_before_their_sines(exported):
-    """float16 holds no 999.7; only behind sine and cosine is it enough."""
+def test_timesteps_stay_float32_up_to_their_sines(exported):
+    """float16 cannot represent 999.7; it is precise enough only after sine and cosine."""
     import coremltools as ct
 
     float32 = ct.proto.MIL_pb2.DataType.FLOAT32
@@ -191,7 +191,7 @@ def test_timesteps_are_not_rounded_before_their_sines(exported):
     assert seen == 2
 
 
-def test_the_manifest_has_every_file_with_its_hash(exported, loaded):
+def test_manifest_lists_every_file_with_its_hash(exported, loaded):
     import hashlib
 
     manifest = json.loads((exported / "export.json").read_text())["coreml"]
@@ -209,7 +209,7 @@ def test_the_manifest_has_every_file_with_its_hash(exported, loaded):
     assert manifest["checks"]["denoiser"]["samples"] == 6 and manifest["checks"]["text_encoder"]["samples"] == 5
 
 
-def test_wrong_targets_files_and_missing_libraries_are_one_line(
+def test_wrong_targets_files_and_missing_libraries_are_one_line_errors(
     tiny_checkpoint, exported, loaded, tmp_path, monkeypatch
 ):
     with pytest.raises(ConfigError, match=r"iOS71.*iOS18"):
@@ -225,7 +225,7 @@ def test_wrong_targets_files_and_missing_libraries_are_one_line(
 
 
 class Apple:
-    """Stands in for Core ML on a Mac: runs a part in torch and rounds as float16 does, or worse on one unit."""
+    """A fake of Core ML on a Mac: runs a part in torch and rounds to float16, with a larger error on one compute unit."""
 
     def __init__(self, part, error: float) -> None:
         self.part, self.error = part, error
@@ -237,35 +237,38 @@ class Apple:
 
     @torch.no_grad()
     def predict(self, arrays):
-        found = self.part.module(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-        return {self.part.output: (found * self.factor).half().numpy()}
+        output = self.part.module(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        return {self.part.output: (output * self.factor).half().numpy()}
 
 
-def test_running_packages_in_core_ml_takes_a_mac(tiny_checkpoint, loaded, tmp_path, monkeypatch):
+def test_running_packages_with_core_ml_requires_a_mac(tiny_checkpoint, loaded, tmp_path, monkeypatch):
     import coremltools
 
-    with pytest.raises(NasError, match="on a Mac") as refused:
+    with pytest.raises(NasError, match="on a Mac") as error_info:
         coreml(tiny_checkpoint, tmp_path, compare=True)
-    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+    assert "\n" not in str(error_info.value) and not list(tmp_path.iterdir())
 
     monkeypatch.setattr(sys, "platform", "darwin")
     path, samples = tmp_path / "a.mlpackage", real_samples(loaded)
     for part in (parts.denoiser(loaded), parts.decoder(loaded), parts.text_encoder(loaded)):
         monkeypatch.setattr(coremltools.models, "MLModel", Apple(part, 0.01))
-        found = compute_unit_errors(path, part, samples[part.name])
-        assert list(found) == ["CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL"]
-        assert found["CPU_AND_NE"] == pytest.approx(0.01, abs=1e-3) and found["ALL"] < 1e-3
-        for error, says in ((0.125, r"differs from torch by 0\.1.* by CPU_AND_NE"), (float("nan"), "infinity or NaN")):
+        errors = compute_unit_errors(path, part, samples[part.name])
+        assert list(errors) == ["CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL"]
+        assert errors["CPU_AND_NE"] == pytest.approx(0.01, abs=1e-3) and errors["ALL"] < 1e-3
+        for error, message in (
+            (0.125, r"differs from torch by a relative error of 0\.1.* with CPU_AND_NE"),
+            (float("nan"), "infinity or NaN"),
+        ):
             monkeypatch.setattr(coremltools.models, "MLModel", Apple(part, error))
-            with pytest.raises(NasError, match=says):
+            with pytest.raises(NasError, match=message):
                 compute_unit_errors(path, part, samples[part.name])
     monkeypatch.setattr(coremltools.models, "MLModel", lambda path, compute_units: 1 / 0)
     with pytest.raises(NasError, match="cannot run it"):
         compute_unit_errors(path, part, samples[part.name])
 
 
-def test_every_format_says_what_it_wrote(tiny_checkpoint, exported, tmp_path):
-    """What `nas export` and a whole job rely on."""
+def test_every_format_returns_the_paths_it_wrote(tiny_checkpoint, exported, tmp_path):
+    """`nas export` and `nas job` depend on these paths."""
     assert set(FORMATS) == {"coreml", "recipe", "litert"}
     paths = FORMATS["recipe"](tiny_checkpoint, tmp_path)
     assert paths and all(Path(path).exists() and tmp_path in Path(path).parents for path in paths)

@@ -1,4 +1,4 @@
-"""Faults put into a module or a package on purpose: the numbers of the check show each of them."""
+"""The numerical check detects faults injected into a module or a package."""
 
 import dataclasses
 import shutil
@@ -42,7 +42,7 @@ def no_scale(q, k, v, attn_mask=None, **ignored):
 
 
 class DenoiserFaults:
-    """Each changes what is converted, through `patch`; a checkpoint loaded anew is theirs to spoil."""
+    """Faults that change the converted module through `patch` or modify `fresh`, a newly loaded checkpoint."""
 
     def softmax_over_queries(patch, fresh):
         patch.setattr(layers.F, "scaled_dot_product_attention", softmax_over_queries)
@@ -115,11 +115,11 @@ class TextFaults:
 
 
 def faults(holder):
-    found = {name: fault for name, fault in vars(holder).items() if not name.startswith("_")}
-    return pytest.mark.parametrize("fault", found.values(), ids=found)
+    by_name = {name: fault for name, fault in vars(holder).items() if not name.startswith("_")}
+    return pytest.mark.parametrize("fault", by_name.values(), ids=by_name)
 
 
-def caught(part_of, loaded, samples, small_checkpoint, fault, folder, monkeypatch):
+def assert_detected(part_of, loaded, samples, small_checkpoint, fault, folder, monkeypatch):
     fresh = checkpoint.load(small_checkpoint)
     with monkeypatch.context() as patch:
         fault(patch, fresh)
@@ -130,35 +130,35 @@ def caught(part_of, loaded, samples, small_checkpoint, fault, folder, monkeypatc
 
 
 @faults(DenoiserFaults)
-def test_a_wrong_denoiser_is_caught(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
-    caught(parts.denoiser, loaded, samples["denoiser"], small_checkpoint, fault, tmp_path, monkeypatch)
+def test_wrong_denoiser_is_detected(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
+    assert_detected(parts.denoiser, loaded, samples["denoiser"], small_checkpoint, fault, tmp_path, monkeypatch)
 
 
 @faults(DecoderFaults)
-def test_a_wrong_decoder_is_caught(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
-    caught(parts.decoder, loaded, samples["decoder"], small_checkpoint, fault, tmp_path, monkeypatch)
+def test_wrong_decoder_is_detected(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
+    assert_detected(parts.decoder, loaded, samples["decoder"], small_checkpoint, fault, tmp_path, monkeypatch)
 
 
 @faults(TextFaults)
-def test_a_wrong_text_encoder_is_caught(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
-    caught(parts.text_encoder, loaded, samples["text_encoder"], small_checkpoint, fault, tmp_path, monkeypatch)
+def test_wrong_text_encoder_is_detected(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
+    assert_detected(parts.text_encoder, loaded, samples["text_encoder"], small_checkpoint, fault, tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def right(loaded, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("right")
+def packages_without_faults(loaded, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packages_without_faults")
     return {part.name: exported(part, folder) for part in (parts.decoder(loaded), parts.text_encoder(loaded))}
 
 
-def test_parts_without_faults_pass(right, samples):
-    for name, path in right.items():
+def test_parts_without_faults_pass(packages_without_faults, samples):
+    for name, path in packages_without_faults.items():
         figures = check_numbers(path, name, samples[name])
         assert 0 < figures.error_conversion < 1e-4 < figures.error_float32 < 2e-3
         assert figures.error_float32 < figures.error_float16 < 4e-3
 
 
 def changed(path, folder, kind, attribute, value):
-    """A copy of a package in which the attribute of the first operation of a kind is another."""
+    """A copy of a package with another attribute value in the first operation of a kind."""
     from nas.export.operations import program_operations
     from nas.export.packages import read_package
 
@@ -174,24 +174,24 @@ def changed(path, folder, kind, attribute, value):
     return copy
 
 
-def test_a_wrong_package_is_caught(right, samples, tmp_path):
-    """The fault is in the file alone: height and width change places."""
-    path = changed(right["decoder"], tmp_path, "transpose", "perm", [0, 2, 1, 4, 3])
+def test_wrong_package_is_detected(packages_without_faults, samples, tmp_path):
+    """The fault is only in the file: height and width are swapped."""
+    path = changed(packages_without_faults["decoder"], tmp_path, "transpose", "perm", [0, 2, 1, 4, 3])
     with pytest.raises(NasError, match="differs from torch"):
         check_numbers(path, "decoder", samples["decoder"])
 
 
-def test_an_operation_that_is_not_implemented_is_named(right, samples, monkeypatch):
+def test_unsupported_operation_is_named(packages_without_faults, samples, monkeypatch):
     from nas.conversion.mil import OPERATIONS
 
     monkeypatch.delitem(OPERATIONS, "softmax")
     with pytest.raises(NasError, match=r"text_encoder\.mlpackage: cannot be evaluated.*softmax \(2 times\)") as error:
-        check_numbers(right["text_encoder"], "text_encoder", samples["text_encoder"])
+        check_numbers(packages_without_faults["text_encoder"], "text_encoder", samples["text_encoder"])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("objective", "output"), [("epsilon", "noise"), ("v", "v")])
-def test_a_package_says_what_its_denoiser_predicts(loaded, tmp_path, objective, output):
+def test_output_is_named_after_the_prediction_type(loaded, tmp_path, objective, output):
     other = dataclasses.replace(loaded, info=dataclasses.replace(loaded.info, objective=objective))
     path = exported(parts.denoiser(other), tmp_path)
     assert [port.name for port in packages.read_package(path).description.output] == [output]

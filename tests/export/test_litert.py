@@ -1,4 +1,4 @@
-"""LiteRT models, where the converter is installed: they compute what torch computes."""
+"""LiteRT models compute the same as torch (requires the converter)."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ needs_converter = pytest.mark.skipif(
 
 @needs_converter
 @pytest.mark.slow
-def test_all_three_parts_compute_what_torch_does(tiny_checkpoint, tmp_path):
+def test_all_three_parts_match_torch(tiny_checkpoint, tmp_path):
     loaded = checkpoint.load(tiny_checkpoint)
     litert(tiny_checkpoint, tmp_path)
     for name, samples in real_samples(loaded).items():
@@ -26,7 +26,7 @@ def test_all_three_parts_compute_what_torch_does(tiny_checkpoint, tmp_path):
     assert {"denoiser.tflite", "decoder.tflite", "text_encoder.tflite"} <= files
 
 
-def test_without_the_converter_one_line_says_how_to_get_it(tiny_checkpoint, tmp_path, monkeypatch):
+def test_missing_converter_error_names_the_extra(tiny_checkpoint, tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "litert_torch", None)

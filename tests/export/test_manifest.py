@@ -1,4 +1,4 @@
-"""What the manifest promises of a device comes from its table, and says how the table knows."""
+"""The manifest's predicted cost comes from the lookup table and names the source of its rows."""
 
 import json
 
@@ -25,18 +25,18 @@ def table_of(space, source: str) -> LookupTable:
 
 
 @pytest.mark.parametrize("source", ["measured", "estimated"])
-def test_the_managers_sentence_is_the_cost_models(tiny_checkpoint, tmp_path, source):
+def test_summary_matches_the_cost_model(tiny_checkpoint, tmp_path, source):
     loaded = checkpoint.load(tiny_checkpoint)
     table = table_of(loaded.space, source)
     recipe(tiny_checkpoint, tmp_path, table=table)
-    found = json.loads((tmp_path / "export.json").read_text())["recipe"]
+    entry = json.loads((tmp_path / "export.json").read_text())["recipe"]
     latency_ms = CostModel(loaded.space, table).predict(loaded.architecture).latency_ms
-    assert found["predicted"]["denoiser_ms"] == latency_ms and found["predicted"]["denoiser_calls"] == 2
-    assert f"takes {2 * latency_ms / 1e3:.3g} s" in found["summary"] and "Phone 3 (litert)" in found["summary"]
-    assert f"({source})" in found["summary"]
+    assert entry["predicted"]["denoiser_ms"] == latency_ms and entry["predicted"]["denoiser_calls"] == 2
+    assert f"takes {2 * latency_ms / 1e3:.3g} s" in entry["summary"] and "Phone 3 (litert)" in entry["summary"]
+    assert f"({source})" in entry["summary"]
 
 
-def test_with_text_encoder_and_decoder_it_is_about_the_whole_clip():
+def test_summary_with_text_encoder_and_decoder_covers_the_whole_clip():
     space = SearchSpace.load("demo")
     table = table_of(space, "measured")
     rows = [
@@ -55,7 +55,7 @@ def test_with_text_encoder_and_decoder_it_is_about_the_whole_clip():
     assert video_writer.FPS == FPS
 
 
-def test_a_table_of_another_space_is_refused(tiny_checkpoint, tmp_path):
+def test_table_of_another_space_is_rejected(tiny_checkpoint, tmp_path):
     table = table_of(checkpoint.load(tiny_checkpoint).space, "measured")
     table.frame.drop(index=0, inplace=True)
     with pytest.raises(TableError, match="has no row for 1 of"):

@@ -9,9 +9,9 @@ from nas.cli import main
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 6])
-def test_a_palettized_export_states_the_error_of_each_tensor(small_checkpoint, tmp_path, bits):
-    words = ["export", "--checkpoint", str(small_checkpoint), "--format", "coreml", "--out", str(tmp_path)]
-    assert main([*words, "--bits", str(bits)]) == 0
+def test_palettized_export_records_the_error_of_each_tensor(small_checkpoint, tmp_path, bits):
+    command = ["export", "--checkpoint", str(small_checkpoint), "--format", "coreml", "--out", str(tmp_path)]
+    assert main([*command, "--bits", str(bits)]) == 0
     entry = json.loads((tmp_path / "export.json").read_text())["coreml"]
     for name in ("denoiser", "decoder"):
         figures = entry["checks"][name]

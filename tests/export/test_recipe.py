@@ -1,4 +1,4 @@
-"""The training recipe: a model file that stands alone, and configs that training reads back."""
+"""The training recipe: a standalone model file, and configs that training can load."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def folder(tiny_checkpoint, tmp_path_factory):
     return recipe(tiny_checkpoint, tmp_path_factory.mktemp("recipe"))[0]
 
 
-ALONE = """
+STANDALONE = """
 import sys
 sys.modules["nas"] = None  # importing it fails
 import torch
@@ -52,17 +52,17 @@ def test_the_model_file_computes_the_same_without_this_library(folder, tiny_chec
     }
     save_file(inputs, tmp_path / "inputs.safetensors")
     paths = [str(tmp_path / "inputs.safetensors"), str(tmp_path / "outputs.safetensors")]
-    subprocess.run([sys.executable, "-c", ALONE, *paths], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-c", STANDALONE, *paths], cwd=folder, check=True)
     outputs = load_file(paths[1])
     for name, output in outputs.items():
         with torch.no_grad():
-            wanted = denoiser(inputs[name], inputs["timestep"], inputs["context"])
-        assert torch.equal(output, wanted), name
+            expected = denoiser(inputs[name], inputs["timestep"], inputs["context"])
+        assert torch.equal(output, expected), name
 
 
 @pytest.mark.parametrize("name", ["demo", "snapgen_v"])
-def test_any_architecture_can_be_written_out(name):
-    """The file defines no name twice, needs no other, and has the parameters that nas gives the architecture."""
+def test_any_architecture_can_be_written(name):
+    """The file runs on its own and has the same parameter names and shapes as the model built by nas."""
     from nas.models import build as build_model
 
     space = SearchSpace.load(name)
@@ -71,28 +71,28 @@ def test_any_architecture_can_be_written_out(name):
         scope = {"__name__": "model"}
         with torch.device("meta"):
             exec(compile(standalone.source(space, arch, "0"), "model.py", "exec"), scope)
-            alone, ours = scope["Denoiser"](), build_model(space, arch)
-        shapes = {key: value.shape for key, value in alone.state_dict().items()}
-        assert shapes == {key: value.shape for key, value in ours.state_dict().items()}
+            standalone_model, library_model = scope["Denoiser"](), build_model(space, arch)
+        shapes = {key: value.shape for key, value in standalone_model.state_dict().items()}
+        assert shapes == {key: value.shape for key, value in library_model.state_dict().items()}
 
 
 def test_the_model_file_is_clean_python(folder):
     ruff = [sys.executable, "-m", "ruff", "check", "--select", "F,I", "--line-length", "120", "model.py"]
-    done = subprocess.run(ruff, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run(ruff, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
-def test_training_reads_the_recipe_back(folder, tiny_checkpoint):
-    asked = load(Recipe, folder / "recipe.yaml", "recipe")
+def test_training_loads_the_recipe(folder, tiny_checkpoint):
+    loaded_recipe = load(Recipe, folder / "recipe.yaml", "recipe")
     loaded = checkpoint.load(tiny_checkpoint)
-    space = SearchSpace.load(folder / asked.space)
+    space = SearchSpace.load(folder / loaded_recipe.space)
     assert space.hash == loaded.space.hash
     assert set(PREVIOUS_STAGE) == set(STAGES)
-    assert asked.stages == {}, "the checkpoint's run has no stage's config: every stage has its defaults"
+    assert loaded_recipe.stages == {}, "the checkpoint's run has no stage configs, so every stage uses the defaults"
 
 
 def test_the_script_calls_every_stage_in_order_and_stops_at_a_failure(folder, tmp_path):
-    """With a `nas` that writes down how it was called, and fails at the fourth stage the first time."""
+    """Uses a fake `nas` that records its calls, and fails in the fourth stage the first time."""
     from tests.support.command_line import parse
 
     called, nas = tmp_path / "called", tmp_path / "bin" / "nas"
@@ -103,8 +103,8 @@ def test_the_script_calls_every_stage_in_order_and_stops_at_a_failure(folder, tm
 
     def train() -> tuple[int, list[list[str]]]:
         called.unlink(missing_ok=True)
-        done = subprocess.run(["sh", folder / "train.sh", "out dir"], cwd=tmp_path, env=environment)
-        return done.returncode, called.read_text().splitlines()
+        result = subprocess.run(["sh", folder / "train.sh", "out dir"], cwd=tmp_path, env=environment)
+        return result.returncode, called.read_text().splitlines()
 
     status, calls = train()
     assert status and [call.split()[1] for call in calls] == ["decoder", "distill", "supernet", "finetune"]
@@ -127,4 +127,4 @@ def test_the_configs_of_the_run_are_kept(tiny_checkpoint, tmp_path):
     folder = recipe(run / "adversarial", tmp_path / "out")[0]
     stages = load(Recipe, folder / "recipe.yaml", "recipe").stages
     assert build(STAGES["decoder"].config, stages["decoder"], "recipe.yaml") == used
-    assert set(stages) == {"decoder"}, "the others have their defaults"
+    assert set(stages) == {"decoder"}, "the other stages use the defaults"

