@@ -29,7 +29,7 @@ def _exclusive(write: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
         with (
             output_lock(out, folder=True),
             contextlib.closing(TemporaryFolder("nas-export-")) as scratch,
-            temporary_files_in(str(scratch.path)),  # coremltools' packages, removed even after SIGKILL
+            temporary_files_in(str(scratch.path)),  # coremltools' temporary packages
         ):
             _remove_unfinished(Path(out))  # left by a killed process
             try:
