@@ -132,7 +132,7 @@ def to_litert(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Pa
 
 
 def _conversion_error(module: nn.Module, format: str, error: Exception) -> Exception:
-    """The error to raise for a converter's exception: `Unconvertible`, `ToolError`, or the exception if the machine failed."""
+    """The error to raise for a converter's exception; the exception itself if it is an error of this machine."""
     if isinstance(error, MemoryError | OSError | NasError) or NO_MEMORY.search(str(error)):
         return error
     name = type(module).__name__

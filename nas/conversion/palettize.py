@@ -68,8 +68,8 @@ def _initial_centers(values: np.ndarray, counts: np.ndarray, size: int) -> np.nd
     """Initial centers of k-means, `(size,)`.
 
     Their density follows the cube root of the weights' density, which is optimal for many values (Panter and Dite
-    1951). Both extremes are included, so that outliers get values of their own. Much finer histogram bins would each hold a
-    single weight in small tensors, and show no density.
+    1951). Both extremes are included, so that outliers get values of their own. Much finer histogram bins would each hold
+    a single weight in small tensors, and show no density.
     """
     histogram, edges = np.histogram(values, 4 * size, weights=counts)
     ranks = np.cumsum(np.cbrt(histogram))

@@ -38,8 +38,8 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
     """Generate samples of `denoiser`, `decoder` and `text_encoder`, by part.
 
     Clips are sampled as the checkpoint specifies, so that the denoiser's inputs cover each timestep of its schedule.
-    Each step uses the next of `PROMPTS`, and enough clips are sampled to use them all. The decoder's inputs are the final
-    latents. No two inputs of a sample share memory.
+    Each step uses the next of `PROMPTS`, and enough clips are sampled to use them all. The decoder's inputs are the
+    final latents. No two inputs of a sample share memory.
 
     Raises:
         MissingDependency: the text encoder is not installed.

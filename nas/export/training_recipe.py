@@ -37,8 +37,8 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
 
     It contains `space.yaml`, `architecture.json`, `recipe.yaml` (the configs of the checkpoint's stage and of the other
     stages in its run; missing stages use the defaults), `train.sh`, and the model itself: `model.py`, which requires
-    only torch and numpy, and its weights `denoiser.safetensors`. Folders of clips, of a teacher and of a text encoder are
-    not copied: `train.sh` stops with a one-line error if one is missing.
+    only torch and numpy, and its weights `denoiser.safetensors`. Folders of clips, of a teacher and of a text encoder
+    are not copied: `train.sh` stops with a one-line error if one is missing.
 
     Args:
         checkpoint: folder of a finished stage.

@@ -34,7 +34,7 @@ def small_checkpoint(tiny_checkpoint, tmp_path_factory):
 
 
 def _text_encoder(source, folder):
-    """The tiny text encoder with larger attention weights; BERT's initialization attends to all tokens almost equally."""
+    """The tiny text encoder with larger attention weights; BERT's initial attention is almost uniform."""
     from transformers import BertModel
 
     shutil.copytree(source, folder)

@@ -225,7 +225,7 @@ def test_wrong_targets_files_and_missing_libraries_are_one_line_errors(
 
 
 class Apple:
-    """A fake of Core ML on a Mac: runs a part in torch and rounds to float16, with a larger error on one compute unit."""
+    """A fake of Core ML on a Mac: runs a part in torch and rounds to float16, with a larger error on one unit."""
 
     def __init__(self, part, error: float) -> None:
         self.part, self.error = part, error
