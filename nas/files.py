@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -342,3 +343,12 @@ def local_or_hub(name: str, base: Path) -> str:
     folder = (base / Path(name).expanduser()).absolute()
     hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     return name if hub and not folder.is_dir() else str(folder)
+
+
+def shipped_files(folder: str, pattern: str) -> dict[str, Path]:
+    """Paths of the data files in the shipped package `nas.FOLDER`, by their names without suffix."""
+    try:
+        root = Path(str(resources.files(f"nas.{folder}")))
+    except ModuleNotFoundError:  # run from a source tree that was never installed
+        root = Path(__file__).resolve().parents[1] / folder
+    return {path.stem: path for path in sorted(root.glob(pattern))}

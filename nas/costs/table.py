@@ -12,7 +12,6 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from nas.config import build
 from nas.costs.provenance import Provenance, calibration_path, check_side_files, meta_path
 from nas.costs.row import COLUMNS, HEADER, HEADERS, Row, check_rows, read_cells
 from nas.errors import NasError, TableError, shown, suggestion
-from nas.files import read_json, write_atomic, write_json
+from nas.files import read_json, shipped_files, write_atomic, write_json
 from nas.locks import output_lock
 from nas.ranges import check_range
 from nas.spaces import SearchSpace
@@ -212,11 +211,7 @@ class TableWriter:
 
 def shipped_tables() -> dict[str, Path]:
     """Paths of the shipped lookup tables by name."""
-    try:
-        folder = Path(str(resources.files("nas.latency_tables")))
-    except ModuleNotFoundError:  # run from a source tree that was never installed
-        folder = Path(__file__).resolve().parents[2] / "latency_tables"
-    return {path.stem: path for path in sorted(folder.glob("*.csv"))}
+    return shipped_files("latency_tables", "*.csv")
 
 
 def _resolve_path(name: str | Path) -> Path:

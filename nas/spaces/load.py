@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import yaml
 
 from nas.config import AtLeast1, at, build
 from nas.errors import ConfigError, SpaceError, shown, suggestion
-from nas.files import write_atomic
+from nas.files import shipped_files, write_atomic
 from nas.ranges import Range
 from nas.spaces.backbone import Backbone, Latent, Text
 from nas.spaces.backbone_space import BackboneSpace
@@ -53,11 +52,7 @@ class SpaceFile:
 
 def shipped_spaces() -> dict[str, Path]:
     """Paths of the shipped search spaces by name."""
-    try:
-        folder = Path(str(resources.files("nas.search_spaces")))
-    except ModuleNotFoundError:  # run from a source tree that was never installed
-        folder = Path(__file__).resolve().parents[2] / "search_spaces"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return shipped_files("search_spaces", "*.yaml")
 
 
 def load_space(name: str | Path) -> SearchSpace:

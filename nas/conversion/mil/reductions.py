@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -62,9 +64,7 @@ def layer_norm(a: Arguments) -> Tensor:
     x, axes = a["x"], [axis % a["x"].ndim for axis in a.list("axes")]
     shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
     normal = _normalized(a, x, axes)
-    if "gamma" in a:
-        normal = normal * a["gamma"].reshape(shape)
-    return normal + a["beta"].reshape(shape) if "beta" in a else normal
+    return _scaled_and_shifted(a, normal, shape)
 
 
 @operation("instance_norm")
@@ -72,9 +72,7 @@ def instance_norm(a: Arguments) -> Tensor:
     x = a["x"]
     shape = (1, -1, *[1] * (x.ndim - 2))
     normal = _normalized(a, x, list(range(2, x.ndim)))
-    if "gamma" in a:
-        normal = normal * a["gamma"].reshape(shape)
-    return normal + a["beta"].reshape(shape) if "beta" in a else normal
+    return _scaled_and_shifted(a, normal, shape)
 
 
 @operation("batch_norm")
@@ -83,9 +81,7 @@ def batch_norm(a: Arguments) -> Tensor:
     shape = (1, -1, *[1] * (x.ndim - 2))
     scale = torch.rsqrt(a["variance"] + a.get("epsilon", 1e-5))
     normal = (x - a["mean"].reshape(shape)) * scale.reshape(shape)
-    if "gamma" in a:
-        normal = normal * a["gamma"].reshape(shape)
-    return normal + a["beta"].reshape(shape) if "beta" in a else normal
+    return _scaled_and_shifted(a, normal, shape)
 
 
 @operation("l2_norm")
@@ -100,3 +96,10 @@ def _normalized(a: Arguments, x: Tensor, axes: list[int]) -> Tensor:
     squares = centered.square()
     a.note(squares.max().item())
     return centered / (squares.mean(axes, True) + a.get("epsilon", 1e-5)).sqrt()
+
+
+def _scaled_and_shifted(a: Arguments, normal: Tensor, shape: Sequence[int]) -> Tensor:
+    """`normal * gamma + beta`, with both reshaped to `shape`; either may be missing."""
+    if "gamma" in a:
+        normal = normal * a["gamma"].reshape(shape)
+    return normal + a["beta"].reshape(shape) if "beta" in a else normal
