@@ -19,7 +19,7 @@ import torch
 import nas
 from nas.config import build
 from nas.diffusion.predictions import Objective
-from nas.runs.job import load_job_config
+from nas.runs.job_config import load_job_config
 from nas.training import AdversarialConfig, FinetuneConfig, Inputs, run_stage
 
 FEW = (1, 2, 4)

@@ -32,7 +32,7 @@ from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, NasError
 from nas.files import read_json, write_json
 from nas.models import safetensors_io
-from nas.runs.job import load_job_config
+from nas.runs.job_config import load_job_config
 from nas.training import FinetuneConfig, Inputs, run_stage
 
 KINDS = ("video only", "joint")

@@ -19,7 +19,7 @@ from scipy.stats import kendalltau, spearmanr
 import nas
 from nas.config import build
 from nas.diffusion.predictions import Objective
-from nas.runs.job import load_job_config
+from nas.runs.job_config import load_job_config
 from nas.training import FinetuneConfig, Inputs, SupernetEvaluator, retrain
 
 

@@ -11,7 +11,7 @@ from nas.config import AtLeast0, AtLeast1, NotNegative, Positive, build, load, l
 from nas.errors import ConfigError
 from nas.files import parse_json, read_json, read_text
 from nas.ranges import Range
-from nas.runs.job import JobConfig
+from nas.runs.job_config import JobConfig
 
 
 @dataclass(frozen=True)

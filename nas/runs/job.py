@@ -10,8 +10,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,71 +19,17 @@ from typing import Any
 import numpy as np
 
 import nas
-from nas.config import AtLeast0, AtLeast1, build
+from nas.config import build
 from nas.costs import Budget, CostModel, LookupTable
-from nas.errors import BudgetError, ConfigError, suggestion
+from nas.errors import ConfigError
 from nas.files import read_text, write_atomic
 from nas.locks import output_lock
+from nas.runs.job_config import JobConfig, check_names, load_job_config
 from nas.runs.record import RECORD, Candidate, DenoiserCost, ExportedFile, Preview, RunRecord, StageQuality
 from nas.spaces import Architecture, SearchSpace
-from nas.yaml_files import read_yaml
 
 NOISE_DRAWS = 4
 """Noise seeds under which each candidate is scored, to estimate the standard deviation of its score."""
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Settings of the search step.
-
-    Attributes:
-        trials: number of architectures that the supernet scores.
-        clips: number of held-out clips behind each score.
-        shortlist: number of best architectures that are retrained briefly before one is chosen.
-        random: number of random architectures within the budget that are also scored, as the report's baseline.
-    """
-
-    trials: AtLeast1 = 60
-    sampler: str = "budget"
-    clips: AtLeast1 = 64
-    shortlist: AtLeast1 = 3
-    random: AtLeast0 = 8
-
-
-@dataclass(frozen=True)
-class JobPreviewConfig:
-    """Preview clips: one per caption, after each stage in `steps` at its numbers of denoising steps (`stage: [steps, ...]`)."""
-
-    captions: tuple[str, ...]
-    steps: dict[str, tuple[AtLeast1, ...]]
-    seed: AtLeast0 = 0
-
-
-@dataclass(frozen=True)
-class JobConfig:
-    """A whole job, as read from YAML.
-
-    Attributes:
-        name: name of the run and of its folder under `runs/`.
-        space: a shipped search space's name, or a path; relative paths, here and in `stages`, start in this file's folder.
-        budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
-        objective: prediction type and training timesteps, as in a training recipe (`nas train`).
-        previews: preview clips to generate after the stages.
-        stages: config of each training stage by name; `retrain` is a finetune config for the shortlist.
-        formats: export formats.
-    """
-
-    name: str
-    space: str
-    budget: str
-    previews: JobPreviewConfig
-    runtime: str = "eager"
-    device: str = "local"
-    search: SearchConfig = field(default_factory=SearchConfig)
-    objective: dict[str, Any] = field(default_factory=dict)
-    stages: dict[str, Any] = field(default_factory=dict)
-    formats: tuple[str, ...] = ("coreml", "recipe")
-    seed: AtLeast0 = 0
 
 
 def run_job(config: str | Path, out: str | Path | None = None) -> Path:
@@ -104,20 +50,6 @@ def run_job(config: str | Path, out: str | Path | None = None) -> Path:
     return run
 
 
-def load_job_config(path: str | Path) -> JobConfig:
-    """Read a job's YAML file; the key `samples` of earlier versions is read as `previews`.
-
-    Raises:
-        ConfigError: the file is invalid.
-    """
-    mapping = read_yaml(path, "job")
-    if isinstance(mapping, dict) and "samples" in mapping and "previews" not in mapping:
-        mapping["previews"] = mapping.pop("samples")
-        if "samples" in mapping.lines:
-            mapping.lines["previews"] = mapping.lines.pop("samples")
-    return build(JobConfig, mapping, str(path))
-
-
 class Job:
     """The steps of one run.
 
@@ -136,30 +68,10 @@ class Job:
         self.base = Path(file).absolute().parent  # relative paths are relative to the config file
         self.space = SearchSpace.load(beside(Path(file), config.space))
         kinds = {name: entry.config for name, entry in STAGES.items()} | {"retrain": FinetuneConfig}
-        self._check_names(kinds, file)
+        check_names(config, kinds, file)
         self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
         self.objective = build(Objective, config.objective, file, "objective")
         self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
-
-    def _check_names(self, stages: Collection[str], file: str) -> None:
-        """Raise now for unknown names that would otherwise fail a step hours later."""
-        from nas.export import FORMATS
-        from nas.search.samplers import SAMPLERS
-
-        config = self.config
-        previewed = ("supernet", "finetune", "adversarial")
-        sampler = config.search.sampler.removesuffix("+repair")
-        given = [("stages", name, stages) for name in config.stages]
-        given += [("formats", name, FORMATS) for name in config.formats]
-        given += [("previews.steps", name, previewed) for name in config.previews.steps]
-        given += [("search.sampler", sampler, SAMPLERS)]
-        for field_name, name, known in given:
-            if name not in known:
-                raise ConfigError(f"{file}: {field_name}: unknown name '{name}'{suggestion(name, known)}")
-        try:
-            Budget.parse(config.budget, upper_bounds=Budget(1.0, 1.0, 1.0, 1.0))
-        except BudgetError as error:
-            raise BudgetError(f"{file}: {error}") from None
 
     def run(self) -> None:
         """Run every unfinished step."""

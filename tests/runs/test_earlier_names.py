@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nas.errors import ConfigError
-from nas.runs.job import load_job_config
+from nas.runs.job_config import load_job_config
 from nas.runs.record import RunRecord
 
 JOB = """
@@ -21,13 +21,13 @@ def test_a_job_config_with_the_earlier_key_samples_is_read(tmp_path):
     path.write_text(JOB)
     assert load_job_config(path).previews.steps == {"adversarial": (4,)}
     path.write_text(JOB.replace("[4]", "[0]"))
-    with pytest.raises(ConfigError, match=r"job.yaml:5: previews\.steps\.adversarial\[0\]: must be at least 1"):
+    with pytest.raises(ConfigError, match=r"job.yaml:5: samples\.steps\.adversarial\[0\]: must be at least 1"):
         load_job_config(path)
 
 
 def test_a_job_config_with_both_names_is_an_error(tmp_path):
     (tmp_path / "job.yaml").write_text(JOB + JOB.splitlines()[-1].replace("samples", "previews"))
-    with pytest.raises(ConfigError, match="unknown key 'samples'"):
+    with pytest.raises(ConfigError, match="'samples' is the old name of 'previews'; keep only 'previews'"):
         load_job_config(tmp_path / "job.yaml")
 
 

@@ -78,7 +78,8 @@ def test_folders_of_teachers_start_there_too_and_hub_names_stay(space, tmp_path)
 
 
 def test_a_jobs_paths_start_in_the_folder_of_its_config(tmp_path, monkeypatch):
-    from nas.runs.job import Job, JobConfig, JobPreviewConfig
+    from nas.runs.job import Job
+    from nas.runs.job_config import JobConfig, JobPreviewConfig
 
     write_project(tmp_path / "project")
     monkeypatch.chdir(tmp_path)

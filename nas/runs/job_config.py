@@ -1,0 +1,100 @@
+"""The config of a whole job, as read from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nas.config import AtLeast0, AtLeast1, load, renamed
+from nas.costs import Budget
+from nas.errors import BudgetError, ConfigError, suggestion
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Settings of the search step.
+
+    Attributes:
+        trials: number of architectures that the supernet scores.
+        clips: number of held-out clips behind each score.
+        shortlist: number of best architectures that are retrained briefly before one is chosen.
+        random: number of random architectures within the budget that are also scored, as the report's baseline.
+    """
+
+    trials: AtLeast1 = 60
+    sampler: str = "budget"
+    clips: AtLeast1 = 64
+    shortlist: AtLeast1 = 3
+    random: AtLeast0 = 8
+
+
+@dataclass(frozen=True)
+class JobPreviewConfig:
+    """Preview clips: one per caption, after each stage in `steps` at its numbers of denoising steps (`stage: [steps, ...]`)."""
+
+    captions: tuple[str, ...]
+    steps: dict[str, tuple[AtLeast1, ...]]
+    seed: AtLeast0 = 0
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A whole job, as read from YAML.
+
+    Attributes:
+        name: name of the run and of its folder under `runs/`.
+        space: a shipped search space's name, or a path; relative paths, here and in `stages`, start in this file's folder.
+        budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
+        objective: prediction type and training timesteps, as in a training recipe (`nas train`).
+        previews: preview clips to generate after the stages.
+        stages: config of each training stage by name; `retrain` is a finetune config for the shortlist.
+        formats: export formats.
+    """
+
+    name: str
+    space: str
+    budget: str
+    previews: JobPreviewConfig = renamed("samples")
+    runtime: str = "eager"
+    device: str = "local"
+    search: SearchConfig = field(default_factory=SearchConfig)
+    objective: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, Any] = field(default_factory=dict)
+    formats: tuple[str, ...] = ("coreml", "recipe")
+    seed: AtLeast0 = 0
+
+
+def load_job_config(path: str | Path) -> JobConfig:
+    """Read a job's YAML file.
+
+    Raises:
+        ConfigError: the file is invalid.
+    """
+    return load(JobConfig, path, "job")
+
+
+def check_names(config: JobConfig, stages: Collection[str], file: str) -> None:
+    """Check the config's names of stages, export formats and samplers, and its budget, before hours of work depend on them.
+
+    Raises:
+        ConfigError: an unknown name.
+        BudgetError: the budget cannot be parsed.
+    """
+    from nas.export import FORMATS
+    from nas.search.samplers import SAMPLERS
+
+    previewed = ("supernet", "finetune", "adversarial")
+    sampler = config.search.sampler.removesuffix("+repair")
+    given = [("stages", name, stages) for name in config.stages]
+    given += [("formats", name, FORMATS) for name in config.formats]
+    given += [("previews.steps", name, previewed) for name in config.previews.steps]
+    given += [("search.sampler", sampler, SAMPLERS)]
+    for field_name, name, known in given:
+        if name not in known:
+            raise ConfigError(f"{file}: {field_name}: unknown name '{name}'{suggestion(name, known)}")
+    try:
+        Budget.parse(config.budget, upper_bounds=Budget(1.0, 1.0, 1.0, 1.0))
+    except BudgetError as error:
+        raise BudgetError(f"{file}: {error}") from None
