@@ -19,6 +19,7 @@ test: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m mypy
+	$(VENV)/bin/nas web install
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: install

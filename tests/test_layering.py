@@ -10,7 +10,19 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nas"
 LAYERS = {
-    0: ("errors", "failures", "files", "locks", "config", "progress", "ranges", "csv_files", "yaml_files"),
+    0: (
+        "errors",
+        "failures",
+        "files",
+        "locks",
+        "config",
+        "progress",
+        "ranges",
+        "csv_files",
+        "yaml_files",
+        "caches",
+        "web_libraries",
+    ),
     1: ("spaces",),
     2: ("costs",),
     3: ("models", "diffusion", "distributed"),

@@ -41,6 +41,7 @@ COMMANDS = {
     "train": "nas.cli.training",
     "generate": "nas.cli.training",
     "export": "nas.cli.export",
+    "web": "nas.cli.export",
     "completion": "nas.cli.completion",
 }
 """The module of each command, in the order of `nas --help`."""

@@ -1,4 +1,4 @@
-"""The command that exports a trained model."""
+"""Commands that export a trained model, and that prepare this machine for models in a browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nas.cli.command import PATH, Command, option
+from nas.cli.command import PATH, Command, Group, option
 from nas.errors import ConfigError, suggestion
 
 
@@ -53,3 +53,19 @@ def export(
         options["table"] = LookupTable.load(table)
     for path in FORMATS[format_name](Path(checkpoint), Path(out), **options):
         print(path)
+
+
+@click.group(cls=Group, help="the JavaScript libraries of models in a browser", example="nas web install")
+def web() -> None:
+    pass
+
+
+@web.command(
+    cls=Command,
+    help="install LiteRT.js and a tokenizer with npm, once; afterwards no network is needed",
+    example="nas web install",
+)
+def install() -> None:
+    from nas import web_libraries
+
+    print(web_libraries.install())

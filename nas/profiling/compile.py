@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas.caches import usable, user_cache
 from nas.errors import ConfigError, NasError, suggestion
 from nas.failures import Infeasible
-from nas.profiling.host import usable, user_cache
 from nas.profiling.runtimes.base import Runnable
 from nas.profiling.temporary import TemporaryFolder
 from nas.profiling.workers.pool import Worker, WorkerPool

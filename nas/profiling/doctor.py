@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from nas import web_libraries
+from nas.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Check:
@@ -47,7 +50,7 @@ def examine() -> list[Check]:
     python = Check(
         "python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}, {cores} cores"
     )
-    return [python, *_packages(), *_devices()]
+    return [python, *_packages(), _web(), *_devices()]
 
 
 def _packages() -> Iterator[Check]:
@@ -57,6 +60,17 @@ def _packages() -> Iterator[Check]:
         except PackageNotFoundError:
             target = f"nas-video[{extra}]" if extra else "nas-video"
             yield Check(name, False, f"for {use}: pip install '{target}'")
+
+
+def _web() -> Check:
+    name, use = "LiteRT.js", "export to web and runtime web"
+    try:
+        works = web_libraries.installed() is not None
+    except ConfigError as error:  # no home folder
+        return Check(name, False, str(error))
+    if works:
+        return Check(name, True, f"{web_libraries.versions()['@litertjs/core']} ({use})")
+    return Check(name, False, f"for {use}: nas web install")
 
 
 def _devices() -> Iterator[Check]:

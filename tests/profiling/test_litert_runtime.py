@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from nas.caches import user_cache
 from nas.conversion.variants import variants_of
 from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, MissingDependency
-from nas.profiling.host import user_cache
 from nas.profiling.runtimes import litert
 from nas.profiling.runtimes.base import InModelWorkload
 from nas.profiling.runtimes.eager import EagerRuntime

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from nas import caches
 from nas.cli import main
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.profiling import Infeasible, OutOfMemory, Protocol, Runtime, Session, ToolError, WorkloadStats, cgroups, host
@@ -189,7 +190,7 @@ def test_missing_temporary_folder_is_a_one_line_error(runtime, space, tmp_path, 
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(host.tempfile, "TemporaryFile", lambda **_: io.BytesIO())
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.BytesIO())
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     monkeypatch.setattr(tempfile, "mkdtemp", nowhere)
     assert (
@@ -204,17 +205,17 @@ def test_missing_temporary_folder_is_a_one_line_error(runtime, space, tmp_path, 
 def test_unwritable_cache_and_missing_home_are_errors(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/nas: the cache cannot be written.*XDG_CACHE_HOME"):
-        host.usable(tmp_path / "file/nas")
+        caches.usable(tmp_path / "file/nas")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard says to ignore
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert host.user_cache("litert") == tmp_path / ".cache/nas/litert"
+    assert caches.user_cache("litert") == tmp_path / ".cache/nas/litert"
 
     def home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
     with pytest.raises(ConfigError, match="HOME is not set"):
-        host.user_cache("litert")
+        caches.user_cache("litert")
 
 
 def test_temporary_folders_of_dead_processes_are_deleted(tmp_path, monkeypatch):

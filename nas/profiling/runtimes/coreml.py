@@ -9,11 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nas.caches import usable, user_cache
 from nas.conversion.convert import COREML_TARGETS
 from nas.errors import ConfigError, MissingDependency, suggestion
 from nas.profiling.compile import CompiledWorkload, Compiler
 from nas.profiling.coreml_models import UNITS
-from nas.profiling.host import describe_host, usable, user_cache
+from nas.profiling.host import describe_host
 from nas.profiling.runtimes.base import Runnable, Runtime, Session, WorkloadStats
 from nas.profiling.runtimes.iphone import GUIDE, MAX_RUNS, IPhone, PhoneWorkload
 from nas.profiling.workers.pool import Worker, WorkerPool

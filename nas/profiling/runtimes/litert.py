@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nas.caches import usable, user_cache
 from nas.errors import ConfigError, MissingDependency, NasError, suggestion
 from nas.failures import Infeasible
 from nas.profiling.compile import COPIES, CompiledWorkload
-from nas.profiling.host import clock_of, describe_host, usable, user_cache
+from nas.profiling.host import clock_of, describe_host
 from nas.profiling.runtimes.base import ConvertedModel, InModelWorkload, Runnable, Runtime, WorkloadStats
 from nas.profiling.workers.pool import Worker, WorkerPool, WorkerSession
 from nas.spaces import Operator, Workload

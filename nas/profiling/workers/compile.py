@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from nas.caches import user_cache
 from nas.conversion.convert import Unconvertible, to_coreml
 from nas.costs.workload_counts import count_ops
 from nas.failures import Infeasible
 from nas.files import short_hash
 from nas.profiling.compile import CompiledWorkload
-from nas.profiling.host import user_cache
 from nas.profiling.runtimes.base import Runnable
 from nas.profiling.workers.litert_convert import convert_cached, module_and_inputs
 from nas.spaces import TextEncoder, Workload
