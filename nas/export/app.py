@@ -144,17 +144,27 @@ class Clip:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the decoder is run.
+    """How the decoder is run: `runs` times per clip, each time on the next `frames` latent frames.
+
+    Every run returns `video_frames` pixel frames. The clip is the frames of all runs in order, without the first
+    `drop_first`: clip.frames = runs * video_frames - drop_first.
 
     Attributes:
-        frames: latent frames per run.
-        runs: number of runs per clip.
-        state: names of the tensors passed from one run to the next; empty if one run decodes the whole clip.
+        frames: latent frames per run: T of the decoder's input `latents`.
+        runs: number of runs per clip; runs * frames is T of the sampled latents.
+        state: inputs that carry the state from one run to the next. The input NAME is all zeros in the first run of a
+            clip, and then the output `NAME_out` of the run before. Empty if one run decodes the whole clip.
+        video_frames: pixel frames that a run returns: T of its output `video`; null: as many as latent frames.
+        drop_first: pixel frames at the start of the first run that are not part of the clip. With temporal compression
+            c, the first latent frame stands for one pixel frame and each later one for c; if the decoder is run in
+            parts, all runs return c per latent frame, and c - 1 are dropped.
     """
 
     frames: int
     runs: int = 1
     state: tuple[str, ...] = ()
+    video_frames: int | None = None
+    drop_first: int = 0
 
 
 @dataclass(frozen=True)
