@@ -22,6 +22,7 @@ LAYERS = {
         "yaml_files",
         "caches",
         "web_libraries",
+        "local_server",
     ),
     1: ("spaces",),
     2: ("costs",),
