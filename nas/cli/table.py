@@ -45,6 +45,8 @@ def show(path: str, as_json: bool) -> None:
         print(f"\n{row.workload}: {row.latency_ms:.4g} ms, {row.memory_mb:.4g} MB")
     for workload, reason in found["infeasible"].items():
         print(f"\ninfeasible: {workload}: {reason}")
+    for row in lookup.frame.query("status == 'ok' and reason != ''").itertuples():
+        print(f"\n{row.workload}: {row.reason}")
     if found["unknown_memory"]:
         print(f"\n{found['unknown_memory']} rows without memory")
     print()

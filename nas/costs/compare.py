@@ -213,6 +213,7 @@ def _values(table: LookupTable) -> list[TableIssue]:
     zero, unknown = ok & (frame["latency_ms"] <= 0), ok & frame["memory_mb"].isna()
     longest = frame.loc[ok, "latency_ms"].max()
     half = frame["latency_ci_ms"]
+    once = ok & (frame["source"] == "measured") & (frame["count"] == 1)
     wide = ok & ~zero & (half > WIDE * frame["latency_ms"]) & (half > NEGLIGIBLE * longest)
     issues: list[TableIssue] = []
     if zero.any():
@@ -230,6 +231,10 @@ def _values(table: LookupTable) -> list[TableIssue]:
         share = (half / frame["latency_ms"])[wide]
         worst = f"{share.max():.0%} of '{frame['workload'][share.idxmax()]}'"
         issues.append(TableIssue(False, f"{_rows(frame[wide])} an interval wider than +-{WIDE:.0%}, up to {worst}"))
+    if once.any():
+        issues.append(
+            TableIssue(False, f"{_rows(frame[once])} one sample and no interval: {_few(frame['workload'][once])}")
+        )
     if (~ok).any():
         reasons = [
             f"{w} ({reason or 'no reason given'})" for w, reason in frame.loc[~ok, ["workload", "reason"]].values

@@ -38,7 +38,7 @@ class Row:
         variant: the operator variant that was measured (`nas.conversion.variants`).
         source: `measured`, `estimated` or `interpolated`.
         status: `ok`, or `infeasible` if it ran out of memory or crashed.
-        reason: why it is infeasible.
+        reason: why it is infeasible, or why it was timed only once.
     """
 
     workload: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -187,7 +188,8 @@ def measure_all(
 
 
 def open_in_processes(runtime: Runtime, workload: Runnable, protocol: Protocol) -> Session:
-    """A session in as many processes as the protocol says; in one if they would take long to load or do not fit into memory.
+    """A session in as many processes as the protocol says; in one if they would take long to load or to run once, or do
+    not fit into memory.
 
     A whole model is timed in one process: its weights are large, and the differences between processes average out over
     its many layers.
@@ -199,12 +201,17 @@ def open_in_processes(runtime: Runtime, workload: Runnable, protocol: Protocol) 
     others: list[Session] = []
     try:
         while len(others) < protocol.processes - 1:
+            start = time.monotonic()
             others.append(runtime.reopen(workload, first.stats))
+            if time.monotonic() - start > protocol.single_run_s:  # it warms up with at least one run
+                break
+        else:
+            return MultiProcessSession([first, *others])
     except Infeasible:
-        for session in others:
-            session.close()
-        return first
-    return MultiProcessSession([first, *others])
+        pass
+    for session in others:
+        session.close()
+    return first
 
 
 class Progress:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, isfinite
 
@@ -36,6 +36,8 @@ class Protocol:
         cap_s: a workload with `min_blocks` blocks is also done after this wall-clock time, which includes the reference.
         slow_cap_s: the cap for a workload of which `min_samples` samples take longer than `cap_s`; from `cap_s` on only
             the interval must be narrow.
+        single_run_s: a workload whose run takes longer than this is timed once, in one process; its row has a count of 1,
+            no interval, and says so in `reason`.
         drift: a block is repeated when the reference next to it is slower than its median by more than this fraction.
         cooldown_s: first pause after such a block; the pause doubles while the reference is still slow.
         max_wait_fraction: the pauses take at most this fraction of the time that all blocks took.
@@ -51,6 +53,7 @@ class Protocol:
     min_blocks: int = 6
     cap_s: float = 4.0
     slow_cap_s: float = 60.0
+    single_run_s: float = 10.0
     drift: float = 0.10
     cooldown_s: float = 0.05
     max_wait_fraction: float = 0.25
@@ -189,6 +192,13 @@ def measure(
             blocks = samples[name]
             first = not blocks.spent_s
             elapsed_ms = (time.perf_counter() - start) * 1e3 / runs[name]
+            if first and elapsed_ms > protocol.single_run_s * 1e3:
+                blocks.kept.append(block)
+                reason = f"timed once: a run takes longer than {protocol.single_run_s:g} s"
+                on_row(replace(blocks.row(name, sessions[name].stats, source), reason=reason))
+                sessions[name].close()
+                del samples[name]
+                continue
             runs[name] = _runs(block_ms, elapsed_ms)
             slow = reference.slow()
             visit_s = time.perf_counter() - start

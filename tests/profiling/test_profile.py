@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from nas.costs import LookupTable, TableWriter
+from nas.costs.compare import check_table
 from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, TableError
 from nas.profiling import (
@@ -279,6 +280,27 @@ def test_row_is_the_median_of_processes_and_interval_their_spread(protocol, room
     assert rows[0].latency_ms == pytest.approx(latency_ms)
     assert rows[0].latency_ci_ms == pytest.approx(interval_ms)
     assert all(session.closed for session in runtime.opened)
+
+
+def test_slow_workload_is_timed_once_in_one_process_and_the_table_says_so(space, tmp_path):
+    """Any run takes longer than 0 s, so that each workload is a slow one."""
+    few = replace(space, slots=dict(list(space.slots.items())[:1]))
+    table = profile(
+        few, out=tmp_path / "t.csv", protocol=Protocol(single_run_s=0.0, in_model_below_ms=0.0), progress=False
+    )
+    assert set(table.frame["status"]) == {"ok"} and set(table.frame["count"]) == {1}
+    assert table.frame["latency_ci_ms"].isna().all() and (table.frame["latency_ms"] > 0).all()
+    assert set(table.frame["reason"]) == {"timed once: a run takes longer than 0 s"}
+    messages = [issue.text for issue in check_table(tmp_path / "t.csv", few)]
+    assert any("one sample and no interval" in message for message in messages)
+
+
+def test_slow_workload_is_not_opened_in_more_processes_than_needed_to_know():
+    rows, runtime = [], Varying()
+    workload = Workload(Operator("Conv1D"), (1, 16, 8, 4, 4))
+    measure_all(runtime, [workload], Protocol(single_run_s=0.0), rows.append)
+    assert len(runtime.opened) == 3, "the reference, and two of the workload"
+    assert rows[0].count == 1 and all(session.closed for session in runtime.opened)
 
 
 def test_dead_process_ends_all_processes_of_its_workload(space):

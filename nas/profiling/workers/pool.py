@@ -39,7 +39,7 @@ class WorkerPool:
     """
 
     def __init__(
-        self, module: str, environment: dict[str, str], timeout_s: float = 900.0, fork: bool = CAN_FORK
+        self, module: str, environment: dict[str, str], timeout_s: float = 300.0, fork: bool = CAN_FORK
     ) -> None:
         self.module, self.timeout_s, self.fork = module, timeout_s, fork
         self.temporary = TemporaryFolder("nas-profile-")
@@ -162,7 +162,7 @@ class Worker:
             send()
             if not self.connection.poll(self.timeout_s):
                 self.kill()
-                raise Infeasible(f"no answer within {self.timeout_s:.0f} s")
+                raise Infeasible(f"slower than the cap of {self.timeout_s:.0f} s")
             reply: Reply = self.connection.recv()
         except (EOFError, ConnectionError):
             raise self._error_of_death() from None

@@ -143,4 +143,4 @@ COLUMNS = {
 def _table_row(row: Row) -> tuple[str, list[tuple[str, str]], str]:
     """Workload, `(value to sort by, text)` of each column, and source."""
     cells = [(repr(float(get(row))), formatted(get(row))) for get, formatted in COLUMNS.values()]
-    return row.workload, cells, row.source if row.status == "ok" else f"{row.status}: {row.reason}"
+    return row.workload, cells, ": ".join(filter(None, (row.source if row.status == "ok" else row.status, row.reason)))
