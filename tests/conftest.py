@@ -84,3 +84,20 @@ def _text_encoder(folder: Path) -> Path:
     )
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip_checkpoint(tmp_path_factory) -> Path:
+    """The checkpoint that `exported_litert` was exported from, see `tests.support.exported`."""
+    from tests.support import exported
+
+    return exported.built_once(tmp_path_factory, "clips", exported.clip_checkpoint) / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def exported_litert(clip_checkpoint, tmp_path_factory) -> Path:
+    """The LiteRT export folder of a tiny text-to-video checkpoint. Tests must not change it."""
+    from nas.export import litert
+    from tests.support import exported
+
+    return exported.built_once(tmp_path_factory, "exported", lambda folder: litert(clip_checkpoint, folder))

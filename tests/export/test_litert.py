@@ -17,12 +17,11 @@ needs_converter = pytest.mark.skipif(
 
 @needs_converter
 @pytest.mark.slow
-def test_all_three_parts_match_torch(tiny_checkpoint, tmp_path):
-    loaded = checkpoint.load(tiny_checkpoint)
-    litert(tiny_checkpoint, tmp_path)
+def test_all_three_parts_match_torch(clip_checkpoint, exported_litert):
+    loaded = checkpoint.load(clip_checkpoint)
     for name, samples in real_samples(loaded).items():
-        assert litert_models.litert_error(tmp_path / f"{name}.tflite", samples) < 1e-5
-    files = {entry["path"] for entry in json.loads((tmp_path / "export.json").read_text())["litert"]["files"]}
+        assert litert_models.litert_error(exported_litert / f"{name}.tflite", samples) < 1e-5
+    files = {entry["path"] for entry in json.loads((exported_litert / "export.json").read_text())["litert"]["files"]}
     assert {"denoiser.tflite", "decoder.tflite", "text_encoder.tflite"} <= files
 
 
