@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: three format_number, with units, and never more exact than they are."""
+"""Numbers as a reader wants them: three digits, with units, and never more exact than they are."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""MultiProcessSession that load and time one workload each, and the pool that runs them."""
+"""Processes that load and time one workload each, and the pool that runs them."""
