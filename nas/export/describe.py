@@ -1,4 +1,4 @@
-"""Build the description of an exported checkpoint for apps, see `nas.export.app`."""
+"""Build the description of an exported checkpoint for apps, see `nas.exported.app`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from nas.checkpoint import Checkpoint
 from nas.costs.clip_summary import FPS
 from nas.export import parts
-from nas.export.app import App, Clip, Decoding, Latents, Model, Port, Prompt
 from nas.export.parts import Part
 from nas.export.schedule import sampling
+from nas.exported.app import App, Clip, Decoding, Latents, Model, Port, Prompt
 from nas.models.text_encoder import EMPTY, PromptEncoder
 
 MAX_PACKAGE_MB = 1000

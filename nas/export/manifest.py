@@ -1,23 +1,19 @@
-"""Read and write `export.json`: files of an export folder with sizes and hashes, and the predicted cost of a clip."""
+"""Write `export.json`: files of an export folder with sizes and hashes, and the predicted cost of a clip."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nas
 from nas.checkpoint import Checkpoint
-from nas.config import build
 from nas.costs import CostModel, LookupTable
 from nas.costs.clip_summary import clip_summary
 from nas.costs.sources import join_sources
-from nas.errors import ConfigError
-from nas.export.app import SCHEMA_VERSION, App, File, Manifest
+from nas.exported.app import SCHEMA_VERSION, App, File, Manifest
+from nas.exported.manifest import MANIFEST, sha256
 from nas.files import read_json, write_json
-
-MANIFEST = "export.json"
 
 
 def cost_model(checkpoint: Checkpoint, table: LookupTable) -> CostModel:
@@ -103,24 +99,6 @@ def record(
     return write_json(path, {**entries, "schema_version": SCHEMA_VERSION, name: asdict(entry)})
 
 
-def read(folder: str | Path, name: str) -> Manifest:
-    """Read the entry of format `name` in an export folder's manifest.
-
-    Raises:
-        ConfigError: `export.json` is missing, has another schema version, or has no entry of the format.
-    """
-    path = Path(folder) / MANIFEST
-    entries = read_json(path, "export manifest", dict)
-    version = entries.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ConfigError(f"{path}: schema_version: expected {SCHEMA_VERSION}, not {version}; export it again")
-    if name not in entries:
-        raise ConfigError(
-            f"{path}: has no entry for format {name}; run 'nas export --format {name}' with this folder as --out"
-        )
-    return build(Manifest, entries[name], str(path), name, ignore_unknown=True)
-
-
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """Identify the exported model: its search space, architecture, weights and sampling settings."""
     info = checkpoint.info
@@ -136,9 +114,3 @@ def identity(checkpoint: Checkpoint) -> dict[str, Any]:
         "architecture": checkpoint.architecture.choices,
         "weights_sha256": sha256(checkpoint.folder / "denoiser.safetensors"),
     }
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ import torch
 from nas.checkpoint import Checkpoint
 from nas.diffusion.predictions import Objective, get_objective, model_input, to_velocity
 from nas.diffusion.schedules import resolution_shift, sampling_schedule, scale_noise
-from nas.export.app import Sampling, Step
+from nas.exported.app import Sampling, Step
 
 
 def sampling(checkpoint: Checkpoint) -> Sampling:

@@ -140,7 +140,7 @@ def test_palette_of_normal_weights_is_nearly_optimal(bits, count):
 def test_manifest_has_everything_an_app_needs(exported, loaded):
     import jsonschema
 
-    from nas.export import manifest, schema
+    from nas.exported import manifest, schema
 
     contents = json.loads((exported / "export.json").read_text())
     jsonschema.validate(contents, json.loads(schema.SCHEMA.read_text()))
@@ -166,7 +166,7 @@ def test_tokenizer_file_gives_the_encoders_inputs(exported, loaded):
 
 
 def test_shipped_schema_matches_the_data_classes():
-    from nas.export import schema
+    from nas.exported import schema
 
     assert json.loads(schema.SCHEMA.read_text()) == schema.schema()
 

@@ -100,8 +100,8 @@ def resampled(checkpoint: Path, export: Path, out: Path, **info: Any) -> tuple[P
         The checkpoint's and the export's folder.
     """
     from nas import checkpoint as checkpoints
-    from nas.export import manifest
     from nas.export.schedule import sampling
+    from nas.exported import manifest
     from nas.files import read_json, write_json
 
     for source, name in ((checkpoint, "checkpoint"), (export, "export")):

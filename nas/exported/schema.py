@@ -10,7 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from nas.export.app import SCHEMA_VERSION, Manifest
+from nas.exported.app import SCHEMA_VERSION, Manifest
 
 SCHEMA = Path(__file__).with_name("export.schema.json")
 """The shipped schema; a test checks that it equals `schema()`."""
