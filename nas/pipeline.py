@@ -115,7 +115,8 @@ class Pipeline:
             guidance: scale of classifier-free guidance; 1 disables it, which halves the cost. Default: the
                 checkpoint's.
             seed: of the noise.
-            frames: length T; default: as trained. Any length is possible.
+            frames: length T; default: as trained. A longer clip is denoised in overlapping windows of the trained
+                length, see `nas.diffusion.windows`.
             height, width: in pixels; default: as trained.
 
         Raises:
@@ -148,7 +149,8 @@ class Pipeline:
     ) -> np.ndarray:
         """uint8 `(1, T, H, W, C)` for one prompt."""
         denoiser, sampler = self.checkpoint.denoiser, self.checkpoint.info.sampler
-        latents = generate(denoiser, context, empty, shape, steps, guidance, sampler, seed)
+        trained = self.checkpoint.space.latent.frames
+        latents = generate(denoiser, context, empty, shape, steps, guidance, sampler, seed, window=trained)
         parts = []
         for part in decode_chunks(self.checkpoint.autoencoder, latents, self._chunk):
             if not torch.isfinite(part).all():
