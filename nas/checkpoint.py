@@ -4,7 +4,7 @@ The stages `finetune` and `adversarial` write them.
 
 Layout::
 
-    space.yaml             the search space (`SearchSpace.load`) with the clips' fps
+    space.yaml             the search space (`SearchSpace.load`)
     architecture.json      the architecture (`Architecture.load`)
     denoiser.safetensors   weights of `nas.models.build(space, architecture)`, averaged over training (EMA)
     decoder.safetensors    weights of `nas.models.Autoencoder(VAEConfig)`: encoder and decoder
@@ -21,7 +21,7 @@ To generate clips, encode captions with `nas.models.text_encoder.PromptEncoder(s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,7 @@ from nas.models import diffusers_checkpoint as diffusers
 from nas.models.pretrained_files import WeightFiles
 from nas.models.safetensors_io import load_into
 from nas.ranges import check_range
-from nas.spaces import DEFAULT_FPS, Architecture, Clip, SearchSpace
-from nas.spaces.clip import check_fps
+from nas.spaces import Architecture, SearchSpace
 
 STAGE_ORDER = ("decoder", "distill", "supernet", "finetune", "adversarial")
 """The training stages in the order in which they run; each starts from the one before it."""
@@ -108,11 +107,6 @@ class Checkpoint:
     autoencoder: Autoencoder
     info: CheckpointInfo
 
-    @property
-    def clip(self) -> Clip:
-        """Frames, fps, height and width of a clip; fps is that of the training data (`DEFAULT_FPS` if it is unknown)."""
-        return Clip.of(self.space.latent, self.autoencoder.config, self.space.clip.fps)
-
 
 def save(
     folder: str | Path,
@@ -126,13 +120,12 @@ def save(
 
     Args:
         denoiser: state dict of the denoiser.
-        decoder: folder of the stage `decoder` or of prepared data, with decoder.safetensors and decoder.json, which are
-            copied, and data.json, which gives the fps.
+        decoder: folder with decoder.safetensors and decoder.json, which are copied.
     """
     folder, decoder = Path(folder), Path(decoder)
     if not distributed.is_main():
         return folder
-    replace(space, fps=data_fps(decoder, space.clip.fps)).save(folder / "space.yaml")
+    space.save(folder / "space.yaml")
     architecture.save(folder / "architecture.json")
     safetensors_io.save(folder / "denoiser.safetensors", denoiser)
     save_autoencoder(folder, load_autoencoder(decoder))
@@ -178,21 +171,6 @@ def load(folder: str | Path) -> Checkpoint:
     return Checkpoint(
         folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
     )
-
-
-def data_fps(decoder: str | Path, default: float = DEFAULT_FPS) -> float:
-    """Frames per second of the clips that a `decoder` stage or `nas prepare` encoded; `default` if it is not recorded.
-
-    Versions before clips recorded it in `data.json` only of prepared data, but always in `stage.json`.
-    """
-    for name, key in (("data.json", None), ("stage.json", "config")):
-        path = Path(decoder) / name
-        values = read_json(path, "data", dict) if path.exists() else {}
-        fps = (values.get(key) or {} if key else values).get("fps")
-        if fps is not None:
-            check_fps(fps, f"{path}: fps")
-            return float(fps)
-    return default
 
 
 def prediction(denoiser: Denoiser) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Clips:
 
     frames: np.ndarray
     prompts: tuple[str, ...]
-    fps: float
+    fps: float = video_writer.FPS
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -115,8 +115,7 @@ class Pipeline:
             guidance: scale of classifier-free guidance; 1 disables it, which halves the cost. Default: the
                 checkpoint's.
             seed: of the noise.
-            frames: length in frames, 1 + a multiple of the autoencoder's temporal compression; default: as trained. A
-                longer clip is denoised in overlapping windows of the trained length, see `nas.diffusion.windows`.
+            frames: length T; default: as trained. Any length is possible.
             height, width: in pixels; default: as trained.
 
         Raises:
@@ -142,15 +141,14 @@ class Pipeline:
             if not lacks_memory(error):
                 raise
             raise ConfigError("frames, height, width: not enough memory for this clip; reduce them") from None
-        return Clips(np.concatenate(clips), prompts, self.checkpoint.clip.fps)
+        return Clips(np.concatenate(clips), prompts)
 
     def _clip(
         self, context: Tensor, empty: Tensor, shape: tuple[int, int, int, int], steps: int, guidance: float, seed: int
     ) -> np.ndarray:
         """uint8 `(1, T, H, W, C)` for one prompt."""
         denoiser, sampler = self.checkpoint.denoiser, self.checkpoint.info.sampler
-        trained = self.checkpoint.space.latent.frames
-        latents = generate(denoiser, context, empty, shape, steps, guidance, sampler, seed, window=trained)
+        latents = generate(denoiser, context, empty, shape, steps, guidance, sampler, seed)
         parts = []
         for part in decode_chunks(self.checkpoint.autoencoder, latents, self._chunk):
             if not torch.isfinite(part).all():
@@ -185,14 +183,8 @@ class Pipeline:
                 nearest = max(1, round(pixels / self._multiple)) * self._multiple
                 raise ConfigError(f"{name}: {pixels} is not a multiple of {self._multiple}; try {nearest}")
             in_latents.append(pixels // factor)
-        vae = self.checkpoint.autoencoder.config
-        length = latent.frames if frames is None else vae.latent_frames(_at_least_one(frames, "frames"))
-        if frames is not None and vae.pixel_frames(length) != frames:
-            raise ConfigError(
-                f"frames: {frames} is not 1 + a multiple of {vae.temporal_compression}; "
-                f"try {vae.pixel_frames(length - 1)} or {vae.pixel_frames(length)}"
-            )
-        pixels = vae.pixel_frames(length) * in_latents[0] * in_latents[1] * factor**2
+        length = latent.frames if frames is None else _at_least_one(frames, "frames")
+        pixels = length * in_latents[0] * in_latents[1] * factor**2
         if pixels > MAX_PIXELS:
             raise ConfigError(f"frames, height, width: {pixels:.3g} pixels are too many for one clip; reduce them")
         return latent.channels, length, in_latents[0], in_latents[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 
 import click
 
@@ -32,8 +31,7 @@ def train(stage: str, config: str, out: str, workers: int, data: str | None) -> 
     from nas.training.recipe import train as train_stage
 
     result = train_stage(stage, config, out, workers, data)
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun has started
-        print(f"{result.folder}: {json.dumps(result.metrics)}")
+    print(f"{result.folder}: {json.dumps(result.metrics)}")
 
 
 @click.command(

@@ -5,20 +5,33 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
 from nas.errors import ConfigError, suggestion
 from nas.files import write_atomic
-from nas.spaces.clip import check_fps
 
+FPS = 8.0
+MIN_FPS, MAX_FPS = 0.01, 1000.0
+"""Frame rates at which clips can be read and written."""
 GIF_MIN_DELAY = 2
 """Hundredths of a second: browsers replace shorter delays by ten."""
 BT_709, LIMITED = 1, 1
 """Code of BT.709 in ITU-T H.273, and FFmpeg's code of the range from 16 to 235."""
 SHORT_SIDE = 256
 """Least number of pixels of the shorter side of an enlarged clip."""
+
+
+def check_fps(fps: float) -> None:
+    """Check a frame rate.
+
+    Raises:
+        ConfigError: it is not a number from `MIN_FPS` to `MAX_FPS`.
+    """
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:
+        raise ConfigError(f"fps: must be positive, from {MIN_FPS:g} to {MAX_FPS:g}, not {fps}")
 
 
 def to_uint8(clips: np.ndarray) -> np.ndarray:
@@ -48,12 +61,11 @@ def enlarge(frames: np.ndarray) -> np.ndarray:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def save(path: str | Path, frames: np.ndarray, fps: float) -> Path:
+def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
     """Write one clip at its own size: `.mp4`, `.gif`, or, without a suffix, a folder of `0000.png`, ...
 
     Args:
         frames: uint8 `(T, H, W, C)`. An MP4 has even sides: an odd one is padded by a row or column.
-        fps: frames per second.
 
     MP4 files are tagged BT.709, limited range. GIF delays are hundredths of a second, at least two in players: frames are
     dropped if that is needed to keep the length of the clip.
