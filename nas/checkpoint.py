@@ -4,7 +4,7 @@ The stages `finetune` and `adversarial` write them.
 
 Layout::
 
-    space.yaml             the search space (`SearchSpace.load`)
+    space.yaml             the search space (`SearchSpace.load`) with the clips' fps
     architecture.json      the architecture (`Architecture.load`)
     denoiser.safetensors   weights of `nas.models.build(space, architecture)`, averaged over training (EMA)
     decoder.safetensors    weights of `nas.models.Autoencoder(VAEConfig)`: encoder and decoder
@@ -21,7 +21,7 @@ To generate clips, encode captions with `nas.models.text_encoder.PromptEncoder(s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,16 @@ import nas
 from nas import distributed
 from nas.config import build as build_config
 from nas.diffusion.predictions import Objective, Prediction, get_objective
-from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, SAMPLERS, Sampler
+from nas.diffusion.sampling import MAX_SAMPLING_STEPS, SAMPLERS, Sampler
 from nas.errors import ConfigError, suggestion
 from nas.files import read_json, short_hash, write_json
 from nas.models import Autoencoder, Denoiser, VAEConfig, build, pretrained_files, safetensors_io
 from nas.models import diffusers_checkpoint as diffusers
 from nas.models.pretrained_files import WeightFiles
 from nas.models.safetensors_io import load_into
-from nas.ranges import check_range
-from nas.spaces import Architecture, SearchSpace
+from nas.ranges import MAX_GUIDANCE, check_range
+from nas.spaces import DEFAULT_FPS, Architecture, Clip, SearchSpace
+from nas.spaces.clip import check_fps
 
 STAGE_ORDER = ("decoder", "distill", "supernet", "finetune", "adversarial")
 """The training stages in the order in which they run; each starts from the one before it."""
@@ -107,6 +108,11 @@ class Checkpoint:
     autoencoder: Autoencoder
     info: CheckpointInfo
 
+    @property
+    def clip(self) -> Clip:
+        """Frames, fps, height and width of a clip; fps is that of the training data (`DEFAULT_FPS` if it is unknown)."""
+        return Clip.of(self.space.latent, self.autoencoder.config, self.space.clip.fps)
+
 
 def save(
     folder: str | Path,
@@ -120,12 +126,13 @@ def save(
 
     Args:
         denoiser: state dict of the denoiser.
-        decoder: folder with decoder.safetensors and decoder.json, which are copied.
+        decoder: folder of the stage `decoder` or of prepared data, with decoder.safetensors and decoder.json, which are
+            copied, and data.json, which gives the fps.
     """
     folder, decoder = Path(folder), Path(decoder)
     if not distributed.is_main():
         return folder
-    space.save(folder / "space.yaml")
+    replace(space, fps=data_fps(decoder, space.clip.fps)).save(folder / "space.yaml")
     architecture.save(folder / "architecture.json")
     safetensors_io.save(folder / "denoiser.safetensors", denoiser)
     save_autoencoder(folder, load_autoencoder(decoder))
@@ -158,6 +165,8 @@ def load(folder: str | Path) -> Checkpoint:
             if newest
             else "give the folder of a finished finetune or adversarial stage"
         )
+        if (folder / "export.json").exists():
+            stage = f"it is an export folder: run it with 'nas generate --runtime litert {folder}'"
         raise ConfigError(f"{folder}: contains no checkpoint.json; {stage}")
     info = build_config(
         CheckpointInfo, read_json(folder / "checkpoint.json", "checkpoint"), f"{folder}/checkpoint.json"
@@ -171,6 +180,21 @@ def load(folder: str | Path) -> Checkpoint:
     return Checkpoint(
         folder, space, architecture, denoiser.eval().requires_grad_(False), load_autoencoder(folder), info
     )
+
+
+def data_fps(decoder: str | Path, default: float = DEFAULT_FPS) -> float:
+    """Frames per second of the clips that a `decoder` stage or `nas prepare` encoded; `default` if it is not recorded.
+
+    Versions before clips recorded it in `data.json` only of prepared data, but always in `stage.json`.
+    """
+    for name, key in (("data.json", None), ("stage.json", "config")):
+        path = Path(decoder) / name
+        values = read_json(path, "data", dict) if path.exists() else {}
+        fps = (values.get(key) or {} if key else values).get("fps")
+        if fps is not None:
+            check_fps(fps, f"{path}: fps")
+            return float(fps)
+    return default
 
 
 def prediction(denoiser: Denoiser) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,63 +13,18 @@ from torch import Tensor
 from nas import checkpoint
 from nas.checkpoint import Checkpoint
 from nas.data import video_writer
-from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS, generate
+from nas.data.video_writer import Clips
+from nas.diffusion.sampling import MAX_SAMPLING_STEPS, generate
 from nas.errors import ConfigError, NasError
 from nas.failures import lacks_memory
 from nas.models import decode_chunks
 from nas.models.text_encoder import EMPTY, PromptEncoder
-from nas.ranges import in_range
+from nas.ranges import MAX_GUIDANCE, in_range
 
 CHUNK = 8
 """Latent frames decoded at once, unless the space sets `decoder.frames`; bounds the memory of decoding."""
-MAX_SCALE = 64
 MAX_PIXELS = 1 << 31
 """Most pixels of a clip over all frames; more is taken for a typing error."""
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Generated clips.
-
-    Attributes:
-        frames: uint8 `(N, T, H, W, C)`.
-        prompts: one per clip.
-        fps: frames per second at which `save` writes them.
-    """
-
-    frames: np.ndarray
-    prompts: tuple[str, ...]
-    fps: float = video_writer.FPS
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def save(self, path: str | Path, tiled: bool = False, scale: int = 1) -> list[Path]:
-        """Write each clip at its own size as `.mp4`, `.gif`, or, without a suffix, a folder of PNG.
-
-        One clip goes to `path`, several to `NAME-1.SUFFIX`, `NAME-2.SUFFIX`, ... beside it.
-
-        Args:
-            tiled: write several clips as a grid in one file.
-            scale: factor by which pixels are repeated in height and width, to view small clips.
-
-        Returns:
-            The paths that were written.
-
-        Raises:
-            ConfigError: an unknown suffix, or a path that cannot be written.
-        """
-        in_range(scale, "scale", 1, MAX_SCALE)
-        frames = video_writer.tile(self.frames)[None] if tiled and len(self) > 1 else self.frames
-        frames = frames.repeat(scale, axis=2).repeat(scale, axis=3)
-        paths = numbered(path, len(frames))
-        return [video_writer.save(path, clip, self.fps) for path, clip in zip(paths, frames)]
-
-
-def numbered(path: str | Path, count: int) -> list[Path]:
-    """The path itself for one clip, `NAME-1.SUFFIX`, `NAME-2.SUFFIX`, ... for several."""
-    path = Path(path)
-    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
 
 
 class Pipeline:
@@ -115,7 +69,8 @@ class Pipeline:
             guidance: scale of classifier-free guidance; 1 disables it, which halves the cost. Default: the
                 checkpoint's.
             seed: of the noise.
-            frames: length T; default: as trained. Any length is possible.
+            frames: length in frames, 1 + a multiple of the autoencoder's temporal compression; default: as trained. A
+                longer clip is denoised in overlapping windows of the trained length, see `nas.diffusion.windows`.
             height, width: in pixels; default: as trained.
 
         Raises:
@@ -141,14 +96,15 @@ class Pipeline:
             if not lacks_memory(error):
                 raise
             raise ConfigError("frames, height, width: not enough memory for this clip; reduce them") from None
-        return Clips(np.concatenate(clips), prompts)
+        return Clips(np.concatenate(clips), prompts, self.checkpoint.clip.fps)
 
     def _clip(
         self, context: Tensor, empty: Tensor, shape: tuple[int, int, int, int], steps: int, guidance: float, seed: int
     ) -> np.ndarray:
         """uint8 `(1, T, H, W, C)` for one prompt."""
         denoiser, sampler = self.checkpoint.denoiser, self.checkpoint.info.sampler
-        latents = generate(denoiser, context, empty, shape, steps, guidance, sampler, seed)
+        trained = self.checkpoint.space.latent.frames
+        latents = generate(denoiser, context, empty, shape, steps, guidance, sampler, seed, window=trained)
         parts = []
         for part in decode_chunks(self.checkpoint.autoencoder, latents, self._chunk):
             if not torch.isfinite(part).all():
@@ -183,8 +139,14 @@ class Pipeline:
                 nearest = max(1, round(pixels / self._multiple)) * self._multiple
                 raise ConfigError(f"{name}: {pixels} is not a multiple of {self._multiple}; try {nearest}")
             in_latents.append(pixels // factor)
-        length = latent.frames if frames is None else _at_least_one(frames, "frames")
-        pixels = length * in_latents[0] * in_latents[1] * factor**2
+        vae = self.checkpoint.autoencoder.config
+        length = latent.frames if frames is None else vae.latent_frames(_at_least_one(frames, "frames"))
+        if frames is not None and vae.pixel_frames(length) != frames:
+            raise ConfigError(
+                f"frames: {frames} is not 1 + a multiple of {vae.temporal_compression}; "
+                f"try {vae.pixel_frames(length - 1)} or {vae.pixel_frames(length)}"
+            )
+        pixels = vae.pixel_frames(length) * in_latents[0] * in_latents[1] * factor**2
         if pixels > MAX_PIXELS:
             raise ConfigError(f"frames, height, width: {pixels:.3g} pixels are too many for one clip; reduce them")
         return latent.channels, length, in_latents[0], in_latents[1]

@@ -9,6 +9,9 @@ from typing import Any
 
 from nas.errors import ConfigError, shown
 
+MAX_GUIDANCE = 1000.0
+"""Largest scale of classifier-free guidance."""
+
 
 @dataclass(frozen=True)
 class Range:

@@ -23,6 +23,7 @@ LAYERS = {
         "caches",
         "web_libraries",
         "local_server",
+        "process_memory",
     ),
     1: ("spaces",),
     2: ("costs",),

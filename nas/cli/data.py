@@ -35,7 +35,7 @@ from nas.cli.command import COUNT, PATH, Command, option, space_option
     type=PATH,
     help="output folder, used in place of a decoder stage's; resumes",
 )
-@option("--fps", type=float, default=8.0, help="frames per second of the clips")
+@option("--fps", type=float, help="frames per second of the clips  [default: the search space's]")
 @option("--buckets", is_flag=True, help="group clips by aspect ratio and length instead of one size for all")
 @option("--videos", type=COUNT, metavar="N", help="use at most N clips")
 @option("--images", type=COUNT, metavar="N", help="use at most N images")
@@ -45,7 +45,7 @@ def prepare(
     space: str,
     decoder: str,
     out: str,
-    fps: float,
+    fps: float | None,
     buckets: bool,
     videos: int | None,
     images: int | None,

@@ -27,8 +27,11 @@ from nas.errors import TableError
 @option("--arch", required=True, metavar="A.json", type=PATH, help="an architecture, as 'nas search --out' writes it")
 @json_option
 def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
+    from dataclasses import asdict
+
     import pandas as pd
 
+    from nas.costs.clip_summary import clip_summary
     from nas.costs.sources import join_sources
 
     architecture = load_architecture(arch, space)
@@ -43,7 +46,8 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     if as_json:
         numbers = {name: getattr(found, name) for name in ("latency_ms", "memory_mb", "params", "generation_s")}
         tables = {"slots": found.breakdown.to_dict("records"), "generation": parts.to_dict("records")}
-        print_json({**numbers, "sources": model.sources, **tables})
+        clip = model.space.clip and {**asdict(model.space.clip), "seconds": model.space.clip.seconds}
+        print_json({**numbers, "clip": clip, "sources": model.sources, **tables})
         return
     shown = found.breakdown.assign(params=found.breakdown["params"].map("{:,}".format)).rename(columns={"slot": ""})
     print(shown.to_string(index=False, float_format="{:.3f}".format))
@@ -64,6 +68,7 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
         return
     shares = [f"{part.part} {part.runs} x {part.latency_ms:.3f} ms ({part.source})" for part in parts.itertuples()]
     print(f"generation {found.generation_s:10.3f} s    {' + '.join(shares)}")
+    print(clip_summary(model, architecture))
 
 
 @click.command(

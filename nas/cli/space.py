@@ -18,6 +18,8 @@ def space() -> None:
 @click.argument("name", metavar="S", type=SPACE)
 @json_option
 def show(name: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
     import pandas as pd
 
     from nas.spaces import SearchSpace
@@ -29,15 +31,22 @@ def show(name: str, as_json: bool) -> None:
         shapes = [getattr(loaded.workload(slot, choice), "shape", None) for choice in choices]
         shape = next((shape for shape in shapes if shape), None)
         rows.append({"slot": slot, "site": loaded.site_name(slot), "shape": shape, "choices": list(choices)})
-    clip = loaded.latent and {name: getattr(loaded.latent, name) for name in ("channels", "frames", "height", "width")}
+    latent = loaded.latent and {
+        name: getattr(loaded.latent, name) for name in ("channels", "frames", "height", "width")
+    }
     if as_json:
-        numbers = {"name": loaded.name, "hash": loaded.hash, "architectures": loaded.size, "latent": clip}
+        numbers = {"name": loaded.name, "hash": loaded.hash, "architectures": loaded.size, "latent": latent}
+        numbers["clip"] = loaded.clip and {**asdict(loaded.clip), "seconds": loaded.clip.seconds}
         print_json({**numbers, "operators": operators, "slots": rows})
         return
     size = f"{loaded.size:,}" if loaded.size < 10**12 else f"{loaded.size:.3g}"
     print(f"{loaded.name} ({loaded.hash}): {len(rows)} slots, {size} combinations of choices")
-    if clip:
-        channels, frames, height, width = clip.values()
+    if latent:
+        channels, frames, height, width = latent.values()
+        print(
+            f"clip: {loaded.clip.seconds:.3g} s, {loaded.clip.frames} frames at {loaded.clip.fps:g} fps, "
+            f"{loaded.clip.height}x{loaded.clip.width}"
+        )
         print(f"latent: {channels} channels, {frames} frames, {height}x{width}; batch {loaded.batch}, {loaded.dtype}")
     if loaded.backbone is not None:
         print(f"backbone: channels {', '.join(map(str, loaded.backbone.channels))}")

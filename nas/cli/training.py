@@ -1,13 +1,17 @@
-"""Commands that train a stage, and that generate clips with what was trained."""
+"""Commands that train a stage, and that generate clips with what was trained or exported."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any
 
 import click
 
-from nas.cli.command import COUNT, PATH, TEXT, Command, RepeatableOption, option
+from nas.cli.command import COUNT, PATH, TEXT, Command, RepeatableOption, json_option, option, print_json
+from nas.errors import ConfigError
+
+EAGER = "eager"
 
 
 @click.command(
@@ -36,10 +40,17 @@ def train(stage: str, config: str, out: str, workers: int, data: str | None) -> 
 
 @click.command(
     cls=Command,
-    help="generate clips from text",
+    help="generate clips from text, with a checkpoint or with an export folder",
     example="nas generate --checkpoint runs/demo/checkpoints/adversarial --prompt 'the digit three moves left' --out three.gif",
 )
-@option("--checkpoint", required=True, metavar="DIR", type=PATH, help="a finished stage's folder")
+@click.argument("export_dir", metavar="[EXPORT_DIR]", required=False, type=PATH)
+@option("--checkpoint", metavar="DIR", type=PATH, help="a finished stage's folder, for --runtime eager")
+@option(
+    "--runtime",
+    default=EAGER,
+    type=click.Choice([EAGER, "litert", "coreml"]),
+    help="eager runs a checkpoint; litert, and coreml on a Mac, an export folder",
+)
 @option(
     "--prompt",
     "prompts",
@@ -52,23 +63,71 @@ def train(stage: str, config: str, out: str, workers: int, data: str | None) -> 
 @option("--out", required=True, metavar="V.mp4", type=PATH, help="a .mp4 or .gif file, or a folder for PNG frames")
 @option("--tile", is_flag=True, help="put several clips side by side in one file")
 @option("--scale", type=COUNT, default=1, metavar="N", help="repeat each pixel N times, for small clips")
-@option("--steps", type=COUNT, metavar="N", help="denoising steps  [default: as trained]")
+@option("--steps", type=COUNT, metavar="N", help="denoising steps; fixed in an export  [default: as trained]")
 @option("--guidance", type=float, metavar="G", help="classifier-free guidance scale")
-@option("--frames", type=COUNT, metavar="N", help="length of the clip  [default: as trained]")
-@option("--height", type=COUNT, metavar="N", help="in pixels  [default: as trained]")
-@option("--width", type=COUNT, metavar="N", help="in pixels  [default: as trained]")
+@option("--frames", type=COUNT, metavar="N", help="length of the clip; fixed in an export  [default: as trained]")
+@option("--height", type=COUNT, metavar="N", help="in pixels; fixed in an export  [default: as trained]")
+@option("--width", type=COUNT, metavar="N", help="in pixels; fixed in an export  [default: as trained]")
 @option("--seed", type=int, default=0, metavar="N", help="of the initial noise")
+@option("--threads", type=COUNT, metavar="N", help="litert: CPU threads  [default: 1]")
+@option("--compute-unit", type=click.Choice(["all", "cpu", "cpu+gpu", "cpu+ne"]), help="coreml  [default: all]")
+@json_option
 def generate(
-    checkpoint: str, prompts: tuple[str, ...], out: str, tile: bool, scale: int, **options: int | float | None
+    export_dir: str | None,
+    checkpoint: str | None,
+    runtime: str,
+    prompts: tuple[str, ...],
+    out: str,
+    tile: bool,
+    scale: int,
+    threads: int | None,
+    compute_unit: str | None,
+    as_json: bool,
+    **options: int | float | None,
 ) -> None:
-    from nas.data.video_writer import check_suffix
+    from nas.data.video_writer import check_suffix, numbered
     from nas.locks import output_lock
-    from nas.pipeline import Pipeline, numbered
 
+    _check_source(runtime, checkpoint, export_dir)
+    given = {"threads": (threads, "litert"), "compute_unit": (compute_unit, "coreml")}
+    wrong = next((n for n, (value, owner) in given.items() if value is not None and owner != runtime), None)
+    if wrong:
+        raise ConfigError(f"--{wrong.replace('_', '-')} belongs to --runtime {given[wrong][1]}, not '{runtime}'")
     with contextlib.ExitStack() as locks:  # an output that cannot be written is refused before any work
         for path in numbered(out, 1 if tile else len(prompts)):
             check_suffix(path)
             locks.enter_context(output_lock(path, folder=not path.suffix))
-        clips = Pipeline.from_pretrained(checkpoint)(list(prompts), **options)
-        for path in clips.save(out, tile, scale):
-            print(path)
+        pipeline: Any
+        if checkpoint is not None:
+            from nas.pipeline import Pipeline
+
+            pipeline = Pipeline.from_pretrained(checkpoint)
+        else:
+            from nas.exported.pipeline import ExportedPipeline
+
+            settings = {name: value for name, (value, _) in given.items() if value is not None}
+            pipeline = ExportedPipeline(export_dir or "", runtime, **settings)
+        paths = pipeline(list(prompts), **options).save(out, tile, scale)
+        report = getattr(pipeline, "report", None)
+    if as_json:
+        print_json({"runtime": runtime, "clips": paths, **({} if report is None else report.to_dict())})
+        return
+    for path in paths:
+        print(path)
+    if report is not None:
+        print(f"\n{report.table()}")
+
+
+def _check_source(runtime: str, checkpoint: str | None, export_dir: str | None) -> None:
+    """Check that there is a checkpoint or an export folder, whichever the runtime runs."""
+    if checkpoint is not None and export_dir is not None:
+        raise ConfigError("give --checkpoint DIR or an export folder, not both")
+    if runtime == EAGER and checkpoint is None:
+        given = f"'{export_dir}': " if export_dir is not None else ""
+        raise ConfigError(
+            f"{given}--runtime eager needs --checkpoint DIR; an export folder needs --runtime litert or coreml"
+        )
+    if runtime != EAGER and export_dir is None:
+        raise ConfigError(
+            f"--runtime {runtime} needs an export folder: nas generate --runtime {runtime} EXPORT_DIR ..."
+        )

@@ -7,12 +7,9 @@ from nas.costs.sources import join_sources
 from nas.errors import TableError
 from nas.spaces import Architecture
 
-FPS = 8
-"""Frames per second at which clips are trained and saved."""
-
 
 def clip_summary(cost: CostModel, arch: Architecture) -> str:
-    """`A 1 s clip (8 frames) in 0.05 s on CHIP (runtime): text encoder ..., 4 x denoiser ..., decoder ...`.
+    """`A 1 s clip (8 frames at 8 fps, 32x32) in 0.05 s on CHIP (runtime): text encoder ..., 4 x denoiser ..., decoder ...`.
 
     Each part says whether its table rows are measured or estimated. Without rows of the text encoder and the decoder,
     the sentence is about the denoiser only and says so.
@@ -37,5 +34,5 @@ def clip_summary(cost: CostModel, arch: Architecture) -> str:
 
 
 def _clip(cost: CostModel) -> str:
-    latent = cost.space.latent
-    return f"A {latent.frames / FPS:.3g} s clip ({latent.frames} frames)" if latent else "A clip"
+    clip = cost.space.clip
+    return f"A {clip}" if clip else "A clip"

@@ -9,33 +9,55 @@ from nas.data.digits import MovingDigits
 from nas.data.folders import VideoFolder
 from nas.data.metadata import READERS
 from nas.data.source import Source
-from nas.data.video_writer import FPS, check_fps
 from nas.data.webdataset import WebDataset
 from nas.errors import ConfigError
-from nas.spaces import SearchSpace
+from nas.spaces import SearchSpace, VAEConfig
+from nas.spaces.clip import check_fps
+
+
+def clip_fps(space: SearchSpace, fps: float | None) -> float:
+    """Frames per second of a data set's clips: the space's, or `fps` if the space states none.
+
+    Raises:
+        ConfigError: `fps` is out of range, or not what the space states.
+    """
+    if fps is None:
+        return space.clip.fps
+    check_fps(fps)
+    if space.fps not in (None, fps):
+        raise ConfigError(
+            f"fps: {fps:g} is not what the search space '{space.name}' states, clip.fps: {space.fps:g}, which its costs "
+            "are about; remove one of the two, or use a copy of the space with another"
+        )
+    return float(fps)
 
 
 def load_source(
-    data: str, split: str, space: SearchSpace, downsampling: int, fps: float = FPS, buckets: bool = False
+    data: str,
+    split: str,
+    space: SearchSpace,
+    autoencoder: VAEConfig,
+    fps: float | None = None,
+    buckets: bool = False,
 ) -> Source:
     """The `train` or `test` split of a data set.
 
     Args:
         data: `digits`, or a folder of files (`nas.data.folders`) or of tar shards (`nas.data.webdataset`).
         space: clips have the size of its latents, or of its buckets; digits have as many frames.
-        downsampling: pixels per latent, in height and in width.
-        fps: frames per second that the clips of a folder are resampled to.
+        autoencoder: its compression gives the size of a clip.
+        fps: frames per second that the clips of a folder are resampled to; None: those of the space's clip.
         buckets: resize each clip of a folder to the nearest bucket instead of all clips to one size.
 
     Raises:
-        ConfigError: the data set does not exist, or has no clip of this split.
+        ConfigError: the data set does not exist, or has no clip of this split, or `fps` is not the space's.
         MissingDependency: the package with the data is not installed.
     """
-    check_fps(fps)
+    fps = clip_fps(space, fps)
     if data == "digits":
-        source = MovingDigits(split, space.latent.frames)
+        source = MovingDigits(split, autoencoder.pixel_frames(space.latent.frames))
     elif Path(data).is_dir():
-        bucket_sizes = sizes(space.latent, len(space.backbone.channels), downsampling, buckets)
+        bucket_sizes = sizes(space.latent, len(space.backbone.channels), autoencoder, buckets)
         source = (WebDataset if _has_shards(Path(data), split) else VideoFolder)(data, split, bucket_sizes, fps)
     else:
         raise ConfigError(f"data: '{data}' is neither 'digits' nor a folder")
@@ -51,4 +73,4 @@ def _has_shards(folder: Path, split: str) -> bool:
     return any(folder.glob("*.tar*")) and not any((folder / name).exists() for name in READERS)
 
 
-__all__ = ["FPS", "load_source"]
+__all__ = ["clip_fps", "load_source"]

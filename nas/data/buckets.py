@@ -1,7 +1,7 @@
 """Aspect-ratio and length buckets: the sizes that clips are resized to, so that little of them is cropped.
 
 Aspect ratios follow NovelAI (2022): sizes of about equal area, each side divisible by the downsampling of the network.
-Lengths are the search space's, a half of it, a quarter, and so on. No bucket costs more than the space's own size.
+Lengths are the search space's, a half of its latent frames, a quarter, and so on. No bucket costs more than the space's own size.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nas.spaces import Latent
+from nas.spaces import Latent, VAEConfig
 
 MAX_ASPECT_RATIO = 2.0
 """Largest ratio of a bucket's longer side to its shorter one, unless the space's own is larger."""
 MIN_SPACING = 1.15
 """Aspect ratios of two buckets differ by at least this factor: closer ones would only split the data."""
 MIN_FRAMES = 2
-"""Frames of the shortest bucket of clips."""
+"""Latent frames of the shortest bucket of clips."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,16 @@ class Size:
         return self.width / self.height
 
 
-def sizes(latent: Latent, levels: int, downsampling: int, multiple: bool = True) -> tuple[Size, ...]:
+def sizes(latent: Latent, levels: int, autoencoder: VAEConfig, multiple: bool = True) -> tuple[Size, ...]:
     """The buckets of a search space; its own size comes first.
 
     Args:
         levels: resolution levels of the backbone, which halves latents `levels - 1` times.
-        downsampling: pixels per latent, in height and in width.
+        autoencoder: its compression relates latents to clips.
         multiple: False for only the space's own size.
     """
-    own = Size(latent.frames, latent.height * downsampling, latent.width * downsampling)
+    downsampling = autoencoder.downsampling
+    own = Size(autoencoder.pixel_frames(latent.frames), latent.height * downsampling, latent.width * downsampling)
     if not multiple:
         return (own,)
     step = 2 ** (levels - 1)
@@ -56,7 +57,9 @@ def sizes(latent: Latent, levels: int, downsampling: int, multiple: bool = True)
     lengths = [latent.frames]
     while lengths[-1] // 2 >= MIN_FRAMES:
         lengths.append(lengths[-1] // 2)
-    return tuple(Size(frames, height, width) for height, width in shapes for frames in lengths)
+    return tuple(
+        Size(autoencoder.pixel_frames(frames), height, width) for height, width in shapes for frames in lengths
+    )
 
 
 def choose(buckets: Iterable[Size], ratio: float, frames: float) -> Size:

@@ -44,7 +44,7 @@ class VideoFolder(FileSource):
         ConfigError: there is no metadata file, or none of its rows has a file name and a caption.
     """
 
-    def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
+    def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float) -> None:
         folder = Path(folder)
         super().__init__(folder, buckets, fps)
         has_splits = (folder / split).is_dir()

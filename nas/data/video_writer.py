@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
 from nas.errors import ConfigError, suggestion
 from nas.files import write_atomic
+from nas.ranges import in_range
+from nas.spaces.clip import check_fps
 
-FPS = 8.0
-MIN_FPS, MAX_FPS = 0.01, 1000.0
-"""Frame rates at which clips can be read and written."""
+MAX_SCALE = 64
 GIF_MIN_DELAY = 2
 """Hundredths of a second: browsers replace shorter delays by ten."""
 BT_709, LIMITED = 1, 1
@@ -24,14 +24,49 @@ SHORT_SIDE = 256
 """Least number of pixels of the shorter side of an enlarged clip."""
 
 
-def check_fps(fps: float) -> None:
-    """Check a frame rate.
+@dataclass(frozen=True)
+class Clips:
+    """Generated clips.
 
-    Raises:
-        ConfigError: it is not a number from `MIN_FPS` to `MAX_FPS`.
+    Attributes:
+        frames: uint8 `(N, T, H, W, C)`.
+        prompts: one per clip.
+        fps: frames per second at which `save` writes them.
     """
-    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:
-        raise ConfigError(f"fps: must be positive, from {MIN_FPS:g} to {MAX_FPS:g}, not {fps}")
+
+    frames: np.ndarray
+    prompts: tuple[str, ...]
+    fps: float
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def save(self, path: str | Path, tiled: bool = False, scale: int = 1) -> list[Path]:
+        """Write each clip at its own size as `.mp4`, `.gif`, or, without a suffix, a folder of PNG.
+
+        One clip goes to `path`, several to `NAME-1.SUFFIX`, `NAME-2.SUFFIX`, ... beside it.
+
+        Args:
+            tiled: write several clips as a grid in one file.
+            scale: factor by which pixels are repeated in height and width, to view small clips.
+
+        Returns:
+            The paths that were written.
+
+        Raises:
+            ConfigError: an unknown suffix, or a path that cannot be written.
+        """
+        in_range(scale, "scale", 1, MAX_SCALE)
+        frames = tile(self.frames)[None] if tiled and len(self) > 1 else self.frames
+        frames = frames.repeat(scale, axis=2).repeat(scale, axis=3)
+        paths = numbered(path, len(frames))
+        return [save(path, clip, self.fps) for path, clip in zip(paths, frames)]
+
+
+def numbered(path: str | Path, count: int) -> list[Path]:
+    """The path itself for one clip, `NAME-1.SUFFIX`, `NAME-2.SUFFIX`, ... for several."""
+    path = Path(path)
+    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
 
 
 def to_uint8(clips: np.ndarray) -> np.ndarray:
@@ -61,11 +96,12 @@ def enlarge(frames: np.ndarray) -> np.ndarray:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def save(path: str | Path, frames: np.ndarray, fps: float = FPS) -> Path:
+def save(path: str | Path, frames: np.ndarray, fps: float) -> Path:
     """Write one clip at its own size: `.mp4`, `.gif`, or, without a suffix, a folder of `0000.png`, ...
 
     Args:
         frames: uint8 `(T, H, W, C)`. An MP4 has even sides: an odd one is padded by a row or column.
+        fps: frames per second.
 
     MP4 files are tagged BT.709, limited range. GIF delays are hundredths of a second, at least two in players: frames are
     dropped if that is needed to keep the length of the clip.

@@ -57,7 +57,7 @@ class WebDataset(FileSource):
         ConfigError: there are no shards, or they are compressed, which prevents random access.
     """
 
-    def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float = 8.0) -> None:
+    def __init__(self, folder: str | Path, split: str, buckets: Sequence[Size], fps: float) -> None:
         folder = Path(folder)
         super().__init__(folder, buckets, fps)
         has_splits = (folder / split).is_dir()

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from nas.diffusion.predictions import Velocity, add_noise, guided_velocity_fn, predict_x0
 from nas.diffusion.schedules import sampling_schedule, scale_noise
 from nas.diffusion.seeding import generator
+from nas.diffusion.windows import windowed
 
 Sampler = Literal["euler", "renoise"]
 SAMPLERS = get_args(Sampler)
-MAX_SAMPLING_STEPS, MAX_GUIDANCE = 1000, 1000.0
-"""Upper limits: as many denoising steps as Stable Diffusion has timesteps, and the largest guidance scale."""
+MAX_SAMPLING_STEPS = 1000
+"""As many denoising steps as Stable Diffusion has timesteps."""
 
 
 @torch.no_grad()
@@ -52,6 +53,7 @@ def generate(
     sampler: Sampler = "euler",
     seed: int = 0,
     batch: int = 40,
+    window: int | None = None,
 ) -> Tensor:
     """Latents `(B, C, T, h, w)` on the CPU; with `euler` clip i depends only on the seed, i and its own context.
 
@@ -59,6 +61,7 @@ def generate(
         context: `(B, tokens, dim)`, the encoded captions; `empty`: `(1, tokens, dim)`, that of the empty caption.
         shape: `(C, T, h, w)`.
         batch: clips that pass through the denoiser at once.
+        window: latent frames that the denoiser sees at a time, see `nas.diffusion.windows`; default: all.
     """
     noise = torch.stack([torch.randn(shape, generator=generator(seed, i)) for i in range(len(context))])
     schedule, latents = sampling_schedule(denoiser, steps, shape[-2:]), []
@@ -67,6 +70,8 @@ def generate(
     for start in range(0, len(context), batch):
         part = slice(start, start + batch)
         velocity = guided_velocity_fn(denoiser, context[part], empty, guidance)
+        if window is not None:
+            velocity = windowed(velocity, window)
         if sampler == "euler":
             latents.append(sample_euler(velocity, noise[part], schedule))
         else:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def generator(*numbers: int) -> torch.Generator:
     """A CPU generator seeded by all of these whole numbers, such as (seed, step)."""
+    import torch  # here, so that `mixed_seed` can be used without torch
+
+    return torch.Generator().manual_seed(mixed_seed(*numbers))
+
+
+def mixed_seed(*numbers: int) -> int:
+    """A seed below 2^63 from whole numbers such as (seed, step): neighboring ones give unrelated seeds (splitmix64)."""
     mixed = 0
-    for number in numbers:  # splitmix64: neighboring seeds give unrelated sequences
+    for number in numbers:
         mixed = (mixed + number + 0x9E3779B97F4A7C15) % 2**64
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) % 2**64
         mixed ^= mixed >> 31
-    return torch.Generator().manual_seed(mixed % 2**63)
+    return mixed % 2**63

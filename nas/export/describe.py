@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from nas.checkpoint import Checkpoint
-from nas.costs.clip_summary import FPS
 from nas.export import parts
 from nas.export.parts import Part
 from nas.export.schedule import sampling
@@ -48,7 +47,8 @@ def describe(
     exported = (parts.denoiser(checkpoint), parts.decoder(checkpoint), parts.text_encoder(checkpoint))
     models = {part.name: _model(checkpoint, part, files[part.name], out, floats, bits[part.name]) for part in exported}
     shape, vae = checkpoint.space.input_shape(), checkpoint.autoencoder.config
-    clip = Clip(shape[2], FPS, shape[3] * vae.downsampling, shape[4] * vae.downsampling, vae.image_channels)
+    made = checkpoint.clip
+    clip = Clip(made.frames, made.fps, made.height, made.width, vae.image_channels)
     return App(
         models,
         _prompt(checkpoint, out, tokenizer),

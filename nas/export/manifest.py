@@ -56,8 +56,7 @@ def summary(checkpoint: Checkpoint, table: LookupTable | None) -> str:
     """One sentence with the predicted time to generate a clip, see `nas.costs.clip_summary`."""
     if table is not None:
         return clip_summary(cost_model(checkpoint, table), checkpoint.architecture)
-    frames = checkpoint.space.latent.frames
-    return f"A clip of {frames} frames: latency unknown; pass a lookup table of the device to predict it."
+    return f"A {checkpoint.clip}: latency unknown; pass a lookup table of the device to predict it."
 
 
 def record(

@@ -97,7 +97,6 @@ class Prompt:
         empty_ids, empty_mask: the encoder's inputs for the empty prompt.
         empty_context: file of the encoder's output for the empty prompt: little-endian float32 of the denoiser's
             `context` shape.
-        examples: prompts that an app may offer.
     """
 
     kind: str
@@ -108,7 +107,6 @@ class Prompt:
     empty_ids: tuple[int, ...]
     empty_mask: tuple[int, ...]
     empty_context: str
-    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,14 @@ class Decoding:
 
 @dataclass(frozen=True)
 class App:
-    """Everything that an app needs to generate a clip with the exported files."""
+    """Everything that an app needs to generate a clip with the exported files.
+
+    Attributes:
+        models: by name: `text_encoder`, `decoder`, and those listed in `denoiser`.
+        denoiser: names of the models that are the denoiser, run one after the other in each sampling step. An input is
+            one of the denoiser's (`x`, `timestep`, `context`), or the output of that name of an earlier model. The only
+            output of the last model is the prediction.
+    """
 
     models: dict[str, Model]
     prompt: Prompt
@@ -180,6 +185,7 @@ class App:
     decoding: Decoding
     clip: Clip
     warnings: tuple[str, ...] = ()
+    denoiser: tuple[str, ...] = ("denoiser",)
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,8 @@ class Manifest:
         summary: the predicted cost as one sentence.
         checks: by part, the errors relative to torch.
         app: null for formats that do not run in an app.
+        random_weights: whether the weights are random because nothing was trained. Latency and memory are those of a
+            trained model, clips are noise.
     """
 
     library: str
@@ -211,3 +219,4 @@ class Manifest:
     predicted: dict[str, Any] | None = None
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     app: App | None = None
+    random_weights: bool = False

@@ -1,4 +1,4 @@
-"""Read `export.json`."""
+"""Read `export.json`, and check that an export folder holds what it lists."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ def read(folder: str | Path, name: str) -> Manifest:
         ConfigError: `export.json` is missing, has another schema version, or has no entry of the format.
     """
     path = Path(folder) / MANIFEST
+    if Path(folder).is_file() or (Path(folder).is_dir() and not path.exists()):
+        what = "is a file" if Path(folder).is_file() else f"contains no {MANIFEST}"
+        raise ConfigError(f"{folder}: {what}; give a folder that 'nas export' wrote")
     entries = read_json(path, "export manifest", dict)
     version = entries.get("schema_version")
     if version != SCHEMA_VERSION:
@@ -29,6 +32,22 @@ def read(folder: str | Path, name: str) -> Manifest:
             f"{path}: has no entry for format {name}; run 'nas export --format {name}' with this folder as --out"
         )
     return build(Manifest, entries[name], str(path), name, ignore_unknown=True)
+
+
+def check_files(folder: str | Path, manifest: Manifest) -> None:
+    """Check that every file of an entry is in the folder, unchanged.
+
+    Raises:
+        ConfigError: a file is missing or differs from the one that was exported.
+    """
+    for file in manifest.files:
+        path = Path(folder) / file.path
+        if not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise ConfigError(f"{folder}/{MANIFEST}: files: '{file.path}' is outside the folder; export it again")
+        if not path.is_file():
+            raise ConfigError(f"{path}: is missing, but {MANIFEST} lists it; copy it again, or export again")
+        if sha256(path) != file.sha256:
+            raise ConfigError(f"{path}: is not the file that {MANIFEST} lists (sha256); copy it again, or export again")
 
 
 def sha256(path: Path) -> str:

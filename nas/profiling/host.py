@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nas.process_memory import listed_bytes, process_bytes
 from nas.profiling import cgroups
 
 
@@ -72,7 +73,7 @@ def available_mb() -> float | None:
     or a batch system's, version 1 or 2).
     """
     path = Path("/proc/meminfo")
-    free = [_bytes(path, "MemAvailable") if path.exists() else None, cgroups.free_bytes()]
+    free = [listed_bytes(path, "MemAvailable") if path.exists() else None, cgroups.free_bytes()]
     known = [size for size in free if size is not None]
     return min(known) / 1e6 if known else None
 
@@ -98,14 +99,3 @@ def limit_memory() -> float:
     if space != resource.RLIM_INFINITY:  # as 'ulimit -v' sets it
         limit = min(limit, used + space - process_bytes("VmSize"))
     return max(0.0, limit - used) / 1e6
-
-
-def process_bytes(name: str) -> float:
-    """A size of this process in bytes, such as `VmRSS`, from Linux's /proc/self/status."""
-    return _bytes(Path("/proc/self/status"), name)
-
-
-def _bytes(path: Path, name: str) -> float | None:
-    """A size from a Linux file of lines `Name: 123 kB`, in bytes; None if it is not listed."""
-    lines = path.read_text().splitlines()
-    return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith(f"{name}:")), None)

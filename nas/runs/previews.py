@@ -34,9 +34,10 @@ def write_previews(
     context = PromptEncoder(inputs.space.text)([EMPTY, *captions])
     shape = inputs.space.input_shape()[1:]
     latents = generate(denoiser, context[1:], context[:1], shape, steps, guidance, sampler, seed)
+    fps = checkpoint.data_fps(inputs.decoder, inputs.space.clip.fps)
     clips = video_writer.to_uint8(checkpoint.load_autoencoder(inputs.decoder).decode(latents).numpy())
     grid = video_writer.enlarge(video_writer.tile(clips, columns=len(captions)))
-    return tuple(video_writer.save(folder / f"{steps}-steps{suffix}", grid) for suffix in (".gif", ".mp4"))
+    return tuple(video_writer.save(folder / f"{steps}-steps{suffix}", grid, fps) for suffix in (".gif", ".mp4"))
 
 
 def _model(inputs: Inputs, arch: Architecture) -> tuple[nn.Module, float, str]:

@@ -9,8 +9,9 @@ from functools import cached_property
 from nas.errors import SpaceError, suggestion
 from nas.ranges import in_range
 from nas.spaces.backbone import Backbone, Latent, Site, Text
+from nas.spaces.clip import DEFAULT_FPS, Clip, check_fps
 from nas.spaces.operators import NONE, Operator
-from nas.spaces.pipeline import Decoder, TextEncoder
+from nas.spaces.pipeline import Decoder, TextEncoder, VAEConfig
 from nas.spaces.space import SearchSpace
 from nas.spaces.workload import DTYPE_BYTES, Workload
 
@@ -29,10 +30,13 @@ class BackboneSpace(SearchSpace):
     batch: int = 1
     text_encoder: TextEncoder | None = None
     decoder: Decoder | None = None
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         self._normalize_slots()
         where = f"search space '{self.name}'"
+        if self.fps is not None:
+            check_fps(self.fps, f"{where}: fps")
         in_range(self.batch, f"{where}: batch", 1, 1 << 20)
         if self.backbone.text_tokens not in (0, self.text.tokens):
             raise SpaceError(
@@ -58,6 +62,16 @@ class BackboneSpace(SearchSpace):
         for slot in self.slots:
             groups.setdefault(self.site_name(slot), []).append(slot)
         return list(groups.values())
+
+    @property
+    def autoencoder(self) -> VAEConfig:
+        if self.decoder is not None:
+            return self.decoder.vae
+        return VAEConfig((16, 32, 32), latent_channels=self.latent.channels, norm_groups=8, mid_attention=False)
+
+    @property
+    def clip(self) -> Clip:
+        return Clip.of(self.latent, self.autoencoder, DEFAULT_FPS if self.fps is None else self.fps)
 
     def input_shape(self) -> tuple[int, int, int, int, int]:
         return self.batch, self.latent.channels, self.latent.frames, self.latent.height, self.latent.width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +16,9 @@ from nas.files import shipped_files, write_atomic
 from nas.ranges import Range
 from nas.spaces.backbone import Backbone, Latent, Text
 from nas.spaces.backbone_space import BackboneSpace
+from nas.spaces.clip import ClipKeys
 from nas.spaces.operators import NONE, Operator
-from nas.spaces.pipeline import Decoder, TextEncoder
+from nas.spaces.pipeline import AutoencoderKeys, Decoder, DecoderKeys, TextEncoder
 from nas.spaces.space import CostOnlySpace, SearchSpace
 from nas.yaml_files import read_yaml
 
@@ -24,11 +27,15 @@ from nas.yaml_files import read_yaml
 class SpaceFile:
     """The keys of a search-space file.
 
-    A space with a backbone has `backbone`, `latent`, `text` and `operators`; each site then has `depth` slots that offer
-    every operator, unless `sites` lists the choices of a site, or `slots` lists all slots. A cost-only space has only
-    `slots`. `text_encoder` and `decoder` are needed for the generation time of a whole clip.
+    A space with a backbone has `backbone`, `clip` and `autoencoder` (or the shape that follows from them, `latent`),
+    `text` and `operators`; each site then has `depth` slots that offer every operator, unless `sites` lists the choices of
+    a site, or `slots` lists all slots. A cost-only space has only `slots`. `text_encoder` and `autoencoder` are needed for
+    the generation time of a whole clip.
 
     Attributes:
+        clip: the clip's length, fps and size in pixels; beside `latent`, what it says is checked.
+        autoencoder: compresses a clip to latents; `decoder.vae` is the same.
+        decoder: how many latent frames are decoded per run.
         operators: hyperparameters by choice name, and `kind` if the name is not the kind; `none` is an empty slot.
         sites: choices by site, for sites that differ from the others.
         only_sites: if given, the only sites with slots.
@@ -39,8 +46,10 @@ class SpaceFile:
     backbone: Backbone | None = None
     latent: Latent | None = None
     text: Text | None = None
+    clip: ClipKeys | None = None
+    autoencoder: AutoencoderKeys | None = None
     text_encoder: TextEncoder | None = None
-    decoder: Decoder | None = None
+    decoder: DecoderKeys | None = None
     dtype: str = "float32"
     batch: AtLeast1 = 1
     depth: Annotated[int, Range(1, 64)] = 1
@@ -83,6 +92,7 @@ def save_space(space: SearchSpace, path: str | Path) -> Path:
         names = ("backbone", "latent", "text", "text_encoder", "decoder")
         parts = {name: getattr(space, name) for name in names}
         value |= {name: _plain(asdict(part)) for name, part in parts.items() if part is not None}
+        value |= {"clip": {"fps": space.fps}} if space.fps is not None else {}
         value |= {"dtype": space.dtype, "batch": space.batch}
         value["operators"] = {n: {"kind": o.kind, **dict(o.options)} for n, o in space.operators.items()}
     value["slots"] = {slot: list(choices) for slot, choices in space.slots.items()}
@@ -99,17 +109,20 @@ def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
     if file.backbone is None:
         if not file.slots:
             raise SpaceError(f"{path}: needs either 'backbone' (with latent, text, operators) or 'slots'")
-        if file.text_encoder is not None or file.decoder is not None:
-            raise SpaceError(f"{path}: a text encoder or a decoder needs a 'backbone' beside it")
+        for key in ("text_encoder", "decoder", "autoencoder", "clip"):
+            if getattr(file, key) is not None:
+                raise SpaceError(f"{at(path, mapping, key)}: {key}: needs a 'backbone' beside it")
         return CostOnlySpace(file.name, file.slots)
     if file.slots is not None and (file.sites or file.only_sites is not None or "depth" in mapping):
         raise SpaceError(
             f"{at(path, mapping, 'slots')}: 'slots' lists all slots; remove 'depth', 'sites' and 'only_sites'"
         )
-    if file.latent is None or file.text is None:
-        raise SpaceError(f"{path}: a backbone needs 'latent' and 'text' beside it")
+    if file.text is None:
+        raise SpaceError(f"{path}: a backbone needs 'latent' or 'clip', and 'text', beside it")
+    decoder = _decoder(file, mapping, path)
+    latent = file.latent or _latent(file.clip, decoder, len(file.backbone.channels), mapping, path)
     operators = _operators(mapping.get("operators") or {}, path)
-    known = file.backbone.sites(file.latent)
+    known = file.backbone.sites(latent)
     for key in ("sites", "only_sites"):
         for site in getattr(file, key) or ():
             if site not in known:
@@ -118,18 +131,57 @@ def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
     names = [site for site in known if file.only_sites is None or site in file.only_sites]
     offered = tuple(mapping.get("operators") or {})
     slots = file.slots or {f"{site}/{i}": file.sites.get(site, offered) for site in names for i in range(file.depth)}
-    return BackboneSpace(
+    space = BackboneSpace(
         file.name,
         slots,
         operators,
         file.backbone,
-        file.latent,
+        latent,
         file.text,
         file.dtype,
         file.batch,
         file.text_encoder,
-        file.decoder,
+        decoder,
+        file.clip.fps if file.clip else None,
     )
+    if file.clip is not None:
+        with _line(path, mapping, "clip"):
+            file.clip.check(latent, space.autoencoder)
+    return space
+
+
+def _decoder(file: SpaceFile, mapping: Any, path: str) -> Decoder | None:
+    """The decoder that `autoencoder` or `decoder.vae`, and `decoder.frames`, declare."""
+    vae = file.autoencoder.to_config() if file.autoencoder else None
+    if file.decoder is None:
+        return Decoder(vae) if vae else None
+    own = file.decoder.vae
+    if vae is not None and own is not None:
+        raise SpaceError(f"{at(path, mapping, 'decoder')}: decoder.vae: is the same as 'autoencoder'; remove one")
+    if (vae := vae or own) is None:
+        raise SpaceError(f"{at(path, mapping, 'decoder')}: decoder: needs 'autoencoder' beside it")
+    return Decoder(vae, file.decoder.frames)
+
+
+def _latent(clip: ClipKeys | None, decoder: Decoder | None, levels: int, mapping: Any, path: str) -> Latent:
+    """The shape of a clip's latents."""
+    if clip is None:
+        raise SpaceError(f"{path}: a backbone needs 'latent' or 'clip', and 'text', beside it")
+    if decoder is None:
+        raise SpaceError(
+            f"{at(path, mapping, 'clip')}: clip: needs 'autoencoder' beside it, which gives the latents' shape"
+        )
+    with _line(path, mapping, "clip"):
+        return clip.to_latent(decoder.vae, levels)
+
+
+@contextlib.contextmanager
+def _line(path: str, mapping: Any, key: str) -> Iterator[None]:
+    """Add the line of a key to errors."""
+    try:
+        yield
+    except SpaceError as error:
+        raise SpaceError(f"{at(path, mapping, key)}: {error}") from None
 
 
 def _operators(mapping: Any, path: str) -> dict[str, Operator]:

@@ -5,13 +5,15 @@ Their latency is part of the generation time of a clip.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
+from nas.config import AtLeast1
 from nas.errors import ConfigError, SpaceError, shown, suggestion
 from nas.files import short_hash
 from nas.ranges import check_range
 
 TEXT_ENCODERS = ("bert", "clip")
+TEMPORAL_COMPRESSIONS = (1, 2, 4, 8)
 MAX_WIDTH, MAX_LEVELS = 1 << 20, 16
 """Largest values accepted from a file: channels of a level; levels, or layers of a block."""
 
@@ -58,9 +60,12 @@ class VAEConfig:
         norm_groups: groups of the GroupNorms; must divide every width.
         mid_attention: self-attention in the mid blocks.
         scaling_factor: latents are multiplied by this, so that their standard deviation is near 1.
+        temporal_compression: frames per latent frame, 1, 2, 4 or 8. The first latent frame stands for the first frame
+            alone: T latent frames decode to `(T - 1) * temporal_compression + 1` frames.
 
     Raises:
-        ConfigError: a width that the groups do not divide, or a number out of range.
+        ConfigError: a width that the groups do not divide, a number out of range, or too few levels for the temporal
+            compression.
     """
 
     channels: tuple[int, ...] = (32, 64, 64)
@@ -70,6 +75,7 @@ class VAEConfig:
     norm_groups: int = 32
     mid_attention: bool = True
     scaling_factor: float = 1.0
+    temporal_compression: int = 1
 
     def __post_init__(self) -> None:
         check_range(self, ("channels", "latent_channels", "image_channels", "norm_groups"), 1, MAX_WIDTH)
@@ -80,11 +86,32 @@ class VAEConfig:
         for width in self.channels:
             if width % self.norm_groups:
                 raise ConfigError(f"channels: {width} is not a multiple of norm_groups={self.norm_groups}")
+        if self.temporal_compression not in TEMPORAL_COMPRESSIONS:
+            known = ", ".join(map(str, TEMPORAL_COMPRESSIONS))
+            raise ConfigError(f"temporal_compression: must be one of {known}, not {self.temporal_compression}")
+        if self.temporal_compression > self.downsampling:
+            raise ConfigError(
+                f"temporal_compression: {self.temporal_compression} needs a spatial compression of at least as much; "
+                f"{len(self.channels)} levels of channels give {self.downsampling}"
+            )
 
     @property
     def downsampling(self) -> int:
         """Pixels per latent, in height and in width."""
         return 1 << (len(self.channels) - 1)
+
+    @property
+    def temporal_levels(self) -> int:
+        """How many of the downsamplers, and of the upsamplers, also halve or double the number of frames."""
+        return self.temporal_compression.bit_length() - 1
+
+    def pixel_frames(self, latent_frames: int) -> int:
+        """Frames that latents of this length decode to."""
+        return (latent_frames - 1) * self.temporal_compression + 1
+
+    def latent_frames(self, frames: int) -> int:
+        """The fewest latent frames that decode to at least `frames` frames."""
+        return -(-(frames - 1) // self.temporal_compression) + 1
 
     @classmethod
     def stable_diffusion(cls) -> VAEConfig:
@@ -113,5 +140,57 @@ class Decoder:
             raise SpaceError(f"decoder.frames: must be at least 1, not {self.frames}")
 
     def hash(self) -> str:
-        """Hash of everything that the latency of decoding depends on, so without the scaling factor."""
-        return short_hash([{**asdict(self.vae), "scaling_factor": None}, self.frames is None])
+        """Hash of everything that the latency of decoding depends on, so without the scaling factor.
+
+        Without temporal compression it is that of versions that had none, so that their tables keep their rows.
+        """
+        vae = {**asdict(self.vae), "scaling_factor": None}
+        if self.vae.temporal_compression == 1:
+            del vae["temporal_compression"]
+        return short_hash([vae, self.frames is None])
+
+
+@dataclass(frozen=True)
+class AutoencoderKeys(VAEConfig):
+    """The key `autoencoder` of a search-space file: the fields of `VAEConfig`, or `spatial_compression` for `channels`.
+
+    Attributes:
+        channels: may be omitted beside `spatial_compression`: the widths are then those of Stable Diffusion, 128, 256 and
+            512 for each further level.
+        spatial_compression: pixels per latent in height and in width, a power of two.
+    """
+
+    channels: tuple[int, ...] = ()
+    spatial_compression: int | None = None
+
+    def __post_init__(self) -> None:
+        wanted = self.spatial_compression
+        if not self.channels:
+            if wanted is None:
+                raise ConfigError("autoencoder: give 'channels' or 'spatial_compression'")
+            if not 1 <= wanted <= 1 << (MAX_LEVELS - 1) or wanted & (wanted - 1):
+                raise ConfigError(f"autoencoder.spatial_compression: must be a power of two, not {wanted}")
+            levels = wanted.bit_length()
+            object.__setattr__(self, "channels", (128, 256, *[512] * levels)[:levels])
+        super().__post_init__()
+        if wanted not in (None, self.downsampling):
+            raise ConfigError(
+                f"autoencoder.spatial_compression: {wanted}, but {len(self.channels)} levels of channels compress by "
+                f"{self.downsampling}"
+            )
+
+    def to_config(self) -> VAEConfig:
+        return VAEConfig(**{f.name: getattr(self, f.name) for f in fields(VAEConfig)})
+
+
+@dataclass(frozen=True)
+class DecoderKeys:
+    """The key `decoder` of a search-space file.
+
+    Attributes:
+        vae: the autoencoder, unless the file has it as `autoencoder`.
+        frames: see `Decoder`.
+    """
+
+    vae: VAEConfig | None = None
+    frames: AtLeast1 | None = None

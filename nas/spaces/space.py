@@ -16,8 +16,9 @@ from nas.errors import SpaceError, shown, suggestion
 from nas.files import short_hash
 from nas.spaces.architecture import Architecture
 from nas.spaces.backbone import Backbone, Latent, Site, Text
+from nas.spaces.clip import Clip
 from nas.spaces.operators import NONE, Operator
-from nas.spaces.pipeline import Decoder, TextEncoder
+from nas.spaces.pipeline import Decoder, TextEncoder, VAEConfig
 from nas.spaces.workload import Workload
 
 
@@ -35,6 +36,7 @@ class SearchSpace:
         dtype: of weights and activations.
         batch: clips denoised at once.
         text_encoder, decoder: the other models of the pipeline, for the generation time of a whole clip.
+        fps: frames per second of clips; None if the space states none.
 
     Raises:
         SpaceError: no slots, no or repeated choices, an unknown operator or dtype, a slot at an unknown site, or a text
@@ -51,6 +53,7 @@ class SearchSpace:
     batch: int
     text_encoder: TextEncoder | None
     decoder: Decoder | None
+    fps: float | None
 
     if TYPE_CHECKING:
 
@@ -66,6 +69,7 @@ class SearchSpace:
             batch: int = 1,
             text_encoder: TextEncoder | None = None,
             decoder: Decoder | None = None,
+            fps: float | None = None,
         ) -> None: ...
 
     def __new__(cls, *args: Any, **values: Any) -> SearchSpace:
@@ -122,7 +126,7 @@ class SearchSpace:
 
     @cached_property
     def hash(self) -> str:
-        """12 hexadecimal digits of all that an architecture depends on: not the name, text encoder or decoder."""
+        """12 hexadecimal digits of all that an architecture depends on: not the name, text encoder, decoder or fps."""
         parts = [None if part is None else asdict(part) for part in (self.backbone, self.latent, self.text)]
         operators = {name: str(operator) for name, operator in self.operators.items()}
         return short_hash(
@@ -138,6 +142,22 @@ class SearchSpace:
         return f"SearchSpace({self.name!r}, {len(self.slots)} slots, {self.size:.3g} combinations)"
 
     # -- shapes and workloads --------------------------------------------------------------------------------------
+
+    @property
+    def autoencoder(self) -> VAEConfig | None:
+        """The autoencoder that `decoder` declares, or the small one that the stage `decoder` trains without it.
+
+        None in a cost-only space.
+        """
+        return None
+
+    @property
+    def clip(self) -> Clip | None:
+        """Frames, fps, height, width and seconds of what one latent decodes to, with `autoencoder`.
+
+        None in a cost-only space.
+        """
+        return None
 
     def input_shape(self) -> tuple[int, int, int, int, int]:
         """`(B, C, T, H, W)` of the denoiser's input.
@@ -293,6 +313,7 @@ class CostOnlySpace(SearchSpace):
     batch = 1
     text_encoder = None
     decoder = None
+    fps = None
 
     def __post_init__(self) -> None:
         self._normalize_slots()

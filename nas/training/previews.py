@@ -53,6 +53,7 @@ class PreviewWriter:
             self.real, self.context = held_out(decoder, config.clips)
             self.empty = LatentCache(decoder / "train").empty
             self.autoencoder = checkpoint.load_autoencoder(decoder)
+            self.fps = checkpoint.data_fps(decoder)
 
     def __call__(self, denoiser: nn.Module, steps_done: int) -> dict[str, float]:
         """`sampled_motion` and `sampled_spread` after this step: NaN between intervals; {} if previews are off.
@@ -76,4 +77,4 @@ class PreviewWriter:
         grid = video_writer.tile(video_writer.to_uint8(self.autoencoder.decode(latents).numpy()), columns=len(latents))
         grid = video_writer.enlarge(grid)
         for suffix in (".gif", ".mp4"):
-            video_writer.save(self.folder / f"step-{steps_done:07d}{suffix}", grid)
+            video_writer.save(self.folder / f"step-{steps_done:07d}{suffix}", grid, self.fps)

@@ -206,7 +206,7 @@ def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs,
             f"{path}: expected a mapping, found {type(recorded).__name__}; remove it if the folder is yours"
         )
     recorded.pop(BASE, None)  # a recipe and its data may be moved together
-    recorded = _with_defaults(recorded, path, config)
+    recorded = _with_defaults(recorded, path, config, inputs.space)
     if (folder / "result.json").exists():
         requested["workers"] = recorded["workers"]
     if recorded != requested:
@@ -219,11 +219,12 @@ def _resolve_config(config: Any, space: SearchSpace) -> Any:
     return config.with_space_defaults(space) if hasattr(config, "with_space_defaults") else config
 
 
-def _with_defaults(recorded: dict[str, Any], path: Path, config: Any) -> dict[str, Any]:
+def _with_defaults(recorded: dict[str, Any], path: Path, config: Any, space: SearchSpace) -> dict[str, Any]:
     """A recorded configuration in which options that did not exist then have their present defaults."""
     recorded = {"objective": asdict(Objective()), "precision": ExecutionConfig().precision, "workers": 1, **recorded}
     try:
-        recorded["config"] = asdict(build(type(config), recorded.get("config"), str(path), "config"))
+        stored = build(type(config), recorded.get("config"), str(path), "config")
+        recorded["config"] = asdict(_resolve_config(stored, space))
     except ConfigError:  # another stage's config: the comparison will say so
         return recorded
     return json.loads(json.dumps(recorded))

@@ -14,7 +14,7 @@ from nas.data.batches import Batches
 from nas.data.buckets import Size, choose, sizes
 from nas.data.folders import VideoFolder
 from nas.data.source import batch_indices, bucket_batch
-from nas.spaces import Latent
+from nas.spaces import Latent, VAEConfig
 from nas.training import FinetuneConfig, Inputs, read_history, run_stage
 from tests.support.clip_files import write_clip, write_image
 
@@ -25,29 +25,34 @@ from tests.support.clip_files import write_clip, write_image
     st.integers(1, 5),
     st.sampled_from([1, 2, 4]),
     st.sampled_from([4, 8]),
+    st.sampled_from([1, 2, 4]),
 )
-def test_every_bucket_is_a_size_that_the_backbone_takes_at_no_more_than_its_cost(frames, high, wide, levels, factor):
+def test_every_bucket_is_a_size_that_the_networks_take_at_no_more_than_its_cost(
+    frames, high, wide, levels, factor, compression
+):
+    vae = VAEConfig((32,) * factor.bit_length(), temporal_compression=compression)
     step = 2 ** (levels - 1)
     latent = Latent(4, frames, high * step, wide * step)
-    found = sizes(latent, levels, factor)
-    assert found[0] == Size(frames, latent.height * factor, latent.width * factor)
+    found = sizes(latent, levels, vae)
+    assert found[0] == Size(vae.pixel_frames(frames), latent.height * factor, latent.width * factor)
     assert len(set(found)) == len(found)
     for size in found:
         assert size.height % (factor * step) == size.width % (factor * step) == 0
-        assert size.height * size.width <= found[0].height * found[0].width and 2 <= size.frames <= frames
+        assert size.height * size.width <= found[0].height * found[0].width
+        assert 1 + compression <= size.frames <= vae.pixel_frames(frames) and (size.frames - 1) % compression == 0
     ratios = sorted({size.ratio for size in found})
     assert all(b / a >= 1.15 - 1e-9 for a, b in pairwise(ratios))
 
 
 def test_the_published_size_has_landscape_and_portrait_buckets():
-    found = sizes(Latent(4, 16, 64, 64), levels=4, downsampling=8)
+    found = sizes(Latent(4, 16, 64, 64), 4, VAEConfig.stable_diffusion())
     shapes = {(size.height, size.width) for size in found}
     assert {(512, 512), (384, 640), (640, 384)} <= shapes
     assert {size.frames for size in found} == {16, 8, 4, 2}
 
 
 def test_a_clip_goes_to_the_nearest_shape_and_the_longest_length_that_it_fills():
-    found = sizes(Latent(4, 16, 64, 64), levels=4, downsampling=8)
+    found = sizes(Latent(4, 16, 64, 64), 4, VAEConfig.stable_diffusion())
     assert choose(found, 16 / 9, 100) == Size(16, 384, 640)
     assert choose(found, 9 / 16, 15) == Size(8, 640, 384)
     assert choose(found, 1.0, 1) == Size(2, 512, 512)  # nothing that it fills: the least that is missing
@@ -99,8 +104,8 @@ def shaped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clips_come_out_at_the_size_of_their_bucket(shaped, space):
-    buckets = sizes(space.latent, 2, 4)
-    source = VideoFolder(shaped, "train", buckets)
+    buckets = sizes(space.latent, 2, space.autoencoder)
+    source = VideoFolder(shaped, "train", buckets, 8)
     found = {source.name("videos", i)[-5]: source.video(i).pixels.shape[1:] for i in range(source.videos)}
     assert found["2"] == (8, 32, 32) and found["3"] == (4, 32, 32)
     assert {found["0"], found["1"], found["4"]} <= {(b.frames, b.height, b.width) for b in buckets}

@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clips_are_decoded_cropped_and_resampled(data):
-    source = VideoFolder(data, "train", OWN)
+    source = VideoFolder(data, "train", OWN, 8)
     good, fast = source.video(0), source.video(1)
     assert good.pixels.shape == (3, 8, 32, 32) and good.caption == "a good clip"
     assert np.allclose(brightness(good.pixels), 10 * np.arange(8), atol=5)
@@ -50,7 +50,7 @@ def test_clips_are_decoded_cropped_and_resampled(data):
 
 
 def test_what_cannot_be_used_is_skipped_and_listed(data, tmp_path):
-    source = VideoFolder(data, "train", OWN)
+    source = VideoFolder(data, "train", OWN, 8)
 
     def encode(pixels):
         return pixels[:, :1, :, ::4, ::4]
@@ -80,7 +80,7 @@ def test_a_cache_that_was_interrupted_goes_on_after_its_last_shard(data, tmp_pat
             seen.append(index)
             return super().video(index)
 
-    source = Counting(data, "train", OWN)
+    source = Counting(data, "train", OWN, 8)
     arguments = (tmp_path / "c", source, lambda pixels: pixels[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
     with pytest.raises(KeyboardInterrupt):
         fill_cache(*arguments)
@@ -95,24 +95,24 @@ def test_a_cache_that_was_interrupted_goes_on_after_its_last_shard(data, tmp_pat
 
 def test_metadata_mistakes_are_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"neither metadata\.csv nor metadata.jsonl"):
-        VideoFolder(tmp_path, "train", OWN)
+        VideoFolder(tmp_path, "train", OWN, 8)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "label": "x"}\n')
     with pytest.raises(ConfigError, match=r"metadata.jsonl:1: text: missing"):
-        VideoFolder(tmp_path, "train", OWN)
+        VideoFolder(tmp_path, "train", OWN, 8)
     (tmp_path / "metadata.jsonl").write_text('{"filename": "a.mp4", "text": "x"}\n')
     with pytest.raises(ConfigError, match=r"file_name: missing; did you mean 'filename'"):
-        VideoFolder(tmp_path, "train", OWN)
+        VideoFolder(tmp_path, "train", OWN, 8)
 
 
 def test_without_a_test_folder_files_are_split_once_for_all(tmp_path):
     names = [f"{number}.mp4" for number in range(400)]
     (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},x\n" for name in names))
-    train, test = (VideoFolder(tmp_path, split, OWN) for split in ("train", "test"))
+    train, test = (VideoFolder(tmp_path, split, OWN, 8) for split in ("train", "test"))
     assert train.videos + test.videos == 400 and 5 < test.videos < 45
     paths = [{source.name("videos", i) for i in range(source.videos)} for source in (train, test)]
     assert not paths[0] & paths[1]
     (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},x\n" for name in names[:3]))
-    train, test = (VideoFolder(tmp_path, split, OWN) for split in ("train", "test"))
+    train, test = (VideoFolder(tmp_path, split, OWN, 8) for split in ("train", "test"))
     assert (train.videos, test.videos) == (2, 1)  # of three something is held out as well
 
 
@@ -155,8 +155,8 @@ def test_a_csv_caption_may_hold_line_ends_and_a_clip_several_captions(tmp_path):
     (tmp_path / "metadata.csv").write_text(
         '\ufefffile_name,text\na.mp4,"one\nline, two"\na.mp4,other\nb.mp4,b\n', encoding="utf-8"
     )
-    source = VideoFolder(tmp_path, "train", OWN)
-    other = VideoFolder(tmp_path, "test", OWN)
+    source = VideoFolder(tmp_path, "train", OWN, 8)
+    other = VideoFolder(tmp_path, "test", OWN, 8)
     found = {s.video(i).caption for s in (source, other) for i in range(s.videos)}
     assert found == {"one\nline, two", "other", "b"}
     names = [{s.name("videos", i) for i in range(s.videos)} for s in (source, other)]
@@ -167,7 +167,7 @@ def test_a_folder_without_images_gives_single_frames_of_its_clips(tmp_path):
     write_clip(tmp_path / "a.mp4", 20)
     write_clip(tmp_path / "b.mp4", 1)
     (tmp_path / "metadata.csv").write_text("file_name,text\na.mp4,a\nb.mp4,b\n")
-    sources = [VideoFolder(tmp_path, split, OWN) for split in ("train", "test")]
+    sources = [VideoFolder(tmp_path, split, OWN, 8) for split in ("train", "test")]
     images = {s.image(i).caption: s.image(i).pixels for s in sources for i in range(s.images)}
     assert {caption: pixels.shape for caption, pixels in images.items()} == dict.fromkeys("ab", (3, 1, 32, 32))
     assert 0 < brightness(images["a"])[0] < 200  # a frame from within

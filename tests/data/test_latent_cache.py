@@ -77,7 +77,7 @@ def test_what_is_prepared_is_what_the_autoencoder_makes_of_the_clips(data, vae, 
     done = prepare(tmp_path / "out", PrepareConfig(str(data), str(vae), videos=5, held_out=3), space)
     assert done.metrics["videos"] <= 5 and done.metrics["held_out"] <= 3
     autoencoder = checkpoint.load_autoencoder(vae)
-    source = VideoFolder(data, "train", [Size(8, 32, 32)])
+    source = VideoFolder(data, "train", [Size(8, 32, 32)], 8)
     captions = json.loads((done.folder / "train/videos-00000.json").read_text())["captions"]["8x8x8"]
     by_caption = {source.caption("videos", i): i for i in range(source.videos)}
     latents, contexts = LatentCache(done.folder / "train").latents("videos", range(len(captions)))
@@ -97,7 +97,7 @@ def test_stable_diffusions_autoencoder_prepares_from_its_own_folder(data, space,
     ).eval()  # fmt: skip
     theirs.save_pretrained(tmp_path / "sd" / "vae")
     done = prepare(tmp_path / "out", PrepareConfig(str(data), str(tmp_path / "sd"), videos=5, held_out=3), space)
-    source = VideoFolder(data, "train", [Size(8, 32, 32)])
+    source = VideoFolder(data, "train", [Size(8, 32, 32)], 8)
     caption, *_ = json.loads((done.folder / "train/videos-00000.json").read_text())["captions"]["8x8x8"]
     (number,) = (i for i in range(source.videos) if source.caption("videos", i) == caption)
     frames = torch.from_numpy(source.video(number).pixels).transpose(0, 1)
@@ -159,7 +159,7 @@ import resource, sys, torch
 from nas.data.buckets import Size
 from nas.data.latent_cache_writer import fill_cache
 from nas.data.folders import VideoFolder
-source = VideoFolder(sys.argv[1], "train", [Size(8, 160, 160)])
+source = VideoFolder(sys.argv[1], "train", [Size(8, 160, 160)], 8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 fill_cache(sys.argv[2], source, lambda x: x[:, :, :, ::8, ::8].clone(), lambda c: torch.zeros(len(c), 2, 3), int(sys.argv[3]))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
@@ -229,11 +229,11 @@ def test_data_that_changed_under_the_same_names_are_refused(change, midway, smal
 
 
 def test_the_same_data_elsewhere_and_touched_are_the_same(small, tmp_path):
-    one = VideoFolder(small, "train", [Size(8, 32, 32)]).hash
+    one = VideoFolder(small, "train", [Size(8, 32, 32)], 8).hash
     shutil.copytree(small, tmp_path / "copy", copy_function=shutil.copyfile)
     os.utime(small / "0.mp4", (1, 1))
-    assert VideoFolder(tmp_path / "copy", "train", [Size(8, 32, 32)]).hash == one
-    assert VideoFolder(small, "train", [Size(8, 32, 32)]).hash == one
+    assert VideoFolder(tmp_path / "copy", "train", [Size(8, 32, 32)], 8).hash == one
+    assert VideoFolder(small, "train", [Size(8, 32, 32)], 8).hash == one
 
 
 def test_of_large_files_the_content_of_several_places_and_the_time_count(tmp_path):
@@ -259,7 +259,7 @@ def test_of_large_files_the_content_of_several_places_and_the_time_count(tmp_pat
 
 def test_a_decoder_stages_cache_refuses_other_data_as_well(small, tmp_path):
     def fill() -> LatentCache:
-        source = VideoFolder(small, "train", [Size(8, 32, 32)])
+        source = VideoFolder(small, "train", [Size(8, 32, 32)], 8)
         return latent_cache_writer.fill_cache(
             tmp_path / "c", source, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3)
         )
@@ -317,7 +317,7 @@ def test_the_second_of_two_at_one_folder_is_refused(small, vae, space, tmp_path,
 @pytest.mark.parametrize("broken", ["cache.json", "videos-00000.json", "videos-00000.safetensors", "captions.json"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"videos": {"8x8x8": ["x"]}, "images": []}', b"\xff\xfe\0"])
 def test_a_broken_cache_is_one_line(broken, content, small, tmp_path):
-    source = VideoFolder(small, "train", [Size(8, 32, 32)])
+    source = VideoFolder(small, "train", [Size(8, 32, 32)], 8)
     latent_cache_writer.fill_cache(
         tmp_path / "c", source, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3)
     )
@@ -340,14 +340,14 @@ def test_a_rate_that_cannot_be_meant_is_one_line(fps, small, vae, space, tmp_pat
 
 
 def test_data_that_vanish_are_not_clips_that_cannot_be_used(small, tmp_path):
-    source = VideoFolder(small, "train", [Size(8, 32, 32)])
+    source = VideoFolder(small, "train", [Size(8, 32, 32)], 8)
     shutil.rmtree(small)
     with pytest.raises(ConfigError, match="no longer exists"):
         source.video(0)
 
 
 def test_a_machine_that_cannot_open_files_is_not_the_clips_fault(small, monkeypatch):
-    source = VideoFolder(small, "train", [Size(8, 32, 32)])
+    source = VideoFolder(small, "train", [Size(8, 32, 32)], 8)
 
     def refuse(path: Path) -> None:
         raise OSError(errno.EMFILE, "Too many open files")

@@ -27,7 +27,7 @@ OWN = [Size(8, 32, 32)]
 def source(folder: Path, metadata: str | bytes, name: str = "metadata.csv") -> VideoFolder:
     (folder / "train").mkdir(exist_ok=True)
     (folder / "train" / name).write_bytes(metadata if isinstance(metadata, bytes) else metadata.encode())
-    return VideoFolder(folder, "train", OWN)
+    return VideoFolder(folder, "train", OWN, 8)
 
 
 def read(found: VideoFolder) -> dict[str, tuple[str, ...]]:
@@ -140,7 +140,7 @@ def test_captions_of_a_jsonl_and_of_a_shard_are_texts_or_listed(value, captions,
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    shards = WebDataset(tmp_path, "train", OWN)
+    shards = WebDataset(tmp_path, "train", OWN, 8)
     if captions:
         assert shards.captions("videos", 0) == captions
     else:
@@ -229,10 +229,10 @@ def test_metadata_and_shards_that_are_no_files_are_one_line(name, kind, tmp_path
     {"fifo": os.mkfifo, "folder": Path.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}[kind](path)
     word = {"fifo": "a FIFO", "folder": "a folder", "device": "a device"}[kind]
     if name == "0.tar":
-        assert word in str(WebDataset(tmp_path, "train", OWN).skipped[0])
+        assert word in str(WebDataset(tmp_path, "train", OWN, 8).skipped[0])
     else:
         with pytest.raises(ConfigError, match=word) as error:
-            VideoFolder(tmp_path, "train", OWN)
+            VideoFolder(tmp_path, "train", OWN, 8)
         assert "\n" not in str(error.value)
 
 
@@ -252,7 +252,7 @@ def test_members_of_a_shard_stay_in_it(tmp_path):
                 info.type, info.linkname = tarfile.SYMTYPE, link
             tar.addfile(info, io.BytesIO(data))
     before = sorted(tmp_path.rglob("*"))
-    found = WebDataset(tmp_path, "train", OWN)
+    found = WebDataset(tmp_path, "train", OWN, 8)
     fill_cache(tmp_path / "cache", found, lambda x: x[:, :, :, ::4, ::4], lambda c: torch.zeros(len(c), 2, 3))
     assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
     listed = dict(skipped.read(tmp_path / "cache/skipped.csv"))

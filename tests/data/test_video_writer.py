@@ -33,11 +33,11 @@ def test_mp4_gif_and_png_hold_the_frames_at_their_own_size(tmp_path, channels):
     assert fps == 12 and frames.shape == wanted.shape
     assert np.abs(frames - wanted).mean() < 3
 
-    gif = Image.open(video_writer.save(tmp_path / "a.gif", clip))
+    gif = Image.open(video_writer.save(tmp_path / "a.gif", clip, 8))
     frames = np.stack([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(gif)])
     assert np.abs(frames - wanted).max() <= 8
 
-    folder = video_writer.save(tmp_path / "a", clip)
+    folder = video_writer.save(tmp_path / "a", clip, 8)
     frames = np.stack([np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.iterdir())])
     np.testing.assert_array_equal(frames, wanted)
 
@@ -50,15 +50,15 @@ def test_a_small_clip_is_enlarged_for_looking_at_when_asked():
 
 def test_odd_sizes_and_large_clips_keep_their_pixels(tmp_path):
     clip = moving_square(frames=2, height=257, width=301)
-    frames, _ = read_mp4(video_writer.save(tmp_path / "a.mp4", clip))
+    frames, _ = read_mp4(video_writer.save(tmp_path / "a.mp4", clip, 8))
     assert frames.shape == (2, 258, 302, 3)
     assert np.abs(frames[:, :257, :301].astype(int) - clip).mean() < 3
 
 
 def test_the_same_clip_gives_the_same_bytes(tmp_path):
     for name in ("a.mp4", "a.gif"):
-        video_writer.save(tmp_path / name, moving_square())
-        video_writer.save(tmp_path / f"again-{name}", moving_square())
+        video_writer.save(tmp_path / name, moving_square(), 8)
+        video_writer.save(tmp_path / f"again-{name}", moving_square(), 8)
         assert (tmp_path / name).read_bytes() == (tmp_path / f"again-{name}").read_bytes()
 
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path, name, words):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/0007.png").write_text("an older frame")
     with pytest.raises(ConfigError, match=words) as error:
-        video_writer.save(tmp_path / name, moving_square(frames=1))
+        video_writer.save(tmp_path / name, moving_square(frames=1), 8)
     assert "\n" not in str(error.value)
 
 
@@ -92,7 +92,7 @@ COLORS = [(200, 30, 60), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (
 
 @pytest.mark.parametrize("color", COLORS)
 def test_an_mp4_says_which_colors_it_has_and_gives_them_back(tmp_path, color):
-    path = video_writer.save(tmp_path / "a.mp4", np.full((8, 256, 256, 3), color, np.uint8))
+    path = video_writer.save(tmp_path / "a.mp4", np.full((8, 256, 256, 3), color, np.uint8), 8)
     with av.open(str(path)) as container:
         frame = next(container.decode(container.streams.video[0]))
         told = (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range)
@@ -130,4 +130,4 @@ def test_a_rate_that_no_player_has_is_one_line(tmp_path, fps):
 
 def test_no_frames_are_one_line(tmp_path):
     with pytest.raises(ConfigError, match="no frames"):
-        video_writer.save(tmp_path / "a.mp4", np.zeros((0, 32, 32, 3), np.uint8))
+        video_writer.save(tmp_path / "a.mp4", np.zeros((0, 32, 32, 3), np.uint8), 8)

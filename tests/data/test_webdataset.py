@@ -64,7 +64,7 @@ def test_items_of_several_shards_are_read_in_any_order_as_from_a_folder(clip, pi
             (f"{long_name}.txt", b"long"),
         ],
     )
-    source = WebDataset(tmp_path, "train", OWN)
+    source = WebDataset(tmp_path, "train", OWN, 8)
     assert (source.videos, source.images, source.skipped) == (3, 1, [])
     assert [source.video(i).caption for i in (2, 0, 1)] == ["long", "the first", "again"]
     assert source.image(0).caption == "a picture" and source.image(0).pixels.shape == (3, 1, 32, 32)
@@ -72,7 +72,7 @@ def test_items_of_several_shards_are_read_in_any_order_as_from_a_folder(clip, pi
     plain.mkdir(parents=True)
     (plain / "0.mp4").write_bytes(clip)
     (plain / "metadata.csv").write_text("file_name,text\n0.mp4,x\n")
-    assert np.array_equal(VideoFolder(plain.parent, "train", OWN).video(0).pixels, source.video(0).pixels)
+    assert np.array_equal(VideoFolder(plain.parent, "train", OWN, 8).video(0).pixels, source.video(0).pixels)
     assert (np.diff(brightness(source.video(1).pixels)) > 5).all()
 
 
@@ -87,7 +87,7 @@ def test_a_tar_of_the_system_is_read(clip, tmp_path):
         (tmp_path / f"in/part/{number}.txt").write_text(f"number {number}")
     tar = ["tar", "--sort=name", "-C", str(tmp_path / "in"), "-cf", str(split / "a.tar"), "part"]
     subprocess.run(tar, check=True)
-    source = WebDataset(tmp_path, "train", OWN)
+    source = WebDataset(tmp_path, "train", OWN, 8)
     assert source.skipped == [] and [source.video(i).caption for i in range(3)] == ["number 0", "number 1", "number 2"]
 
 
@@ -104,7 +104,7 @@ def test_what_is_damaged_in_a_shard_is_listed_and_the_rest_is_read(clip, tmp_pat
     (split / "c.tar").write_bytes(good[: places["3.mp4"] + 700])  # truncated inside the last clip
     (split / "d.tar").write_bytes(b"this is prose, not a shard" * 100)
     (split / "e.tar").write_bytes(b"")
-    source = WebDataset(tmp_path, "train", OWN)
+    source = WebDataset(tmp_path, "train", OWN, 8)
     read, failed = [], {}
     for index in range(source.videos):
         try:
@@ -135,7 +135,7 @@ def test_members_that_do_not_make_an_item_are_listed(clip, tmp_path):
         ("8.mp4", clip), ("8.txt", b"x" * (2 << 20)),
     ]  # fmt: skip
     write_shard(split / "a.tar", members)
-    source = WebDataset(tmp_path, "train", OWN)
+    source = WebDataset(tmp_path, "train", OWN, 8)
     captions, reasons = [], {Path(error.file).name: error.reason for error in source.skipped}
     for index in range(source.videos):
         try:
@@ -159,7 +159,7 @@ def test_shards_are_found_split_and_prepared_as_a_folder_is(clip, vae, space, tm
     data.mkdir()
     write_shard(data / "0.tar", members[:20])
     write_shard(data / "1.tar", [*members[20:], ("bad.mp4", b"prose"), ("bad.txt", b"bad")])
-    splits = [load_source(str(data), split, space, 4) for split in ("train", "test")]
+    splits = [load_source(str(data), split, space, space.autoencoder) for split in ("train", "test")]
     seen = [{source.caption("videos", i) for i in range(source.videos)} for source in splits]
     assert not seen[0] & seen[1] and seen[0] | seen[1] == {*names, "bad"}
     done = prepare(tmp_path / "out", PrepareConfig(str(data), str(vae)), space)
@@ -170,24 +170,24 @@ def test_shards_are_found_split_and_prepared_as_a_folder_is(clip, vae, space, tm
 def test_a_shard_that_is_gone_or_other_is_noticed(clip, tmp_path):
     split = train(tmp_path)
     shard = write_shard(split / "0.tar", [("0.mp4", clip), ("0.txt", b"a")])
-    source = WebDataset(tmp_path, "train", OWN)
+    source = WebDataset(tmp_path, "train", OWN, 8)
     shard.unlink()
     with pytest.raises(UnreadableSample, match=r"0\.tar/0\.mp4: no such file"):
         source.video(0)
     write_shard(shard, [("0.mp4", clip), ("0.txt", b"a longer one")])
-    assert WebDataset(tmp_path, "train", OWN).hash != source.hash
+    assert WebDataset(tmp_path, "train", OWN, 8).hash != source.hash
 
 
 def test_a_shard_that_cannot_be_read_in_any_order_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"contains no \.tar shard"):
-        WebDataset(tmp_path, "train", OWN)
+        WebDataset(tmp_path, "train", OWN, 8)
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"a.tar.gz: a compressed shard .* decompress it"):
-        WebDataset(tmp_path, "train", OWN)
+        WebDataset(tmp_path, "train", OWN, 8)
 
 
 def test_json_written_by_webdataset_tools_is_understood(clip, tmp_path):
     split = train(tmp_path)
     row = {"key": "0", "caption": "naïve café", "width": 64, "url": None}
     write_shard(split / "0.tar", [("0.json", json.dumps(row, ensure_ascii=False).encode()), ("0.mp4", clip)])
-    assert WebDataset(tmp_path, "train", OWN).video(0).caption == "naïve café"
+    assert WebDataset(tmp_path, "train", OWN, 8).video(0).caption == "naïve café"

@@ -20,7 +20,7 @@ def small_checkpoint(tiny_checkpoint, tmp_path_factory):
     kinds = ("SelfAttention3D", "Conv1D", "Conv3D")
     slots = {f"{site}/0": ["none", *kinds] for site in backbone.sites(tiny.space.latent)}
     text = dataclasses.replace(tiny.space.text, encoder=str(_text_encoder(tiny.space.text.encoder, folder / "text")))
-    space = SearchSpace("small", slots, tiny.space.operators, backbone, tiny.space.latent, text)
+    space = SearchSpace("small", slots, tiny.space.operators, backbone, tiny.space.latent, text, fps=12.0)
     arch = space.architecture(dict(zip(slots, kinds)))
     torch.manual_seed(0)
     denoiser = build(space, arch)

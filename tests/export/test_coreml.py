@@ -147,7 +147,7 @@ def test_manifest_has_everything_an_app_needs(exported, loaded):
     app = manifest.read(exported, "coreml").app
     assert [port.name for port in app.models["denoiser"].inputs] == ["x", "timestep", "context"]
     assert {port.dtype for port in app.models["text_encoder"].inputs} == {"int32"}
-    assert (app.clip.frames, app.clip.height, app.clip.channels, app.clip.fps) == (4, 16, 1, 8)
+    assert (app.clip.frames, app.clip.height, app.clip.channels, app.clip.fps) == (4, 16, 1, 12)
     context = np.fromfile(exported / app.prompt.empty_context, "<f4").reshape(1, 8, 32)
     assert np.allclose(context, PromptEncoder(loaded.space.text)([""]), atol=1e-6)
     del contents["coreml"]["app"]["sampling"]

@@ -26,7 +26,9 @@ def test_a_finished_run_fits_on_a_screen(finished_run):
     assert "direction 93% (85\N{EN DASH}97%)" in words  # of 80 clips: Wilson's interval
     assert str(finished_run) in text and "report.html" in text
     clip = " ".join(text[text.index("Clip ") : text.index("Real clips")].split())
-    assert "A 1 s clip (8 frames) in" in clip and "text encoder 0.003 s (measured), 4 x denoiser" in clip
+    assert (
+        "A 1 s clip (8 frames at 8 fps, 32x32) in" in clip and "text encoder 0.003 s (measured), 4 x denoiser" in clip
+    )
 
 
 def test_it_says_what_is_over_budget(run):

@@ -67,7 +67,7 @@ def test_merge_keys_make_the_same_space(tmp_path):
         ("name: mine", "name: 2024", "name: expected str, found 2024; put it in quotes"),
         ("  wide: {", "  no: {", "the key False is not text; put it in quotes"),
         ("operators:", "operators: []\nx:", "operators: expected a mapping, found an empty list"),
-        ("text: {tokens: 8, dim: 32}", "text:", "a backbone needs 'latent' and 'text' beside it"),
+        ("text: {tokens: 8, dim: 32}", "text:", "a backbone needs 'latent' or 'clip', and 'text', beside it"),
         ("latent: {", "latent: &a {x: *a, ", "*a contains itself"),
     ],
 )

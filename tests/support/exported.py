@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 PROMPTS = ("the digit three moves left", "", "a red balloon rises over a quiet lake at dawn, " * 4, "fünf 🎈 five")
@@ -88,6 +89,12 @@ def text_encoder(folder: Path) -> Path:
             parameter.data *= 15  # BERT's initial attention is almost uniform
     model.save_pretrained(folder)
     return folder
+
+
+def psnr(clip: np.ndarray, expected: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of uint8 frames in dB; infinite if they are equal."""
+    error = np.mean((clip.astype(float) - expected.astype(float)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def resampled(checkpoint: Path, export: Path, out: Path, **info: Any) -> tuple[Path, Path]:

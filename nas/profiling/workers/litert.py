@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from nas.failures import Infeasible
-from nas.profiling.host import clock_of, limit_memory, process_bytes
+from nas.process_memory import anonymous_bytes, peak_resident_bytes, release_free_memory, reset_peak
+from nas.profiling.host import clock_of, limit_memory
 from nas.profiling.runtimes.base import ConvertedModel, WorkloadStats
 from nas.profiling.workers.worker import milliseconds
 
@@ -74,8 +71,8 @@ def load(model: ConvertedModel, threads: int) -> tuple[Callable[[], None], Workl
         addition. Pages of the model's file do not count: the system can drop them.
     """
     free = limit_memory() * MB
-    _release_free_memory()
-    start, before = time.perf_counter(), _anonymous_bytes()
+    release_free_memory()
+    start, before = time.perf_counter(), anonymous_bytes()
     interpreter = Interpreter(str(model.path), num_threads=threads)
     try:
         interpreter.allocate_tensors()
@@ -87,10 +84,10 @@ def load(model: ConvertedModel, threads: int) -> tuple[Callable[[], None], Workl
     known = _fill_inputs(interpreter) + model.weights_mb * model.copies * MB
     interpreter.invoke()
     load_ms = (time.perf_counter() - start) * 1e3
-    held = _anonymous_bytes() - before - known
-    at_rest = _resident_bytes()
+    held = anonymous_bytes() - before - known
+    at_rest = reset_peak()
     interpreter.invoke()
-    memory_mb = max(0.0, held + _peak_resident_bytes() - at_rest) / MB
+    memory_mb = max(0.0, held + peak_resident_bytes() - at_rest) / MB
     return interpreter.invoke, WorkloadStats(memory_mb, model.weights_mb, model.params, load_ms, model.variant)
 
 
@@ -108,32 +105,3 @@ def _fill_inputs(interpreter: Interpreter) -> int:
         interpreter.set_tensor(given["index"], values)
         size += values.nbytes
     return size
-
-
-def _release_free_memory() -> None:
-    """Return freed memory to the system, so that later allocations are seen as growth of the process."""
-    with contextlib.suppress(AttributeError, OSError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _anonymous_bytes() -> float:
-    """Resident memory of this process without the pages of files."""
-    return process_bytes("RssAnon") if sys.platform == "linux" else _peak_resident_bytes()
-
-
-def _resident_bytes() -> float:
-    """Resident memory of this process; also resets `_peak_resident_bytes`."""
-    if sys.platform != "linux":
-        return _peak_resident_bytes()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return process_bytes("VmRSS")
-
-
-def _peak_resident_bytes() -> float:
-    """Peak resident memory of this process since the last call of `_resident_bytes`."""
-    if sys.platform == "linux":
-        return process_bytes("VmHWM")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

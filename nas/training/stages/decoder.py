@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas import checkpoint, distributed
-from nas.data import FPS, latent_cache_writer, load_source, skipped
+from nas.data import clip_fps, latent_cache_writer, load_source, skipped
 from nas.data.digits import LABELS, caption_of
 from nas.data.latent_cache_writer import encode_clips
 from nas.data.skipped import SkippingSource
@@ -45,7 +45,7 @@ class DecoderConfig:
 
     Attributes:
         data: `digits`, or the folder of a data set, relative to the file that names it.
-        fps: frames per second that the clips of a folder are resampled to.
+        fps: frames per second that the clips of a folder are resampled to; None: those of the search space's clip.
         buckets: encode the clips of a folder in buckets of shape and length, not at one size. The autoencoder itself is
             trained at the search space's size.
         steps, batch: optimizer steps, and clips per step.
@@ -58,7 +58,7 @@ class DecoderConfig:
     """
 
     data: str = "digits"
-    fps: float = FPS
+    fps: float | None = None
     buckets: bool = False
     steps: int = 300
     batch: int = 8
@@ -77,15 +77,14 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         check_range(self, ("steps", "batch", "save_every", "videos", "held_out", "classifier_steps"), 1)
         check_range(self, ("images", "kl"), 0)
-        check_range(self, ("fps",), 0, 1000, above=True)
 
     def with_space_defaults(self, space: SearchSpace) -> DecoderConfig:
-        """This config with the autoencoder options that the search space declares.
+        """This config with the autoencoder options and the fps that the search space declares.
 
         Raises:
             ConfigError: the config contradicts them.
         """
-        declared = _declared(space)
+        declared = space.autoencoder
         for name in ("channels", "norm_groups", "mid_attention"):
             own, wanted = getattr(self, name), getattr(declared, name)
             if space.decoder is not None and own not in (None, wanted):
@@ -94,15 +93,26 @@ class DecoderConfig:
                     f"decoder.vae.{name}: {_text(wanted)}, which its costs include; remove one of the two"
                 )
         chosen = {name: getattr(self, name) for name in ("channels", "norm_groups", "mid_attention")}
-        return replace(self, **{name: getattr(declared, name) if v is None else v for name, v in chosen.items()})
+        chosen = {name: getattr(declared, name) if value is None else value for name, value in chosen.items()}
+        return replace(self, fps=clip_fps(space, self.fps), **chosen)
+
+    def vae(self, space: SearchSpace) -> VAEConfig:
+        """The autoencoder of this config after `with_space_defaults`, as the search space declares the rest of it."""
+        return replace(
+            space.autoencoder,
+            channels=self.channels,
+            norm_groups=self.norm_groups,
+            mid_attention=self.mid_attention,
+            scaling_factor=1.0,
+        )
 
 
 def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     """The stage function; see the module's docstring."""
     space, config = inputs.space, config.with_space_defaults(inputs.space)
     data = config.data if config.data == "digits" else str(inputs.path(config.data))
-    factor = 2 ** (len(config.channels) - 1)
-    source, test = (load_source(data, split, space, factor, config.fps) for split in ("train", "test"))
+    vae = config.vae(space)
+    source, test = (load_source(data, split, space, vae, config.fps) for split in ("train", "test"))
     if min(source.height, source.width) < WINDOW:
         raise ConfigError(
             f"latent, decoder.channels: result in clips of {source.height}x{source.width} pixels; SSIM needs at least "
@@ -115,9 +125,9 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     if config.data == "digits":
         evaluator = load_digit_evaluator(folder, source.frames, config.classifier_steps, config.seed)
     torch.manual_seed(config.seed)
-    autoencoder = Autoencoder(_vae_config(config, source, inputs))
+    autoencoder = Autoencoder(_check_data(vae, source, config, space))
     learner = Learner(autoencoder, config.optimization, config.steps, execution=inputs.execution)
-    shape = (space.latent.channels, source.frames, space.latent.height, space.latent.width)
+    shape = (space.latent.channels, space.latent.frames, space.latent.height, space.latent.width)
 
     def step(number: int) -> dict[str, float]:
         mine, terms = distributed.share(config.batch), []
@@ -145,7 +155,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
 
     text = PromptEncoder(space.text)
     eval_captions = [caption_of(label) for label in LABELS] if evaluator else []
-    shaped = load_source(data, "train", space, factor, config.fps, config.buckets)
+    shaped = load_source(data, "train", space, vae, config.fps, config.buckets)
     train = latent_cache_writer.fill_cache(
         folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, eval_captions, "encode train"
     )
@@ -157,6 +167,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
         {
             "data": data,
             "frames": source.frames,
+            "fps": config.fps,
             "classifier_steps": config.classifier_steps,
             "seed": config.seed,
         },
@@ -198,10 +209,10 @@ def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
     data = inputs.path(config.data)
     if config.data == "digits" or not data.is_dir():
         return
-    factor = 2 ** (len(config.with_space_defaults(inputs.space).channels) - 1)
+    config = config.with_space_defaults(inputs.space)
     for split in ("train", "test"):
         latent_cache_writer.check_source(
-            folder / split, load_source(str(data), split, inputs.space, factor, config.fps)
+            folder / split, load_source(str(data), split, inputs.space, config.vae(inputs.space), config.fps)
         )
 
 
@@ -219,44 +230,29 @@ def _fidelity(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64)
     return fidelity
 
 
-def _declared(space: SearchSpace) -> VAEConfig:
-    """The autoencoder config that a search space declares, or a small one."""
-    if space.decoder is not None:
-        return space.decoder.vae
-    return VAEConfig((16, 32, 32), latent_channels=space.latent.channels, norm_groups=8, mid_attention=False)
-
-
 def _text(value: Any) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-def _vae_config(config: DecoderConfig, source: Source, inputs: Inputs) -> VAEConfig:
-    """The autoencoder config, from a stage config after `with_space_defaults`.
+def _check_data(vae: VAEConfig, source: Source, config: DecoderConfig, space: SearchSpace) -> VAEConfig:
+    """The autoencoder with the color channels of the data.
 
     Raises:
         ConfigError: it does not match the clips or the latents.
     """
-    latent, declared = inputs.space.latent, _declared(inputs.space)
-    if inputs.space.decoder is not None and declared.image_channels != source.channels:
+    latent = space.latent
+    if space.decoder is not None and vae.image_channels != source.channels:
         raise ConfigError(
-            f"{config.data}: clips of {source.channels} color channels; the search space '{inputs.space.name}' declares "
-            f"decoder.vae.image_channels: {declared.image_channels}, which its costs include; change that"
+            f"{config.data}: clips of {source.channels} color channels; the search space '{space.name}' declares "
+            f"decoder.vae.image_channels: {vae.image_channels}, which its costs include; change that"
         )
-    vae = replace(
-        declared,
-        channels=config.channels,
-        image_channels=source.channels,
-        norm_groups=config.norm_groups,
-        mid_attention=config.mid_attention,
-        scaling_factor=1.0,
-    )
     size = (source.height // vae.downsampling, source.width // vae.downsampling)
     if size != (latent.height, latent.width):
         raise ConfigError(
             f"decoder.channels: {len(config.channels)} levels give {size[0]}x{size[1]} latents for "
             f"{source.height}x{source.width} clips; the search space has {latent.height}x{latent.width}"
         )
-    return vae
+    return replace(vae, image_channels=source.channels)
 
 
 @torch.no_grad()

@@ -18,10 +18,10 @@ from nas.config import renamed
 from nas.data.batches import Batches, held_out
 from nas.diffusion.losses import batch_loss, validation_loss
 from nas.diffusion.predictions import get_objective
-from nas.diffusion.sampling import MAX_GUIDANCE, MAX_SAMPLING_STEPS
+from nas.diffusion.sampling import MAX_SAMPLING_STEPS
 from nas.errors import ConfigError
 from nas.metrics.evaluation import evaluate_denoiser
-from nas.ranges import check_range
+from nas.ranges import MAX_GUIDANCE, check_range
 from nas.spaces import Architecture
 from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner, Optimization

@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas import checkpoint
-from nas.data import FPS, latent_cache_writer, load_source, skipped
+from nas.data import clip_fps, latent_cache_writer, load_source, skipped
 from nas.data.file_source import FileSource
 from nas.data.source import Source
-from nas.data.video_writer import check_fps
 from nas.errors import ConfigError
 from nas.files import read_json, short_hash, write_json
 from nas.locks import output_lock
@@ -33,7 +32,8 @@ class PrepareConfig:
     Attributes:
         data: the folder of a data set.
         decoder: the folder of an autoencoder: a `decoder` stage, or a checkpoint of this library or of diffusers.
-        fps, buckets: see `nas.data.load_source`.
+        fps: frames per second that clips are resampled to; None: those of the search space's clip.
+        buckets: see `nas.data.load_source`.
         videos, images: number to prepare, from a fixed shuffle; None: all.
         held_out: clips of the test split, for validation losses; all have the search space's own size.
         data_hash, decoder_hash: hashes of the data and of the weights; filled in by `prepare`.
@@ -41,7 +41,7 @@ class PrepareConfig:
 
     data: str
     decoder: str
-    fps: float = FPS
+    fps: float | None = None
     buckets: bool = False
     videos: int | None = None
     images: int | None = None
@@ -58,7 +58,6 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
             another configuration.
         LockedError: another process uses the folder.
     """
-    check_fps(config.fps)
     for name in ("videos", "images", "held_out"):
         count = getattr(config, name)
         if count is not None and (not isinstance(count, int) or count < (name != "images")):
@@ -67,6 +66,7 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
         raise ConfigError("data: digits are prepared by the decoder stage; give a folder of clips")
     if space.backbone is None:
         raise ConfigError(f"{space.name}: is a cost-only space; give one with a backbone")
+    config = replace(config, fps=clip_fps(space, config.fps))
     out = Path(out)
     done = (out / "result.json").exists()
     with contextlib.nullcontext() if done else output_lock(out, folder=True):  # before anything is read
@@ -87,7 +87,7 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
             f"declares as its decoder and counts costs with ({_size(space.decoder.vae)}); give that one, or change the space"
         )
     train, test = (
-        load_source(config.data, split, space, vae.downsampling, config.fps, config.buckets and split == "train")
+        load_source(config.data, split, space, vae, config.fps, config.buckets and split == "train")
         for split in ("train", "test")
     )
     if vae.image_channels != train.channels:
@@ -108,7 +108,7 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
             folder / "train", train, autoencoder.encode, text, config.videos, config.images, title="encode train"
         )
         checkpoint.save_autoencoder(folder, autoencoder)
-        write_json(folder / "data.json", {"data": config.data, "frames": space.latent.frames, "fps": config.fps})
+        write_json(folder / "data.json", {"data": config.data, "frames": train.frames, "fps": config.fps})
         lists = [skipped.read(folder / split / skipped.SKIPPED) for split in ("test", "train")]
         metrics = {"videos": done.videos, "images": done.images, "held_out": held.videos}
         metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
