@@ -19,13 +19,14 @@ from nas.data.source import Sample, Source, UnreadableSample, batch_indices
 from nas.errors import ConfigError
 from nas.files import read_json, write_json
 from nas.models import safetensors_io
+from nas.models.autoencoder.streaming import MAX_PIXELS
 from nas.models.text_encoder import EMPTY
 from nas.progress import progress
 
 SHARD_MB = 128
 """A shard of large latents is closed once it holds this many megabytes."""
-GROUP, GROUP_PIXELS = 32, 1 << 18
-"""Clips encoded at once, and the most pixels (over all frames) of such a group; a longer clip is encoded in pieces."""
+GROUP = 32
+"""Most clips encoded at once; groups have at most `MAX_PIXELS` pixels over all frames, or one clip."""
 OTHER_DATA = "was started with other clips or captions than the data hold now; restore them, or use another folder"
 
 Encode = Callable[[Tensor], Tensor]
@@ -45,7 +46,8 @@ def fill_cache(
     """Fill `folder` from a source; an interrupted call resumes after the last complete shard.
 
     Args:
-        encode: pixels `(B, C, T, H, W)` -> latents, frame by frame, such as `Autoencoder.encode`.
+        encode: clips `(B, C, T, H, W)` -> latents, in bounded memory for any length, such as
+            `partial(encode_clips, autoencoder)`.
         encode_text: captions -> contexts `(B, tokens, dim)`, such as a `PromptEncoder`.
         videos, images: number of each, from a fixed shuffle of the source; default: all.
         more_captions: further captions to embed.
@@ -149,7 +151,7 @@ def _write_shard(
     unreadable, size = [], 0
 
     def encode_group(group: list[Sample]) -> int:
-        encoded = encode_clips(encode, torch.from_numpy(np.stack([sample.pixels for sample in group]))).cpu()
+        encoded = encode(torch.from_numpy(np.stack([sample.pixels for sample in group]))).cpu()
         bucket = "x".join(map(str, encoded.shape[2:]))
         latents.setdefault(bucket, []).append(encoded)
         captions.setdefault(bucket, []).extend(
@@ -168,7 +170,7 @@ def _write_shard(
         group = pending.setdefault(sample.pixels.shape, [])
         group.append(sample)
         frames, height, width = sample.pixels.shape[1:]
-        if len(group) == GROUP or (len(group) + 1) * frames * height * width > GROUP_PIXELS:
+        if len(group) == GROUP or (len(group) + 1) * frames * height * width > MAX_PIXELS:
             size += encode_group(group)
         if size >= SHARD_MB * 1e6:
             break
@@ -176,13 +178,6 @@ def _write_shard(
         encode_group(group)
     safetensors_io.save(path, {bucket: torch.cat(parts) for bucket, parts in latents.items()})
     write_json(path.with_suffix(".json"), {"captions": captions, "skipped": unreadable})
-
-
-def encode_clips(encode: Encode, video: Tensor) -> Tensor:
-    """Latents of clips `(B, C, T, H, W)`; long or large clips are encoded a few frames at a time."""
-    batch, _, _, height, width = video.shape
-    frames = max(1, GROUP_PIXELS // (batch * height * width))
-    return torch.cat([encode(part) for part in video.split(frames, dim=2)], dim=2)
 
 
 def _write_texts(folder: Path, captions: list[str], encode_text: EncodeText, title: str) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.data.latent_cache_writer import GROUP_PIXELS, encode_clips
-from nas.models import Autoencoder
-from nas.models.autoencoder import Past
+from nas.models import Autoencoder, decode_chunks
+from nas.models.autoencoder import encode_clips
+from nas.models.autoencoder.streaming import MAX_PIXELS
 
 PEAK = 2.0
 """Range of pixel values, which are in [-1, 1]."""
@@ -77,8 +77,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 @torch.no_grad()
 def reconstruct(autoencoder: Autoencoder, video: Tensor) -> Tensor:
     """Encode and decode clips `(B, C, T, H, W)`; long or large ones a few frames at a time."""
-    latents = encode_clips(lambda part: autoencoder.encode_moments(part)[0], video)
+    latents = encode_clips(autoencoder, video)
     batch, _, _, height, width = video.shape
-    past: Past = {}  # the decoder is causal: chunks give the same result as the whole clip
-    pieces = latents.split(max(1, GROUP_PIXELS // (batch * height * width)), dim=2)
-    return torch.cat([autoencoder.decode_unscaled(part, past) for part in pieces], dim=2)
+    chunk = max(1, MAX_PIXELS // (batch * height * width * autoencoder.config.temporal_compression))
+    return torch.cat(list(decode_chunks(autoencoder, latents, chunk)), dim=2)

@@ -1,12 +1,11 @@
 """Torch modules: temporal operators, UNet, denoiser, supernet, autoencoder, text encoder, discriminator."""
 
-from nas.models.autoencoder import Autoencoder
+from nas.models.autoencoder import Autoencoder, decode_chunks, encode_chunks
 from nas.models.denoiser import Denoiser, build
 from nas.models.discriminator import Discriminator
 from nas.models.operators import build_operator
 from nas.models.paths import fair_round, sample_path
 from nas.models.supernet import Supernet
-from nas.models.tiling import decode_chunks
 from nas.models.unet import UNet
 from nas.spaces import VAEConfig
 
@@ -20,6 +19,7 @@ __all__ = [
     "build",
     "build_operator",
     "decode_chunks",
+    "encode_chunks",
     "fair_round",
     "sample_path",
 ]

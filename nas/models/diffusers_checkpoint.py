@@ -19,11 +19,11 @@ from nas.config import build
 from nas.errors import ConfigError, MissingDependency
 from nas.files import read_json, write_atomic, write_json
 from nas.models import pretrained_files
-from nas.models.autoencoder import Autoencoder, VAEConfig
+from nas.models.autoencoder import Autoencoder
 from nas.models.pretrained_files import WeightFiles
 from nas.models.safetensors_io import load_state
 from nas.models.unet import UNet
-from nas.spaces import Backbone
+from nas.spaces import Backbone, VAEConfig
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"

@@ -22,6 +22,8 @@ from nas.data.folders import VideoFolder
 from nas.data.latent_cache import LatentCache
 from nas.data.source import UnreadableSample
 from nas.errors import ConfigError, NasError
+from nas.models.autoencoder import encode_clips
+from nas.models.autoencoder.streaming import MAX_PIXELS
 from nas.training import DecoderConfig, Inputs, run_stage
 from nas.training.stages.prepare import PrepareConfig, prepare
 from tests.support.clip_files import write_clip
@@ -143,15 +145,12 @@ def test_mistakes_are_one_line(data, vae, space, tmp_path, capsys, monkeypatch, 
 def test_a_long_clip_is_encoded_in_pieces_with_the_same_result(vae):
     autoencoder = checkpoint.load_autoencoder(vae)
     video = torch.rand(1, 3, 9, 256, 256) * 2 - 1
-    calls = []
-
-    def encode(part):
-        calls.append(part.shape[0] * part.shape[2:].numel())
-        return autoencoder.encode(part)
-
-    pieces = latent_cache_writer.encode_clips(encode, video)
-    assert len(calls) == 3 and max(calls) <= latent_cache_writer.GROUP_PIXELS
-    assert torch.allclose(pieces, autoencoder.encode(video), atol=1e-5)
+    whole, calls = autoencoder.encode(video), []
+    hook = autoencoder.encoder.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0][:, :1].numel()))
+    pieces = encode_clips(autoencoder, video)
+    hook.remove()
+    assert len(calls) == 3 and max(calls) <= MAX_PIXELS
+    assert torch.allclose(pieces, whole, atol=1e-5)
 
 
 MEMORY = """

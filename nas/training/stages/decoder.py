@@ -1,5 +1,6 @@
 """Stage `decoder`: trains the autoencoder with its separable video decoder, then encodes the data set.
 
+With temporal compression the first frame of each clip is also decoded as an image, which is encoded alike.
 On moving digits it first trains and checks the classifier that evaluates generated clips. Unusable clips are listed in
 the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` of held-out clips, `digit_classifier`
 (its accuracy on held-out real clips and on their reconstructions), and counts.
@@ -8,6 +9,7 @@ the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` o
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from torch.nn import functional as F
 from nas import checkpoint, distributed
 from nas.data import clip_fps, latent_cache_writer, load_source, skipped
 from nas.data.digits import LABELS, caption_of
-from nas.data.latent_cache_writer import encode_clips
 from nas.data.skipped import SkippingSource
 from nas.data.source import Source, batch_indices
 from nas.diffusion.seeding import generator
@@ -28,6 +29,7 @@ from nas.files import write_json
 from nas.metrics.digit_classifier import DigitEvaluator, load_digit_evaluator
 from nas.metrics.reconstruction import WINDOW, Fidelity, reconstruct
 from nas.models import Autoencoder, VAEConfig
+from nas.models.autoencoder import encode_clips
 from nas.models.text_encoder import PromptEncoder
 from nas.ranges import check_range
 from nas.spaces import SearchSpace
@@ -127,6 +129,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     torch.manual_seed(config.seed)
     autoencoder = Autoencoder(_check_data(vae, source, config, space))
     learner = Learner(autoencoder, config.optimization, config.steps, execution=inputs.execution)
+    compresses_time = vae.temporal_compression > 1
     shape = (space.latent.channels, space.latent.frames, space.latent.height, space.latent.width)
 
     def step(number: int) -> dict[str, float]:
@@ -136,8 +139,11 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
 
         def loss(part: _Noised) -> Tensor:
             mean, log_variance = autoencoder.encode_moments(part.clips)
-            rebuilt = autoencoder.decode_unscaled(mean + part.noise * (0.5 * log_variance).exp())
-            error = F.mse_loss(rebuilt, part.clips)
+            latents = mean + part.noise * (0.5 * log_variance).exp()
+            error = F.mse_loss(autoencoder.decode_unscaled(latents), part.clips)
+            if compresses_time:
+                still = F.mse_loss(autoencoder.decode_unscaled(latents[:, :, :1]), part.clips[:, :, :1])
+                error = error + still / part.clips.shape[2]
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
             terms.append((error.item(), divergence.item()))
             return error + config.kl * divergence
@@ -153,15 +159,13 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     autoencoder = _scaled(autoencoder, usable)
     checkpoint.save_autoencoder(folder, autoencoder)
 
-    text = PromptEncoder(space.text)
+    text, encode = PromptEncoder(space.text), partial(encode_clips, autoencoder)
     eval_captions = [caption_of(label) for label in LABELS] if evaluator else []
     shaped = load_source(data, "train", space, vae, config.fps, config.buckets)
     train = latent_cache_writer.fill_cache(
-        folder / "train", shaped, autoencoder.encode, text, config.videos, config.images, eval_captions, "encode train"
+        folder / "train", shaped, encode, text, config.videos, config.images, eval_captions, "encode train"
     )
-    held = latent_cache_writer.fill_cache(
-        folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test"
-    )
+    held = latent_cache_writer.fill_cache(folder / "test", test, encode, text, config.held_out, 0, title="encode test")
     write_json(
         folder / "data.json",
         {
@@ -259,7 +263,7 @@ def _check_data(vae: VAEConfig, source: Source, config: DecoderConfig, space: Se
 def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -> Autoencoder:
     """The autoencoder with the scaling factor that gives latents a standard deviation of 1."""
     chosen = batch_indices(0, 0, clips, source.videos)
-    means = [encode_clips(lambda part: autoencoder.encode_moments(part)[0], _pixels(source, [i])) for i in chosen]
+    means = [encode_clips(autoencoder, _pixels(source, [i])) for i in chosen]  # its scaling factor is still 1
     spread = check_finite(torch.cat(means).std().item(), "decoder: the standard deviation of latents")
     if not spread:
         raise NasError("decoder: all latents are equal: the training diverged; lower the learning rate")
@@ -271,7 +275,7 @@ def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -
 @torch.no_grad()
 def _classifier_metrics(evaluator: DigitEvaluator, autoencoder: Autoencoder) -> dict[str, Any]:
     clips, labels = evaluator.held_out(REAL_CLIPS)
-    rebuilt = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in clips.split(32)])
+    rebuilt = torch.cat([reconstruct(autoencoder, part) for part in clips.split(32)])
     return {
         "real_digit_accuracy": evaluator.accuracy[0],
         "real_direction_accuracy": evaluator.accuracy[1],

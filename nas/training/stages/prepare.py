@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nas.data.source import Source
 from nas.errors import ConfigError
 from nas.files import read_json, short_hash, write_json
 from nas.locks import output_lock
+from nas.models.autoencoder import encode_clips
 from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Decoder, SearchSpace, VAEConfig
 from nas.training.stage import Inputs, StageResult, run_in_folder
@@ -100,12 +102,12 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
 
     def encode_all(folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
         started = time.monotonic()
-        text = PromptEncoder(space.text)
+        text, encode = PromptEncoder(space.text), partial(encode_clips, autoencoder)
         held = latent_cache_writer.fill_cache(
-            folder / "test", test, autoencoder.encode, text, config.held_out, 0, title="encode test"
+            folder / "test", test, encode, text, config.held_out, 0, title="encode test"
         )
         done = latent_cache_writer.fill_cache(
-            folder / "train", train, autoencoder.encode, text, config.videos, config.images, title="encode train"
+            folder / "train", train, encode, text, config.videos, config.images, title="encode train"
         )
         checkpoint.save_autoencoder(folder, autoencoder)
         write_json(folder / "data.json", {"data": config.data, "frames": train.frames, "fps": config.fps})

@@ -1,7 +1,7 @@
-"""Decodes long or large clips in constant memory: in chunks of frames and tiles of the image.
+"""Encodes and decodes long or large clips in constant memory: in chunks of frames, and decodes in tiles of the image.
 
-Chunks give the same video as decoding at once, since the decoder's temporal factors are causal and carry their last two
-frames from chunk to chunk. Tiles are approximate: norms and attention of the decoder span the image, so each tile has its
+Chunks give the same as the whole clip at once, since the temporal layers are causal and carry their last frames from chunk
+to chunk. Tiles are approximate: norms and attention of the decoder span the image, so each tile has its
 own statistics; overlaps are blended linearly to hide the difference.
 """
 
@@ -13,7 +13,44 @@ import torch
 from torch import Tensor
 
 from nas.errors import ConfigError
-from nas.models.autoencoder import Autoencoder, Past
+from nas.models.autoencoder.model import Autoencoder
+from nas.models.autoencoder.temporal import Past
+
+MAX_PIXELS = 1 << 18
+"""Most pixels, over all clips and frames, that `encode_clips` encodes at once."""
+
+
+@torch.no_grad()
+def encode_clips(autoencoder: Autoencoder, video: Tensor) -> Tensor:
+    """The latents of `Autoencoder.encode`; long or large clips are encoded a few frames at a time."""
+    batch, _, frames, height, width = video.shape
+    if frames == 1:
+        return autoencoder.encode(video)
+    compression = autoencoder.config.temporal_compression
+    chunk = max(1, MAX_PIXELS // (batch * height * width * compression))
+    return torch.cat(list(encode_chunks(autoencoder, video, chunk)), dim=2)
+
+
+@torch.no_grad()
+def encode_chunks(autoencoder: Autoencoder, video: Tensor, frames: int = 4) -> Iterator[Tensor]:
+    """Encode `(B, image_channels, F, H, W)` chunk by chunk; concatenated along T, the chunks are `encode(video)`.
+
+    Args:
+        frames: latent frames per chunk.
+
+    Raises:
+        ConfigError: `frames` is below 1, or no latents stand for F frames.
+    """
+    if frames < 1:
+        raise ConfigError(f"frames: must be at least 1, not {frames}")
+    config = autoencoder.config
+    total = config.latent_frames(video.shape[2])
+    if config.pixel_frames(total) != video.shape[2]:
+        autoencoder.encode_moments(video)  # raises
+    past: Past = {}
+    for start in range(0, total, frames):
+        first = config.pixel_frames(start) if start else 0
+        yield autoencoder.encode(video[:, :, first : config.pixel_frames(min(start + frames, total))], past)
 
 
 @torch.no_grad()
@@ -32,7 +69,7 @@ def decode_chunks(
         overlap: of adjacent tiles, in latents.
 
     Yields:
-        `(B, image_channels, up to frames, H, W)`.
+        `(B, image_channels, up to frames * temporal compression, H, W)`.
 
     Raises:
         ConfigError: `frames` is below 1, or `overlap` is not below `tile`.
@@ -57,13 +94,15 @@ def decode_chunks(
 def _decode_tiles(autoencoder, chunk: Tensor, boxes: list, size: tuple, overlap: int, pasts: list) -> Tensor:
     """Decode the tiles of one chunk and blend them, with weights that decrease toward the edges of a tile."""
     scale, config = autoencoder.config.downsampling, autoencoder.config
-    batch, _, frames, height, width = chunk.shape
-    video = chunk.new_zeros(batch, config.image_channels, frames, height * scale, width * scale)
+    batch, _, _, height, width = chunk.shape
+    video = None
     total = chunk.new_zeros(height * scale, width * scale)
     ramps = [_ramp(length * scale, overlap * scale, chunk) for length in size]
     weight = ramps[0][:, None] * ramps[1]
     for (y, x), past in zip(boxes, pasts):
         part = autoencoder.decode_unscaled(chunk[..., y : y + size[0], x : x + size[1]], past)
+        if video is None:
+            video = chunk.new_zeros(batch, config.image_channels, part.shape[2], height * scale, width * scale)
         rows, columns = slice(y * scale, (y + size[0]) * scale), slice(x * scale, (x + size[1]) * scale)
         video[..., rows, columns] += part * weight
         total[rows, columns] += weight

@@ -1,0 +1,21 @@
+"""The video autoencoder, whole or in parts."""
+
+from nas.models.autoencoder.blocks import Encoder, MidAttention, SeparableDecoder, VAEResnetBlock
+from nas.models.autoencoder.model import Autoencoder
+from nas.models.autoencoder.streaming import decode_chunks, encode_chunks, encode_clips
+from nas.models.autoencoder.temporal import Past, TemporalConv, TemporalDownsampler, TemporalUpsampler
+
+__all__ = [
+    "Autoencoder",
+    "Encoder",
+    "MidAttention",
+    "Past",
+    "SeparableDecoder",
+    "TemporalConv",
+    "TemporalDownsampler",
+    "TemporalUpsampler",
+    "VAEResnetBlock",
+    "decode_chunks",
+    "encode_chunks",
+    "encode_clips",
+]
