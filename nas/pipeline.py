@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ class Pipeline:
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        seconds: float | None = None,
     ) -> Clips:
         """Generate one clip per prompt.
 
@@ -72,6 +74,7 @@ class Pipeline:
             frames: length in frames, 1 + a multiple of the autoencoder's temporal compression; default: as trained. A
                 longer clip is denoised in overlapping windows of the trained length, see `nas.diffusion.windows`.
             height, width: in pixels; default: as trained.
+            seconds: length in seconds, rounded up to the next possible number of frames; instead of `frames`.
 
         Raises:
             ConfigError: no prompt, a number out of range, or not enough memory for the clip.
@@ -86,6 +89,8 @@ class Pipeline:
             _check_text(prompt)
         steps = int(in_range(info.steps if steps is None else steps, "steps", 1, MAX_SAMPLING_STEPS))
         guidance = in_range(info.guidance if guidance is None else float(guidance), "guidance", 0, MAX_GUIDANCE)
+        if seconds is not None:
+            frames = self._frames_of(seconds, frames)
         shape = self._latent_shape(frames, height, width)
         context, empty = self._text(prompts), self._text([EMPTY])
         try:
@@ -126,6 +131,14 @@ class Pipeline:
         """Height and width in pixels must be multiples of this: each level of both networks halves them."""
         levels = len(self.checkpoint.space.backbone.channels)
         return self.checkpoint.autoencoder.config.downsampling * 2 ** (levels - 1)
+
+    def _frames_of(self, seconds: float, frames: int | None) -> int:
+        """The fewest frames that the autoencoder can decode to and that last at least `seconds`."""
+        if frames is not None:
+            raise ConfigError("seconds: give either 'seconds' or 'frames'")
+        vae, fps = self.checkpoint.autoencoder.config, self.checkpoint.clip.fps
+        length = in_range(seconds, "seconds", 0, MAX_PIXELS / fps, above=True) * fps
+        return vae.pixel_frames(vae.latent_frames(max(1, ceil(length - 1e-9))))
 
     def _latent_shape(self, frames: int | None, height: int | None, width: int | None) -> tuple[int, int, int, int]:
         """`(C, T, h, w)` of the latents of a clip; None stands for the trained size."""

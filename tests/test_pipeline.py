@@ -73,6 +73,26 @@ def test_lengths_and_aspect_ratios(pipeline, sizes):
     assert pipeline("a cat runs", **sizes).frames.shape[1:4] == tuple(wanted.values())
 
 
+@pytest.mark.parametrize(("seconds", "frames"), [(0.01, 1), (0.5, 4), (0.51, 5), (1.5, 12)])
+def test_length_in_seconds_is_rounded_up_to_frames(pipeline, seconds, frames):
+    clips = pipeline("a cat runs", seconds=seconds)
+    assert clips.frames.shape[1] == frames and clips.fps == 8
+    np.testing.assert_array_equal(clips.frames, pipeline("a cat runs", frames=frames).frames)
+
+
+def test_longer_clip_than_trained_is_seen_by_the_denoiser_in_parts_of_the_trained_length(pipeline, monkeypatch):
+    seen = []
+    forward = type(pipeline.checkpoint.denoiser).forward
+
+    def spy(self, x, *rest):
+        seen.append(x.shape[2])
+        return forward(self, x, *rest)
+
+    monkeypatch.setattr(type(pipeline.checkpoint.denoiser), "forward", spy)
+    assert pipeline("a cat runs", frames=11).frames.shape[1] == 11
+    assert set(seen) == {4}, "memory does not grow with the length"
+
+
 @pytest.mark.parametrize("frames", [1, 8, 9, 20])
 def test_decoding_in_parts_changes_nothing(pipeline, frames):
     latents = torch.randn(1, 4, frames, 8, 8)
@@ -160,6 +180,10 @@ def test_a_second_process_that_writes_the_same_clip_is_refused(tiny_checkpoint, 
         ("a cat", {"guidance": float("inf")}, "guidance"),
         ("a cat", {"guidance": -1}, "guidance"),
         ("a cat", {"frames": 10**9}, "frames"),
+        ("a cat", {"seconds": 1.0, "frames": 4}, "give either 'seconds' or 'frames'"),
+        ("a cat", {"seconds": 0.0}, "seconds: must be above 0"),
+        ("a cat", {"seconds": float("nan")}, "seconds: must be a finite number"),
+        ("a cat", {"seconds": 1e7}, "too many for one clip"),
         ("a cat", {"height": 4 * 10**8}, "height"),
         ("a cat \ud800", {}, "prompts"),
     ],

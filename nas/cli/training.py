@@ -66,6 +66,7 @@ def train(stage: str, config: str, out: str, workers: int, data: str | None) -> 
 @option("--steps", type=COUNT, metavar="N", help="denoising steps; fixed in an export  [default: as trained]")
 @option("--guidance", type=float, metavar="G", help="classifier-free guidance scale")
 @option("--frames", type=COUNT, metavar="N", help="length of the clip; fixed in an export  [default: as trained]")
+@option("--seconds", type=float, metavar="S", help="length of the clip, instead of --frames")
 @option("--height", type=COUNT, metavar="N", help="in pixels; fixed in an export  [default: as trained]")
 @option("--width", type=COUNT, metavar="N", help="in pixels; fixed in an export  [default: as trained]")
 @option("--seed", type=int, default=0, metavar="N", help="of the initial noise")

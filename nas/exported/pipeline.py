@@ -72,6 +72,7 @@ class ExportedPipeline:
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        seconds: float | None = None,
     ) -> Clips:
         """Generate one clip per prompt, the same as `nas.Pipeline` does with the checkpoint, to rounding.
 
@@ -79,7 +80,7 @@ class ExportedPipeline:
             prompts: one text, or several.
             guidance: scale of classifier-free guidance; 1 disables it. Default: the checkpoint's.
             seed: of the noise; clip i is generated with `seed + i`.
-            steps, frames, height, width: as `nas.Pipeline` takes them. They were fixed when the folder was exported.
+            steps, frames, height, width, seconds: as `nas.Pipeline` takes them. They were fixed when the folder was exported.
 
         Raises:
             ConfigError: no prompt, a number out of range or other than that of the export, or a damaged file.
@@ -91,6 +92,7 @@ class ExportedPipeline:
         clip = self.app.clip
         self._check_fixed({"steps": (steps, len(self.app.sampling.steps)), "frames": (frames, clip.frames)})
         self._check_fixed({"height": (height, clip.height), "width": (width, clip.width)})
+        self._check_fixed({"seconds": (seconds, clip.frames / clip.fps)})
         scale = self.app.sampling.guidance if guidance is None else float(guidance)
         scale = in_range(scale, "guidance", 0, MAX_GUIDANCE)
         tokens = [self._tokenizer(prompt) for prompt in prompts]
