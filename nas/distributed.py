@@ -4,6 +4,8 @@ Every worker runs the same stage on its share of each step's batch; gradients ar
 each take the same step as one worker with B. Rank 0 writes all files; all workers must see the folder. In a single
 process these functions do nothing, and Ray is not needed.
 
+The workers are started by Ray Train (`launch`), or by `torchrun` (`launched_group`).
+
 Gradients are averaged in one of two ways. Denoisers are wrapped in torch's DistributedDataParallel, or in FSDP2 when
 sharded. Modules that are trained through other methods than `forward` (autoencoder, discriminator heads), and the
 supernet, for which DDP would send the gradients of all paths although one was trained, have their gradients averaged
@@ -13,8 +15,10 @@ after the backward pass.
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +147,25 @@ def copy_full_tensor(target: Tensor, value: Tensor) -> None:
         value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
     with torch.no_grad():
         target.copy_(value)
+
+
+def launched_workers() -> int:
+    """The number of processes that `torchrun`, or a launcher that sets the same variables, has started; else 1."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in names) else 1
+
+
+@contextlib.contextmanager
+def launched_group() -> Iterator[None]:
+    """Join the process group of the processes that `torchrun` has started, each with the GPU of its local rank."""
+    gpus = torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    distributed.init_process_group("nccl" if gpus else "gloo", timeout=datetime.timedelta(seconds=TIMEOUT_S))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def launch(function: Callable[..., Any], arguments: tuple, workers: int, storage: Path) -> None:

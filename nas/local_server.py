@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 from nas.errors import ConfigError, MissingDependency, NasError
@@ -75,6 +77,8 @@ class LocalServer(ThreadingHTTPServer):
         ConfigError: the port is in use, or the address is not this machine's.
     """
 
+    headers: ClassVar[Mapping[str, str]] = ISOLATION_HEADERS
+    """Headers of every answer, beside those that describe its content."""
     daemon_threads = True
     allow_reuse_address = sys.platform != "win32"
 
@@ -198,19 +202,27 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(None)
             size = file.seek(0, 2)
             file.seek(0)
+            tag = ""
+            if isinstance(reply.content, Path):  # a browser keeps a file as long as its tag stays the same
+                status = os.stat(file.fileno())
+                tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+            unchanged = tag != "" and self.headers.get("If-None-Match") == tag
             suffix = reply.content.suffix if isinstance(reply.content, Path) else ""
-            self.send_response(reply.status)
+            self.send_response(304 if unchanged else reply.status)
             self.send_header("Content-Type", reply.kind or CONTENT_TYPES.get(suffix, "application/octet-stream"))
-            self.send_header("Content-Length", str(size))
+            if not unchanged:
+                self.send_header("Content-Length", str(size))
+            if tag:
+                self.send_header("ETag", tag)
             self.send_header("Cache-Control", reply.cache)
             self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Referrer-Policy", "no-referrer")
-            for name, value in ISOLATION_HEADERS.items():
+            for name, value in self.server.headers.items():
                 self.send_header(name, value)
             if self.close_connection:
                 self.send_header("Connection", "close")
             self.end_headers()
-            if self.command != "HEAD":
+            if self.command != "HEAD" and not unchanged:
                 shutil.copyfileobj(file, self.wfile, 1 << 20)
 
 

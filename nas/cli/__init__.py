@@ -41,6 +41,7 @@ COMMANDS = {
     "train": "nas.cli.training",
     "generate": "nas.cli.training",
     "export": "nas.cli.export",
+    "serve": "nas.cli.export",
     "web": "nas.cli.export",
     "completion": "nas.cli.completion",
 }

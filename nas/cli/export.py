@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nas.cli.command import PATH, Command, Group, option
+from nas.cli.command import PATH, TEXT, Command, Group, RepeatableOption, option
 from nas.errors import ConfigError, suggestion
 
 
@@ -17,12 +17,15 @@ from nas.errors import ConfigError, suggestion
     example="nas export --checkpoint runs/demo/checkpoints/adversarial --format coreml --out export",
 )
 @option("--checkpoint", required=True, metavar="DIR", type=PATH, help="a finished stage's folder")
-@option("--format", "format_name", required=True, metavar="F", help="coreml, litert or recipe")
+@option("--format", "format_name", required=True, metavar="F", help="coreml, litert, web or recipe")
 @option("--out", required=True, metavar="DIR", type=PATH, help="folder for the exported models and export.json")
 @option("--table", metavar="T.csv", type=PATH, help="a lookup table, for the predicted latency in the manifest")
 @option("--target", metavar="OS", help="coreml: iOS17 or iOS18  [default: iOS17]")
 @option("--bits", type=click.Choice(["6", "8"]), help="coreml: palettize the weights to this many bits")
 @option("--compare", is_flag=True, help="coreml: also run each package with Core ML (needs a Mac)")
+@option(
+    "--example", "examples", cls=RepeatableOption, type=TEXT, metavar="P...", help="web: prompts that the page offers"
+)
 @option("--no-check", is_flag=True, help="coreml: skip the numerical comparison with torch")
 def export(
     checkpoint: str,
@@ -33,6 +36,7 @@ def export(
     bits: str | None,
     compare: bool,
     no_check: bool,
+    examples: tuple[str, ...],
 ) -> None:
     from nas.export import FORMATS
 
@@ -47,12 +51,39 @@ def export(
     options: dict[str, Any] = {name: value for name, value in for_coreml.items() if value is not None}
     if options and format_name != "coreml":
         raise ConfigError(f"--target, --bits, --compare and --no-check belong to --format coreml, not '{format_name}'")
+    if examples:
+        if format_name != "web":
+            raise ConfigError(f"--example belongs to --format web, not '{format_name}'")
+        options["examples"] = examples
     if table:
         from nas.costs import LookupTable
 
         options["table"] = LookupTable.load(table)
     for path in FORMATS[format_name](Path(checkpoint), Path(out), **options):
         print(path)
+
+
+@click.command(
+    cls=Command,
+    help="show an exported web page to phones in the local network",
+    example="nas serve export",
+)
+@click.argument("folder", metavar="EXPORT_DIR", type=PATH)
+@option("--port", type=click.IntRange(0, 65535), default=8000, metavar="N", help="0 for a free one")
+@option("--https", is_flag=True, help="allow threads and the GPU on a phone; its browser warns of the certificate once")
+def serve(folder: str, port: int, https: bool) -> None:
+    from nas.exported.serving import ExportServer
+    from nas.local_server import qr_code
+
+    server = ExportServer(folder, port, https)
+    phone = server.network_url
+    if phone:
+        print(f"{qr_code(phone)}\n\non a phone in the same network: {phone}")
+    print(f"on this machine:                {server.url}")
+    if not https:
+        print("a phone runs the model on one thread; with --https it may use threads and its GPU")
+    print("press Ctrl-C to stop", flush=True)
+    server.serve_forever()
 
 
 @click.group(cls=Group, help="the JavaScript libraries of models in a browser", example="nas web install")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import Any
 
 import click
@@ -35,7 +36,8 @@ def train(stage: str, config: str, out: str, workers: int, data: str | None) -> 
     from nas.training.recipe import train as train_stage
 
     result = train_stage(stage, config, out, workers, data)
-    print(f"{result.folder}: {json.dumps(result.metrics)}")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun has started
+        print(f"{result.folder}: {json.dumps(result.metrics)}")
 
 
 @click.command(

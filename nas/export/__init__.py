@@ -1,4 +1,4 @@
-"""Export a trained checkpoint: Core ML packages, LiteRT models, or a training recipe.
+"""Export a trained checkpoint: Core ML packages, LiteRT models, a web page, or a training recipe.
 
 Each format is a function `(checkpoint folder, output folder, ...) -> written paths`, which also records the paths in
 the output folder's `export.json`. A new format is one module in this package and one entry in `FORMATS`.
@@ -16,6 +16,7 @@ from typing import Any
 from nas.export.litert_models import litert
 from nas.export.packages import check_package, coreml
 from nas.export.training_recipe import recipe
+from nas.export.web_page import web
 from nas.locks import output_lock
 from nas.profiling.coreml_models import temporary_files_in
 from nas.profiling.temporary import TemporaryFolder
@@ -46,7 +47,7 @@ def _remove_unfinished(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-coreml, recipe, litert = _exclusive(coreml), _exclusive(recipe), _exclusive(litert)
-FORMATS: dict[str, Callable[..., list[Path]]] = {"coreml": coreml, "recipe": recipe, "litert": litert}
+coreml, recipe, litert, web = _exclusive(coreml), _exclusive(recipe), _exclusive(litert), _exclusive(web)
+FORMATS: dict[str, Callable[..., list[Path]]] = {"coreml": coreml, "recipe": recipe, "litert": litert, "web": web}
 
-__all__ = ["FORMATS", "check_package", "coreml", "litert", "recipe"]
+__all__ = ["FORMATS", "check_package", "coreml", "litert", "recipe", "web"]

@@ -97,6 +97,7 @@ class Prompt:
         empty_ids, empty_mask: the encoder's inputs for the empty prompt.
         empty_context: file of the encoder's output for the empty prompt: little-endian float32 of the denoiser's
             `context` shape.
+        examples: prompts that an app may offer.
     """
 
     kind: str
@@ -107,6 +108,7 @@ class Prompt:
     empty_ids: tuple[int, ...]
     empty_mask: tuple[int, ...]
     empty_context: str
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

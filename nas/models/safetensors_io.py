@@ -100,15 +100,16 @@ def load_state(
 
     Args:
         path: of the file, for error messages.
-        optional: prefixes of names that may be missing.
+        optional: prefixes of names that may be missing, all that begin with a prefix or none.
         described: name of what defines the module, for error messages.
 
     Raises:
         ConfigError: a tensor is missing, unexpected, or of another shape or kind.
     """
     expected = module.state_dict()
+    absent = [prefix for prefix in optional if not any(name.startswith(prefix) for name in state)]
     for name, value in expected.items():
-        if name not in state and not any(name.startswith(prefix) for prefix in optional):
+        if name not in state and not any(name.startswith(prefix) for prefix in absent):
             raise ConfigError(f"{path}: does not fit {described}: it lacks '{name}' {_shape(value)}")
     converted = {}
     for name, value in state.items():

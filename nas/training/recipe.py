@@ -17,6 +17,7 @@ A stage that the file does not mention has its default config. Relative paths ar
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def train(
     """Run or resume stage `stage` of a recipe file in `out/STAGE`; the stages before it must be finished in `out`.
 
     Args:
-        workers: number of data-parallel workers, started by Ray Train if above 1; all must see the folder `out`.
+        workers: number of data-parallel workers, started by Ray Train if above 1; all must see the folder `out`. Leave
+            it at 1 under `torchrun`, which has started them.
         data: overrides the recipe's data of the `decoder` stage: `digits`, or a folder.
 
     Raises:
@@ -75,6 +77,9 @@ def train(
 
     if workers < 1:
         raise ConfigError(f"workers: must be at least 1, not {workers}")
+    launched = distributed.launched_workers()
+    if launched > 1 and workers > 1:
+        raise ConfigError(f"workers: torchrun has started {launched} processes; leave out --workers")
     path, out = Path(recipe), Path(out).absolute()  # workers have other working directories
     loaded = load(Recipe, path, "recipe")
     for name in (stage, *loaded.stages):
@@ -98,16 +103,31 @@ def train(
     inputs = Inputs(space, decoder, start, arch, loaded.objective, loaded.execution, loaded.previews, table, base)
     arguments = (stage, out / stage, options, inputs)
     for name in ("batch", "image_batch_size"):
-        if getattr(options, name, workers) % workers:
+        count = max(workers, launched)
+        if getattr(options, name, count) % count:
             raise ConfigError(
-                f"{path}: stages.{stage}.{name}: {getattr(options, name)} cannot be shared evenly by {workers} workers; "
-                f"choose a multiple of {workers}"
+                f"{path}: stages.{stage}.{name}: {getattr(options, name)} cannot be shared evenly by {count} workers; "
+                f"choose a multiple of {count}"
             )
+    if launched > 1:
+        return _run_launched(*arguments)
     if workers > 1 and not (out / stage / "result.json").exists():
         with output_lock(out / stage, folder=True):
             check_or_record_config(*arguments, workers)  # before workers start, for a one-line error
             distributed.launch(run_stage, arguments, workers, out / stage / "ray")
     return run_stage(*arguments)
+
+
+def _run_launched(stage: str, folder: Path, options: Any, inputs: Inputs) -> StageResult:
+    """Run a stage as one of the workers that torchrun has started; rank 0 holds the lock of the folder."""
+    from nas.training import run_stage
+
+    with distributed.launched_group(), contextlib.ExitStack() as held:
+        if distributed.is_main():
+            held.enter_context(output_lock(folder, folder=True))
+            check_or_record_config(stage, folder, options, inputs, distributed.world_size())
+        distributed.barrier()
+        return run_stage(stage, folder, options, inputs)
 
 
 def beside(recipe: Path, name: str) -> str | Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,26 +118,62 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_before_anything_starts(s
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_ray_trains_with_two_workers(inputs, tmp_path, monkeypatch):
-    """`nas train --workers 2`, from a recipe file, in this machine's own Ray cluster, which ends with it."""
-    import ray
-
-    folder = tmp_path / "run"
-    folder.mkdir()
+@pytest.fixture
+def recipe(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The recipe of a fine-tuning that can start in the folder `run` beside it."""
+    (tmp_path / "run").mkdir()
     for name, there in (("decoder", inputs.decoder), ("supernet", inputs.start)):
-        (folder / name).symlink_to(there)
+        (tmp_path / "run" / name).symlink_to(there)
     inputs.space.save(tmp_path / "space.yaml")
     inputs.architecture.save(tmp_path / "architecture.json")
     (tmp_path / "table.csv").write_text("workload,latency_ms\n")
     options = {"steps": 6, "batch": 4, "image_batch_size": 8, "validation": 4, "eval_steps": [], "save_every": 5}
     recipe = {"space": "space.yaml", "architecture": "architecture.json", "table": "table.csv"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "stages": {"finetune": options}}))
-    monkeypatch.chdir(tmp_path)  # workers run elsewhere, and must find it all the same
-    result = train("finetune", "recipe.yaml", "run", workers=2)
+    monkeypatch.chdir(tmp_path)  # Ray's workers run elsewhere, and must find it all the same
+    return "recipe.yaml"
+
+
+@pytest.mark.slow
+def test_ray_and_torchrun_train_with_two_workers(inputs, recipe, tmp_path):
+    """`nas train --workers 2` in this machine's own Ray cluster, which ends with it; then `torchrun ... nas train`."""
+    import ray
+
+    result = train("finetune", recipe, "run", workers=2)
     assert not ray.is_initialized()  # or whatever uses Ray next would be on that cluster, whatever address it gives
     assert [row["step"] for row in read_history(result.folder)] == list(range(1, 7))
     alone = run_stage("finetune", tmp_path / "alone", replace(FINETUNE, steps=6), inputs)
     assert read_history(result.folder)[0]["loss"] == pytest.approx(read_history(alone.folder)[0]["loss"], abs=1e-5)
     provenance = checkpoint.load(result.folder).info.provenance
     assert provenance["space_hash"] == inputs.space.hash and provenance["table_hash"]
+
+    shutil.move(result.folder, tmp_path / "by-ray")
+    words = ["--standalone", "--nproc-per-node", "2", "-m", "nas.cli", "train", "finetune"]
+    command = [sys.executable, "-m", "torch.distributed.run", *words, "--config", recipe, "--out", "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("finetune: {") == 1, "only rank 0 prints"
+    assert read_history(tmp_path / "run" / "finetune") == read_history(tmp_path / "by-ray")
+
+
+def test_workers_beside_torchrun_are_refused(recipe, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="workers: torchrun has started 3 processes; leave out --workers"):
+        train("finetune", recipe, "run", workers=2)
+    with pytest.raises(ConfigError, match=r"stages.finetune.batch: 4 cannot be shared evenly by 3 workers"):
+        train("finetune", recipe, "run")
+
+
+def test_finetune_from_a_model_of_another_architecture_is_refused(inputs, space, decoder, tmp_path):
+    """Its temporal layers would be dropped where the new architecture has others."""
+    one_step = replace(FINETUNE, steps=1)
+    trained = run_stage("finetune", tmp_path / "first", one_step, inputs).folder
+    other = space.architecture({"down.0.0/0": "Conv1D", "up.1.1/0": "Conv1D"})
+    for arch in (other, space.architecture({"down.0.0/0": "Conv1D"})):
+        with pytest.raises(ConfigError, match=r"denoiser.safetensors: does not fit .*'temporal\."):
+            run_stage(
+                "finetune", tmp_path / str(arch.choices["up.1.1/0"]), one_step, Inputs(space, decoder, trained, arch)
+            )
+    run_stage("finetune", tmp_path / "third", one_step, Inputs(space, decoder, trained, inputs.architecture))

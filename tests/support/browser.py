@@ -1,0 +1,32 @@
+"""A headless Chromium, driven through Playwright."""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+TIMEOUT_MS = 120_000
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A Playwright browser; `new_page()` gives a page with cookies and caches of its own."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def wait_for(page: Any, selector: str, pattern: str) -> str:
+    """Wait until the text of an element matches; returns the text."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_have_text(re.compile(pattern), timeout=TIMEOUT_MS)
+    return page.inner_text(selector)
