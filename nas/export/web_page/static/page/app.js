@@ -112,6 +112,7 @@ async function generate() {
   if (!/^-?\d{1,18}$/.test(seed)) return refuse("seed", "The seed must be a whole number of at most 18 digits.");
   note();
   running = true;
+  const mine = prepared();
   let lock = null;
   $("generate").textContent = "Stop";
   say("Starting", null);
@@ -125,7 +126,6 @@ async function generate() {
     let hidden = document.hidden;
     const watch = () => (hidden ||= document.hidden);
     document.addEventListener("visibilitychange", watch);
-    const mine = prepared();
     const result = await mine.generate(prompt.toWellFormed?.() ?? prompt, BigInt(seed), (frame) => player.add(frame));
     document.removeEventListener("visibilitychange", watch);
     player.finish();
@@ -136,11 +136,11 @@ async function generate() {
       mine.fallbacks.length && `The GPU cannot run the ${mine.fallbacks.join(", ")} completely: the CPU did.`,
       hidden && "The page was in the background for a while, where browsers slow it down: the times are not representative.");
   } catch (error) {
-    generator.close();
+    mine.close();
     player.clear();
     $("stage").dataset.state = "";
     $("strip").replaceChildren();
-    fail(error);
+    if (generator === mine) fail(error);  // else another accelerator was chosen, which is being prepared
   } finally {
     sessionStorage.removeItem(RUNNING);
     lock?.release();
