@@ -42,7 +42,7 @@ const megabytes = (size) => `${size.toFixed(size < 10 ? 1 : 0)} MB`;
 function showTimes({times, totalMs}) {
   const {frames, fps} = manifest.app.clip, seconds = totalMs / 1000;
   const rate = frames / seconds, length = frames / fps;
-  const facts = [["Made in", duration(totalMs)], ["Frames per second", rate.toFixed(rate < 1 ? 3 : rate < 10 ? 1 : 0)],
+  const facts = [["Made in", duration(totalMs)], ["Frames/s", rate.toFixed(rate < 1 ? 3 : rate < 10 ? 1 : 0)],
     ["Clip", `${length.toFixed(Number.isInteger(length) ? 0 : 1)} s at ${fps} fps`]];
   $("headline").replaceChildren(...facts.map(([term, value]) => entry(term, value)));
   const rows = Object.entries(times).map(([part, ms]) => [NAMES[part], ms.length > 1 ? `${ms.length} × ${duration(sum(ms) / ms.length)}` : "", sum(ms)]);
@@ -54,7 +54,9 @@ function showTimes({times, totalMs}) {
     row.append(Object.assign(document.createElement("th"), {scope: "row", textContent: part}));
     row.insertCell().textContent = runs;
     row.insertCell().textContent = duration(ms);
-    row.insertCell().append(Object.assign(document.createElement("meter"), {max: totalMs, value: ms}));
+    const bar = Object.assign(document.createElement("span"), {className: "bar"});
+    bar.style.setProperty("--share", ms / totalMs);
+    row.insertCell().append(bar);
   }
   $("headline").hidden = $("times").hidden = false;
 }
@@ -204,7 +206,7 @@ function describe() {
     "Clip": `${clip.frames} frames of ${clip.width} × ${clip.height} pixels, ${clip.fps} fps`,
     "Denoising steps": `${sampling.steps.length}${sampling.guidance === 1 ? "" : `, guidance ${sampling.guidance}`}, sampler ${sampling.sampler}`,
     "Prompt": `up to ${app.prompt.tokens} tokens`,
-    "Models": Object.entries(models).map(([part, model]) => `${NAMES[part].toLowerCase()} ${megabytes(model.size_mb)}`).join(", "),
+    "Models": Object.entries(models).map(([part, model]) => `${(NAMES[part] ?? part).toLowerCase()} ${megabytes(model.size_mb)}`).join(", "),
     "Trained in": `stage ${checkpoint.stage}`,
     "Temporal layers": Object.entries(checkpoint.architecture).filter(([, choice]) => choice !== "none").map(([slot, choice]) => `${slot} ${choice}`).join(", ") || "none",
     "Exported by": `nas ${library}`,
