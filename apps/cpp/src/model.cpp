@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include "error.h"
 
@@ -18,6 +19,7 @@ Runtime::~Runtime() { api.DestroyEnvironment(environment); }
 Model::Model(const Runtime& runtime, const ModelFile& file, int threads)
     : runtime_(runtime), api_(runtime.api), file_(file) {
   try {
+    if (!std::ifstream(file_.path)) throw Error(file_.path + ": cannot be read; export the folder again");
     const litert::Status status = api_.CreateModelFromFile(runtime_.environment, file_.path.c_str(), &model_);
     if (status != 0) throw Error(file_.path + ": cannot be loaded as a LiteRT model; export the folder again");
     require(api_.GetModelSignature(model_, 0, &signature_), "has no signature");
@@ -79,7 +81,7 @@ std::map<std::string, size_t> Model::create_buffers(const std::vector<Port>& por
     buffers.push_back(buffer);
     indices[name] = i;
 
-    // The order of the ports is the order of a single output whose name the converter did not keep.
+    // A converter does not keep the name of a single output.
     const Port* port = !inputs && ports.size() == 1 && count == 1 ? &ports[0] : nullptr;
     for (const Port& candidate : ports)
       if (candidate.name == name) port = &candidate;
