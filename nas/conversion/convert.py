@@ -4,6 +4,7 @@ the exported one."""
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import shutil
 import tempfile
@@ -34,7 +35,7 @@ class Unconvertible(NasError):
 def to_coreml(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
-    output: str,
+    output: str = "output",
     target: str = "iOS17",
     float32: Collection[str] = (),
     float32_residual: bool = False,
@@ -48,7 +49,7 @@ def to_coreml(
         module: in evaluation mode; its tensors have at most 5 dimensions.
         inputs: example tensors by argument name of `forward`, in order; the program has their shapes. Floats become
             float16 inputs, integers int32.
-        output: name of the output, a float16 tensor.
+        output: name of the output, a float16 tensor. A module that returns a dict names its outputs itself.
         target: minimum deployment target, one of `COREML_TARGETS`.
         float32: names of inputs that stay float32.
         float32_residual: whether layer norms and the residual sums before them stay float32. They are a small part of a
@@ -72,10 +73,13 @@ def to_coreml(
 
     try:
         with quiet():
+            program = exported_program(module, inputs)
+            returned = program.call_spec.out_spec
+            names = list(returned.context) if returned.type is dict else [output]
             return ct.convert(
-                exported_program(module, inputs),
+                program,
                 inputs=[ct.TensorType(name=name, shape=x.shape, dtype=dtype(name)) for name, x in inputs.items()],
-                outputs=[ct.TensorType(name=output, dtype=ct.converters.mil.mil.types.fp16)],
+                outputs=[ct.TensorType(name=name, dtype=ct.converters.mil.mil.types.fp16) for name in names],
                 minimum_deployment_target=getattr(ct.target, target),
                 compute_precision=ct.transform.FP16ComputePrecision(lambda op: not keeps_float32(op, float32_residual)),
                 convert_to="mlprogram",
@@ -87,7 +91,9 @@ def to_coreml(
 
 def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
     """Export the module's graph for these input shapes, decomposed to core ATen operators and without no-ops."""
-    program = torch.export.export(module.eval(), tuple(distinct(inputs).values())).run_decompositions({})
+    by_name = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
+    given = ((), distinct(inputs)) if by_name else (tuple(distinct(inputs).values()), {})
+    program = torch.export.export(module.eval(), *given).run_decompositions({})
     graph = program.graph
     for node in list(graph.nodes):
         if node.target in _NO_OPS:

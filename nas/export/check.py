@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nas.conversion.mil import Program, Result
+from nas.conversion.mil import Program
 from nas.conversion.mil.program import FLOAT16_MAX
 from nas.errors import NasError
 from nas.export.samples import Sample
@@ -112,30 +112,32 @@ def compare(program: Program, samples: Sequence[Sample], plain: Program | None =
     name = Path(program.source).stem
     for i, sample in enumerate(progress(samples, f"check {name}", len(samples))):
         if i in float32_indices:
-            output = _output(program.run(sample.inputs))
-            float32.append(relative_error(output, sample.expected))
-            plain_output = output if plain is None else _output(plain.run(sample.inputs))
-            conversion.append(relative_error(plain_output, sample.expected_rounded))
+            outputs = program.run(sample.inputs).outputs
+            float32.append(largest_error(outputs, sample.expected))
+            plain_outputs = outputs if plain is None else plain.run(sample.inputs).outputs
+            conversion.append(largest_error(plain_outputs, sample.expected_rounded))
         result = program.run(sample.inputs, float16=True)
         if result.not_finite:
             raise NasError(
                 f"{program.source}: {result.not_finite} gives an infinity or NaN in float16, whose maximum is "
                 f"{FLOAT16_MAX:g}; the largest value before it was {result.peak.value:g} at {result.peak.operation}"
             )
-        float16.append(relative_error(_output(result), sample.expected))
+        float16.append(largest_error(result.outputs, sample.expected))
         if result.peak.value > largest:
             largest, at = result.peak.value, result.peak.operation
     return Figures(len(samples), _worst(conversion), _worst(float32), _worst(float16), largest, at)
 
 
-def _output(result: Result) -> Tensor:
-    (output,) = result.outputs.values()
-    return output
-
-
 def _worst(errors: list[float]) -> float:
     """The largest error, or NaN if any error is NaN (`max` alone may ignore it)."""
     return math.nan if any(map(math.isnan, errors)) else max(errors)
+
+
+def largest_error(outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest relative error of outputs, by name; infinite if the names differ, NaN if a value is NaN."""
+    if outputs.keys() != expected.keys():
+        return float("inf")
+    return _worst([relative_error(outputs[name], value) for name, value in expected.items()])
 
 
 def relative_error(output: Tensor, expected: Tensor) -> float:

@@ -13,6 +13,7 @@ from nas.export.parts import Part
 from nas.export.schedule import sampling
 from nas.exported.app import App, Clip, Decoding, Latents, Model, Port, Prompt
 from nas.models.text_encoder import EMPTY, PromptEncoder
+from nas.spaces import VAEConfig
 
 MAX_PACKAGE_MB = 1000
 """Larger Core ML packages exceed the memory of many iPhones."""
@@ -22,7 +23,7 @@ MEANINGS = {
     "x": "the current latents times the step's input_scale",
     "timestep": "the step's timestep",
     "context": "the text encoder's output for the prompt",
-    "latents": "the latents after the last step",
+    "latents": "the latents after the last step, or a run's part of them; see decoding",
     "input_ids": "the prompt's tokens",
     "attention_mask": "1 for the prompt's tokens, 0 for padding",
     "video": "pixels; see clip",
@@ -30,6 +31,8 @@ MEANINGS = {
     "noise": "the noise in x",
     "v": "sqrt(a) noise - sqrt(1 - a) clean of DDPM",
 }
+STATE = "state of the decoder's temporal layers: zeros in the first run of a clip, then the same name's output of the run before"
+STATE_AFTER = "state after this run: the next run's input"
 
 
 def describe(
@@ -54,10 +57,20 @@ def describe(
         _prompt(checkpoint, out, tokenizer),
         sampling(checkpoint),
         Latents(tuple(shape), float(checkpoint.autoencoder.scaling_factor)),
-        Decoding(shape[2]),
+        _decoding(exported[1], shape[2], vae),
         clip,
         tuple(_warnings(models)),
     )
+
+
+def _decoding(decoder: Part, latent_frames: int, vae: VAEConfig) -> Decoding:
+    """How the exported decoder decodes the latents."""
+    frames = decoder.inputs["latents"].shape[2]
+    runs = latent_frames // frames
+    state = tuple(name for name in decoder.inputs if name != "latents")
+    if not state:
+        return Decoding(frames, runs, video_frames=vae.pixel_frames(latent_frames))
+    return Decoding(frames, runs, state, frames * vae.temporal_compression, vae.temporal_compression - 1)
 
 
 def _warnings(models: dict[str, Model]) -> list[str]:
@@ -77,15 +90,23 @@ def _model(checkpoint: Checkpoint, part: Part, path: Path, out: Path, floats: st
         if name == "input_ids":
             low, high = 0, len(PromptEncoder(checkpoint.space.text).load()[0]) - 1
         dtype = "int32" if whole else "float32" if name == "timestep" else floats
-        return Port(name, tuple(shape), dtype, MEANINGS[name], low, high)
+        meaning = MEANINGS.get(name) or (STATE_AFTER if name.endswith("_out") else STATE)
+        return Port(name, tuple(shape), dtype, meaning, low, high)
 
     inputs = tuple(port(name, x.shape, not x.is_floating_point()) for name, x in part.inputs.items())
     shape, vae = tuple(checkpoint.space.input_shape()), checkpoint.autoencoder.config
-    video = (1, vae.image_channels, shape[2], *(size * vae.downsampling for size in shape[3:]))
+    decoding = _decoding(part, shape[2], vae) if part.name == "decoder" else None
+    video = (
+        1,
+        vae.image_channels,
+        decoding and decoding.video_frames,
+        *(size * vae.downsampling for size in shape[3:]),
+    )
     shapes = {"denoiser": shape, "decoder": video, "text_encoder": (1, tokens, checkpoint.space.text.dim)}
-    output = port(part.output, shapes[part.name], False)
+    outputs = [port(part.output, shapes[part.name], False)]
+    outputs += [port(name, part.inputs[name.removesuffix("_out")].shape, False) for name in part.more_outputs]
     size = sum(f.stat().st_size for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file())
-    return Model(path.relative_to(out).as_posix(), size / 1e6, bits, inputs, (output,))
+    return Model(path.relative_to(out).as_posix(), size / 1e6, bits, inputs, tuple(outputs))
 
 
 _RANGES = {"timestep": (0.0, 1000.0), "attention_mask": (0, 1)}

@@ -15,7 +15,7 @@ from nas.conversion.variants import apply_variants
 from nas.costs import LookupTable
 from nas.errors import MissingDependency
 from nas.export import manifest, parts
-from nas.export.check import check_error, relative_error
+from nas.export.check import check_error, largest_error
 from nas.export.describe import describe
 from nas.export.samples import Sample, real_samples
 from nas.export.tokenizer import save_tokenizer
@@ -66,7 +66,7 @@ def with_measured_variants(module: nn.Module, table: LookupTable | None) -> nn.M
 
 
 def litert_error(path: Path, samples: Sequence[Sample]) -> float:
-    """The largest error of a .tflite model from torch over the samples, see `nas.export.check.relative_error`.
+    """The largest error of a .tflite model from torch over the samples, see `nas.export.check.largest_error`.
 
     Raises:
         MissingDependency: ai-edge-litert is not installed.
@@ -77,6 +77,8 @@ def litert_error(path: Path, samples: Sequence[Sample]) -> float:
         raise MissingDependency("ai-edge-litert is not installed; run: pip install 'nas-video[litert]'") from None
     runner, errors = Interpreter(str(path)).get_signature_runner(), []
     for sample in samples:
-        output = next(iter(runner(**{name: x.numpy() for name, x in sample.inputs.items()}).values()))
-        errors.append(relative_error(torch.from_numpy(output), sample.expected))
+        outputs = runner(**{name: x.numpy() for name, x in sample.inputs.items()})
+        if len(outputs) == 1:  # the converter names it output_0
+            outputs = dict(zip(sample.expected, outputs.values()))
+        errors.append(largest_error({name: torch.from_numpy(x) for name, x in outputs.items()}, sample.expected))
     return max(errors)

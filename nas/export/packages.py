@@ -23,7 +23,7 @@ from nas.conversion.palettize import palettize
 from nas.costs import LookupTable
 from nas.errors import NasError
 from nas.export import manifest, operations, parts
-from nas.export.check import DEVICE_TOLERANCE, PALETTE_TOLERANCES, check_error, check_numbers, relative_error
+from nas.export.check import DEVICE_TOLERANCE, PALETTE_TOLERANCES, check_error, check_numbers, largest_error
 from nas.export.describe import describe
 from nas.export.parts import Part
 from nas.export.samples import Sample, real_samples
@@ -114,14 +114,14 @@ def compute_unit_errors(
     for unit in COMPUTE_UNITS:
         try:
             model = ct.models.MLModel(str(path), compute_units=getattr(ct.ComputeUnit, unit))
-            outputs = [model.predict({k: x.numpy() for k, x in s.inputs.items()})[part.output] for s in samples]
+            outputs = [model.predict({k: x.numpy() for k, x in s.inputs.items()}) for s in samples]
         except Exception as error:  # coremltools passes on many types from Core ML
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise NasError(f"{path}: Core ML on this Mac cannot run it with {unit} ({reason})") from None
-        tensors = [torch.from_numpy(np.asarray(output, np.float32)) for output in outputs]
-        if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        tensors = [{k: torch.from_numpy(np.asarray(o[k], np.float32)) for k in part.outputs} for o in outputs]
+        if not all(torch.isfinite(tensor).all() for named in tensors for tensor in named.values()):
             raise NasError(f"{path}: Core ML with {unit} gives an infinity or NaN")
-        errors[unit] = max(relative_error(tensor, sample.expected) for tensor, sample in zip(tensors, samples))
+        errors[unit] = max(largest_error(named, sample.expected) for named, sample in zip(tensors, samples))
         check_error(path, errors[unit], DEVICE_TOLERANCE if bits is None else PALETTE_TOLERANCES[bits], f" with {unit}")
     return errors
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nas.checkpoint import Checkpoint
 from nas.models import Autoencoder
+from nas.models.autoencoder import DecoderRun
 from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Text
 
@@ -39,7 +40,8 @@ class Part:
     Attributes:
         name: file name without suffix.
         inputs: example tensors by argument name of `forward`; integer inputs are int32.
-        output: name of the output.
+        output: name of the output, the first if there are several.
+        more_outputs: names of the others, which the module returns in a dict with the first.
         description: written into the package's metadata.
         float32_residual: whether Core ML keeps layer norms and the sums before them float32, see `to_coreml`.
     """
@@ -50,6 +52,11 @@ class Part:
     output: str
     description: str
     float32_residual: bool = False
+    more_outputs: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.output, *self.more_outputs)
 
 
 def denoiser(checkpoint: Checkpoint) -> Part:
@@ -65,11 +72,24 @@ def denoiser(checkpoint: Checkpoint) -> Part:
 
 
 def decoder(checkpoint: Checkpoint) -> Part:
-    """`latents (1, C, T, h, w)` -> `video (1, image channels, T, H, W)` in [-1, 1]."""
-    latents = torch.zeros(1, *checkpoint.space.input_shape()[1:])
-    return Part(
-        "decoder", DecodeLatents(checkpoint.autoencoder), {"latents": latents}, "video", "Latents to pixels in [-1, 1]."
-    )
+    """What the lookup table's row of the decoder measures: the whole clip, or a part of it with the state of the rest.
+
+    `latents (1, C, T, h, w)` -> `video (1, image channels, F, H, W)` in [-1, 1]. If the search space sets
+    `decoder.frames` below the clip's length, that many latent frames, and the state as further inputs and outputs, see
+    `nas.models.autoencoder.DecoderRun`.
+    """
+    _, *shape = checkpoint.space.input_shape()
+    runs = max(1, checkpoint.space.decoder_runs)
+    shape[1] //= runs
+    inputs = {"latents": torch.zeros(1, *shape)}
+    if runs == 1:
+        whole = DecodeLatents(checkpoint.autoencoder)
+        return Part("decoder", whole, inputs, "video", "Latents to pixels in [-1, 1].")
+    run = DecoderRun(checkpoint.autoencoder)
+    state = run.initial_state(1, *shape[2:])
+    described = "Part of a clip's latents to pixels in [-1, 1]; outputs NAME_out are the next part's inputs NAME."
+    outputs = tuple(f"{name}_out" for name in state)
+    return Part("decoder", run, {**inputs, **state}, "video", described, more_outputs=outputs)
 
 
 def text_encoder(checkpoint: Checkpoint) -> Part:

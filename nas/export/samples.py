@@ -24,13 +24,13 @@ class Sample:
     """Inputs of a part by name, and torch's output for them.
 
     Attributes:
-        expected: output with the checkpoint's weights.
-        expected_rounded: output with the weights rounded to float16, as packages store them.
+        expected: outputs by name with the checkpoint's weights.
+        expected_rounded: outputs with the weights rounded to float16, as packages store them.
     """
 
     inputs: dict[str, Tensor]
-    expected: Tensor
-    expected_rounded: Tensor
+    expected: dict[str, Tensor]
+    expected_rounded: dict[str, Tensor]
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
 
     Clips are sampled as the checkpoint specifies, so that the denoiser's inputs cover each timestep of its schedule.
     Each step uses the next of `PROMPTS`, and enough clips are sampled to use them all. The decoder's inputs are the
-    final latents. No two inputs of a sample share memory.
+    final latents, or parts of them with the state before them: the first two and the last of a clip. No two inputs of a sample share memory.
 
     Raises:
         MissingDependency: the text encoder is not installed.
@@ -60,14 +60,36 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
     tokens = [parts.token_inputs(checkpoint.space.text, prompt) for prompt in PROMPTS]
     return {
         "denoiser": _samples(parts.denoiser(checkpoint), denoiser),
-        "decoder": _samples(parts.decoder(checkpoint), [{"latents": x} for x in latents[:2]]),
+        "decoder": _samples(parts.decoder(checkpoint), _decoder_inputs(parts.decoder(checkpoint), latents[:2])),
         "text_encoder": _samples(parts.text_encoder(checkpoint), tokens),
     }
 
 
 def _samples(part: parts.Part, inputs: list[dict[str, Tensor]]) -> list[Sample]:
     rounded = with_rounded_weights(part)
-    return [Sample(x, part.module(**x), rounded(**x)) for x in inputs]
+    return [Sample(x, _outputs(part, part.module, x), _outputs(part, rounded, x)) for x in inputs]
+
+
+def _outputs(part: parts.Part, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The module's outputs by name."""
+    returned = module(**inputs)
+    return returned if isinstance(returned, dict) else {part.output: returned}
+
+
+def _decoder_inputs(part: parts.Part, clips: list[Tensor]) -> list[dict[str, Tensor]]:
+    """Inputs of the decoder's runs that decode the latents `(1, C, T, h, w)`: for each clip the first two and the last."""
+    chosen = []
+    for latents in clips:
+        state = {name: torch.zeros_like(x) for name, x in part.inputs.items() if name != "latents"}
+        runs = latents.split(part.inputs["latents"].shape[2], dim=2)
+        for number, run in enumerate(runs):
+            inputs = {"latents": run.contiguous(), **state}
+            if number in (0, 1, len(runs) - 1):
+                chosen.append(inputs)
+            if state:
+                outputs = part.module(**inputs)
+                state = {name: outputs[f"{name}_out"] for name in state}
+    return chosen
 
 
 def with_rounded_weights(part: parts.Part) -> nn.Module:

@@ -33,7 +33,7 @@ from nas.profiling.measuring import measure_all, open_in_processes
 from nas.profiling.memory import peak_activation_bytes
 from nas.profiling.protocol import Block, Samples, interval_half_width
 from nas.profiling.runtimes.eager import EagerRuntime
-from nas.profiling.workers.eager import build_module, make_inputs
+from nas.profiling.workers.eager import build_module, call, make_inputs
 from nas.spaces import Operator, SearchSpace, Workload
 
 QUICK = Protocol(processes=1, cap_s=0.2, min_samples=6)
@@ -140,7 +140,7 @@ def test_operation_counts_agree_with_torch(name):
         with meta:
             module, inputs = build_module(workload).eval(), make_inputs(workload, meta)
             with FlopCounterMode(display=False) as counter:
-                module(*inputs)
+                call(module, inputs)
         counted = count_ops(workload)
         assert counted.params == sum(p.numel() for p in module.parameters())
         # torch counts products alone; norms and activations add up to a few percent

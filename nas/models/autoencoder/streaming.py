@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.errors import ConfigError
 from nas.models.autoencoder.model import Autoencoder
 from nas.models.autoencoder.temporal import Past
+from nas.models.layers import to_frames, to_video
 
 MAX_PIXELS = 1 << 18
 """Most pixels, over all clips and frames, that `encode_clips` encodes at once."""
@@ -120,3 +121,35 @@ def _ramp(length: int, overlap: int, like: Tensor) -> Tensor:
     """Blending weights `(length,)`: rise over `overlap` at one end and fall at the other; positive everywhere."""
     steps = torch.arange(1, length + 1, dtype=like.dtype, device=like.device)
     return torch.minimum(steps, steps.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+
+
+class DecoderRun(nn.Module):
+    """One run of the decoder on a part of a clip, as a function of its state: what profiling measures and a phone runs.
+
+    `latents (B, latent_channels, T, h, w)` of the denoiser and the state's tensors by name -> `video (B, image_channels,
+    T * c, H, W)`, c being the temporal compression, and the state after it by name with `_out`. The state of a clip's start
+    is all zeros, and the first c - 1 frames of a clip's first run are not part of the clip.
+
+    Args:
+        autoencoder: only its decoder is used.
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.scaling_factor = autoencoder.scaling_factor
+        self.post_quant_conv, self.decoder = autoencoder.post_quant_conv, autoencoder.decoder
+
+    def forward(self, latents: Tensor, **state: Tensor) -> dict[str, Tensor]:
+        layers = {f"state_{name}": module for name, module, _ in self.decoder.temporal_layers()}
+        past: Past = {module: state[name] for name, module in layers.items()}
+        frames = self.post_quant_conv(to_frames(latents / self.scaling_factor))
+        decoded = self.decoder(frames, latents.shape[2], past)
+        video = to_video(decoded, len(decoded) // len(latents))
+        return {"video": video, **{f"{name}_out": past[module] for name, module in layers.items()}}
+
+    def initial_state(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
+        """The state of a clip's start, for latents of this height and width: zeros `(batch, channels, 2, pixels)`."""
+        return {
+            f"state_{name}": torch.zeros(batch, module.conv.in_channels, 2, height * width * scale**2)
+            for name, module, scale in self.decoder.temporal_layers()
+        }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch._dynamo  # torch's profiler imports it; a second that is spent here once and not in each forked worker
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from nas import models
 from nas.errors import MissingDependency
+from nas.models.autoencoder import DecoderRun
 from nas.models.denoiser import run, to_frames, to_video
 from nas.profiling.host import clock_of, limit_memory
 from nas.profiling.memory import peak_activation_bytes
@@ -87,7 +90,7 @@ class EagerWorkload:
 
     @torch.inference_mode()
     def _forward(self, module: nn.Module) -> None:
-        module(*self.inputs)
+        call(module, self.inputs)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -143,15 +146,21 @@ class TextEncoderModule(nn.Module):
 
 
 class DecoderModule(nn.Module):
-    """The decoder of an autoencoder: latents `(B, C, T, h, w)` -> video. Part of a clip also keeps its last frames."""
+    """The decoder of an autoencoder on a whole clip: latents `(B, C, T, h, w)` -> video."""
 
-    def __init__(self, part: Decoder) -> None:
+    def __init__(self, autoencoder: models.Autoencoder) -> None:
         super().__init__()
-        self.autoencoder, self.whole = models.Autoencoder(part.vae), part.frames is None
+        self.autoencoder = autoencoder
         del self.autoencoder.encoder, self.autoencoder.quant_conv
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.autoencoder.decode_unscaled(x, None if self.whole else {})
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
+
+
+def decoder_module(part: Decoder) -> nn.Module:
+    """What an export folder's decoder computes: a whole clip, or part of one with a state from part to part."""
+    autoencoder = models.Autoencoder(part.vae)
+    return DecoderModule(autoencoder) if part.frames is None else DecoderRun(autoencoder)
 
 
 def build_module(workload: Workload | WholeModel) -> nn.Module:
@@ -167,7 +176,7 @@ def build_module(workload: Workload | WholeModel) -> nn.Module:
     elif isinstance(workload.part, TextEncoder):
         module = TextEncoderModule(workload.part, *workload.context[1:])
     elif isinstance(workload.part, Decoder):
-        module = DecoderModule(workload.part)
+        module = decoder_module(workload.part)
     else:
         context_dim = workload.context[2] if workload.context else 1
         module = OperatorAtSite(models.build_operator(workload.part, workload.shape[1], context_dim), workload.shape[2])
@@ -176,8 +185,8 @@ def build_module(workload: Workload | WholeModel) -> nn.Module:
     return module
 
 
-def make_inputs(workload: Workload | WholeModel, device: torch.device) -> tuple[Tensor | None, ...]:
-    """Random inputs of the workload's shapes, for `build_module`'s forward."""
+def make_inputs(workload: Workload | WholeModel, device: torch.device) -> tuple[Tensor | None, ...] | dict[str, Tensor]:
+    """Random inputs of the workload's shapes, for `build_module`'s forward: by position, or a decoder's by name."""
     part = workload.part if isinstance(workload, Workload) else None
     if isinstance(part, TextEncoder):
         return (torch.randint(part.vocabulary, workload.shape, device=device),)
@@ -185,15 +194,24 @@ def make_inputs(workload: Workload | WholeModel, device: torch.device) -> tuple[
     x = torch.randn(workload.shape, **options)
     context = torch.randn(workload.context, **options) if workload.context else None
     if isinstance(part, Decoder):
-        return (x,)
+        if part.frames is None:
+            return {"latents": x}
+        with torch.device("meta"):
+            shapes = decoder_module(part).initial_state(len(x), *workload.shape[3:])
+        return {"latents": x, **{name: torch.randn(zeros.shape, **options) for name, zeros in shapes.items()}}
     if part is None or isinstance(part, Backbone):
         return x, torch.full((workload.shape[0],), 500.0, device=device), context
     return to_frames(x), context
 
 
-def _seconds(call) -> float:
+def call(module: nn.Module, inputs: tuple[Tensor | None, ...] | dict[str, Tensor]) -> Any:
+    """The module's outputs for inputs from `make_inputs`."""
+    return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
+
+
+def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
-    call()
+    run()
     return time.perf_counter() - start
 
 

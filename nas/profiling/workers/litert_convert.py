@@ -19,13 +19,16 @@ from nas.conversion import convert, variants
 from nas.errors import NasError
 from nas.failures import Infeasible
 from nas.files import read_json, write_json
-from nas.models import autoencoder, denoiser, layers, operators, positions, unet
+from nas.models import denoiser, layers, operators, positions, unet
+from nas.models.autoencoder import blocks, model, streaming, temporal
 from nas.profiling.runtimes.base import ConvertedModel, Runnable, WholeModel
 from nas.profiling.workers.eager import DecoderModule, TextEncoderModule, build_module, make_inputs
 from nas.spaces import Backbone, Decoder, Operator, TextEncoder, Workload, resolve, topology
 
 CACHE_LIMIT_BYTES = 20e9
 """Above this size the least recently used models are deleted from the cache."""
+AUTOENCODER = (blocks, model, streaming, temporal)
+"""Modules that define a decoder."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def module_and_inputs(workload: Runnable, variant: str, copies: int) -> tuple[nn
     module, given = build_module(workload).eval(), make_inputs(workload, torch.device("cpu"))
     if isinstance(workload, WholeModel):
         variants.apply_variants(module, dict(workload.variants))
+    if isinstance(given, dict):
+        return module, given
     part = workload.part if isinstance(workload, Workload) else None
     if part is None or isinstance(part, Backbone):
         names: tuple[str, ...] = ("x", "timestep", "context")
@@ -140,7 +145,7 @@ def _key(workload: Runnable, variant: str, copies: int) -> str:
     ]
     part = workload.part if isinstance(workload, Workload) else None
     if isinstance(part, TextEncoder | Decoder):
-        defined_by += [TextEncoderModule, DecoderModule, autoencoder]
+        defined_by += [TextEncoderModule, DecoderModule, *AUTOENCODER]
     elif isinstance(part, Operator):
         defined_by += [inspect.getmodule(resolve(part.spec.module))]
     else:
