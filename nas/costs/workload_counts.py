@@ -125,24 +125,27 @@ def _text_encoder(encoder: TextEncoder, context: tuple[int, int, int]) -> OpCoun
 
 def _decoder(decoder: Decoder, shape: tuple[int, ...]) -> OpCounts:
     vae, (batch, latent, frames, height, width) = decoder.vae, shape
-    images, levels = batch * frames, len(vae.channels)
+    last, temporal = len(vae.channels) - 1, frames > 1 or decoder.frames is not None
 
     def positions(level: int) -> int:
-        """Pixels of all frames at a level; the last level has the resolution of the latents."""
-        return images * (height << (levels - 1 - level)) * (width << (levels - 1 - level))
+        """Pixels of all frames at a level; the last level has the resolution and the frames of the latents."""
+        doublings = min(last - level, vae.temporal_levels) if temporal else 0
+        return batch * (frames << doublings) * (height << (last - level)) * (width << (last - level))
+
+    def temporal_conv(n: int, inputs: int, outputs: int) -> OpCounts:
+        """A temporal layer on `n` positions; an image only has its weights."""
+        if not temporal:
+            return OpCounts(params=3 * inputs * outputs)
+        return conv(n, inputs, outputs, 3, bias=False) + pointwise(n * outputs, 2)
 
     def resnet(inputs: int, outputs: int, level: int) -> OpCounts:
         n = positions(level)
         total = norm(n * inputs, inputs) + pointwise(n * inputs) + conv(n, inputs, outputs, 9)
         total += norm(n * outputs, outputs) + pointwise(n * outputs) + conv(n, outputs, outputs, 9)
-        if frames > 1 or decoder.frames is not None:
-            total += conv(n, outputs, outputs, 3, bias=False) + pointwise(n * outputs, 2)
-        else:
-            total += OpCounts(params=3 * outputs * outputs)
-        total += pointwise(n * outputs, 2)
+        total += temporal_conv(n, outputs, outputs) + pointwise(n * outputs, 2)
         return total + conv(n, inputs, outputs, 1) if inputs != outputs else total
 
-    channels, last = vae.channels[-1], levels - 1
+    channels, images = vae.channels[-1], batch * frames
     total = conv(positions(last), latent, latent, 1) + conv(positions(last), latent, channels, 9)
     total += resnet(channels, channels, last).times(2)
     if vae.mid_attention:
@@ -150,12 +153,14 @@ def _decoder(decoder: Decoder, shape: tuple[int, ...]) -> OpCounts:
         total += norm(elements, channels) + square.times(4) + pointwise(elements, 2)
         total += attention(images, positions(last) / images, positions(last) / images, channels)
     widest = 0
-    for level in reversed(range(levels)):
+    for level in range(last, -1, -1):
         for _ in range(vae.layers_per_block + 1):
             total += resnet(channels, vae.channels[level], level)
             widest = max(widest, 3 * max(channels, vae.channels[level]) * positions(level))
             channels = vae.channels[level]
         if level:
+            if level > last - vae.temporal_levels:  # doubles the frames, then height and width
+                total += temporal_conv(positions(level), channels, 2 * channels)
             total += pointwise(positions(level - 1) * channels)
             total += conv(positions(level - 1), channels, channels, 9)
             widest = max(widest, 3 * channels * positions(level - 1))

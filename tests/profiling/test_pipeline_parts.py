@@ -1,10 +1,13 @@
 """The text encoder and the decoder as the eager runtime measures them: the modules that a pipeline runs."""
 
+import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from nas.costs.workload_counts import count_ops
 from nas.models import Autoencoder
 from nas.profiling.runtimes.eager import EagerRuntime
-from nas.profiling.workers.eager import build_module
+from nas.profiling.workers.eager import build_module, call, make_inputs
 from nas.spaces import Decoder, SearchSpace, VAEConfig, Workload
 
 
@@ -31,3 +34,17 @@ def test_decoder_equals_the_autoencoders():
         first.load_state_dict({k.removeprefix("autoencoder."): v for k, v in whole.state_dict().items()})
         video = first(latents[:, :, :1], **first.initial_state(1, 8, 8))["video"]
         torch.testing.assert_close(video, whole(latents)[:, :, :1])  # causal: a first part alone
+
+
+@pytest.mark.parametrize("compression", [1, 2, 4])
+@pytest.mark.parametrize("frames", [None, 1, 3])
+def test_decoder_counts_agree_with_torch(compression, frames):
+    vae = VAEConfig((32, 64, 96), norm_groups=8, layers_per_block=2, temporal_compression=compression)
+    workload = Workload(Decoder(vae, frames), (1, 4, frames or 3, 16, 16))
+    meta = torch.device("meta")
+    with meta, FlopCounterMode(display=False) as counter:
+        module = build_module(workload).eval()
+        call(module, make_inputs(workload, meta))
+    counted = count_ops(workload)
+    assert counted.params == sum(p.numel() for p in module.parameters())
+    assert 1 <= counted.flops / counter.get_total_flops() < 1.1
