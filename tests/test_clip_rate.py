@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import nas
 from nas import checkpoint
 from nas.cli import main
+from nas.data.latent_cache import LatentCache
 from nas.errors import ConfigError
 from nas.pipeline import Pipeline
 from nas.training import DecoderConfig, DistillConfig, FinetuneConfig, Inputs, run_stage
@@ -21,7 +24,8 @@ from tests.support.clip_files import write_clip
 SPACE = """
 name: twelve
 clip: {{seconds: 0.4, fps: 12, height: 16, width: 16}}
-autoencoder: {{channels: [8, 8], norm_groups: 8, mid_attention: false}}
+autoencoder: {{channels: [8, 8], norm_groups: 8, mid_attention: false, temporal_compression: 2}}
+decoder: {{frames: 1}}
 text: {{tokens: 8, dim: 32, encoder: {encoder}}}
 text_encoder: {{kind: bert, layers: 2, heads: 2, vocabulary: 30}}
 backbone: {{channels: [16], heads: 2, norm_groups: 8, mid: false}}
@@ -81,10 +85,42 @@ def test_training_data_are_resampled_to_the_spaces_rate(space, clips):
 
 
 def test_checkpoint_and_written_clips_have_the_rate(trained, tmp_path):
-    assert checkpoint.load(trained).clip == nas.spaces.Clip(FRAMES, 12.0, 16, 16)
+    loaded = checkpoint.load(trained)
+    assert loaded.clip == nas.spaces.Clip(FRAMES, 12.0, 16, 16) and loaded.space.input_shape() == (1, 4, 3, 8, 8)
     assert main(["generate", "--checkpoint", str(trained), "--prompt", "a clip", "--out", str(tmp_path / "a.mp4")]) == 0
     assert rate_of(tmp_path / "a.mp4") == (12, FRAMES)
     assert rate_of(trained / "samples" / "step-0000001.mp4") == (12, FRAMES)
+
+
+def test_longer_clips_and_lengths_without_latents(trained):
+    pipeline = Pipeline.from_pretrained(trained)
+    assert pipeline("a clip", steps=1, frames=9).frames.shape == (1, 9, 16, 16, 3)
+    with pytest.raises(ConfigError, match=r"frames: 8 is not 1 \+ a multiple of 2; try 7 or 9"):
+        pipeline("a clip", steps=1, frames=8)
+
+
+def test_the_pipeline_decodes_in_parts_what_it_would_at_once(trained):
+    pipeline = Pipeline.from_pretrained(trained)
+    assert pipeline._chunk == 1
+    shown = pipeline("a clip", steps=1).frames
+    pipeline.checkpoint = replace(pipeline.checkpoint, space=replace(pipeline.checkpoint.space, decoder=None))
+    assert pipeline._chunk > 3
+    assert np.abs(shown.astype(int) - pipeline("a clip", steps=1).frames).max() <= 1
+
+
+def test_prepared_data_are_compressed_alike(trained, space, clips, tmp_path):
+    """`nas prepare` with the trained autoencoder gives the latents of its own stage."""
+    out = tmp_path / "prepared"
+    space_file = space.save(tmp_path / "space.yaml")
+    decoder = trained.parent / "decoder"
+    call = ["prepare", "--data", clips, "--space", space_file, "--decoder", decoder, "--out", out, "--held-out", 1]
+    assert main(list(map(str, call))) == 0
+    own, prepared = (LatentCache(folder / "train") for folder in (decoder, out))
+    assert prepared.counts("videos") == own.counts("videos") == (2,)
+    latents = [cache.latents("videos", [0, 1])[0] for cache in (own, prepared)]
+    assert latents[0].shape == (2, 4, 3, 8, 8)
+    torch.testing.assert_close(*latents)
+    assert json.loads((out / "data.json").read_text()) == {"data": str(clips), "frames": FRAMES, "fps": 12.0}
 
 
 def test_manifest_and_cost_sentence_have_the_rate(trained, space, tmp_path, capsys):
@@ -100,7 +136,9 @@ def test_manifest_and_cost_sentence_have_the_rate(trained, space, tmp_path, caps
     capsys.readouterr()
     cost = ["cost", "--space", str(space_file), "--table", str(tmp_path / "table.csv"), "--arch", str(arch)]
     assert main(cost) == 0
-    assert "A 0.417 s clip (5 frames at 12 fps, 16x16) in 0.1 s on Phone (litert)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "A 0.417 s clip (5 frames at 12 fps, 16x16) in 0.12 s on Phone (litert)" in shown
+    assert "3 x decoder 0.03 s" in shown
     assert main([*cost, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["clip"] == {
         "frames": FRAMES, "fps": 12.0, "height": 16, "width": 16, "seconds": FRAMES / 12
