@@ -10,6 +10,8 @@ install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	@if command -v npm >/dev/null; then $(VENV)/bin/nas web install >/dev/null; \
+	else echo "npm is not installed: run 'nas web install' later, for models in a browser"; fi
 	touch $@
 
 demo: install

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from nas.config import build
 from nas.errors import ConfigError, MissingDependency
 from nas.files import read_json, write_atomic, write_json
 from nas.models import pretrained_files
 from nas.models.autoencoder import Autoencoder
+from nas.models.diffusers_config import number, read_config, unet_backbone, vae_config
 from nas.models.pretrained_files import WeightFiles
 from nas.models.safetensors_io import load_state
 from nas.models.unet import UNet
-from nas.spaces import Backbone, VAEConfig
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
@@ -42,9 +40,9 @@ def load_unet(folder: str | Path) -> UNet:
         ConfigError: no such file, weights that do not fit, or a config that is not of the Stable Diffusion v1 kind.
     """
     folder = _component_folder(folder, "unet")
-    config = _config(folder)
+    config = read_config(folder)
     backbone = unet_backbone(config, folder)
-    inputs = {name: _number(config, name, folder, None) for name in ("in_channels", "cross_attention_dim")}
+    inputs = {name: number(config, name, folder, None) for name in ("in_channels", "cross_attention_dim")}
     with torch.device("meta"):
         unet = UNet(backbone, *inputs.values())
     _assign(unet, folder)
@@ -155,17 +153,7 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
         ConfigError: no such file, or weights that do not fit.
     """
     folder = _component_folder(folder, "vae")
-    config, file = _config(folder), folder / "config.json"
-    fields = {
-        "channels": config.get("block_out_channels"),
-        "layers_per_block": config.get("layers_per_block", 1),
-        "latent_channels": config.get("latent_channels", 4),
-        "image_channels": config.get("in_channels", 3),
-        "norm_groups": config.get("norm_num_groups", 32),
-        "mid_attention": config.get("mid_block_add_attention", True),
-        "scaling_factor": config.get("scaling_factor", 0.18215),
-    }
-    described = build(VAEConfig, fields, str(file))
+    described = vae_config(read_config(folder), folder)
     with torch.device("meta"):
         autoencoder = Autoencoder(described)
     weights = weights_of(folder)
@@ -174,48 +162,6 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
     except ConfigError as error:
         raise ConfigError(f"{weights.named}: {error}") from None
     return autoencoder
-
-
-def unet_backbone(config: dict[str, Any], folder: Path) -> Backbone:
-    """The backbone that a `UNet2DConditionModel`'s config describes.
-
-    Raises:
-        ConfigError: it uses a feature that `Backbone` does not have.
-    """
-    down, up = (_list(config, f"{name}_block_types", str, folder) for name in ("down", "up"))
-    levels = len(_list(config, "block_out_channels", int, folder))
-    cross = tuple(i for i, kind in enumerate(down) if kind == "CrossAttnDownBlock2D")
-    expected_up = ["CrossAttnUpBlock2D" if i in cross else "UpBlock2D" for i in reversed(range(levels))]
-    plain = {
-        "down_block_types": set(down) <= {"CrossAttnDownBlock2D", "DownBlock2D"},
-        "up_block_types": list(up) == expected_up,
-        "mid_block_type": config.get("mid_block_type", "UNetMidBlock2DCrossAttn") in ("UNetMidBlock2DCrossAttn", None),
-        "attention_head_dim": isinstance(config.get("attention_head_dim", 8), int),
-        "layers_per_block": isinstance(config.get("layers_per_block", 2), int),
-        "use_linear_projection": not config.get("use_linear_projection"),
-        "class_embed_type": config.get("class_embed_type") is None,
-        "addition_embed_type": config.get("addition_embed_type") is None,
-        "transformer_layers_per_block": config.get("transformer_layers_per_block", 1) == 1,
-    }
-    for field, fits in plain.items():
-        if not fits:
-            raise ConfigError(
-                f"{folder / 'config.json'}: {field}: {config.get(field)!r} is not of the Stable Diffusion v1 kind; "
-                "use an SD v1.x checkpoint or one pruned from it"
-            )
-    try:
-        return Backbone(
-            channels=tuple(config["block_out_channels"]),
-            layers_per_block=_number(config, "layers_per_block", folder, 2),
-            attention_levels=cross,
-            mid=config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is not None,
-            heads=_number(config, "attention_head_dim", folder, 8),
-            norm_groups=_number(config, "norm_num_groups", folder, 32),
-            text_tokens=_number(config, "text_tokens", folder, 0) if config.get("text_tokens") else 0,
-        )
-    except ConfigError as error:
-        where = folder / "config.json"
-        raise ConfigError(str(error) if str(error).startswith(str(where)) else f"{where}: {error}") from None
 
 
 def weights_of(folder: Path) -> WeightFiles:
@@ -251,34 +197,6 @@ def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             value = value[:, :, 0, 0] if value.dim() == 4 else value
         modern[key] = value
     return modern
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """The config.json of a component.
-
-    Raises:
-        ConfigError: it is missing or not a mapping.
-    """
-    config = read_json(folder / "config.json", "diffusers config", dict)
-    if not isinstance(config, dict):
-        raise ConfigError(f"{folder / 'config.json'}: expected a mapping, found {type(config).__name__}")
-    return config
-
-
-def _number(config: dict[str, Any], name: str, folder: Path, default: int | None) -> int:
-    """A positive integer from a config."""
-    value = config.get(name, default)
-    if type(value) is not int or not 1 <= value <= 1 << 20:
-        raise ConfigError(f"{folder / 'config.json'}: {name}: expected a positive integer, found {value!r:.60}")
-    return value
-
-
-def _list(config: dict[str, Any], name: str, kind: type, folder: Path) -> list[Any]:
-    """A non-empty list from a config."""
-    value = config.get(name)
-    if not isinstance(value, list) or not value or not all(type(entry) is kind for entry in value):
-        raise ConfigError(f"{folder / 'config.json'}: {name}: expected a list of {kind.__name__}, found {value!r:.60}")
-    return value
 
 
 def _component_folder(folder: str | Path, name: str) -> Path:

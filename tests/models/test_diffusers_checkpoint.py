@@ -213,6 +213,41 @@ def test_a_damaged_config_is_one_line_that_names_file_and_field(checkpoint, part
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "part, field, value",
+    [
+        ("unet", "act_fn", "gelu"),
+        ("unet", "norm_eps", 1e-6),
+        ("unet", "freq_shift", 1),
+        ("unet", "out_channels", 8),
+        ("unet", "only_cross_attention", True),
+        ("unet", "num_class_embeds", 10),
+        ("unet", "encoder_hid_dim", 64),
+        ("unet", "resnet_time_scale_shift", "scale_shift"),
+        ("unet", "_class_name", "UNet3DConditionModel"),
+        ("unet", "a_key_of_later_versions", {"x": 1}),
+        ("vae", "act_fn", "relu"),
+        ("vae", "shift_factor", 0.0609),
+        ("vae", "latents_mean", [0.0, 1.0, 0.0, 0.0]),
+        ("vae", "latents_std", [1.0, 2.0, 1.0, 1.0]),
+        ("vae", "use_quant_conv", False),
+        ("vae", "out_channels", 4),
+        ("vae", "up_block_types", ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]),
+        ("vae", "_class_name", "AutoencoderTiny"),
+        ("vae", "a_key_of_later_versions", True),
+    ],
+)
+def test_a_feature_that_is_not_implemented_is_refused_by_name(checkpoint, part, field, value):
+    """Ignored, the model would compute something else than the one that was trained."""
+    path, load = checkpoint[0] / part / "config.json", load_unet if part == "unet" else load_autoencoder
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ConfigError, match=rf"{part}/config\.json: {field}: .*"):
+        load(checkpoint[0])
+    path.write_text(json.dumps({**config, "a_key_of_later_versions": None, "sample_size": 8, "_name_or_path": "x"}))
+    load(checkpoint[0])
+
+
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_weights_with_nan_are_refused(checkpoint, part):
     folder = checkpoint[0] / part

@@ -8,7 +8,7 @@ from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-TIMEOUT_MS = 120_000
+TIMEOUT_MS = 60_000
 
 
 @contextlib.contextmanager
@@ -22,6 +22,18 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+def patch(page: Any, file: str, old: str, new: str) -> None:
+    """Let a page get a script with `new` in place of `old`."""
+
+    def fulfill(route: Any) -> None:
+        response = route.fetch()
+        text = response.text()
+        assert old in text, f"{file} has no {old!r}"
+        route.fulfill(response=response, body=text.replace(old, new))
+
+    page.context.route(f"**/{file}", fulfill)
 
 
 def wait_for(page: Any, selector: str, pattern: str) -> str:

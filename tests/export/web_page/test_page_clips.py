@@ -56,9 +56,7 @@ def test_models_that_do_not_fit_together_are_loaded_one_after_the_other(
     exported_web, pipeline, open_page, serve, generate
 ):
     page = open_page(None)
-    page.route("**/generator.js", lambda route: route.fulfill(
-        response=(response := route.fetch()), body=response.text().replace("KEEP_ALL_MB = 300", "KEEP_ALL_MB = 0")
-    ))  # fmt: skip
+    browsers.patch(page, "generator.js", "KEEP_ALL_MB = 300", "KEEP_ALL_MB = 0")
     page.goto(serve(exported_web))
     for seed in (3, 4):
         found = generate(page, "five", seed)

@@ -143,3 +143,33 @@ def test_tokens_are_those_of_transformers(node, make, tokens, tmp_path):
         assert ids == expected["input_ids"], text
         assert mask == expected["attention_mask"], text
         assert dropped == max(0, len(reference(text)["input_ids"]) - tokens), text
+
+
+def test_the_decoder_is_streamed_with_its_state(node):
+    """Three runs of two latent frames; each latent frame stands for two pixel frames, of which the first is dropped."""
+    app = {
+        "latents": {"shape": [1, 2, 6, 1, 2]},
+        "models": {
+            "decoder": {"inputs": [{"name": "latents", "shape": [1, 2, 2, 1, 2]}, {"name": "sum", "shape": [1]}]}
+        },
+        "decoding": {"frames": 2, "runs": 3, "state": ["sum"], "video_frames": 4, "drop_first": 1},
+        "clip": {"frames": 11, "height": 1, "width": 2, "channels": 1, "minimum": -1, "maximum": 1},
+    }
+    latents = list(range(24))
+    frames, seen = node(
+        """import {decodeFrames} from "./sampler.js";
+        GIVEN
+        const seen = [], frames = [];
+        const decode = async ({latents, sum}) => {
+            seen.push([[...latents], [...sum]]);
+            return {video: new Float32Array(8).map((_, i) => (10 * seen.length + i) / 127.5 - 1), sum_out: sum.map((x) => x + latents[0] + 1)};
+        };
+        for await (const frame of decodeFrames(given.app, Float32Array.from(given.latents), decode)) frames.push([...frame]);
+        answer([frames, seen]);""",
+        {"app": app, "latents": latents},
+    )
+    whole = np.array(latents).reshape(2, 6, 2)
+    sums = [0, 1, 6]
+    assert seen == [[whole[:, 2 * i : 2 * i + 2].reshape(-1).tolist(), [sums[i]]] for i in range(3)]
+    values = [10 * run + i for run in (1, 2, 3) for i in range(8)][2:]
+    assert [pixel for frame in frames for pixel in frame[::4]] == values and len(frames) == 11

@@ -42,7 +42,7 @@ const megabytes = (size) => `${size.toFixed(size < 10 ? 1 : 0)} MB`;
 function showTimes({times, totalMs}) {
   const {frames, fps} = manifest.app.clip, seconds = totalMs / 1000;
   const rate = frames / seconds, length = frames / fps;
-  const facts = [["Made in", duration(totalMs)], ["Frames per second", rate.toFixed(rate < 1 ? 3 : rate < 10 ? 1 : 0)],
+  const facts = [["Made in", duration(totalMs)], ["Frames/s", rate.toFixed(rate < 1 ? 3 : rate < 10 ? 1 : 0)],
     ["Clip", `${length.toFixed(Number.isInteger(length) ? 0 : 1)} s at ${fps} fps`]];
   $("headline").replaceChildren(...facts.map(([term, value]) => entry(term, value)));
   const rows = Object.entries(times).map(([part, ms]) => [NAMES[part], ms.length > 1 ? `${ms.length} × ${duration(sum(ms) / ms.length)}` : "", sum(ms)]);
@@ -54,7 +54,9 @@ function showTimes({times, totalMs}) {
     row.append(Object.assign(document.createElement("th"), {scope: "row", textContent: part}));
     row.insertCell().textContent = runs;
     row.insertCell().textContent = duration(ms);
-    row.insertCell().append(Object.assign(document.createElement("meter"), {max: totalMs, value: ms}));
+    const bar = Object.assign(document.createElement("span"), {className: "bar"});
+    bar.style.setProperty("--share", ms / totalMs);
+    row.insertCell().append(bar);
   }
   $("headline").hidden = $("times").hidden = false;
 }
@@ -112,6 +114,7 @@ async function generate() {
   if (!/^-?\d{1,18}$/.test(seed)) return refuse("seed", "The seed must be a whole number of at most 18 digits.");
   note();
   running = true;
+  const mine = prepared();
   let lock = null;
   $("generate").textContent = "Stop";
   say("Starting", null);
@@ -125,7 +128,6 @@ async function generate() {
     let hidden = document.hidden;
     const watch = () => (hidden ||= document.hidden);
     document.addEventListener("visibilitychange", watch);
-    const mine = prepared();
     const result = await mine.generate(prompt.toWellFormed?.() ?? prompt, BigInt(seed), (frame) => player.add(frame));
     document.removeEventListener("visibilitychange", watch);
     player.finish();
@@ -136,11 +138,11 @@ async function generate() {
       mine.fallbacks.length && `The GPU cannot run the ${mine.fallbacks.join(", ")} completely: the CPU did.`,
       hidden && "The page was in the background for a while, where browsers slow it down: the times are not representative.");
   } catch (error) {
-    generator.close();
+    mine.close();
     player.clear();
     $("stage").dataset.state = "";
     $("strip").replaceChildren();
-    fail(error);
+    if (generator === mine) fail(error);  // else another accelerator was chosen, which is being prepared
   } finally {
     sessionStorage.removeItem(RUNNING);
     lock?.release();
@@ -204,7 +206,7 @@ function describe() {
     "Clip": `${clip.frames} frames of ${clip.width} × ${clip.height} pixels, ${clip.fps} fps`,
     "Denoising steps": `${sampling.steps.length}${sampling.guidance === 1 ? "" : `, guidance ${sampling.guidance}`}, sampler ${sampling.sampler}`,
     "Prompt": `up to ${app.prompt.tokens} tokens`,
-    "Models": Object.entries(models).map(([part, model]) => `${NAMES[part].toLowerCase()} ${megabytes(model.size_mb)}`).join(", "),
+    "Models": Object.entries(models).map(([part, model]) => `${(NAMES[part] ?? part).toLowerCase()} ${megabytes(model.size_mb)}`).join(", "),
     "Trained in": `stage ${checkpoint.stage}`,
     "Temporal layers": Object.entries(checkpoint.architecture).filter(([, choice]) => choice !== "none").map(([slot, choice]) => `${slot} ${choice}`).join(", ") || "none",
     "Exported by": `nas ${library}`,

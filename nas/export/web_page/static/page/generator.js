@@ -5,7 +5,6 @@ import {PromptTokenizer} from "./tokens.js";
 
 /** Models above this are loaded one after the other, each in a worker of its own, since only ending a worker frees memory. */
 const KEEP_ALL_MB = 300;
-const PARTS = ["text_encoder", "denoiser", "decoder"];
 const SCHEMA_VERSION = 1;
 
 const url = (name) => new URL(`../${name}`, import.meta.url);
@@ -36,7 +35,9 @@ export class VideoGenerator {
    */
   constructor(app, accelerator, report) {
     Object.assign(this, {app, accelerator, report, loadMs: 0, fallbacks: []});
-    const size = PARTS.reduce((sum, part) => sum + app.models[part].size_mb, 0);
+    const {denoiser = ["denoiser"]} = app;  // a large one is several models
+    this.parts = {text_encoder: ["text_encoder"], denoiser, decoder: ["decoder"]};
+    const size = Object.values(this.parts).flat().reduce((sum, name) => sum + app.models[name].size_mb, 0);
     this.keepAll = size <= KEEP_ALL_MB;
   }
 
@@ -55,7 +56,7 @@ export class VideoGenerator {
     this.emptyContext = new Float32Array(context);
     if (this.keepAll) {
       await this.#start();
-      for (const part of PARTS) await this.#load(part);
+      for (const part in this.parts) await this.#load(part);
     }
     this.loadMs = performance.now() - start;
   }
@@ -71,8 +72,13 @@ export class VideoGenerator {
     const {steps, guidance} = this.app.sampling, start = performance.now();
     const times = {text_encoder: [], denoiser: [], decoder: []};
     const run = async (part, inputs) => {
-      const [outputs, ms] = await this.#session.run(part, inputs);
-      times[part].push(ms);
+      let outputs, total = 0;
+      for (const name of this.parts[part]) {
+        const [found, ms] = await this.#session.run(name, {...inputs, ...outputs});
+        outputs = {...outputs, ...found};
+        total += ms;
+      }
+      times[part].push(total);
       return outputs;
     };
     const {dropped, ...tokens} = this.tokenizer.encode(prompt);
@@ -82,7 +88,7 @@ export class VideoGenerator {
     const {context} = await run("text_encoder", tokens);
 
     await this.#only("denoiser");
-    const calls = steps.length * (guidance === 1 ? 1 : 2), output = this.app.models.denoiser.outputs[0].name;
+    const calls = steps.length * (guidance === 1 ? 1 : 2), output = this.app.models[this.parts.denoiser.at(-1)].outputs[0].name;
     this.report(`Denoising, step 1 of ${steps.length}`, 0);
     const latents = await sample(this.app, seed, async (x, timestep, empty) => {
       const inputs = {x, timestep: new Float32Array([timestep]), context: empty ? this.emptyContext : context};
@@ -119,10 +125,13 @@ export class VideoGenerator {
   }
 
   async #load(part) {
-    const {size_mb} = this.app.models[part], name = part.replace("_", " ");
-    this.report(`Loading the ${name}, ${size_mb.toFixed(1)} MB`, 0);
-    const {accelerator} = await this.#session.load(part, (bytes) => this.report(null, bytes / (size_mb * 1e6)));
-    if (accelerator !== this.accelerator.accelerator && !this.fallbacks.includes(name)) this.fallbacks.push(name);
+    const title = part.replace("_", " ");
+    for (const name of this.parts[part]) {
+      const {size_mb} = this.app.models[name];
+      this.report(`Loading the ${title}, ${size_mb.toFixed(1)} MB`, 0);
+      const {accelerator} = await this.#session.load(name, (bytes) => this.report(null, bytes / (size_mb * 1e6)));
+      if (accelerator !== this.accelerator.accelerator && !this.fallbacks.includes(title)) this.fallbacks.push(title);
+    }
   }
 
   /** Have a part loaded; unless all parts fit, it becomes the only one. */

@@ -105,7 +105,9 @@ export class Session {
 
   /** Run a model on {input name: typed array}. Returns [{output name: Float32Array}, time in ms]. */
   async run(name, inputs) {
-    const {outputs, ms} = await this.#ask("run", {name, inputs}), {outputs: ports} = this.#models[name];
+    const {inputs: wanted, outputs: ports} = this.#models[name];
+    const given = Object.fromEntries(wanted.map(({name: port}) => [port, inputs[port]]));
+    const {outputs, ms} = await this.#ask("run", {name, inputs: given});
     const named = Object.fromEntries(outputs);
     // A model's outputs may have other names than in export.json; they have its order.
     return [Object.fromEntries(ports.map(({name: port}, i) => [port, named[port] ?? outputs[i][1]])), ms];
