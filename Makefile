@@ -9,7 +9,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,litert,test]'
 	@if command -v npm >/dev/null; then $(VENV)/bin/nas web install >/dev/null; \
 	else echo "npm is not installed: run 'nas web install' later, for models in a browser"; fi
 	touch $@

@@ -64,7 +64,6 @@ def test_every_runtime_here_measures_it(folder, runtime, device, source):
 
 @pytest.mark.slow
 def test_litert_converts_and_measures_it(folder):
-    pytest.importorskip("litert_torch")
     nas(folder, "profile", "--space", "shift.yaml", "--runtime", "litert", "--out", "litert.csv")
     (row,) = rows(folder, "litert.csv").to_dict("records")
     assert row["status"] == "ok" and row["latency_ms"] >= 0

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from nas.errors import MissingDependency
 
+UNUSED = ("sklearn", "torchao", "transformers", "xgboost")
+"""Libraries that coremltools imports if they are installed, for models other than ours, which takes several
+seconds."""
+
 
 def coremltools() -> ModuleType:
-    """Import coremltools without its warnings about features missing on Linux.
+    """Import coremltools without its warnings about features missing on Linux, and without libraries that we do not use.
 
     Raises:
         MissingDependency: it is not installed.
     """
     try:
-        with quiet():
+        with quiet(), _not_importable(UNUSED):
             import coremltools
     except ImportError as error:
         raise missing_library("coremltools", "coremltools", error) from None
@@ -31,6 +36,18 @@ def quiet() -> Iterator[None]:
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _not_importable(names: Sequence[str]) -> Iterator[None]:
+    """Let imports of these modules fail as if they were not installed; those that are imported already stay."""
+    blocked = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(blocked))
+    try:
+        yield
+    finally:
+        for name in blocked:
+            del sys.modules[name]
 
 
 def missing_library(library: str, target: str, error: ImportError) -> MissingDependency:

@@ -185,11 +185,16 @@ def square(side: int = 24, height: int = 48, width: int = 64) -> np.ndarray:
     return frame
 
 
-@pytest.mark.parametrize("container, codec", [("mp4", "libx264"), ("mkv", "mpeg4"), ("mpg", "mpeg2video")])
-@pytest.mark.parametrize("sar", [Fraction(4, 3), Fraction(2, 1), Fraction(1, 2)])
+@pytest.mark.parametrize(
+    "container, codec, sar",
+    [
+        (container, codec, sar)
+        for container, codec in (("mp4", "libx264"), ("mkv", "mpeg4"), ("mpg", "mpeg2video"))
+        for sar in (Fraction(4, 3), Fraction(2, 1), Fraction(1, 2))
+        if codec != "mpeg2video" or sar == Fraction(4, 3)  # MPEG-2 knows 4:3 and 16:9 alone
+    ],
+)
 def test_anamorphic_pixels_become_square(container, codec, sar, tmp_path):
-    if codec == "mpeg2video" and sar != Fraction(4, 3):
-        pytest.skip("MPEG-2 knows 4:3 and 16:9 alone")
     stored = np.asarray(square())
     stored = np.repeat(np.repeat(stored, sar.denominator, axis=1), sar.numerator, axis=0)  # squeezed by the lens
     rate = 25 if codec == "mpeg2video" else 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import diffusers
 import pytest
 import torch
 
@@ -41,7 +42,7 @@ class Answers(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def ddpm_scheduler():
-    return pytest.importorskip("diffusers").DDPMScheduler(**SD)
+    return diffusers.DDPMScheduler(**SD)
 
 
 def clips(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,7 +87,7 @@ def test_the_loss_is_that_of_the_prediction_weighted_by_min_snr(prediction, gamm
 @pytest.mark.parametrize("steps", [1, 4, 25])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_euler_in_the_flows_time_is_ddim(prediction, steps):
-    scheduler = pytest.importorskip("diffusers").DDIMScheduler(
+    scheduler = diffusers.DDIMScheduler(
         **SD,
         prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[prediction],
         timestep_spacing="trailing",
@@ -117,7 +118,7 @@ def test_guidance_of_a_prediction_is_guidance_of_its_velocity():
 
 
 def test_the_shift_is_that_of_flow_match_euler():
-    scheduler = pytest.importorskip("diffusers").FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     ours = shift_timesteps(torch.arange(1000, 0, -1) / 1000, 3.0)
     assert torch.allclose(ours, scheduler.sigmas[:1000], atol=1e-6)
     scheduler.set_timesteps(sigmas=[1, 0.75, 0.5, 0.25])

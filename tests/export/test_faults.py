@@ -1,4 +1,8 @@
-"""The numerical check detects faults injected into a module or a package."""
+"""The numerical check detects faults injected into a module or a package.
+
+A fault of a module is put into the torch model that a package without faults is compared with. The difference is that
+of the reverse, without a conversion for each fault.
+"""
 
 import dataclasses
 import shutil
@@ -13,7 +17,7 @@ from nas.errors import NasError
 from nas.export import packages, parts
 from nas.export.check import check_numbers
 from nas.export.packages import save
-from nas.export.samples import real_samples
+from nas.export.samples import Sample, real_samples, with_rounded_weights
 from nas.models import autoencoder, layers, operators
 
 
@@ -32,17 +36,21 @@ def exported(part, folder):
 
 
 def softmax_over_queries(q, k, v, attn_mask=None, **ignored):
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    return (scores if attn_mask is None else scores + attn_mask).softmax(-2) @ v
+    return masked(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, attn_mask).softmax(-2) @ v
 
 
 def no_scale(q, k, v, attn_mask=None, **ignored):
-    scores = q @ k.transpose(-1, -2)
-    return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v
+    return masked(q @ k.transpose(-1, -2), attn_mask).softmax(-1) @ v
+
+
+def masked(scores, mask):
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -1e4) if mask.dtype == torch.bool else scores + mask
 
 
 class DenoiserFaults:
-    """Faults that change the converted module through `patch` or modify `fresh`, a newly loaded checkpoint."""
+    """Faults that change the module's code through `patch` or modify `fresh`, a newly loaded checkpoint."""
 
     def softmax_over_queries(patch, fresh):
         patch.setattr(layers.F, "scaled_dot_product_attention", softmax_over_queries)
@@ -107,7 +115,8 @@ class TextFaults:
         patch.setattr(F, "scaled_dot_product_attention", no_scale)
 
     def prompt_ignored(patch, fresh):
-        patch.setattr(convert, "distinct", lambda inputs: dict.fromkeys(inputs, torch.ones(1, 8, dtype=torch.int32)))
+        plain = parts.EncodeText.forward
+        patch.setattr(parts.EncodeText, "forward", lambda self, ids, mask: plain(self, mask, mask))
 
     def mask_ignored(patch, fresh):
         plain = parts.EncodeText.forward
@@ -119,35 +128,50 @@ def faults(holder):
     return pytest.mark.parametrize("fault", by_name.values(), ids=by_name)
 
 
-def assert_detected(part_of, loaded, samples, small_checkpoint, fault, folder, monkeypatch):
+@pytest.fixture(scope="module")
+def packages_without_faults(loaded, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packages_without_faults")
+    made = (part_of(loaded) for part_of in (parts.denoiser, parts.decoder, parts.text_encoder))
+    return {part.name: exported(part, folder) for part in made}
+
+
+@torch.no_grad()
+def assert_detected(part_of, packages_without_faults, samples, small_checkpoint, fault, monkeypatch):
     fresh = checkpoint.load(small_checkpoint)
     with monkeypatch.context() as patch:
         fault(patch, fresh)
-        path = exported(part_of(fresh), folder)
+        part = part_of(fresh)
+        rounded = with_rounded_weights(part)
+        given = [(s.inputs, s.inputs.values()) for s in samples[part.name]]
+        wrong = [Sample(inputs, part.module(*values), rounded(*values)) for inputs, values in given]
     with pytest.raises(NasError, match="differs from torch") as error:
-        check_numbers(path, path.stem, samples)
+        check_numbers(packages_without_faults[part.name], part.name, wrong)
     assert "\n" not in str(error.value)
 
 
 @faults(DenoiserFaults)
-def test_wrong_denoiser_is_detected(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
-    assert_detected(parts.denoiser, loaded, samples["denoiser"], small_checkpoint, fault, tmp_path, monkeypatch)
+def test_wrong_denoiser_is_detected(packages_without_faults, samples, small_checkpoint, fault, monkeypatch):
+    assert_detected(parts.denoiser, packages_without_faults, samples, small_checkpoint, fault, monkeypatch)
 
 
 @faults(DecoderFaults)
-def test_wrong_decoder_is_detected(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
-    assert_detected(parts.decoder, loaded, samples["decoder"], small_checkpoint, fault, tmp_path, monkeypatch)
+def test_wrong_decoder_is_detected(packages_without_faults, samples, small_checkpoint, fault, monkeypatch):
+    assert_detected(parts.decoder, packages_without_faults, samples, small_checkpoint, fault, monkeypatch)
 
 
 @faults(TextFaults)
-def test_wrong_text_encoder_is_detected(loaded, samples, small_checkpoint, fault, tmp_path, monkeypatch):
-    assert_detected(parts.text_encoder, loaded, samples["text_encoder"], small_checkpoint, fault, tmp_path, monkeypatch)
+def test_wrong_text_encoder_is_detected(packages_without_faults, samples, small_checkpoint, fault, monkeypatch):
+    assert_detected(parts.text_encoder, packages_without_faults, samples, small_checkpoint, fault, monkeypatch)
 
 
-@pytest.fixture(scope="module")
-def packages_without_faults(loaded, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("packages_without_faults")
-    return {part.name: exported(part, folder) for part in (parts.decoder(loaded), parts.text_encoder(loaded))}
+def test_merged_inputs_are_detected(loaded, samples, tmp_path, monkeypatch):
+    """A fault of the conversion: example inputs that are one tensor make the traced encoder ignore the prompt."""
+    with monkeypatch.context() as patch:
+        ones = torch.ones(1, 8, dtype=torch.int32)
+        patch.setattr(convert, "distinct", lambda inputs: dict.fromkeys(inputs, ones))
+        path = exported(parts.text_encoder(loaded), tmp_path)
+    with pytest.raises(NasError, match="differs from torch"):
+        check_numbers(path, "text_encoder", samples["text_encoder"])
 
 
 def test_parts_without_faults_pass(packages_without_faults, samples):
@@ -191,7 +215,8 @@ def test_unsupported_operation_is_named(packages_without_faults, samples, monkey
 
 
 @pytest.mark.parametrize(("objective", "output"), [("epsilon", "noise"), ("v", "v")])
-def test_output_is_named_after_the_prediction_type(loaded, tmp_path, objective, output):
+def test_output_is_named_after_the_prediction_type(loaded, packages_without_faults, objective, output):
     other = dataclasses.replace(loaded, info=dataclasses.replace(loaded.info, objective=objective))
-    path = exported(parts.denoiser(other), tmp_path)
-    assert [port.name for port in packages.read_package(path).description.output] == [output]
+    assert parts.denoiser(other).output == output
+    description = packages.read_package(packages_without_faults["denoiser"]).description
+    assert [port.name for port in description.output] == [parts.denoiser(loaded).output]

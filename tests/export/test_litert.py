@@ -1,6 +1,5 @@
-"""LiteRT models compute the same as torch (requires the converter)."""
+"""LiteRT models compute the same as torch ."""
 
-import importlib.util
 import json
 
 import pytest
@@ -10,12 +9,7 @@ from nas.errors import MissingDependency
 from nas.export import litert, litert_models
 from nas.export.samples import real_samples
 
-needs_converter = pytest.mark.skipif(
-    importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"
-)
 
-
-@needs_converter
 @pytest.mark.slow
 def test_all_three_parts_match_torch(clip_checkpoint, exported_litert):
     loaded = checkpoint.load(clip_checkpoint)

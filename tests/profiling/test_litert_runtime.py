@@ -1,8 +1,7 @@
-"""The litert runtime: conversion in every variant, the cache, differences, memory. Runs where the library is installed."""
+"""The litert runtime: conversion in every variant, the cache, differences, memory."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -21,11 +20,6 @@ from nas.profiling.runtimes.litert import LitertRuntime
 from nas.profiling.workers.litert_convert import _evict, convert_cached, module_and_inputs
 from nas.spaces import Operator, SearchSpace, Workload
 
-needs_litert = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("ai_edge_litert", "litert_torch")),
-    reason="needs pip install 'nas-video[litert]'",
-)
-
 CONV3D = Workload(Operator("Conv3D", {"kernel": 3}), (1, 8, 4, 6, 6))
 CROSS = Workload(Operator("CrossAttention1D", {"heads": 2, "context": "text+anchor"}), (1, 8, 4, 6, 6), (1, 5, 12))
 
@@ -36,7 +30,6 @@ def runtime(tmp_path_factory):
         yield runtime
 
 
-@needs_litert
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workload", "variant"), [(CONV3D, variant) for variant in variants_of("Conv3D")] + [(CROSS, "reference")], ids=str
@@ -54,7 +47,6 @@ def test_a_converted_chain_computes_what_the_reference_computes(workload, varian
     assert model.params == count_ops(workload).params and (model.variant, model.copies) == (variant, 2)
 
 
-@needs_litert
 @pytest.mark.slow
 def test_a_model_is_converted_once_for_all_runs(runtime):
     first = runtime.converted(CROSS)
@@ -65,7 +57,6 @@ def test_a_model_is_converted_once_for_all_runs(runtime):
     assert os.stat(first.path).st_ino == written
 
 
-@needs_litert
 @pytest.mark.slow
 def test_operator_is_timed_in_one_of_its_variants(runtime):
     large = Workload(Operator("Conv1D", {"kernel": 3}), (1, 64, 8, 32, 32))
@@ -77,7 +68,6 @@ def test_operator_is_timed_in_one_of_its_variants(runtime):
     session.close()
 
 
-@needs_litert
 @pytest.mark.slow
 def test_memory_agrees_with_torch(runtime):
     """Against torch's own count; the two runtimes keep about the same tensors of this operator, and its weights are not
@@ -91,7 +81,6 @@ def test_memory_agrees_with_torch(runtime):
     session.close()
 
 
-@needs_litert
 @pytest.mark.slow
 def test_operator_in_model_is_counted_once_per_slot(runtime, tmp_path):
     path = tmp_path / "tiny.yaml"

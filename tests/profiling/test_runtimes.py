@@ -7,7 +7,7 @@ import time
 import pytest
 
 from nas.costs import CostModel
-from nas.errors import ConfigError, MissingDependency
+from nas.errors import ConfigError
 from nas.profiling import RUNTIMES, Protocol, measure_architectures, profile
 from nas.profiling.host import clock_of
 from nas.profiling.runtimes import make
@@ -29,23 +29,16 @@ def cache(tmp_path_factory):
         yield
 
 
-def make_or_skip(name: str):
-    try:
-        return make(name, DEVICES.get(name, "local"))
-    except MissingDependency as error:
-        pytest.skip(str(error))
-
-
 class TestEager(RuntimeTestCase):
     def make_runtime(self):
-        return make_or_skip("eager")
+        return make("eager")
 
 
 class TestRoofline(RuntimeTestCase):
     weight_bytes = 2
 
     def make_runtime(self):
-        return make_or_skip("roofline")
+        return make("roofline", DEVICES["roofline"])
 
 
 @pytest.mark.slow
@@ -53,9 +46,7 @@ class TestLitert(RuntimeTestCase):
     kept_mb = 0.5
 
     def make_runtime(self):
-        runtime = make_or_skip("litert")
-        pytest.importorskip("litert_torch")
-        return runtime
+        return make("litert")
 
 
 @pytest.mark.slow
@@ -63,7 +54,7 @@ class TestCoreML(RuntimeTestCase):
     weight_bytes = 2
 
     def make_runtime(self):
-        return make_or_skip("coreml")
+        return make("coreml")
 
 
 def test_every_runtime_has_a_suite():

@@ -61,7 +61,6 @@ def ask(app, path: str, **headers: str) -> tuple[str, bytes]:
 
 
 def test_the_browser_gets_the_study_and_its_pictures(searched):
-    pytest.importorskip("optuna_dashboard")
     app = dashboard.application(searched)
 
     def get(path: str) -> bytes:
@@ -91,7 +90,6 @@ def test_the_browser_gets_the_study_and_its_pictures(searched):
 
 @pytest.mark.parametrize("kind", ["absolute", "parent", "link", "folder", "empty", "odd", "pipe"])
 def test_no_file_outside_the_run_folder_is_served(searched, tmp_path, kind):
-    pytest.importorskip("optuna_dashboard")
     run = shutil.copytree(searched, tmp_path / "run")
     secret = tmp_path / "secret.gif"
     secret.write_bytes(b"secret")
@@ -130,20 +128,17 @@ def test_no_file_outside_the_run_folder_is_served(searched, tmp_path, kind):
     ],
 )
 def test_a_foreign_host_is_refused(searched, headers):
-    pytest.importorskip("optuna_dashboard")
     status, body = ask(dashboard.application(searched), "/api/studies", **headers)
     assert status.startswith("403") and b"nas" not in body
 
 
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1:9000", "[::1]:8080", "LOCALHOST"])
 def test_this_machine_is_answered(searched, host):
-    pytest.importorskip("optuna_dashboard")
     headers = {"HTTP_HOST": host, "HTTP_ORIGIN": f"http://{host}"}
     assert ask(dashboard.application(searched), "/api/studies", **headers)[0].startswith("200")
 
 
 def test_the_command_serves_until_it_is_stopped(searched):
-    pytest.importorskip("optuna_dashboard")
     command = [sys.executable, "-m", "nas.cli", "dashboard", str(searched), "--port", "0", "--no-browser"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

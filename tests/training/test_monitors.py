@@ -93,7 +93,6 @@ def test_a_run_warns_in_one_line_and_does_not_repeat_it_when_resumed(tmp_path, c
 
 
 def test_tensorboard_has_every_step_once_after_a_resume(tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def dies(step):
