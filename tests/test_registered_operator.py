@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support import docs_pages
+from tests.support import docs_pages, quick_nas
 
 BLOCKS = {block.file: block.text for block in docs_pages.blocks(docs_pages.ROOT / "docs" / "extend.md") if block.file}
 SLOT = "mid.0/0"
@@ -27,6 +27,8 @@ def folder(tmp_path_factory) -> Path:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shift\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[nas.operators]\nShift1D = shift:SPEC\n")
+    one_operator = BLOCKS["shift.yaml"].replace("Conv1D: , ", "").replace("[16, 32]", "[16]")
+    (folder / "one_operator.yaml").write_text(one_operator)
     (folder / "arch.json").write_text(json.dumps({"space": "shift", "choices": {SLOT: "Shift1D"}}))
     return folder
 
@@ -40,7 +42,7 @@ def run(folder: Path, *words: str) -> str:
 
 
 def nas(folder: Path, *words: str) -> str:
-    return run(folder, "-m", "nas.cli", *words)
+    return run(folder, quick_nas.__file__, *words)
 
 
 def rows(folder: Path, table: str) -> pd.DataFrame:
@@ -64,7 +66,7 @@ def test_every_runtime_here_measures_it(folder, runtime, device, source):
 
 @pytest.mark.slow
 def test_litert_converts_and_measures_it(folder):
-    nas(folder, "profile", "--space", "shift.yaml", "--runtime", "litert", "--out", "litert.csv")
+    nas(folder, "profile", "--space", "one_operator.yaml", "--runtime", "litert", "--out", "litert.csv")
     (row,) = rows(folder, "litert.csv").to_dict("records")
     assert row["status"] == "ok" and row["latency_ms"] >= 0
 
@@ -121,7 +123,7 @@ def test_a_missing_row_of_it_is_interpolated(folder):
 
 @pytest.mark.slow
 def test_a_bundle_holds_it_as_core_ml_package(folder):
-    nas(folder, "bundle", "create", "--space", "shift.yaml", "--runtime", "coreml", "--out", "bundle")
+    nas(folder, "bundle", "create", "--space", "one_operator.yaml", "--runtime", "coreml", "--out", "bundle")
     manifest = (folder / "bundle" / "manifest.json").read_text()
     assert "Shift1D[share=4]" in manifest and list((folder / "bundle" / "packages").glob("*.mlpackage"))
 

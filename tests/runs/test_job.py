@@ -14,6 +14,7 @@ import pytest
 from nas.costs import Budget, LookupTable
 from nas.report import RunRecord
 from nas.spaces import SearchSpace
+from tests.support import quick_nas
 
 SPACE = """
 name: tiny
@@ -28,14 +29,23 @@ JOB = """
 name: tiny
 space: SPACE
 budget: latency<=100%, params<=99%
-search: {trials: 5, clips: 8, shortlist: 2}
+search: {trials: 5, clips: 8, shortlist: 2, random: 2}
 stages:
-  decoder: {steps: 10, videos: 512, images: 64, held_out: 64}
-  distill: {steps: 8}
-  supernet: {steps: 40, save_every: 10}
-  retrain: {steps: 3}
-  finetune: {steps: 5, eval_steps: [1], eval_clips: 40}
-  adversarial: {steps: 4, teacher_batches: 4, eval_steps: [1], control_eval_steps: [1], control_steps: 4, eval_clips: 40}
+  decoder: {steps: 10, batch: 4, videos: 320, images: 64, held_out: 64, classifier_steps: 20}
+  distill: {steps: 8, batch: 8, validation: 16}
+  supernet: {steps: 40, save_every: 5, batch: 2, image_batch_size: 4, validation: 8, paths: 2}
+  retrain: {steps: 3, batch: 2, image_batch_size: 4, validation: 8}
+  finetune: {steps: 5, batch: 2, image_batch_size: 4, validation: 8, eval_steps: [1], eval_clips: 40}
+  adversarial:
+    steps: 4
+    batch: 2
+    image_batch_size: 4
+    teacher_batches: 4
+    eval_steps: [1]
+    control: {batch: 2, image_batch_size: 4}
+    control_eval_steps: [1]
+    control_steps: 4
+    eval_clips: 40
 previews:
   captions: [the digit three moves left, "<b>the digit seven</b> moves right"]
   steps: {supernet: [1], adversarial: [1]}
@@ -44,7 +54,7 @@ formats: [recipe]
 
 
 def start(config: Path, run: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "nas.cli", "run", str(config), "--out", str(run)]
+    command = [sys.executable, quick_nas.__file__, "run", str(config), "--out", str(run)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
