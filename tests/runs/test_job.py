@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.cli import main
 from nas.costs import Budget, LookupTable
 from nas.report import RunRecord
 from nas.spaces import SearchSpace
@@ -18,7 +19,7 @@ from tests.support import quick_nas
 
 SPACE = """
 name: tiny
-latent: {channels: 4, frames: 8, height: 8, width: 8}
+latent: {channels: 4, frames: 4, height: 8, width: 8}
 text: {tokens: 16, dim: 384, encoder: minilm}
 backbone: {channels: [16, 32], heads: 2, norm_groups: 8}
 operators: {none: , Conv1D: , SelfAttention1D: {heads: 2}}
@@ -31,7 +32,7 @@ space: SPACE
 budget: latency<=100%, params<=99%
 search: {trials: 5, clips: 8, shortlist: 2, random: 2}
 stages:
-  decoder: {steps: 10, batch: 4, videos: 320, images: 64, held_out: 64, classifier_steps: 20}
+  decoder: {steps: 10, batch: 4, channels: [8, 8, 8], norm_groups: 4, videos: 320, images: 64, held_out: 64, classifier_steps: 20}
   distill: {steps: 8, batch: 8, validation: 16}
   supernet: {steps: 40, save_every: 5, batch: 2, image_batch_size: 4, validation: 8, paths: 2}
   retrain: {steps: 3, batch: 2, image_batch_size: 4, validation: 8}
@@ -63,7 +64,7 @@ def steps_of(history: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_the_whole_job_survives_a_kill(tmp_path):
+def test_the_whole_job_survives_a_kill(tmp_path, capsys):
     (tmp_path / "tiny.yaml").write_text(SPACE)
     config, run = tmp_path / "job.yaml", tmp_path / "run"
     config.write_text(JOB.replace("SPACE", str(tmp_path / "tiny.yaml")))
@@ -99,12 +100,12 @@ def test_the_whole_job_survives_a_kill(tmp_path):
     assert "&lt;b&gt;the digit seven" in page and "<b>the digit seven" not in page
 
     finished = (run / "record.json").read_bytes()
-    third = start(config, run)
-    _, err = third.communicate(timeout=600)
-    assert third.returncode == 0 and "/10]" not in err  # no step of a finished run is repeated
+    again = ["run", str(config), "--out", str(run)]
+    capsys.readouterr()
+    assert main(again) == 0 and "/10]" not in capsys.readouterr().err  # no step of a finished run is repeated
     assert (run / "record.json").read_bytes() == finished
 
     config.write_text(config.read_text().replace("trials: 5", "trials: 6"))
-    other = start(config, run)
-    _, err = other.communicate(timeout=600)
-    assert other.returncode == 2 and "started with another config" in err and len(err.strip().splitlines()) == 1
+    assert main(again) == 2
+    err = capsys.readouterr().err
+    assert "started with another config" in err and len(err.strip().splitlines()) == 1
