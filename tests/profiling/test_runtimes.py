@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -50,6 +51,7 @@ class TestLitert(RuntimeTestCase):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "darwin", reason="measures on a Mac")
 class TestCoreML(RuntimeTestCase):
     weight_bytes = 2
 
