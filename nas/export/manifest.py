@@ -55,7 +55,7 @@ def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
 def summary(checkpoint: Checkpoint, table: LookupTable | None) -> str:
     """One sentence with the predicted time to generate a clip, see `nas.costs.clip_summary`."""
     if table is not None:
-        return clip_summary(cost_model(checkpoint, table), checkpoint.architecture)
+        return clip_summary(cost_model(checkpoint, table), checkpoint.architecture, checkpoint.clip)
     return f"A {checkpoint.clip}: latency unknown; pass a lookup table of the device to predict it."
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import nas
 from nas.costs import Calibration, CostModel, LookupTable, Provenance, Row
+from nas.costs.clip_summary import clip_summary
 from nas.errors import BudgetError, TableError
 from nas.spaces import Decoder
 
@@ -105,3 +106,36 @@ def test_a_decoder_that_cannot_run_makes_no_clip(space):
     assert cost.predict(space.random(0)).generation_s == np.inf
     with pytest.raises(BudgetError, match="the decoder cannot run on the device: killed"):
         cost.resolve_budget(nas.Budget(generation_s=1e9))
+
+
+FIVE_SECONDS = """
+name: five
+clip: {seconds: 5, fps: 16, height: 512, width: 512}
+autoencoder: {channels: [16, 32, 64, 128], norm_groups: 16, temporal_compression: 4}
+decoder: {frames: 3}
+text: {tokens: 77, dim: 768}
+text_encoder: {kind: clip, layers: 12, heads: 12, vocabulary: 49408}
+backbone: {channels: [160, 320, 832, 1216], attention_levels: [2], heads: 8, norm_groups: 32}
+operators: {none: , Conv1D: , SelfAttention1D: }
+"""
+
+
+def test_a_clip_of_five_seconds_is_searched_within_five_seconds(tmp_path):
+    """The whole clip counts: 81 frames, decoded in seven runs of three latent frames."""
+    (tmp_path / "five.yaml").write_text(FIVE_SECONDS)
+    space = nas.SearchSpace.load(tmp_path / "five.yaml")
+    table = nas.profile(space, "roofline", "iphone_16_pro_max", tmp_path / "t.csv", pipeline=True, progress=False)
+    cost = CostModel(space, table, estimates=True, steps=4)
+    scores = {slot: {"none": 0.0, "Conv1D": 1.0, "SelfAttention1D": 2.0} for slot in space.slots}
+    best_s = cost.generation_s(nas.search.optimum(space, cost, scores).architecture)
+    least_s = cost.generation_s(space.architecture({}))
+    bound = nas.Budget.parse(f"generation<={(best_s + least_s) / 2}s")
+    found = nas.search.optimum(space, cost, scores, bound)
+    assert found.proved and least_s < cost.generation_s(found.architecture) <= bound.generation_s < best_s < 5
+    rows = table.rows()
+    decoder_s, text_s = (rows[str(w)].latency_ms / 1e3 for w in (space.decoder_workload(), space.text_workload()))
+    step_s = cost.predict(found.architecture).latency_ms / 1e3
+    assert cost.generation_s(found.architecture) == pytest.approx(text_s + 4 * step_s + 7 * decoder_s)
+    sentence = clip_summary(cost, found.architecture)
+    assert sentence.startswith("A 5.06 s clip (81 frames at 16 fps, 512x512) in ")
+    assert "7 x decoder" in sentence and "(estimated)" in sentence

@@ -121,7 +121,8 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
 
 
 def _size(vae: VAEConfig) -> str:
-    return f"channels {list(vae.channels)}, {vae.layers_per_block} layers, {vae.image_channels} colors"
+    levels = f"channels {list(vae.channels)}, {vae.layers_per_block} layers, {vae.image_channels} colors"
+    return f"{levels}, temporal compression {vae.temporal_compression}"
 
 
 def _check_same_data(out: Path, config: PrepareConfig) -> None:
