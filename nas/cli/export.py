@@ -61,6 +61,8 @@ def export(
         options["table"] = LookupTable.load(table)
     for path in FORMATS[format_name](Path(checkpoint), Path(out), **options):
         print(path)
+    if format_name == "web":
+        print(f"next: nas serve {out}")
 
 
 @click.command(

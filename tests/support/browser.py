@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--host-resolver-rules=MAP phone.test 127.0.0.1",  # a name that browsers do not trust as they trust localhost
+]
 TIMEOUT_MS = 60_000
 
 

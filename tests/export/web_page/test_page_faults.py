@@ -239,6 +239,15 @@ def test_a_plain_web_server_is_enough(exported_web, open_page, generate):
         server.shutdown()
 
 
+def test_over_plain_http_one_thread_is_left(exported_web, open_page, serve, generate):
+    """As a phone opens what `nas serve` shows: no secure page, so no threads, no GPU and no video encoder."""
+    page = open_page(serve(exported_web).replace("localhost", "phone.test"))
+    assert len(generate(page, "five")) == 4
+    assert page.input_value("#accelerator") == "wasm" and not page.is_visible("#save-video")
+    for name in ("threads", "webgpu"):
+        assert page.locator(f"#accelerator option[value={name}]").inner_text().endswith("needs https or localhost")
+
+
 def test_opened_as_a_file_it_says_how_to_serve_it(exported_web, open_page):
     page = open_page((exported_web / "index.html").as_uri())
     assert "nas serve" in page.inner_text("#status")

@@ -210,6 +210,7 @@ function describe() {
     "Trained in": `stage ${checkpoint.stage}`,
     "Temporal layers": Object.entries(checkpoint.architecture).filter(([, choice]) => choice !== "none").map(([slot, choice]) => `${slot} ${choice}`).join(", ") || "none",
     "Exported by": `nas ${library}`,
+    ...(app.warnings?.length && {"Warnings": app.warnings.join(" ")}),
   };
   $("details").replaceChildren(...Object.entries(facts).map(([term, value]) => entry(term, value)));
   const {examples = []} = app.prompt;
@@ -217,6 +218,7 @@ function describe() {
     type: "button", textContent: text, onclick: () => { $("prompt").value = text; },
   })));
   $("examples").hidden = !examples.length;
+  note(...(app.warnings ?? []));
   if (!$("prompt").value) $("prompt").value = examples[0] ?? "";
 }
 
