@@ -108,9 +108,12 @@ export class Session {
     const {inputs: wanted, outputs: ports} = this.#models[name];
     const given = Object.fromEntries(wanted.map(({name: port}) => [port, inputs[port]]));
     const {outputs, ms} = await this.#ask("run", {name, inputs: given});
-    const named = Object.fromEntries(outputs);
-    // A model's outputs may have other names than in export.json; they have its order.
-    return [Object.fromEntries(ports.map(({name: port}, i) => [port, named[port] ?? outputs[i][1]])), ms];
+    const found = Object.fromEntries(outputs);
+    return [Object.fromEntries(ports.map(({name: port}, i) => {
+      const values = found[port] ?? found[`output_${i}`];  // the converter numbers the outputs
+      if (!values) throw new PageError(`'${this.#models[name].file}' has other outputs than 'export.json' says. Export the model again.`, "file");
+      return [port, values];
+    })), ms];
   }
 
   /** End the worker, which frees its memory; unfinished calls fail with `reason`. */
