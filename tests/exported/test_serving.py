@@ -88,7 +88,7 @@ def test_https_keeps_its_certificate(folder, tmp_path, monkeypatch):
     ("spoil", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "no such folder"),
-        (lambda folder: (folder / "export.json").unlink(), "export.json: no such export manifest"),
+        (lambda folder: (folder / "export.json").unlink(), "contains no export.json"),
         (lambda folder: (folder / "denoiser.tflite").unlink(), "denoiser.tflite: is missing; run 'nas export"),
         (lambda folder: (folder / "denoiser.tflite").write_bytes(b"x"), "denoiser.tflite: was changed"),
         (
