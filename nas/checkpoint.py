@@ -46,6 +46,9 @@ from nas.spaces.clip import check_fps
 STAGE_ORDER = ("decoder", "distill", "supernet", "finetune", "adversarial")
 """The training stages in the order in which they run; each starts from the one before it."""
 
+RANDOM = "random"
+"""The stage of a checkpoint that no stage wrote: its weights are random."""
+
 BASE = "base"
 """The key of `stage.json` for the folder that relative paths in its config are resolved against."""
 

@@ -7,62 +7,116 @@ from typing import Any
 
 import click
 
-from nas.cli.command import PATH, TEXT, Command, Group, RepeatableOption, option
+from nas.cli.command import PATH, SPACE, TEXT, Command, Group, RepeatableOption, load_architecture, option
 from nas.errors import ConfigError, suggestion
 
 
 @click.command(
     cls=Command,
-    help="write a trained denoiser for a device or a training cluster",
+    help="write a trained denoiser, or an untrained architecture, for a device or a training cluster",
     example="nas export --checkpoint runs/demo/checkpoints/adversarial --format coreml --out export",
 )
-@option("--checkpoint", required=True, metavar="DIR", type=PATH, help="a finished stage's folder")
+@option("--checkpoint", metavar="DIR", type=PATH, help="a finished stage's folder")
+@option("--architecture", metavar="A.json", type=PATH, help="instead of --checkpoint: random weights, to try a device")
+@option("--space", metavar="S", type=SPACE, help="with --architecture: its search space")
+@option("--seed", type=int, metavar="N", help="with --architecture: of the weights  [default: 0]")
 @option("--format", "format_name", required=True, metavar="F", help="coreml, litert, web or recipe")
 @option("--out", required=True, metavar="DIR", type=PATH, help="folder for the exported models and export.json")
 @option("--table", metavar="T.csv", type=PATH, help="a lookup table, for the predicted latency in the manifest")
+@option(
+    "--precision", type=click.Choice(["float32", "float16", "int8"]), help="litert, web: weights  [default: float32]"
+)
 @option("--target", metavar="OS", help="coreml: iOS17 or iOS18  [default: iOS17]")
 @option("--bits", type=click.Choice(["6", "8"]), help="coreml: palettize the weights to this many bits")
+@option("--chunk", is_flag=True, help="coreml: split a denoiser of more than 1 GB in two packages, for iOS")
 @option("--compare", is_flag=True, help="coreml: also run each package with Core ML (needs a Mac)")
 @option(
     "--example", "examples", cls=RepeatableOption, type=TEXT, metavar="P...", help="web: prompts that the page offers"
 )
-@option("--no-check", is_flag=True, help="coreml: skip the numerical comparison with torch")
+@option("--no-check", is_flag=True, help="coreml, litert, web: skip the numerical comparison with torch")
 def export(
-    checkpoint: str,
+    checkpoint: str | None,
+    architecture: str | None,
+    space: str | None,
+    seed: int | None,
     format_name: str,
     out: str,
     table: str | None,
-    target: str | None,
-    bits: str | None,
-    compare: bool,
-    no_check: bool,
-    examples: tuple[str, ...],
+    **given: Any,
 ) -> None:
-    from nas.export import FORMATS
+    from nas.export import FORMATS, export_random
 
     if format_name not in FORMATS:
         raise ConfigError(f"--format: unknown format '{format_name}'{suggestion(format_name, FORMATS)}")
-    for_coreml = {
-        "target": target,
-        "bits": bits and int(bits),
-        "compare": True if compare else None,
-        "check": False if no_check else None,
-    }
-    options: dict[str, Any] = {name: value for name, value in for_coreml.items() if value is not None}
-    if options and format_name != "coreml":
-        raise ConfigError(f"--target, --bits, --compare and --no-check belong to --format coreml, not '{format_name}'")
-    if examples:
-        if format_name != "web":
-            raise ConfigError(f"--example belongs to --format web, not '{format_name}'")
-        options["examples"] = examples
+    if (checkpoint is None) == (architecture is None):
+        raise ConfigError("give --checkpoint DIR, or --architecture A.json and --space S for random weights")
+    if architecture is None and not (space is None and seed is None):
+        raise ConfigError(
+            f"{'--seed' if space is None else '--space'} belongs to --architecture; a checkpoint has its own"
+        )
+    options = _format_options(format_name, **given)
     if table:
         from nas.costs import LookupTable
 
         options["table"] = LookupTable.load(table)
-    for path in FORMATS[format_name](Path(checkpoint), Path(out), **options):
+    if checkpoint is not None:
+        paths = FORMATS[format_name](Path(checkpoint), Path(out), **options)
+    else:
+        if space is None:
+            raise ConfigError("--architecture needs --space S, the search space that it was searched in")
+        from nas.spaces import SearchSpace
+
+        arch = load_architecture(architecture, space)
+        paths = export_random(format_name, SearchSpace.load(space), arch, Path(out), seed or 0, **options)
+    for path in paths:
         print(path)
+    _print_summary(out, format_name)
     if format_name == "web":
         print(f"next: nas serve {out}")
+
+
+FORMATS_OF = {
+    "target": ("coreml",),
+    "bits": ("coreml",),
+    "chunk": ("coreml",),
+    "compare": ("coreml",),
+    "no_check": ("coreml", "litert", "web"),
+    "precision": ("litert", "web"),
+    "examples": ("web",),
+}
+"""The formats that each option belongs to."""
+
+
+def _format_options(format_name: str, **given: Any) -> dict[str, Any]:
+    """The options of the format's function, without those that are not given."""
+    options = {name: value for name, value in given.items() if value not in (None, False, ())}
+    for name in options:
+        if format_name not in FORMATS_OF[name]:
+            flag = "--example" if name == "examples" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} belongs to --format {' or '.join(FORMATS_OF[name])}, not '{format_name}'")
+    if "bits" in options:
+        options["bits"] = int(options["bits"])
+    if options.pop("no_check", False):
+        options["check"] = False
+    return options
+
+
+def _print_summary(out: str, format_name: str) -> None:
+    """The errors of reduced precision, warnings, and whether the weights are random."""
+    from nas.exported import manifest
+
+    entry = manifest.read(out, format_name)
+    for part, figures in entry.checks.items():
+        for precision in ("float16", "int8"):
+            if format_name != "coreml" and f"error_{precision}" in figures:
+                error = figures[f"error_{precision}"]
+                print(
+                    f"{part}: {precision} weights, relative error {error:.2g} from torch (float32 {figures['error_float32']:.2g})"
+                )
+    for warning in entry.app.warnings if entry.app else ():
+        print(f"warning: {warning}")
+    if entry.random_weights:
+        print("The weights are random, nothing was trained: latency and memory are real, clips are noise.")
 
 
 @click.command(

@@ -19,6 +19,7 @@ from nas.errors import ConfigError
 @option("--device", default="local", metavar="D", help="where they run; local is this machine")
 @option("--out", required=True, metavar="T.csv", type=PATH, help="the lookup table; an unfinished one is resumed")
 @option("--threads", type=COUNT, metavar="N", help="CPU threads of each workload  [default: 1]")
+@option("--precision", metavar="P", help="litert: weights in float32, float16 or int8  [default: float32]")
 @option("--compute-unit", metavar="U", help="coreml: all, cpu, cpu+gpu or cpu+ne  [default: all]")
 @option("--target", metavar="OS", help="coreml: iOS17 or iOS18  [default: iOS17]")
 @option("--pipeline", is_flag=True, help="also the text encoder and the decoder, for the generation time of a clip")
@@ -28,6 +29,7 @@ def profile(
     device: str,
     out: str,
     threads: int | None,
+    precision: str | None,
     compute_unit: str | None,
     target: str | None,
     pipeline: bool,
@@ -35,7 +37,7 @@ def profile(
     from nas.profiling import profile as fill_table
     from nas.spaces import SearchSpace
 
-    given = {"threads": threads, "compute_unit": compute_unit, "target": target}
+    given = {"threads": threads, "precision": precision, "compute_unit": compute_unit, "target": target}
     options = {name: value for name, value in given.items() if value is not None}
     table = fill_table(SearchSpace.load(space), runtime, device, out, pipeline=pipeline, **options)
     infeasible = int((table.frame["status"] != "ok").sum())

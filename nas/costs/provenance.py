@@ -18,6 +18,7 @@ COMPARABLE_KEYS = (
     "phone",
     "chip",
     "dtype",
+    "precision",
     "threads",
     "wait",
     "compute_unit",
@@ -44,6 +45,7 @@ class Provenance:
         runtime, version: the runtime and its version.
         device, phone, chip, os: the device; `phone` is a hash of its serial number.
         dtype: of weights and activations.
+        precision: of the stored weights, such as `int8`, if it is not that of `dtype`.
         threads, wait, compute_unit, target: settings of the runtime.
         memory: how memory was measured; begins with `estimated` if it was not.
         buffers: `kept` if the runtime does not release its buffers between layers.
@@ -67,6 +69,7 @@ class Provenance:
     chip: str | None = None
     os: str | None = None
     dtype: str | None = None
+    precision: str | None = None
     threads: int | None = None
     wait: str | None = None
     compute_unit: str | None = None

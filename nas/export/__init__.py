@@ -15,11 +15,13 @@ from typing import Any
 
 from nas.export.litert_models import litert
 from nas.export.packages import check_package, coreml
+from nas.export.random_weights import random_checkpoint
 from nas.export.training_recipe import recipe
 from nas.export.web_page import web
 from nas.locks import output_lock
 from nas.profiling.coreml_models import temporary_files_in
 from nas.profiling.temporary import TemporaryFolder
+from nas.spaces import Architecture, SearchSpace
 
 
 def _exclusive(write: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
@@ -47,7 +49,29 @@ def _remove_unfinished(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def export_random(
+    format_name: str, space: SearchSpace, architecture: Architecture, out: str | Path, seed: int = 0, **options: Any
+) -> list[Path]:
+    """Export an architecture with random weights, before anything is trained; `export.json` says so.
+
+    Args:
+        format_name: a key of `FORMATS`.
+        seed: of the weights.
+        options: of the format's function.
+
+    Returns:
+        The written paths.
+
+    Raises:
+        SpaceError: the architecture belongs to another space.
+        NasError: as the format's function, see `random_checkpoint` too.
+    """
+    with contextlib.closing(TemporaryFolder("nas-random-")) as scratch, output_lock(out, folder=True):
+        checkpoint = random_checkpoint(space, architecture, scratch.path, seed, needs_text=format_name != "recipe")
+        return FORMATS[format_name](checkpoint, out, **options)
+
+
 coreml, recipe, litert, web = _exclusive(coreml), _exclusive(recipe), _exclusive(litert), _exclusive(web)
 FORMATS: dict[str, Callable[..., list[Path]]] = {"coreml": coreml, "recipe": recipe, "litert": litert, "web": web}
 
-__all__ = ["FORMATS", "check_package", "coreml", "litert", "recipe", "web"]
+__all__ = ["FORMATS", "check_package", "coreml", "export_random", "litert", "recipe", "web"]

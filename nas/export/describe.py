@@ -1,22 +1,22 @@
-"""Build the description of an exported checkpoint for apps, see `nas.exported.app`."""
+"""Build the description of an exported checkpoint for apps, see `nas.exported.app`, and write the tokenizer's files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nas.checkpoint import Checkpoint
-from nas.export import parts
+from nas.export import chunks, parts
+from nas.export.package_files import size_mb
 from nas.export.parts import Part
 from nas.export.schedule import sampling
 from nas.exported.app import App, Clip, Decoding, Latents, Model, Port, Prompt
 from nas.models.text_encoder import EMPTY, PromptEncoder
-from nas.spaces import VAEConfig
+from nas.spaces import Text, VAEConfig
 
-MAX_PACKAGE_MB = 1000
-"""Larger Core ML packages exceed the memory of many iPhones."""
 EMPTY_CONTEXT = "empty_context.f32"
 
 MEANINGS = {
@@ -36,7 +36,14 @@ STATE_AFTER = "state after this run: the next run's input"
 
 
 def describe(
-    checkpoint: Checkpoint, out: Path, files: dict[str, Path], floats: str, bits: dict[str, int], tokenizer: Path
+    checkpoint: Checkpoint,
+    out: Path,
+    files: dict[str, Path],
+    floats: str,
+    bits: dict[str, int],
+    tokenizer: Path,
+    halves: Sequence[Path] = (),
+    max_package_mb: float = chunks.MAX_PACKAGE_MB,
 ) -> App:
     """Build the description, and write the context of the empty prompt into the export folder.
 
@@ -46,9 +53,13 @@ def describe(
         floats: dtype of the models' floating-point inputs and outputs; the timestep is always float32.
         bits: bits per weight by part.
         tokenizer: folder of the tokenizer's files.
+        halves: the packages that the denoiser's was split into, see `nas.export.chunks`.
+        max_package_mb: larger packages get a warning.
     """
     exported = (parts.denoiser(checkpoint), parts.decoder(checkpoint), parts.text_encoder(checkpoint))
     models = {part.name: _model(checkpoint, part, files[part.name], out, floats, bits[part.name]) for part in exported}
+    if halves:
+        models = _halves(models.pop("denoiser"), halves) | models
     shape, vae = checkpoint.space.input_shape(), checkpoint.autoencoder.config
     made = checkpoint.clip
     clip = Clip(made.frames, made.fps, made.height, made.width, vae.image_channels)
@@ -59,7 +70,8 @@ def describe(
         Latents(tuple(shape), float(checkpoint.autoencoder.scaling_factor)),
         _decoding(exported[1], shape[2], vae),
         clip,
-        tuple(_warnings(models)),
+        tuple(_warnings(models, max_package_mb)),
+        chunks.NAMES if halves else ("denoiser",),
     )
 
 
@@ -73,12 +85,19 @@ def _decoding(decoder: Part, latent_frames: int, vae: VAEConfig) -> Decoding:
     return Decoding(frames, runs, state, frames * vae.temporal_compression, vae.temporal_compression - 1)
 
 
-def _warnings(models: dict[str, Model]) -> list[str]:
+def _halves(denoiser: Model, paths: Sequence[Path]) -> dict[str, Model]:
+    known = {port.name: port for port in (*denoiser.inputs, *denoiser.outputs)}
+    return {
+        path.stem: Model(path.name, size_mb(path), denoiser.weight_bits, *chunks.ports(path, known)) for path in paths
+    }
+
+
+def _warnings(models: dict[str, Model], max_package_mb: float) -> list[str]:
     return [
-        f"{model.file} has {model.size_mb:.0f} MB; iOS may terminate an app that loads more than {MAX_PACKAGE_MB} MB: "
-        "export with --bits 8 or 6"
-        for model in models.values()
-        if model.file.endswith(".mlpackage") and model.size_mb > MAX_PACKAGE_MB
+        f"{model.file} has {model.size_mb:.0f} MB; iOS may terminate an app that loads more than {max_package_mb:g} MB: "
+        f"export with --bits 8 or 6{' or --chunk' if name == 'denoiser' else ''}"
+        for name, model in models.items()
+        if model.file.endswith(".mlpackage") and model.size_mb > max_package_mb
     ]
 
 
@@ -105,8 +124,7 @@ def _model(checkpoint: Checkpoint, part: Part, path: Path, out: Path, floats: st
     shapes = {"denoiser": shape, "decoder": video, "text_encoder": (1, tokens, checkpoint.space.text.dim)}
     outputs = [port(part.output, shapes[part.name], False)]
     outputs += [port(name, part.inputs[name.removesuffix("_out")].shape, False) for name in part.more_outputs]
-    size = sum(f.stat().st_size for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file())
-    return Model(path.relative_to(out).as_posix(), size / 1e6, bits, inputs, tuple(outputs))
+    return Model(path.relative_to(out).as_posix(), size_mb(path), bits, inputs, tuple(outputs))
 
 
 _RANGES = {"timestep": (0.0, 1000.0), "attention_mask": (0, 1)}
@@ -130,3 +148,28 @@ def _prompt(checkpoint: Checkpoint, out: Path, folder: Path) -> Prompt:
         empty_mask=tuple(empty["attention_mask"][0].tolist()),
         empty_context=EMPTY_CONTEXT,
     )
+
+
+def save_tokenizer(text: Text, folder: Path) -> Path:
+    """Write the tokenizer of a text encoder into a folder.
+
+    Padding and truncation in `tokenizer.json` are set to the exported encoder's length, since apps use the file
+    directly. `transformers` overrides both in each call, so the original file may have other lengths (128 for MiniLM).
+
+    Raises:
+        MissingDependency: the encoder is not installed.
+    """
+    tokenizer, _ = PromptEncoder(text).load()
+    tokenizer.model_max_length = text.tokens
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.enable_truncation(text.tokens)
+        backend.enable_padding(
+            length=text.tokens,
+            direction=tokenizer.padding_side,
+            pad_id=tokenizer.pad_token_id,
+            pad_type_id=tokenizer.pad_token_type_id,
+            pad_token=tokenizer.pad_token,
+        )
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nas
-from nas.checkpoint import Checkpoint
+from nas.checkpoint import RANDOM, Checkpoint
 from nas.costs import CostModel, LookupTable
 from nas.costs.clip_summary import clip_summary
 from nas.costs.sources import join_sources
@@ -54,9 +54,10 @@ def predict(checkpoint: Checkpoint, table: LookupTable) -> dict[str, Any]:
 
 def summary(checkpoint: Checkpoint, table: LookupTable | None) -> str:
     """One sentence with the predicted time to generate a clip, see `nas.costs.clip_summary`."""
+    untrained = "The weights are random, nothing was trained: clips are noise. " * is_random(checkpoint)
     if table is not None:
-        return clip_summary(cost_model(checkpoint, table), checkpoint.architecture, checkpoint.clip)
-    return f"A {checkpoint.clip}: latency unknown; pass a lookup table of the device to predict it."
+        return untrained + clip_summary(cost_model(checkpoint, table), checkpoint.architecture, checkpoint.clip)
+    return f"{untrained}A {checkpoint.clip}: latency unknown; pass a lookup table of the device to predict it."
 
 
 def record(
@@ -94,8 +95,14 @@ def record(
         predict(checkpoint, table) if table is not None else None,
         checks or {},
         app,
+        is_random(checkpoint),
     )
     return write_json(path, {**entries, "schema_version": SCHEMA_VERSION, name: asdict(entry)})
+
+
+def is_random(checkpoint: Checkpoint) -> bool:
+    """Whether the weights are random, see `nas.export.random_weights`."""
+    return checkpoint.info.stage == RANDOM
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,13 +20,14 @@ from nas.conversion.libraries import coremltools
 from nas.conversion.mil import Program
 from nas.conversion.palettize import palettize
 from nas.costs import LookupTable
+from nas.diffusion.seeding import generator
 from nas.errors import NasError
-from nas.export import manifest, operations, parts
+from nas.export import chunks, manifest, operations, parts
 from nas.export.check import DEVICE_TOLERANCE, PALETTE_TOLERANCES, check_error, check_numbers, largest_error
-from nas.export.describe import describe
+from nas.export.describe import describe, save_tokenizer
+from nas.export.package_files import read_package, save, size_mb
 from nas.export.parts import Part
 from nas.export.samples import Sample, real_samples
-from nas.export.tokenizer import save_tokenizer
 from nas.spaces import Architecture, SearchSpace
 
 MAX_RANK = 5
@@ -42,6 +42,8 @@ def coreml(
     table: LookupTable | None = None,
     compare: bool = False,
     check: bool = True,
+    chunk: bool = False,
+    max_package_mb: float = chunks.MAX_PACKAGE_MB,
 ) -> list[Path]:
     """Write `denoiser`, `decoder` and `text_encoder` as .mlpackage in float16, and the tokenizer's files.
 
@@ -54,6 +56,8 @@ def coreml(
         table: lookup table of the device, to predict latency.
         compare: whether to also run each package on this Mac with each compute unit and compare it with torch.
         check: whether to evaluate each package and compare it with torch; the figures are written to the manifest.
+        chunk: split the denoiser's package in two, `denoiser_1` and `denoiser_2`, if it is larger than `max_package_mb`.
+        max_package_mb: in 10^6 bytes; the manifest warns of larger packages.
 
     Returns:
         The packages, the tokenizer's folder and the manifest.
@@ -85,12 +89,23 @@ def coreml(
             unit_errors = compute_unit_errors(paths[-1], part, samples[part.name], own_bits)
             figures[part.name] = replace(figures[part.name], compute_units=unit_errors)
     check_package(paths[0], loaded.architecture, loaded.space, labels["nas.weights_sha256"], loaded.info.objective)
-    paths.append(save_tokenizer(loaded.space.text, out / "tokenizer"))
+    files = {path.stem: path for path in paths}
+    halves = _split(paths[0], loaded) if chunk and size_mb(paths[0]) > max_package_mb else []
+    for stale in {"denoiser", *chunks.NAMES} - {path.stem for path in halves or paths}:  # of an earlier export
+        shutil.rmtree(out / f"{stale}.mlpackage", ignore_errors=True)
+    paths = [*(halves or paths[:1]), *paths[1:], save_tokenizer(loaded.space.text, out / "tokenizer")]
     checks = {name: result.as_dict() for name, result in figures.items()}
-    files = {path.stem: path for path in paths[:3]}
     weight_bits = {name: 16 if name == "text_encoder" else bits or 16 for name in files}
-    app = describe(loaded, out, files, "float16", weight_bits, paths[-1])
+    app = describe(loaded, out, files, "float16", weight_bits, paths[-1], halves, max_package_mb)
     return [*paths, manifest.record(out, "coreml", paths, loaded, table, checks, app)]
+
+
+def _split(path: Path, loaded: checkpoints.Checkpoint) -> list[Path]:
+    """Split the denoiser's package in two; both halves are compared with it on normal noise."""
+    inputs = dict(parts.denoiser(loaded).inputs)
+    stream = generator(0)
+    inputs |= {name: torch.randn(inputs[name].shape, generator=stream) for name in ("x", "context")}
+    return chunks.split(path, {**inputs, "timestep": torch.full((1,), 500.0)})
 
 
 def convert(part: Part, target: str = "iOS17") -> Any:
@@ -173,39 +188,10 @@ def check_package(
                 raise NasError(f"{path}: '{output.name}' has rank {rank}, Core ML supports at most {MAX_RANK}")
 
 
-def read_package(path: str | Path) -> Any:
-    """Load the protobuf of a Core ML program.
-
-    Raises:
-        MissingDependency: coremltools is not installed.
-        NasError: it is not a package with an ML program.
-    """
-    ct = coremltools()
-    try:
-        spec = ct.utils.load_spec(str(path))
-    except Exception as error:  # coremltools raises many types on broken files
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise NasError(f"{path}: cannot be read as a Core ML package ({reason})") from None
-    if spec.WhichOneof("Type") != "mlProgram":
-        raise NasError(f"{path}: is not an ML program; export it again")
-    return spec
-
-
 def _labels(loaded: checkpoints.Checkpoint) -> dict[str, str]:
     """Metadata of a package; Core ML stores strings only."""
     identity = manifest.identity(loaded)
     return {f"nas.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in identity.items()}
-
-
-def save(model: Any, path: Path) -> Path:
-    """Save a package under a temporary name, then rename it, so that `path` is never half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{path.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save(str(temporary))
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(temporary, path)
-    return path
 
 
 def _shapes(features: Sequence[Any]) -> dict[str, tuple[int, ...]]:

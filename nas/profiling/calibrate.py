@@ -83,7 +83,7 @@ def _calibrate(
 ) -> CalibrationReport:
     uncorrected = CostModel(space, replace(table, calibration=None))
     archs = _spread(space, uncorrected, count, seed)
-    keys = ("threads", "wait", "compute_unit", "target")
+    keys = ("threads", "wait", "compute_unit", "target", "precision")
     stored = {name: value for name, value in table.meta.items() if name in keys}
     rows = measure_architectures(
         space,

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from nas.caches import usable, user_cache
+from nas.conversion.quantize import PRECISIONS
 from nas.errors import ConfigError, MissingDependency, NasError, suggestion
 from nas.failures import Infeasible
 from nas.profiling.compile import COPIES, CompiledWorkload
@@ -33,7 +34,7 @@ MARGIN = 0.05
 
 
 class LitertRuntime(Runtime):
-    """LiteRT models in float32, converted from the torch modules.
+    """LiteRT models, converted from the torch modules.
 
     An operator's latency is the time that it adds to a graph: half the difference between a graph with three copies and
     a graph with one, or, if the backbone is small, the difference that it makes to the whole denoiser (see
@@ -44,21 +45,26 @@ class LitertRuntime(Runtime):
         device: `local`, this machine's CPU.
         threads: of the interpreter.
         cache: folder of converted models; by default in the user's cache folder.
+        precision: of the stored weights: `float32`, `float16` or `int8`, see `nas.conversion.quantize`.
 
     Raises:
-        ConfigError: an unknown device, or a cache that cannot be written.
+        ConfigError: an unknown device or precision, or a cache that cannot be written.
         MissingDependency: the interpreter is not installed.
     """
 
     name = "litert"
     in_model = separate = True
 
-    def __init__(self, device: str = "local", threads: int = 1, cache: str | Path | None = None) -> None:
+    def __init__(
+        self, device: str = "local", threads: int = 1, cache: str | Path | None = None, precision: str = "float32"
+    ) -> None:
         if device not in DEVICES:
             raise ConfigError(f"unknown device '{device}' of runtime 'litert'{suggestion(device, DEVICES)}")
         if importlib.util.find_spec("ai_edge_litert") is None:
             raise MissingDependency("ai-edge-litert is not installed; run: pip install 'nas-video[litert]'")
-        self.device, self.threads = device, threads
+        if precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision '{precision}' of runtime 'litert'{suggestion(precision, PRECISIONS)}")
+        self.device, self.threads, self.precision = device, threads, precision
         self.cache = usable(Path(cache) if cache else user_cache("litert"))
         self.pool: WorkerPool | None = None
         self.converter_pool: WorkerPool | None = None
@@ -70,6 +76,7 @@ class LitertRuntime(Runtime):
             "version": f"ai-edge-litert {version('ai-edge-litert')}",
             "device": self.device,
             **describe_host(),
+            **({} if self.precision == "float32" else {"precision": self.precision}),
             "threads": self.threads,
             "clock": clock_of(self.threads)[0],
             "memory": "growth of the process without inputs and weights: XNNPACK's workspace and the arena",
@@ -153,7 +160,7 @@ class LitertRuntime(Runtime):
             self.converter_pool = WorkerPool("nas.profiling.workers.litert_convert", {}, timeout_s=3600.0, fork=False)
         if self.converter is None:
             self.converter = self.converter_pool.start()
-        arguments = (workload, variant, copies, self.cache)
+        arguments = (workload, variant, copies, self.cache, self.precision)
         try:
             return self.converter.call("nas.profiling.workers.litert_convert:convert_cached", *arguments)
         except (Infeasible, NasError):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from nas import config
-from nas.conversion import convert, variants
+from nas.conversion import convert, quantize, variants
 from nas.errors import NasError
 from nas.failures import Infeasible
-from nas.files import read_json, write_json
+from nas.files import copy_atomic, read_json, write_json
 from nas.models import denoiser, layers, operators, positions, unet
 from nas.models.autoencoder import blocks, model, streaming, temporal
 from nas.profiling.runtimes.base import ConvertedModel, Runnable, WholeModel
@@ -41,7 +41,9 @@ class _CacheEntry:
     copies: int
 
 
-def convert_cached(workload: Runnable, variant: str, copies: int, cache: Path) -> ConvertedModel:
+def convert_cached(
+    workload: Runnable, variant: str, copies: int, cache: Path, precision: str = "float32"
+) -> ConvertedModel:
     """A workload as a LiteRT model with random weights: from the cache, or converted and put there.
 
     Args:
@@ -50,17 +52,28 @@ def convert_cached(workload: Runnable, variant: str, copies: int, cache: Path) -
         copies: how often the operator runs, one after the other.
         cache: the folder. A file's name is a hash of the workload, of the code that defines it, and of the versions
             of the libraries that write it.
+        precision: of the weights, see `nas.conversion.quantize`.
 
     Raises:
         Infeasible: LiteRT cannot express it.
         NasError: litert-torch is not installed, or fails for another reason.
     """
-    path = cache / f"{_key(workload, variant, copies)}.tflite"
+    path = cache / f"{_key(workload, variant, copies, precision)}.tflite"
     entry = _read_entry(path.with_suffix(".json")) if path.is_file() else None
     if entry is not None:
         with contextlib.suppress(OSError):
             os.utime(path)
         return ConvertedModel(path, **vars(entry))
+    if precision == "float32":
+        entry = _convert(workload, variant, copies, path)
+    else:
+        entry = _quantize(convert_cached(workload, variant, copies, cache), precision, path)
+    write_json(path.with_suffix(".json"), vars(entry))
+    _evict(cache, keep=path)
+    return ConvertedModel(path, **vars(entry))
+
+
+def _convert(workload: Runnable, variant: str, copies: int, path: Path) -> _CacheEntry:
     module, inputs = module_and_inputs(workload, variant, copies)
     try:
         convert.to_litert(module, inputs, path)
@@ -68,15 +81,23 @@ def convert_cached(workload: Runnable, variant: str, copies: int, cache: Path) -
         raise Infeasible(str(error)) from None
     one = module.operators[0] if isinstance(module, OperatorChain) else module
     weights = [*one.parameters(), *one.buffers()]
-    entry = _CacheEntry(
+    return _CacheEntry(
         params=sum(p.numel() for p in one.parameters()),
         weights_mb=sum(w.numel() * w.element_size() for w in weights) / 1e6,
         variant=variant or variants.REFERENCE,
         copies=copies,
     )
-    write_json(path.with_suffix(".json"), vars(entry))
-    _evict(cache, keep=path)
-    return ConvertedModel(path, **vars(entry))
+
+
+def _quantize(model: ConvertedModel, precision: str, path: Path) -> _CacheEntry:
+    """Write a float32 model in another precision.
+
+    Its weights are counted as XNNPACK holds them: int8 as they are stored, float16 unpacked to float32.
+    """
+    quantize.quantize(copy_atomic(model.path, path), precision)
+    saved_mb = (model.path.stat().st_size - path.stat().st_size) / 1e6 / model.copies
+    weights_mb = model.weights_mb if precision == "float16" else max(0.0, model.weights_mb - saved_mb)
+    return _CacheEntry(model.params, weights_mb, model.variant, model.copies)
 
 
 def _read_entry(path: Path) -> _CacheEntry | None:
@@ -131,7 +152,7 @@ def reinitialized_copy(module: nn.Module) -> nn.Module:
     return other
 
 
-def _key(workload: Runnable, variant: str, copies: int) -> str:
+def _key(workload: Runnable, variant: str, copies: int, precision: str) -> str:
     defined_by = [
         operators,
         layers,
@@ -150,12 +171,16 @@ def _key(workload: Runnable, variant: str, copies: int) -> str:
         defined_by += [inspect.getmodule(resolve(part.spec.module))]
     else:
         defined_by += [unet, topology, denoiser]
-    names = ("torch", "litert-torch", "ai-edge-litert")
+    names = ["torch", "litert-torch", "ai-edge-litert"]
+    if precision != "float32":
+        names.append("ai-edge-quantizer")
+        defined_by.append(quantize)
     written = [
         str(workload),
         str(workload.variants if isinstance(workload, WholeModel) else ""),
         variant or variants.REFERENCE,
         str(copies),
+        *([] if precision == "float32" else [precision]),
     ]
     text = "\n".join([*written, *map(_version, names), *map(inspect.getsource, defined_by)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
