@@ -2,13 +2,14 @@
 
     python benchmarks/prediction.py --space demo --runtime eager --folder demo.eager
     python benchmarks/prediction.py --space mid --runtime litert --folder mid.litert
+    python benchmarks/prediction.py --space demo --runtime web --folder demo.web       # in a Chromium on this machine
 
 (a) this library's profiler, without and with `nas calibrate` on 8 other architectures;
 (b) a naive table: each workload alone, one after the other, by `torch.utils.benchmark`'s blocked_autorange (eager), or
-    the median of a second of runs of its own graph (litert);
+    the median of a second of runs of its own graph (litert), or of three blocks of it (web);
 (c) latency proportional to FLOPs, with the factor fitted on the test architectures themselves, which favors it.
 
-Each architecture is measured whole in six passes, in new processes each time. The mean of the passes is the ground truth;
+Each architecture is measured whole in six passes (web: three), in new processes each time. The mean of the passes is the ground truth;
 the error of one pass against the mean of the others is the noise of a pass. Predicted peak memory is compared with
 measured peak memory, too.
 
@@ -19,6 +20,7 @@ of models, and writes it to `result.json`.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -35,15 +37,18 @@ from nas.profiling.host import clock_of
 from nas.profiling.protocol import Protocol
 from nas.profiling.runtimes.base import WholeModel
 from nas.profiling.runtimes.litert import LitertRuntime
+from nas.profiling.web.runtime import WebRuntime
 from nas.profiling.workers.eager import build_module, make_inputs
 from nas.spaces import Architecture, SearchSpace
 
 AT_ONCE = 40
 """WholeGraph models that are in memory together, and timed in turn. In groups of 8, one after the other, the machine's drift
 from minute to minute (3%) fell on some models and not on others, and spoilt their ranks."""
-PASSES = 6
+PASSES = {"eager": 6, "litert": 6, "web": 3}
 """A process may be 3% slower or faster than another for as long as it lives, half as much as the models differ; the ground
-truth must be more accurate than that."""
+truth must be more accurate than that. In a browser each block has a process's memory of its own, so fewer suffice."""
+COUNTS = {"eager": 40, "litert": 40, "web": 24}
+"""Architectures by default."""
 ONE_PASS = Protocol(min_samples=8, cap_s=2.0)
 """Few runs: processes differ by more than the runs in one process."""
 
@@ -51,25 +56,29 @@ ONE_PASS = Protocol(min_samples=8, cap_s=2.0)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="demo")
-    parser.add_argument("--runtime", default="eager", choices=("eager", "litert"))
-    parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("--runtime", default="eager", choices=tuple(PASSES))
+    parser.add_argument("--count", type=int, help="default: 40, for web 24")
     parser.add_argument("--calibrate", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--browser", default="chromium", help="web: the program")
     parser.add_argument("--folder", type=Path, required=True, help="output folder of the table and the measured models")
     args = parser.parse_args()
     space = SearchSpace.load(args.space)
-    archs = [space.random(i) for i in range(1000 * args.seed, 1000 * args.seed + args.count)]
-    table = profile(space, args.runtime, out=args.folder / "table.csv", threads=args.threads)
+    count = args.count or COUNTS[args.runtime]
+    archs = [space.random(i) for i in range(1000 * args.seed, 1000 * args.seed + count)]
+    browser = {"browser": args.browser} if args.runtime == "web" else {}
+    table = profile(space, args.runtime, out=args.folder / "table.csv", threads=args.threads, **browser)
     if table.calibration is None:
-        calibrate(space, table, args.calibrate, seed=10**6)
+        calibrate(space, table, args.calibrate, seed=10**6, **browser)
     naive_path = args.folder / "naive.csv"
     if not naive_path.exists():
-        naive = {"eager": naive_eager, "litert": naive_litert}[args.runtime](space, table, args.threads)
+        makers = {"eager": naive_eager, "litert": naive_litert, "web": functools.partial(naive_web, args.browser)}
+        naive = makers[args.runtime](space, table, args.threads)
         naive.save(naive_path)
     naive = LookupTable.load(naive_path)
-    writers = [TableWriter(args.folder / f"models-{i + 1}.csv", table.provenance) for i in range(PASSES)]
-    options = {"threads": args.threads, "progress": True, "table": table, "protocol": ONE_PASS}
+    writers = [TableWriter(args.folder / f"models-{i + 1}.csv", table.provenance) for i in range(PASSES[args.runtime])]
+    options = {"threads": args.threads, "progress": True, "table": table, "protocol": ONE_PASS, **browser}
     for number, writer in enumerate(writers, 1):
         missing = [arch for arch in archs if str(WholeModel(space, arch)) not in writer.done]
         for i in range(0, len(missing), AT_ONCE):
@@ -139,6 +148,17 @@ def naive_litert(space: SearchSpace, table: LookupTable, threads: int) -> Lookup
             session = runtime.open_graph(workload)
             run_ms = np.median(session.block(3))
             frame.loc[str(workload), "latency_ms"] = np.median(session.block(max(3, int(1000 / run_ms))))
+            session.close()
+    return LookupTable.from_frame(frame.reset_index(), table.provenance)
+
+
+def naive_web(browser: str, space: SearchSpace, table: LookupTable, threads: int) -> LookupTable:
+    """The same rows with the latency of each operator's own graph."""
+    frame = table.frame.set_index("workload")
+    with WebRuntime(threads=threads, browser=browser) as runtime:
+        for workload in space.workloads():
+            session = runtime.open_graph(workload)
+            frame.loc[str(workload), "latency_ms"] = np.median([np.median(session.block(5)) for _ in range(3)])
             session.close()
     return LookupTable.from_frame(frame.reset_index(), table.provenance)
 

@@ -22,7 +22,7 @@ def bundle() -> None:
     example="nas bundle create --space demo --runtime litert --out bundle",
 )
 @space_option
-@option("--runtime", required=True, metavar="R", help="litert (Android) or coreml (a Mac, an iPhone)")
+@option("--runtime", required=True, metavar="R", help="litert (Android), coreml (a Mac, an iPhone) or web (a browser)")
 @option("--out", required=True, metavar="DIR", type=PATH, help="the bundle: a new folder")
 @option("--target", default="iOS17", metavar="OS", help="coreml: iOS17 or iOS18")
 @option(
@@ -40,6 +40,9 @@ def create(space: str, runtime: str, out: str, target: str, benchmark_model: str
     print(f"{out}: bundle {result.id}, {len(result.packages)} workloads for {runtime}")
     for workload, reason in result.manifest.infeasible.items():
         print(f"not compiled: {workload}: {reason}")
+    if runtime == "web":
+        print(f"next: put {out} on a web server, open its page on the phone, and download the results into {out}")
+        return
     script = "python measure.py" if runtime == "coreml" else "sh measure.sh"
     print(f"next: 'nas bundle measure {out}' where the device is, or '{script}' in it where nas is not installed")
 

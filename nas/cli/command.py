@@ -23,12 +23,15 @@ class _Documented(click.Command):
 
     Args:
         example: a call of the command, as a person types it.
+        also: other calls that differ much from it.
         resumable: whether running a stopped command again continues where it stopped.
     """
 
-    def __init__(self, *args: Any, example: str = "", resumable: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, example: str = "", also: tuple[str, ...] = (), resumable: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **{"context_settings": {"max_content_width": WIDTH}, **kwargs})
-        self.example, self.resumable = example, resumable
+        self.example, self.also, self.resumable = example, also, resumable
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         text = (self.help or "").strip()
@@ -37,6 +40,7 @@ class _Documented(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\nExample:\n  {self.example}\n")
+        formatter.write("".join(f"  {call}\n" for call in self.also))
 
     def get_short_help_str(self, limit: int = 45) -> str:
         return self.help or ""

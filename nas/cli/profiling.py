@@ -13,15 +13,21 @@ from nas.errors import ConfigError
     resumable=True,
     help="measure a search space's workloads into a lookup table, or estimate them (--runtime roofline)",
     example="nas profile --space demo --runtime eager --out table.csv",
+    also=("nas profile --space demo --runtime web --out phone.csv     # then open the address on the phone",),
 )
 @space_option
-@option("--runtime", default="eager", metavar="R", help="what compiles and runs the workloads")
-@option("--device", default="local", metavar="D", help="where they run; local is this machine")
+@option(
+    "--runtime", default="eager", metavar="R", help="what runs the workloads: eager, litert, coreml, web or roofline"
+)
+@option("--device", default="local", metavar="D", help="where they run; local is this machine. web: the phone's name")
 @option("--out", required=True, metavar="T.csv", type=PATH, help="the lookup table; an unfinished one is resumed")
 @option("--threads", type=COUNT, metavar="N", help="CPU threads of each workload  [default: 1]")
 @option("--precision", metavar="P", help="litert: weights in float32, float16 or int8  [default: float32]")
 @option("--compute-unit", metavar="U", help="coreml: all, cpu, cpu+gpu or cpu+ne  [default: all]")
 @option("--target", metavar="OS", help="coreml: iOS17 or iOS18  [default: iOS17]")
+@option("--port", type=click.IntRange(0, 65535), metavar="N", help="web: of the page's address  [default: a free one]")
+@option("--https", is_flag=True, help="web: over https, so that the page keeps the screen on; the browser warns once")
+@option("--browser", metavar="PROGRAM", help="web: measure in this Chromium on this machine, not on a phone")
 @option("--pipeline", is_flag=True, help="also the text encoder and the decoder, for the generation time of a clip")
 def profile(
     space: str,
@@ -32,12 +38,16 @@ def profile(
     precision: str | None,
     compute_unit: str | None,
     target: str | None,
+    port: int | None,
+    https: bool,
+    browser: str | None,
     pipeline: bool,
 ) -> None:
     from nas.profiling import profile as fill_table
     from nas.spaces import SearchSpace
 
     given = {"threads": threads, "precision": precision, "compute_unit": compute_unit, "target": target}
+    given |= {"port": port, "https": https or None, "browser": browser}
     options = {name: value for name, value in given.items() if value is not None}
     table = fill_table(SearchSpace.load(space), runtime, device, out, pipeline=pipeline, **options)
     infeasible = int((table.frame["status"] != "ok").sum())

@@ -23,6 +23,8 @@ COMPARABLE_KEYS = (
     "wait",
     "compute_unit",
     "target",
+    "engine",
+    "wasm",
     "operators",
     "buffers",
     "figures",
@@ -47,6 +49,7 @@ class Provenance:
         dtype: of weights and activations.
         precision: of the stored weights, such as `int8`, if it is not that of `dtype`.
         threads, wait, compute_unit, target: settings of the runtime.
+        engine, wasm: of a browser, with its major version, and the build of the WebAssembly library.
         memory: how memory was measured; begins with `estimated` if it was not.
         buffers: `kept` if the runtime does not release its buffers between layers.
         operators: `in place` if operators were timed inside the backbone, `alone` if each was a model of its own.
@@ -74,6 +77,8 @@ class Provenance:
     wait: str | None = None
     compute_unit: str | None = None
     target: str | None = None
+    engine: str | None = None
+    wasm: str | None = None
     memory: str | None = None
     buffers: str | None = None
     operators: str | None = None

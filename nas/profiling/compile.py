@@ -14,7 +14,8 @@ from nas.profiling.temporary import TemporaryFolder
 from nas.profiling.workers.pool import Worker, WorkerPool
 from nas.spaces import Operator, Workload
 
-RUNTIMES = ("coreml", "litert")
+RUNTIMES = {"coreml": "coreml", "litert": "litert", "web": "litert"}
+"""Runtime -> kind of the files that it runs."""
 COPIES = 3
 """Copies of an operator in the larger of the two graphs whose difference is its latency."""
 
@@ -62,15 +63,15 @@ class Compiler:
     """Compiles workloads in a separate process, so that a crash of the converter costs one row of the table.
 
     Args:
-        runtime: `coreml` or `litert`.
+        runtime: of `RUNTIMES`.
         target: for Core ML, see `nas.conversion.convert.COREML_TARGETS`.
     """
 
     def __init__(self, runtime: str, target: str = "") -> None:
         if runtime not in RUNTIMES:
             raise ConfigError(f"runtime '{runtime}' does not compile files for a phone{suggestion(runtime, RUNTIMES)}")
-        self.runtime, self.target = runtime, target
-        if runtime == "litert":
+        self.runtime, self.target = RUNTIMES[runtime], target
+        if self.runtime == "litert":
             usable(user_cache("litert"))
         self.folder = TemporaryFolder("nas-packages-")
         self.pool = WorkerPool("nas.profiling.workers.compile", {}, timeout_s=3600.0, fork=False)

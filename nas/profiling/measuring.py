@@ -88,7 +88,8 @@ def profile(
                 current = {"workloads": len(missing), **{k: v for k, v in meta.items() if stored.get(k) != v}}
                 stored["continued"] = [*stored.get("continued", []), current]
                 _write_provenance(Path(out), stored, len(writer.done))
-            with closing(Progress(len(workloads), len(writer.done), progress, f"profile {space.name}")) as bar:
+            title = f"profile {space.name}"
+            with closing(Progress(len(workloads), len(writer.done), progress, title, chosen.progressed)) as bar:
                 current |= measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
             _write_provenance(Path(out), stored, len(writer.done))
         return LookupTable.load(out)
@@ -117,7 +118,7 @@ def measure_architectures(
     total = len(set(map(str, wholes)))
     with (
         runtimes.make(runtime, device, **options) as chosen,
-        closing(Progress(total, 0, progress, "whole models")) as bar,
+        closing(Progress(total, 0, progress, "whole models", chosen.progressed)) as bar,
     ):
 
         def finished(row: Row) -> None:
@@ -222,16 +223,21 @@ class Progress:
         done: of them that are finished already.
         enabled: whether anything is printed.
         title: of the bar.
+        told: called with `done` and `total` whenever `done` changes, see `Runtime.progressed`.
     """
 
-    def __init__(self, total: int, done: int, enabled: bool, title: str) -> None:
+    def __init__(
+        self, total: int, done: int, enabled: bool, title: str, told: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
         self.enabled, self.terminal = enabled, sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=done, desc=title, unit="workload", disable=not (enabled and self.terminal))
-        self.total, self.done = total, done
+        self.total, self.done, self.told = total, done, told
+        told(done, total)
 
     def finished(self, row: Row) -> None:
         """Count a finished workload."""
         self.done += 1
+        self.told(self.done, self.total)
         self.bar.update()
         if self.enabled and not self.terminal:
             outcome = f"{row.latency_ms:.4g} ms, {row.memory_mb:.4g} MB" if row.status == "ok" else row.reason

@@ -177,7 +177,7 @@ def measure(
     """
     order = random.Random(protocol.seed)
     samples = {name: Samples(min_blocks=protocol.min_blocks) for name in sessions}
-    runs = {name: 1 for name in sessions}
+    runs = {name: session.runs_per_block or 1 for name, session in sessions.items()}
     while samples:
         names = list(samples)
         order.shuffle(names)
@@ -199,12 +199,14 @@ def measure(
                 sessions[name].close()
                 del samples[name]
                 continue
-            runs[name] = _runs(block_ms, elapsed_ms)
+            fixed = sessions[name].runs_per_block is not None
+            if not fixed:
+                runs[name] = _runs(block_ms, elapsed_ms)
             slow = reference.slow()
             visit_s = time.perf_counter() - start
             blocks.spent_s += visit_s
             reference.cool_down(visit_s)
-            if first and runs[name] > 1:  # a single run that only sets the length of a block
+            if first and not fixed and runs[name] > 1:  # a single run that only sets the length of a block
                 continue
             (blocks.drifted if slow else blocks.kept).append(block)
             if blocks.done(protocol, sessions[name].stats.tolerance_ms):

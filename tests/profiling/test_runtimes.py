@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,7 +17,8 @@ from nas.profiling.host import clock_of
 from nas.profiling.runtimes import make
 from nas.profiling.workers.worker import time_block
 from nas.spaces import SearchSpace
-from nas.testing.runtimes import RuntimeTestCase
+from nas.testing.runtimes import PROTOCOL, RuntimeTestCase
+from tests.support import web
 from tests.support.tiny import SPACE
 
 DEVICES = {"roofline": "snapdragon_8_elite"}
@@ -26,7 +30,9 @@ QUICK = Protocol(processes=1, cap_s=0.01, slow_cap_s=0.01, min_samples=2, min_bl
 def cache(tmp_path_factory):
     """Keep converted models out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        web.own_cache(tmp_path_factory.mktemp("cache"), patch)
+        patch.setattr("nas.profiling.web.runtime.WARM_MS", 10.0)
+        patch.setattr("nas.profiling.web.runtime.TRIALS", 1)
         yield
 
 
@@ -59,12 +65,35 @@ class TestCoreML(RuntimeTestCase):
         return make("coreml")
 
 
+@pytest.mark.slow
+class TestWeb(RuntimeTestCase):
+    kept_mb = 0.5
+
+    def make_runtime(self):
+        return make("web", browser=web.chromium())
+
+    def test_a_browser_that_is_killed_at_any_moment_loses_nothing(self, space, tmp_path):
+        runtime, killed = self.make_runtime(), []
+
+        def kill(after_s):
+            time.sleep(after_s)
+            os.kill(runtime.browser.process.pid, signal.SIGKILL)
+            killed.append(after_s)
+
+        with ThreadPoolExecutor() as pool:
+            for after_s in (0.5, 4.0, 9.0):
+                pool.submit(kill, after_s)
+            table = profile(space, runtime, out=tmp_path / "t.csv", protocol=PROTOCOL, progress=False)
+        assert set(table.frame["workload"]) == set(map(str, space.workloads())) and set(table.frame["status"]) == {"ok"}
+        assert 0.5 in killed
+
+
 def test_every_runtime_has_a_suite():
-    suites = [TestCoreML, TestEager, TestLitert, TestRoofline]
+    suites = [TestCoreML, TestEager, TestLitert, TestRoofline, TestWeb]
     assert {suite.__name__.removeprefix("Test").lower() for suite in suites} == set(RUNTIMES)
 
 
-@pytest.mark.parametrize("name", sorted(RUNTIMES))
+@pytest.mark.parametrize("name", sorted(set(RUNTIMES) - {"web"}))  # a phone may have any name
 def test_an_unknown_device_is_refused(name):
     with pytest.raises(ConfigError):
         make(name, "toaster")

@@ -20,13 +20,16 @@ from nas.failures import Infeasible
 from nas.files import read_text
 from nas.locks import output_lock
 from nas.profiling.bundles.bundle import RESULTS, VISITS, Bundle
-from nas.profiling.bundles.results import RowLine, VisitLine, results
+from nas.profiling.bundles.results import RowLine, VisitLine, WebLine, results
 from nas.profiling.compile import CompiledWorkload
 from nas.profiling.protocol import Block, Protocol, Samples, infeasible, interval_half_width
 from nas.profiling.runtimes.android import METHOD
 from nas.profiling.runtimes.android_benchmark import Benchmark, check, parse, tool_overhead_mb, workload_stats
 from nas.profiling.runtimes.base import WorkloadStats
 from nas.profiling.runtimes.coreml import LATENCY, MEMORY, PRECISION, REMOTE
+from nas.profiling.web.bundle_page import WebRecord
+from nas.profiling.web.exchange import reason
+from nas.profiling.web.models import differences, models_of, stats_of
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def _collected(bundle: Bundle) -> LookupTable:
     lines = results(bundle, folder / RESULTS)
     rows = [(line.row.row, line.host) for line in lines if isinstance(line, RowLine)]
     visits = [_mac_visit(bundle, line) for line in lines if isinstance(line, VisitLine)] + _phone_visits(bundle)
+    visits += [_web_visit(bundle, line.record) for line in lines if isinstance(line, WebLine)]
     if rows and visits:
         raise TableError(f"{folder}: has results of 'nas bundle measure' and of a script; keep one of the two")
     if not rows and not visits:
@@ -172,6 +176,24 @@ def _mac_visit(bundle: Bundle, line: VisitLine) -> Visit:
         return Visit(line.workload, host, error=line.error)
     numbers = {"reference_ms": line.reference_ms, "load_ms": line.load_ms}
     return Visit(line.workload, host, line.samples_ms, **numbers)
+
+
+def _web_visit(bundle: Bundle, record: WebRecord) -> Visit:
+    """A visit of the page of a bundle."""
+    host = record.host(bundle.manifest.versions.get("LiteRT.js"))
+    if record.error is not None:
+        return Visit(record.workload, host, error=reason(record.error))
+    models = models_of(bundle.packages[record.visit[1]])
+    timed, stats = record.result.models, stats_of(models, record.loaded) if record.loaded else None
+    return Visit(
+        workload=record.workload,
+        host=host,
+        samples_ms=tuple(differences(models, timed)) if len(models) == 2 else timed[0].samples_ms,
+        reference_ms=record.reference_ms,
+        memory_mb=stats.memory_mb if stats else math.nan,
+        weights_mb=stats.weights_mb if stats else math.nan,
+        load_ms=timed[0].load_ms,
+    )
 
 
 def _phone_visits(bundle: Bundle) -> list[Visit]:

@@ -5,6 +5,7 @@ packages/         the workloads as .tflite files or .mlpackage folders
 measure.sh        litert: measures on any machine with adb, without this library
 plan.txt, files.sha256, benchmark_model    read by measure.sh; the tool, if it was available
 measure.py        coreml: measures on a Mac that has only coremltools
+index.html, *.js, style.css, library/    web: a page that measures, on any static host
 results.jsonl     results of `nas bundle measure` or measure.py, a line each
 results/          results of measure.sh, a file for each visit
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import nas
+from nas import web_libraries
 from nas.errors import ConfigError, NasError, SpaceError
 from nas.failures import Infeasible, ToolError
 from nas.files import write_atomic, write_json
@@ -35,6 +37,7 @@ from nas.profiling.host import commit
 from nas.profiling.measuring import Progress
 from nas.profiling.runtimes.android import TOOL, find_benchmark_tool
 from nas.profiling.runtimes.base import Runtime
+from nas.profiling.web.bundle_page import write_page
 from nas.spaces import SearchSpace, Workload
 
 LOCK = ".nas.lock"
@@ -42,7 +45,11 @@ LOCK = ".nas.lock"
 ROUNDS = 8
 """Number of visits of measure.sh to each workload."""
 
-CONVERTERS = {"coreml": ("torch", "coremltools"), "litert": ("torch", "litert-torch")}
+CONVERTERS = {
+    "coreml": ("torch", "coremltools"),
+    "litert": ("torch", "litert-torch"),
+    "web": ("torch", "litert-torch"),
+}
 
 
 def create(
@@ -58,7 +65,7 @@ def create(
 
     Args:
         space: with a backbone.
-        runtime: `coreml` or `litert`.
+        runtime: `coreml`, `litert` or `web`.
         out: the folder; it must not exist or be empty.
         target: for Core ML, see `nas.conversion.convert.COREML_TARGETS`.
         tool: LiteRT's `benchmark_model` for the phone, copied into the bundle; see `nas.profiling.runtimes.android.find_benchmark_tool`.
@@ -66,7 +73,7 @@ def create(
 
     Raises:
         ConfigError: an unknown runtime or target, or `out` is in use.
-        NasError: the converter is not installed, or failed for a reason other than a workload; or the disk is full.
+        NasError: the converter, or LiteRT.js for `web`, is not installed, or failed for a reason other than a workload; or the disk is full.
             In this case `out` is left empty.
     """
     out = Path(out)
@@ -78,6 +85,8 @@ def create(
     if not workloads:
         raise SpaceError(f"search space '{space.name}' is cost-only and has no workloads to compile")
     tool = find_benchmark_tool(tool) if runtime == "litert" else None
+    if runtime == "web":
+        web_libraries.folder()  # an error before anything is compiled
     with output_lock(out, folder=True), _empty_unless_finished(out):
         with (
             Compiler(runtime, target if runtime == "coreml" else "") as compiler,
@@ -85,13 +94,14 @@ def create(
         ):
             packages, reference, infeasible = _compile(compiler, workloads, out, bar)
         files = _write_runner(out, runtime, packages, reference, tool)
+        library = {"LiteRT.js": web_libraries.versions()["@litertjs/core"]} if runtime == "web" else {}
         manifest = {
             "space": space.name,
             "space_hash": space.hash,
             "dtype": space.dtype,
             "runtime": runtime,
             "target": target if runtime == "coreml" else "",
-            "versions": {"nas": nas.__version__, **{name: _version(name) for name in CONVERTERS[runtime]}},
+            "versions": {"nas": nas.__version__, **{name: _version(name) for name in CONVERTERS[runtime]}, **library},
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": commit(),
             "packages": packages,
@@ -186,6 +196,8 @@ def _write_runner(
     if runtime == "coreml":
         write_atomic(out / "measure.py", render_script("nas.profiling.bundles.script"))
         return [*sorted(_files(out, ["packages"])), "measure.py"]
+    if runtime == "web":
+        return [*sorted(_files(out, ["packages"])), *write_page(out)]
     names = ["measure.sh", "plan.txt"]
     shutil.copyfile(Path(__file__).with_name("measure.sh"), out / "measure.sh")
     write_atomic(out / "plan.txt", "".join(_plan(packages, reference)))

@@ -63,7 +63,7 @@ class BundleManifest:
     space: str
     space_hash: str
     dtype: str
-    runtime: Literal["coreml", "litert"]
+    runtime: Literal["coreml", "litert", "web"]
     target: str
     versions: dict[str, str | None]
     date: str

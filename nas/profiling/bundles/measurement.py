@@ -19,7 +19,7 @@ from nas.profiling.measuring import Progress, measure_all
 from nas.profiling.protocol import Protocol
 from nas.profiling.runtimes.base import Runtime
 
-DEVICES = {"coreml": "local", "litert": "adb"}
+DEVICES = {"coreml": "local", "litert": "adb", "web": "local"}
 """Default devices."""
 
 
@@ -76,7 +76,7 @@ def _measure(
                 )
         chosen.reference = bundle.reference
         missing = [package for package in bundle.packages if package.workload not in done]
-        bar = Progress(len(bundle.packages), len(done), progress, f"measure {bundle.manifest.space}")
+        bar = Progress(len(bundle.packages), len(done), progress, f"measure {bundle.manifest.space}", chosen.progressed)
         hashes = {package.workload: package_hash(bundle, package.path) for package in bundle.packages}
 
         def finished(row: Row) -> None:

@@ -14,6 +14,7 @@ from nas.errors import ConfigError, TableError, shown
 from nas.files import parse_json, read_text
 from nas.profiling.bundles.bundle import Bundle
 from nas.profiling.digests import line_digest
+from nas.profiling.web.bundle_page import WebRecord
 from nas.ranges import Range
 
 MAXIMUM = 1e9
@@ -104,7 +105,33 @@ class VisitLine:
             raise ConfigError("expected an 'error' or all of 'samples_ms', 'load_ms' and 'reference_ms'")
 
 
-def results(bundle: Bundle, path: Path) -> list[RowLine | VisitLine]:
+@dataclass(frozen=True)
+class WebLine:
+    """A line that a bundle's page writes: one visit to one workload in a browser. Its `record` is text in the file.
+
+    Attributes:
+        record: the visit.
+    """
+
+    bundle: str
+    digest: str
+    record: WebRecord
+
+    @property
+    def workload(self) -> str:
+        """The key of the row."""
+        return self.record.workload
+
+    @property
+    def visit(self) -> tuple[int, int]:
+        """Round, and index of the package."""
+        return self.record.visit
+
+
+Line = RowLine | VisitLine | WebLine
+
+
+def results(bundle: Bundle, path: Path) -> list[Line]:
     """Read the lines of a results file, without a last one that was not written to its end.
 
     Raises:
@@ -114,7 +141,7 @@ def results(bundle: Bundle, path: Path) -> list[RowLine | VisitLine]:
     if not path.exists() and not path.is_symlink():
         return []
     text = read_text(path, "results")
-    lines: list[RowLine | VisitLine] = []
+    lines: list[Line] = []
     seen: set[Any] = set()
     for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
         where = f"{path}:{number}"
@@ -130,13 +157,16 @@ def results(bundle: Bundle, path: Path) -> list[RowLine | VisitLine]:
     return lines
 
 
-def _line(bundle: Bundle, text: str, where: str) -> RowLine | VisitLine:
+def _line(bundle: Bundle, text: str, where: str) -> Line:
     raw = parse_json(text, where, "line of results", dict)
+    kind: type[Line] = RowLine if "row" in raw else WebLine if "record" in raw else VisitLine
     if isinstance(raw.get("bundle"), str) and raw["bundle"] != bundle.id:
         raise TableError(f"{where}: belongs to bundle {raw['bundle'][:40]}, this one is {bundle.id}; collect it there")
-    if "digest" in raw and raw["digest"] != line_digest(raw, bundle.id):
+    if "digest" in raw and raw["digest"] != _digest(kind, raw, bundle):
         raise ConfigError(f"{where}: was edited after it was measured")
-    line = build(RowLine if "row" in raw else VisitLine, raw, where)
+    if kind is WebLine:
+        raw["record"] = parse_json(str(raw["record"]), where, "record", dict)
+    line = build(kind, raw, where)
     packages = {package.workload: package for package in bundle.packages}
     if line.workload not in packages:
         raise ConfigError(f"{where}: workload {shown(line.workload)} is not in the bundle")
@@ -147,8 +177,19 @@ def _line(bundle: Bundle, text: str, where: str) -> RowLine | VisitLine:
         return line
     if line.visit[1] >= len(bundle.packages) or bundle.packages[line.visit[1]] != package:
         raise ConfigError(f"{where}: visit {list(line.visit)} does not belong to workload {shown(line.workload)}")
+    if isinstance(line, WebLine):
+        sizes = tuple(path.stat().st_size for path in package.files)
+        line.record.check(sizes, where)
+        return line
     _check_samples(line.samples_ms, package.several is not None, where)
     return line
+
+
+def _digest(kind: type[Line], raw: dict[str, Any], bundle: Bundle) -> str:
+    """The digest that a line must have. A page's is over the record as text, since JavaScript writes numbers differently."""
+    if kind is not WebLine:
+        return line_digest(raw, bundle.id)
+    return hashlib.sha256(f"{bundle.id}\n{raw['record']}".encode()).hexdigest()
 
 
 def _check_samples(samples_ms: tuple[float, ...], differences: bool, where: str) -> None:

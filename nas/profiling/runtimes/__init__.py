@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from nas.errors import ConfigError, suggestion
@@ -13,6 +14,7 @@ RUNTIMES = {
     "eager": "nas.profiling.runtimes.eager:EagerRuntime",
     "litert": "nas.profiling.runtimes.litert:LitertRuntime",
     "roofline": "nas.profiling.runtimes.roofline:RooflineRuntime",
+    "web": "nas.profiling.web.runtime:WebRuntime",
 }
 """Name -> `module:class`; imported when used, because each needs other libraries."""
 
@@ -32,7 +34,9 @@ def make(runtime: str | Runtime, device: str = "local", **options: Any) -> Runti
         raise ConfigError(f"unknown runtime '{runtime}'{suggestion(runtime, RUNTIMES)}")
     target = PHONES.get((runtime, device.partition(":")[0]), RUNTIMES[runtime])
     module, _, name = target.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)(device=device, **options)
-    except TypeError as error:
-        raise ConfigError(f"runtime '{runtime}': {error}") from None
+    made = getattr(importlib.import_module(module), name)
+    known = set(inspect.signature(made).parameters) - {"device"}
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ConfigError(f"runtime '{runtime}' has no option '{unknown[0]}'{suggestion(unknown[0], sorted(known))}")
+    return made(device=device, **options)

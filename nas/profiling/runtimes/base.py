@@ -141,10 +141,13 @@ class Session(ABC):
     Attributes:
         stats: memory, weights, parameters and load time.
         process: index of the process that the last block ran in, if the workload has several.
+        runs_per_block: the number of runs to ask for, where a block takes a fixed time however short a run is; None to
+            let the protocol choose it.
     """
 
     stats: WorkloadStats
     process: int = 0
+    runs_per_block: int | None = None
 
     @abstractmethod
     def block(self, runs: int) -> list[float]:
@@ -221,6 +224,9 @@ class Runtime(ABC):
             stats: of the open session.
         """
         return self.open(workload)
+
+    def progressed(self, done: int, total: int) -> None:  # noqa: B027
+        """Told how many of the workloads are measured, for a runtime that shows it on its device."""
 
     @abstractmethod
     def close(self) -> None:

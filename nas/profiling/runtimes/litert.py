@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +11,12 @@ from typing import Any
 
 from nas.caches import usable, user_cache
 from nas.conversion.quantize import PRECISIONS
-from nas.errors import ConfigError, MissingDependency, NasError, suggestion
-from nas.failures import Infeasible
+from nas.errors import ConfigError, MissingDependency, suggestion
 from nas.profiling.compile import COPIES, CompiledWorkload
 from nas.profiling.host import clock_of, describe_host
+from nas.profiling.litert_models import LitertConverter, fastest_variant
 from nas.profiling.runtimes.base import ConvertedModel, InModelWorkload, Runnable, Runtime, WorkloadStats
-from nas.profiling.workers.pool import Worker, WorkerPool, WorkerSession
+from nas.profiling.workers.pool import WorkerPool, WorkerSession
 from nas.spaces import Operator, Workload
 
 DEVICES = ("local", "cpu")
@@ -29,8 +27,6 @@ TRIALS, TRIALS_S = 5, 10.0
 """Processes that try each variant of an operator; no more are started after the time is used up."""
 TRIAL_RUNS, TRIAL_MS = 15, 500.0
 """Runs in each process, and their total time."""
-MARGIN = 0.05
-"""Another variant than the reference is used if it is faster by more than this fraction."""
 
 
 class LitertRuntime(Runtime):
@@ -66,9 +62,8 @@ class LitertRuntime(Runtime):
             raise ConfigError(f"unknown precision '{precision}' of runtime 'litert'{suggestion(precision, PRECISIONS)}")
         self.device, self.threads, self.precision = device, threads, precision
         self.cache = usable(Path(cache) if cache else user_cache("litert"))
+        self.converted = LitertConverter(self.cache, precision)
         self.pool: WorkerPool | None = None
-        self.converter_pool: WorkerPool | None = None
-        self.converter: Worker | None = None
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -106,35 +101,23 @@ class LitertRuntime(Runtime):
             return self._chained(workload, stats.variant)
         return self.open(workload)
 
-    def _fastest(self, workload: Workload, variants: Sequence[str]) -> str:
-        """The fastest variant of an operator, or the first if none is faster by more than `MARGIN`.
+    def _fastest(self, workload: Workload, variants: tuple[str, ...]) -> str:
+        pairs = {variant: self._pair(workload, variant) for variant in variants}
 
-        Times are medians over several processes, because processes differ by several percent (see
-        `MultiProcessSession`).
-        """
-        if len(variants) == 1:
-            return variants[0]
-        pairs = {
-            variant: (self.converted(workload, variant), self.converted(workload, variant, COPIES))
-            for variant in variants
-        }
-        start, times = time.perf_counter(), {variant: [] for variant in variants}
-        for trial in range(TRIALS):
-            if trial and time.perf_counter() - start > TRIALS_S:
-                break
-            for variant, pair in pairs.items():
-                session = self._session("OperatorDifference", *pair)
-                runs = max(1, min(TRIAL_RUNS, int(TRIAL_MS / session.stats.load_ms)))
-                times[variant].append(median(session.block(runs)))
-                session.close()
-        ms = {variant: median(values) for variant, values in times.items()}
-        best = min(ms, key=ms.__getitem__)
-        return best if ms[best] < (1 - MARGIN) * ms[variants[0]] else variants[0]
+        def trial_ms(variant: str) -> float:
+            session = self._session("OperatorDifference", *pairs[variant])
+            runs = max(1, min(TRIAL_RUNS, int(TRIAL_MS / session.stats.load_ms)))
+            ms = median(session.block(runs))
+            session.close()
+            return ms
+
+        return fastest_variant(variants, trial_ms, TRIALS, TRIALS_S)
 
     def _chained(self, workload: Workload, variant: str) -> WorkerSession:
-        return self._session(
-            "OperatorDifference", self.converted(workload, variant), self.converted(workload, variant, COPIES)
-        )
+        return self._session("OperatorDifference", *self._pair(workload, variant))
+
+    def _pair(self, workload: Workload, variant: str) -> list[ConvertedModel]:
+        return [self.converted(workload, variant), self.converted(workload, variant, COPIES)]
 
     def _compiled(self, package: CompiledWorkload) -> WorkerSession:
         """A session on files that are compiled already, such as a bundle's."""
@@ -149,31 +132,11 @@ class LitertRuntime(Runtime):
         compare the profiler with a table of separate measurements."""
         return self._session("WholeGraph", self.converted(workload))
 
-    def converted(self, workload: Runnable, variant: str = "", copies: int = 1) -> ConvertedModel:
-        """Convert a workload to a .tflite file; see `nas.profiling.workers.litert_convert.convert_cached`.
-
-        Raises:
-            Infeasible: it cannot be converted.
-            NasError: the converter is not installed, or fails for a reason other than the workload.
-        """
-        if self.converter_pool is None:
-            self.converter_pool = WorkerPool("nas.profiling.workers.litert_convert", {}, timeout_s=3600.0, fork=False)
-        if self.converter is None:
-            self.converter = self.converter_pool.start()
-        arguments = (workload, variant, copies, self.cache, self.precision)
-        try:
-            return self.converter.call("nas.profiling.workers.litert_convert:convert_cached", *arguments)
-        except (Infeasible, NasError):
-            self.converter = None  # a worker that raised has ended
-            raise
-
     def close(self) -> None:
-        if self.converter is not None:
-            self.converter.close()
-        for pool in (self.pool, self.converter_pool):
-            if pool is not None:
-                pool.close()
-        self.pool = self.converter_pool = self.converter = None
+        self.converted.close()
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
 
     def _session(self, kind: str, *arguments: Any) -> WorkerSession:
         return self._measuring().open(f"nas.profiling.workers.litert:{kind}", *arguments, self.threads)
