@@ -91,31 +91,30 @@ def test_out_of_memory_is_said_in_words_and_can_be_tried_again(part, exported_we
     assert not page.is_visible("#problem")
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("export.json", None, "'export.json' cannot be loaded"),
-        ("export.json", b"{", "'export.json' is damaged"),
-        ("export.json", b'{"schema_version": 1, "litert": {}}', "does not belong to this page"),
-        ("tokenizer/tokenizer.json", None, "'tokenizer/tokenizer.json' cannot be loaded"),
-        ("denoiser.tflite", None, "'denoiser.tflite' cannot be loaded"),
-        ("denoiser.tflite", b"<html>not found</html>", "'denoiser.tflite' is not the file that was exported"),
-        ("libraries/litert_wasm_threaded_internal.wasm", None, "litert_wasm_threaded_internal.wasm' cannot be loaded"),
-        ("libraries/litert_wasm_threaded_internal.wasm", b"no", "litert_wasm_threaded_internal.wasm cannot be used"),
-    ],
-)
-def test_a_missing_or_damaged_file_is_named(file, content, message, folder, open_page, serve):
-    url = serve(folder)  # which checks the files itself
-    if content is None:
-        (folder / file).unlink()
-    else:
-        (folder / file).write_bytes(content)
-    page = open_page(url)
-    assert message in failure(page)
+DAMAGE = [
+    ("export.json", None, "'export.json' cannot be loaded"),
+    ("export.json", b"{", "'export.json' is damaged"),
+    ("export.json", b'{"schema_version": 1, "litert": {}}', "does not belong to this page"),
+    ("tokenizer/tokenizer.json", None, "'tokenizer/tokenizer.json' cannot be loaded"),
+    ("denoiser.tflite", None, "'denoiser.tflite' cannot be loaded"),
+    ("denoiser.tflite", b"<html>not found</html>", "'denoiser.tflite' is not the file that was exported"),
+    ("libraries/litert_wasm_internal.wasm", None, "litert_wasm_internal.wasm' cannot be loaded"),
+    ("libraries/litert_wasm_internal.wasm", b"no", "litert_wasm_internal.wasm cannot be used"),
+]
+
+
+def test_a_missing_or_damaged_file_is_named(folder, open_page, serve):
+    url, page = serve(folder), open_page(None)
+    for file, content, message in DAMAGE:
+        whole = (folder / file).read_bytes()
+        (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
+        page.goto(url)
+        assert message in failure(page)
+        (folder / file).write_bytes(whole)
 
 
 def test_what_cannot_start_falls_back_to_one_thread(exported_web, open_page, serve, generate):
-    page = open_page(None)
+    page = open_page(None, cores=2)
     browsers.patch(
         page,
         "worker.js",
@@ -128,29 +127,26 @@ def test_what_cannot_start_falls_back_to_one_thread(exported_web, open_page, ser
     assert len(generate(page, "five")) == 4
 
 
-@pytest.mark.parametrize(
-    ("prompt", "seed", "message", "focus"),
-    [
-        ("", "0", "Describe the clip first", "prompt"),
-        (" \n\t ", "0", "Describe the clip first", "prompt"),
-        ("five", "", "must be a whole number", "seed"),
-        ("five", "1.5", "must be a whole number", "seed"),
-        ("five", "1e3", "must be a whole number", "seed"),
-        ("five", "9" * 19, "at most 18 digits", "seed"),
-    ],
-)
-def test_what_cannot_be_used_is_said_where_it_is_typed(prompt, seed, message, focus, exported_web, open_page, serve):
+TYPED = [
+    ("", "0", "Describe the clip first", "prompt"),
+    (" \n\t ", "0", "Describe the clip first", "prompt"),
+    ("five", "", "must be a whole number", "seed"),
+    ("five", "1.5", "must be a whole number", "seed"),
+    ("five", "1e3", "must be a whole number", "seed"),
+    ("five", "9" * 19, "at most 18 digits", "seed"),
+]
+
+
+def test_what_cannot_be_used_is_said_where_it_is_typed(exported_web, open_page, serve, generate):
     page = open_page(serve(exported_web))
     browsers.wait_for(page, "#status", "^Ready")
-    page.fill("#prompt", prompt)
-    page.fill("#seed", seed)
-    page.click("#generate")
-    assert message in page.inner_text("#problem")
-    assert page.evaluate("document.activeElement.id") == focus
-    page.fill("#seed", "-3")
-    page.fill("#prompt", "\ud83c\udf88 \U0001f469\u200d\U0001f680")
-    page.click("#generate")
-    browsers.wait_for(page, "#status", "^Done")
+    for prompt, seed, message, focus in TYPED:
+        page.fill("#prompt", prompt)
+        page.fill("#seed", seed)
+        page.click("#generate")
+        assert message in page.inner_text("#problem")
+        assert page.evaluate("document.activeElement.id") == focus
+    generate(page, "\U0001f388 \U0001f469\u200d\U0001f680", -3)
     assert not page.is_visible("#problem")
 
 
@@ -179,7 +175,7 @@ def test_generate_pressed_before_the_models_are_loaded_waits_for_them(exported_w
 
 
 def test_another_accelerator_during_a_run(exported_web, open_page, serve, generate):
-    page = open_page(None)
+    page = open_page(None, cores=2)
     browsers.patch(page, "worker.js", RUN, SLOW)
     page.goto(serve(exported_web))
     browsers.wait_for(page, "#status", "^Ready")
