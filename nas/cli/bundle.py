@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nas.cli.command import COUNT, PATH, Command, Group, option, space_option
+from nas.cli.command import COUNT, PATH, Command, Group, given_options, option, page_options, space_option
 
 
 @click.group(
@@ -54,14 +54,23 @@ def create(space: str, runtime: str, out: str, target: str, benchmark_model: str
     example="nas bundle measure bundle",
 )
 @click.argument("folder", metavar="BUNDLE", type=PATH)
-@option("--device", metavar="D", help="adb[:SERIAL], iphone[:NAME] or local")
-@option("--threads", type=COUNT, metavar="N", help="litert: CPU threads  [default: 1]")
+@option("--device", metavar="D", help="adb[:SERIAL], iphone[:NAME] or local; web: the phone's name")
+@option("--threads", type=COUNT, metavar="N", help="litert and web: CPU threads  [default: 1]")
 @option("--compute-unit", metavar="U", help="coreml: all, cpu, cpu+gpu or cpu+ne  [default: all]")
-def measure(folder: str, device: str | None, threads: int | None, compute_unit: str | None) -> None:
+@page_options
+def measure(
+    folder: str,
+    device: str | None,
+    threads: int | None,
+    compute_unit: str | None,
+    port: int | None,
+    https: bool,
+    browser: str | None,
+) -> None:
     from nas.profiling import bundles
 
-    given = {"threads": threads, "compute_unit": compute_unit}
-    count = bundles.measure(folder, device, **{name: value for name, value in given.items() if value is not None})
+    options = given_options(threads=threads, compute_unit=compute_unit, port=port, https=https, browser=browser)
+    count = bundles.measure(folder, device, **options)
     print(f"{folder}: {count} workloads measured; next: nas bundle collect {folder} --out table.csv")
 
 

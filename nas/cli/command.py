@@ -215,6 +215,27 @@ space_option = option("--space", required=True, metavar="S", type=SPACE, help="a
 json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for scripts")
 
 
+def page_options(function: Callable) -> Callable:
+    """`--port`, `--https` and `--browser` of the web runtime; see `given_options`."""
+    decorators = [
+        option(
+            "--port", type=click.IntRange(0, 65535), metavar="N", help="web: of the page's address  [default: free]"
+        ),
+        option(
+            "--https", is_flag=True, help="web: over https, so that the page keeps the screen on; browsers warn once"
+        ),
+        option("--browser", metavar="PROGRAM", help="web: measure in this Chromium on this machine, not on a phone"),
+    ]
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def given_options(**options: Any) -> dict[str, Any]:
+    """The options that were given: neither None nor a flag that is off."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
 def cost_options(function: Callable) -> Callable:
     """`--space`, `--table` and how to read the table: the arguments of `cost_model`."""
     decorators = [

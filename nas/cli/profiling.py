@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import click
 
-from nas.cli.command import COUNT, PATH, Command, json_option, option, print_json, space_option
+from nas.cli.command import (
+    COUNT,
+    PATH,
+    Command,
+    given_options,
+    json_option,
+    option,
+    page_options,
+    print_json,
+    space_option,
+)
 from nas.errors import ConfigError
 
 
@@ -25,9 +35,7 @@ from nas.errors import ConfigError
 @option("--precision", metavar="P", help="litert: weights in float32, float16 or int8  [default: float32]")
 @option("--compute-unit", metavar="U", help="coreml: all, cpu, cpu+gpu or cpu+ne  [default: all]")
 @option("--target", metavar="OS", help="coreml: iOS17 or iOS18  [default: iOS17]")
-@option("--port", type=click.IntRange(0, 65535), metavar="N", help="web: of the page's address  [default: a free one]")
-@option("--https", is_flag=True, help="web: over https, so that the page keeps the screen on; the browser warns once")
-@option("--browser", metavar="PROGRAM", help="web: measure in this Chromium on this machine, not on a phone")
+@page_options
 @option("--pipeline", is_flag=True, help="also the text encoder and the decoder, for the generation time of a clip")
 def profile(
     space: str,
@@ -46,9 +54,8 @@ def profile(
     from nas.profiling import profile as fill_table
     from nas.spaces import SearchSpace
 
-    given = {"threads": threads, "precision": precision, "compute_unit": compute_unit, "target": target}
-    given |= {"port": port, "https": https or None, "browser": browser}
-    options = {name: value for name, value in given.items() if value is not None}
+    settings = {"threads": threads, "precision": precision, "compute_unit": compute_unit, "target": target}
+    options = given_options(**settings, port=port, https=https, browser=browser)
     table = fill_table(SearchSpace.load(space), runtime, device, out, pipeline=pipeline, **options)
     infeasible = int((table.frame["status"] != "ok").sum())
     sources = ", ".join(f"{count} {source}" for source, count in table.frame["source"].value_counts().items())
@@ -57,17 +64,19 @@ def profile(
 
 @click.command(
     cls=Command,
-    help="measure a few whole models and fit the cost model's correction; with --clip, time a whole clip instead, and "
-    "compare its parts with the prediction",
-    example="nas calibrate --space demo --table table.csv\n"
-    "  nas calibrate --space demo --table phone.csv --clip export --runner build/nas-clip --device adb "
-    "--library libLiteRt.so",
+    help="measure a few whole models, or a clip, and fit the cost model's correction",
+    example="nas calibrate --space demo --table table.csv",
+    also=(
+        "nas calibrate --space demo --table phone.csv --clip export --runner build/nas-clip --device adb "
+        "--library libLiteRt.so",
+    ),
 )
 @space_option
 @option(
     "--table", required=True, metavar="T.csv", type=PATH, help="the lookup table; the correction is written beside it"
 )
 @option("--models", type=COUNT, metavar="N", help="whole models to measure  [default: 8]")
+@page_options
 @option("--clip", metavar="DIR", type=PATH, help="the LiteRT export folder whose clip is timed")
 @option("--runner", metavar="FILE", type=PATH, help="with --clip: apps/cpp's nas-clip, built for the device")
 @option("--device", metavar="D", help="with --runner: local, adb or adb:SERIAL  [default: local]")
@@ -78,6 +87,9 @@ def calibrate(
     space: str,
     table: str,
     models: int | None,
+    port: int | None,
+    https: bool,
+    browser: str | None,
     clip: str | None,
     runner: str | None,
     device: str | None,
@@ -99,7 +111,12 @@ def calibrate(
     if extra := [name for name, value in given.items() if value]:
         raise ConfigError(f"{extra[0]}: is for --clip; add --clip EXPORT_DIR")
     with output_lock(table):
-        result = fit(SearchSpace.load(space), LookupTable.load(table), count=models or 8)
+        result = fit(
+            SearchSpace.load(space),
+            LookupTable.load(table),
+            count=models or 8,
+            **given_options(port=port, https=https, browser=browser),
+        )
     print(result.models.to_string(index=False, float_format="{:.3f}".format))
     scale, offset_ms = result.calibration.scale, result.calibration.offset_ms
     print(f"\nlatency = {scale:.4f} x sum + {offset_ms:.4f} ms, written beside {table}")

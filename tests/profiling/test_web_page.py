@@ -137,17 +137,6 @@ def too_large(folder: Path) -> Path:
     return path
 
 
-def test_a_killed_browser_loses_one_visit(opened, pair):
-    paths = [model.path for model in pair]
-    for after_s in (0.0, 0.3, 1.0):
-        killer = threading.Timer(after_s, lambda: os.kill(opened.browser.process.pid, signal.SIGKILL))
-        killer.start()
-        for _ in range(2):
-            assert len(opened.visit(*paths)) == 2
-        killer.join()
-        opened.browser.works()
-
-
 # -- the page of a bundle ----------------------------------------------------------------------------------------------
 
 SCRIPT = """

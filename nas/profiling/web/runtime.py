@@ -108,16 +108,15 @@ class WebRuntime(Runtime):
             raise
         self.shares: dict[str, float] = {}
         self.started_s = self.reminded_s = time.monotonic()
-        self.done = self.total = 0
+        self.done = self.total = self.done_before = 0
 
     def describe(self) -> dict[str, Any]:
         page = self.exchange.wait_for_page(self._watch)
         return {**provenance(self.exchange.settings, page.about), "screen": self._screen()}
 
     def progressed(self, done: int, total: int) -> None:
-        if self.done == self.total == 0:
-            self.started_s = time.monotonic()
-            self.done_before = done
+        if not self.total:
+            self.started_s, self.done_before = time.monotonic(), done
         self.done, self.total = done, total
         self._update_progress()
 
