@@ -150,6 +150,7 @@ def measure_all(
         for workload in workloads:
             on_row(_estimate(runtime, workload))
         return {}
+    protocol = replace(protocol, cap_s=protocol.cap_s * runtime.cap_factor)
     sessions: dict[str, Session] = {}
     reference_session = _open_reference(runtime)
 

@@ -59,6 +59,16 @@ class FakePage:
                 return content
         raise AssertionError("there is no job")
 
+    def work(self, jobs: int = 10**6, **changes: Any) -> str:
+        """Answer jobs, until there are no more or `jobs` are answered; the last message."""
+        for _ in range(jobs):
+            status, content = self.post("next")
+            if status != 200:
+                return content.get("message", content.get("problem"))
+            if "visit" in content:
+                self.answer(content, **changes)
+        return ""
+
     def answer(self, job: dict[str, Any], body: bytes | None = None, undisturbed: bool = True, **changes: Any):
         """Send a possible result, with what differs for its first model."""
         ok = {"models": results(job["visit"], **changes), "undisturbed": undisturbed}

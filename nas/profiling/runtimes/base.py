@@ -194,6 +194,7 @@ class Runtime(ABC):
         in_model: whether it can time an operator inside the denoiser (`InModelWorkload`).
         separate: whether each session is a process of its own on this machine.
         block_ms: how long a block should take; longer where starting a block costs more.
+        cap_factor: the protocol's `cap_s` is multiplied by it, where a block takes much longer than what it times.
         reference: a workload of fixed size that is timed between the others to detect drift and throttling.
     """
 
@@ -202,6 +203,7 @@ class Runtime(ABC):
     in_model: ClassVar[bool] = False
     separate: bool = False
     block_ms: float = 20.0
+    cap_factor: float = 1.0
     reference: Workload = Workload(Operator("SelfAttention1D"), (1, 64, 8, 8, 8))
 
     @abstractmethod

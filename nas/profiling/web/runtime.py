@@ -72,6 +72,7 @@ class WebRuntime(Runtime):
 
     name = "web"
     in_model = True
+    cap_factor = 5.0  # a block takes a second, most of it to load and warm up
 
     def __init__(
         self,
