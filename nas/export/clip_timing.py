@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -50,18 +50,18 @@ class Timing:
     """What a native runner writes with `--timing`.
 
     Attributes:
-        runtime: of the exported models, such as `litert`.
+        runtime: of the exported models: `litert`, or `coreml` for the timing of apps/ios.
         weights_sha256: of the exported denoiser, as in `export.json`.
-        threads: CPU threads of each model.
+        threads: CPU threads of each model; None if the runtime chooses.
         clips: the clips that were made, one after the other; the first may be slower.
         peak_memory_mb: largest resident memory of the process.
     """
 
-    runtime: str
+    runtime: Literal["litert", "coreml"]
     weights_sha256: str
-    threads: int
     clips: tuple[ClipTimes, ...]
     peak_memory_mb: float
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def compare_clip(space: SearchSpace, table: LookupTable, folder: str | Path, tim
     """Compare the medians of a timing with the prediction for the exported architecture.
 
     Raises:
-        ConfigError: the folder has no LiteRT export, or one of another search space.
+        ConfigError: the folder has no export for the timing's runtime, or one of another search space.
         TableError: the table is of another runtime or number of threads, or lacks rows.
         NasError: the timing is of another export.
     """
-    exported = manifest.read(folder, "litert")
-    app = _app(folder, exported)
+    exported = manifest.read(folder, timing.runtime)
+    app = _app(folder, exported, timing.runtime)
     _check(space, table, folder, exported, timing)
     architecture = space.architecture(exported.checkpoint["architecture"])
     sampling = app.sampling
@@ -265,9 +265,9 @@ def _check(space: SearchSpace, table: LookupTable, folder: str | Path, exported:
         )
 
 
-def _app(folder: str | Path, exported: Manifest) -> App:
+def _app(folder: str | Path, exported: Manifest, name: str) -> App:
     if exported.app is None:
-        raise ConfigError(f"{folder}/{manifest.MANIFEST}: its entry 'litert' has no 'app'; export it again")
+        raise ConfigError(f"{folder}/{manifest.MANIFEST}: its entry '{name}' has no 'app'; export it again")
     return exported.app
 
 

@@ -113,7 +113,7 @@ def edit(path, *keys, value):
         ("timing.json", ["schema_version"], 9, "schema_version"),
         ("timing.json", ["weights_sha256"], "b2", "of another export"),
         ("timing.json", ["threads"], 4, "timed with 4"),
-        ("timing.json", ["runtime"], "coreml", "timed with coreml"),
+        ("timing.json", ["runtime"], "coreml", "no entry for format coreml"),
         ("timing.json", ["clips"], [], "at least one clip"),
         ("timing.json", ["clips", 1, "denoiser_ms"], [30.0], "ran 1 times"),
         ("timing.json", ["clips", 1, "decoder_ms"], [0.0], "above 0"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import ai_edge_litert
@@ -33,13 +32,6 @@ def make_clip(programs: Path, folder: Path, out: Path, *arguments: str) -> subpr
     """Run `nas-clip` with the library of the installed ai-edge-litert."""
     options = ["--library", str(LIBRARY), "--export", str(folder), "--out", str(out)]
     return subprocess.run([str(programs / "nas-clip"), *options, *arguments], capture_output=True, text=True)
-
-
-def lines_through(program: Sequence[str], lines: Sequence[str]) -> list[str]:
-    """The lines that a program writes for these lines on its standard input."""
-    done = subprocess.run(program, input="".join(f"{line}\n" for line in lines), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
 
 
 def read_png(path: Path) -> np.ndarray:

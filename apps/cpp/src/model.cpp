@@ -81,10 +81,11 @@ std::map<std::string, size_t> Model::create_buffers(const std::vector<Port>& por
     buffers.push_back(buffer);
     indices[name] = i;
 
-    // A converter does not keep the name of a single output.
-    const Port* port = !inputs && ports.size() == 1 && count == 1 ? &ports[0] : nullptr;
-    for (const Port& candidate : ports)
-      if (candidate.name == name) port = &candidate;
+    const Port* port = nullptr;
+    for (size_t j = 0; j < ports.size(); j++) {
+      const std::string numbered = "output_" + std::to_string(j);  // what the converter calls outputs
+      if (ports[j].name == name || (!inputs && numbered == name)) port = &ports[j];
+    }
     if (port == nullptr) continue;
     indices[port->name] = i;
     const std::vector<int> shape(type.layout.dimensions, type.layout.dimensions + type.layout.rank);

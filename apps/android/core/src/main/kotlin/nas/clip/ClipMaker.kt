@@ -1,6 +1,8 @@
 package nas.clip
 
 import kotlin.math.round
+import org.json.JSONArray
+import org.json.JSONObject
 
 /** A loaded model: named inputs to named outputs. */
 interface Model : AutoCloseable {
@@ -151,4 +153,23 @@ class ClipMaker(
         val value = action()
         return value to (System.nanoTime() - start) / 1e6
     }
+}
+
+/** The times as `nas calibrate --clip --timing` reads them. */
+fun timingJson(times: ClipTimes, weights: String, threads: Int, seed: Long, peakMemoryMb: Double): String {
+    val clip = JSONObject()
+        .put("text_encoder_ms", times.textEncoder)
+        .put("denoiser_ms", JSONArray(times.denoiser))
+        .put("decoder_ms", JSONArray(times.decoder))
+        .put("total_ms", times.total)
+    return JSONObject()
+        .put("schema_version", 1)
+        .put("runtime", "litert")
+        .put("weights_sha256", weights)
+        .put("threads", threads)
+        .put("seed", seed)
+        .put("load_ms", JSONObject(times.load))
+        .put("clips", JSONArray(listOf(clip)))
+        .put("peak_memory_mb", peakMemoryMb)
+        .toString(2)
 }

@@ -51,8 +51,12 @@ data class ClipSize(
     val maximum: Float,
 )
 
-/** The entry `litert` of `export.json`, see nas/exported/app.py. */
-class ExportFolder private constructor(private val folder: File, app: JSONObject) {
+/**
+ * The entry `litert` of `export.json`, see nas/exported/app.py.
+ *
+ * @property weights the hash that identifies the exported denoiser.
+ */
+class ExportFolder private constructor(private val folder: File, app: JSONObject, val weights: String) {
     val textEncoder = model(app, "text_encoder")
     val denoiser = model(app, "denoiser")
     val decoder = model(app, "decoder")
@@ -115,7 +119,8 @@ class ExportFolder private constructor(private val folder: File, app: JSONObject
                 }
                 val entry = root.optJSONObject("litert")
                     ?: throw ClipError("$file: has no entry 'litert'; run 'nas export --format litert'")
-                return ExportFolder(folder, entry.getJSONObject("app"))
+                val weights = entry.getJSONObject("checkpoint").optString("weights_sha256")
+                return ExportFolder(folder, entry.getJSONObject("app"), weights)
             } catch (error: IOException) {
                 throw ClipError("$file: cannot be read; it needs what 'nas export --format litert' wrote")
             } catch (error: JSONException) {

@@ -66,15 +66,16 @@ private fun close(values: FloatArray, expected: JSONArray): Boolean =
 
 private fun tokenize(file: File, length: Int) {
     val tokenizer = Tokenizer.read(file)
-    generateSequence(::readLine).forEach { line ->
+    generateSequence(::readlnOrNull).forEach { line ->
         println(tokenizer.encode(JSONTokener(line).nextValue() as String, length).ids.joinToString(",", "[", "]"))
     }
 }
 
 private fun formulaClip(folder: File, out: File) {
     val export = ExportFolder.read(folder)
-    val (clip, _) = ClipMaker(export, { FormulaModel(export, it) }).make("the digit three moves left", 3)
+    val (clip, times) = ClipMaker(export, { FormulaModel(export, it) }).make("the digit three moves left", 3)
     out.outputStream().use { writeAnimatedPng(clip, it) }
+    File("$out.json").writeText(timingJson(times, export.weights, 1, 3, 1.0))
 }
 
 /** Every value of the outputs is a function of the sums of the inputs, or, for pixels, of the latents at the place. */
