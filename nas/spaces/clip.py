@@ -14,6 +14,8 @@ DEFAULT_FPS = 8.0
 """Frames per second of a search space, or of a checkpoint, that states none; versions before clips knew no other."""
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 """Frame rates at which clips can be read and written."""
+MAX_SIZE = 1 << 20
+"""Most frames, and most pixels in height and in width, that a search-space file may state."""
 
 
 def check_fps(fps: float, name: str = "fps") -> None:
@@ -85,8 +87,8 @@ class ClipKeys:
             raise ConfigError(f"clip.seconds: must be positive and at most 1e6, not {self.seconds:g}")
         for name in ("frames", "height", "width"):
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= 1 << 20:
-                raise ConfigError(f"clip.{name}: must be from 1 to {1 << 20}, not {value}")
+            if value is not None and not 1 <= value <= MAX_SIZE:
+                raise ConfigError(f"clip.{name}: must be from 1 to {MAX_SIZE}, not {value}")
 
     def to_latent(self, autoencoder: VAEConfig, levels: int) -> Latent:
         """The shape of the clip's latents.
@@ -118,7 +120,10 @@ class ClipKeys:
             SpaceError: `frames` is not a number of frames that the autoencoder can decode to.
         """
         if self.seconds is not None:
-            return autoencoder.latent_frames(max(1, math.ceil(self.seconds * self.fps - 1e-9)))
+            frames = max(1, math.ceil(self.seconds * self.fps - 1e-9))
+            if frames > MAX_SIZE:
+                raise SpaceError(f"clip.seconds: {self.seconds:g} s at {self.fps:g} fps exceed {MAX_SIZE} frames")
+            return autoencoder.latent_frames(frames)
         if self.frames is None:
             return None
         latent = autoencoder.latent_frames(self.frames)

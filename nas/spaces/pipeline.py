@@ -169,7 +169,9 @@ class AutoencoderKeys(VAEConfig):
             if wanted is None:
                 raise ConfigError("autoencoder: give 'channels' or 'spatial_compression'")
             if not 1 <= wanted <= 1 << (MAX_LEVELS - 1) or wanted & (wanted - 1):
-                raise ConfigError(f"autoencoder.spatial_compression: must be a power of two, not {wanted}")
+                raise ConfigError(
+                    f"autoencoder.spatial_compression: must be a power of two up to {1 << (MAX_LEVELS - 1)}, not {wanted}"
+                )
             levels = wanted.bit_length()
             object.__setattr__(self, "channels", (128, 256, *[512] * levels)[:levels])
         super().__post_init__()

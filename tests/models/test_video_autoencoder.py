@@ -220,3 +220,21 @@ def test_training_reaches_every_temporal_layer():
     ((rebuilt - video).square().mean() + (mean.square() + log_variance.exp()).mean()).backward()
     idle = [name for name, p in autoencoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert idle == []
+
+
+def test_training_learns_the_motion_within_a_latent_frame():
+    """A growing bar: the error falls below that of the best clip whose frames are equal within each latent frame."""
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(config(2, channels=(8, 16)))
+    video = torch.full((1, 1, 5, 8, 8), -1.0)
+    for t in range(5):
+        video[0, 0, t, 2:6, t : t + 3] = 1
+    pairs = video[:, :, 1:].unflatten(2, (2, 2))
+    still = (pairs - pairs.mean(3, keepdim=True)).square().mean()
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        error = (autoencoder.decode_unscaled(autoencoder.encode_moments(video)[0]) - video).square().mean()
+        error.backward()
+        optimizer.step()
+    assert error < still / 2
