@@ -150,3 +150,24 @@ def test_cache_deletes_the_least_recently_used_models(tmp_path, monkeypatch):
         os.utime(file, (1000 - age, 1000 - age))
     _evict(folder, keep=folder / "oldest.tflite")
     assert {path.name for path in folder.iterdir()} == {"new.tflite", "new.json", "oldest.tflite", "oldest.json"}
+
+
+@pytest.mark.slow
+def test_each_precision_has_models_of_its_own(runtime):
+    workload = Workload(Operator("SelfAttention1D", {"heads": 2}), (1, 32, 4, 4, 4))
+    plain = runtime.converted(workload)
+    assert "precision" not in runtime.describe()
+    models = {}
+    for precision in ("float16", "int8"):
+        with LitertRuntime(cache=runtime.cache, precision=precision) as other:
+            models[precision] = other.converted(workload)
+            assert other.describe()["precision"] == precision and other.converted(workload) == models[precision]
+    sizes = [model.path.stat().st_size for model in (models["int8"], models["float16"], plain)]
+    assert sizes == sorted(sizes) and len(set(sizes)) == 3
+    assert models["int8"].weights_mb < 0.6 * plain.weights_mb
+    assert models["float16"].weights_mb == plain.weights_mb  # XNNPACK unpacks it to float32
+
+
+def test_an_unknown_precision_is_an_error():
+    with pytest.raises(ConfigError, match="unknown precision 'int4' of runtime 'litert'"):
+        LitertRuntime(precision="int4")
