@@ -141,15 +141,14 @@ def test_a_reloaded_page_gets_the_job_again(ask, page, server):
     assert asked.result(5).models[0].samples_ms[0] == 4.0
 
 
-def test_a_workload_that_kills_the_page_twice_is_infeasible(ask, page, server):
+def test_a_workload_that_kills_the_page_again_and_again_is_infeasible(ask, page, server):
     asked = ask()
-    page.job()
-    for name in ("second", "third"):
-        reloaded = FakePage(server.url, page=name)
-        assert reloaded.hello()[0] == 200
-        if name == "second":
-            reloaded.job()
-    with pytest.raises(Infeasible, match=r"ended the page 2 times.*memory"):
+    for number in range(3):
+        assert not asked.done()
+        page.job()
+        page = FakePage(server.url, page=f"page {number}")
+        assert page.hello()[0] == 200
+    with pytest.raises(Infeasible, match=r"ended the page 3 times.*memory"):
         asked.result(5)
 
 

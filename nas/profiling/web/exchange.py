@@ -22,7 +22,7 @@ POLL_S = 15.0
 """How long a request for work is held when there is none."""
 SILENT_S = 12.0
 """A page that sent nothing for so long is not there; another phone may take its place."""
-KILLED = 2
+KILLED = 3
 """A workload during which the page died so often is infeasible."""
 REFUSED = 3
 """Results that cannot be right, or failures of the page, after which a job is given up."""

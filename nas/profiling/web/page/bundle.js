@@ -5,7 +5,7 @@ import {sha256} from "./sha256.js";
 import {inFront, screen, view} from "./view.js";
 
 const ROUNDS = Number(new URLSearchParams(location.search).get("rounds")) || 8;
-const SAMPLES = 5, WARM_MS = 300, RETRIES = 3, KILLED = 2;
+const SAMPLES = 5, WARM_MS = 300, RETRIES = 3, KILLED = 3;
 const STEPS = {loading: "Loading", "warming up": "Warming up", timing: "Timing"};
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -134,7 +134,7 @@ async function measure() {
       const record = await visit(step);
       if (record.error) skipped.add(step[1]);
       results.set(step, JSON.stringify(record));
-      results.remove("running");
+      for (const key of ["running", `killed:${step[1]}`]) results.remove(key);
       running = null;
     }
     finished++;
