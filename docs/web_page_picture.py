@@ -34,8 +34,8 @@ def picture(browser: Browser, url: str, width: int, scheme: str, example: int) -
         examples.nth(example % examples.count()).click()
     page.click("#generate")
     expect(page.locator("#status")).to_have_text(re.compile("^Done"), timeout=600_000)
-    page.click("#play")  # stops at a frame in the middle
-    page.locator("#strip canvas").nth(3).click()
+    page.click("#play")  # stops
+    page.locator("#strip canvas").nth(5).click()
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
     if width < 800:
