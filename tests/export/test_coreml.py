@@ -142,7 +142,7 @@ def test_manifest_has_everything_an_app_needs(exported, loaded):
     app = manifest.read(exported, "coreml").app
     assert [port.name for port in app.models["denoiser"].inputs] == ["x", "timestep", "context"]
     assert {port.dtype for port in app.models["text_encoder"].inputs} == {"int32"}
-    assert (app.clip.frames, app.clip.height, app.clip.channels, app.clip.fps) == (4, 16, 1, 12)
+    assert (app.clip.frames, app.clip.height, app.clip.channels, app.clip.fps) == (4, 16, 1, 8)
     context = np.fromfile(exported / app.prompt.empty_context, "<f4").reshape(1, 8, 32)
     assert np.allclose(context, PromptEncoder(loaded.space.text)([""]), atol=1e-6)
     del contents["coreml"]["app"]["sampling"]
@@ -264,6 +264,6 @@ def test_running_packages_with_core_ml_requires_a_mac(tiny_checkpoint, loaded, t
 
 def test_every_format_returns_the_paths_it_wrote(tiny_checkpoint, exported, tmp_path):
     """`nas export` and `nas job` depend on these paths."""
-    assert set(FORMATS) == {"coreml", "recipe", "litert"}
+    assert set(FORMATS) == {"coreml", "recipe", "litert", "web"}
     paths = FORMATS["recipe"](tiny_checkpoint, tmp_path)
     assert paths and all(Path(path).exists() and tmp_path in Path(path).parents for path in paths)

@@ -13,6 +13,7 @@ def test_palettized_export_records_the_error_of_each_tensor(small_checkpoint, tm
     command = ["export", "--checkpoint", str(small_checkpoint), "--format", "coreml", "--out", str(tmp_path)]
     assert main([*command, "--bits", str(bits)]) == 0
     entry = json.loads((tmp_path / "export.json").read_text())["coreml"]
+    assert entry["app"]["clip"]["fps"] == 12  # the checkpoint's
     for name in ("denoiser", "decoder"):
         figures = entry["checks"][name]
         assert entry["app"]["models"][name]["weight_bits"] == bits
