@@ -116,7 +116,7 @@ def _print_summary(out: str, format_name: str) -> None:
     for warning in entry.app.warnings if entry.app else ():
         print(f"warning: {warning}")
     if entry.random_weights:
-        print("The weights are random, nothing was trained: latency and memory are real, clips are noise.")
+        print("The weights are random, nothing was trained: clips are noise, latency and memory are as after training.")
 
 
 @click.command(

@@ -41,6 +41,7 @@ def random_checkpoint(
         ConfigError, MissingDependency: the text encoder is not installed, and the space does not state its size.
     """
     space.check(architecture)
+    encoder = space.text.encoder if space.text else ""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser, autoencoder = build(space, architecture), Autoencoder(space.autoencoder)
@@ -48,9 +49,11 @@ def random_checkpoint(
             fill_zeros(module)
         if needs_text:
             space = _with_text_encoder(space, folder / "text")
+    if space.text and space.text.encoder != encoder:
+        encoder = f"random: '{encoder}' is not installed"
     architecture = space.architecture(architecture.choices)
     checkpoints.save_autoencoder(folder / "decoder", autoencoder)
-    info = CheckpointInfo(checkpoints.RANDOM, steps=4, guidance=1.0, text_encoder=space.text.encoder)
+    info = CheckpointInfo(checkpoints.RANDOM, steps=4, guidance=1.0, text_encoder=encoder)
     return checkpoints.save(folder / "checkpoint", denoiser.state_dict(), space, architecture, folder / "decoder", info)
 
 

@@ -91,6 +91,7 @@ def test_stand_in_text_encoders_have_the_stated_size(tmp_path, kind):
     path.write_text(SPACE.format(encoder=tmp_path / "none").replace("kind: bert", f"kind: {kind}"))
     space = SearchSpace.load(path)
     loaded = checkpoint.load(random_checkpoint(space, space.random(0), tmp_path / "random"))
+    assert loaded.info.text_encoder == f"random: '{tmp_path / 'none'}' is not installed"
     tokenizer, model = PromptEncoder(loaded.space.text).load()
     assert (model.config.num_hidden_layers, model.config.vocab_size, model.config.hidden_size) == (1, 300, 16)
     ids = tokenizer(["aé"], padding="max_length", max_length=8)["input_ids"][0]
