@@ -101,3 +101,13 @@ def exported_litert(clip_checkpoint, tmp_path_factory) -> Path:
     from tests.support import exported
 
     return exported.built_once(tmp_path_factory, "exported", lambda folder: litert(clip_checkpoint, folder))
+
+
+@pytest.fixture(scope="session")
+def streaming_litert(clip_checkpoint, exported_litert, tmp_path_factory) -> Path:
+    """A folder with `checkpoint` and `export`, whose decoder streams, see `tests.support.exported.streaming`."""
+    from tests.support import exported
+
+    return exported.built_once(
+        tmp_path_factory, "streaming", lambda out: exported.streaming(clip_checkpoint, exported_litert, out)
+    )

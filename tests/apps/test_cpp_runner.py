@@ -44,6 +44,15 @@ def test_clips_match_torch(clip_checkpoint, exported_litert, programs, tmp_path,
 
 
 @pytest.mark.slow
+def test_a_decoder_that_streams_matches_torch(streaming_litert, programs, tmp_path):
+    done = make_clip(programs, streaming_litert / "export", tmp_path / "clip.png", "--prompt", PROMPT, "--seed", "2")
+    assert done.returncode == 0, done.stderr
+    expected = Pipeline.from_pretrained(streaming_litert / "checkpoint")(PROMPT, seed=2).frames[0]
+    assert len(expected) == 7 and expected.std() > 10
+    assert psnr(read_png(tmp_path / "clip.png"), expected) >= 50
+
+
+@pytest.mark.slow
 def test_it_needs_only_the_manifest_and_the_files_it_names(exported_litert, programs, tmp_path):
     entry = json.loads((exported_litert / "export.json").read_text())["litert"]
     for file in [*(file["path"] for file in entry["files"]), "export.json"]:

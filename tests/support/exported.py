@@ -97,6 +97,38 @@ def psnr(clip: np.ndarray, expected: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
+def streaming(checkpoint: Path, export: Path, out: Path) -> None:
+    """Write `checkpoint` and `export` into a folder, with a decoder that compresses time by 2 and streams.
+
+    It decodes two latent frames per run; the first of four stands for one frame, the others for two: 7 frames.
+    """
+    import torch
+
+    from nas import checkpoint as checkpoints
+    from nas.conversion.convert import to_litert
+    from nas.export import manifest, parts
+    from nas.export.describe import describe
+    from nas.models import Autoencoder, VAEConfig
+    from nas.spaces import Decoder
+
+    loaded = checkpoints.load(checkpoint)
+    config = VAEConfig((8, 16), image_channels=1, norm_groups=8, temporal_compression=2, scaling_factor=0.5)
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(config)
+    for parameter in autoencoder.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    checkpoints.save_autoencoder(out / "decoder", autoencoder)
+    space = dataclasses.replace(loaded.space, decoder=Decoder(config, frames=2))
+    weights, arch = loaded.denoiser.state_dict(), space.architecture(loaded.architecture.choices)
+    loaded = checkpoints.load(checkpoints.save(out / "checkpoint", weights, space, arch, out / "decoder", loaded.info))
+    folder = shutil.copytree(export, out / "export")
+    part = parts.decoder(loaded)
+    to_litert(part.module, part.inputs, folder / "decoder.tflite")
+    files = {name: folder / f"{name}.tflite" for name in ("denoiser", "decoder", "text_encoder")}
+    app = describe(loaded, folder, files, "float32", dict.fromkeys(files, 32), folder / "tokenizer")
+    manifest.record(folder, "litert", [*files.values(), folder / "tokenizer"], loaded, None, {}, app)
+
+
 def resampled(checkpoint: Path, export: Path, out: Path, **info: Any) -> tuple[Path, Path]:
     """Copies of a checkpoint and of its LiteRT export with other sampling settings, without converting again.
 

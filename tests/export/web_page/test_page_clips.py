@@ -1,21 +1,13 @@
 """The exported page in a browser makes the clip of `nas generate`."""
 
-import dataclasses
 import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from nas import checkpoint
-from nas.conversion.convert import to_litert
-from nas.export import manifest, parts
-from nas.export.describe import describe
 from nas.export.web_page import add_page
-from nas.models import Autoencoder
 from nas.pipeline import Pipeline
-from nas.spaces import Decoder, VAEConfig
 from tests.support import browser as browsers
 from tests.support import exported
 
@@ -74,27 +66,11 @@ def test_models_that_do_not_fit_together_are_loaded_one_after_the_other(
 
 
 @pytest.fixture(scope="module")
-def streaming(clip_checkpoint, exported_litert, tmp_path_factory):
-    """The checkpoint and its export with another decoder: it compresses time by 2 and decodes two latent frames a run."""
-    root = tmp_path_factory.mktemp("streaming")
-    loaded = checkpoint.load(clip_checkpoint)
-    config = VAEConfig((8, 16), image_channels=1, norm_groups=8, temporal_compression=2, scaling_factor=0.5)
-    torch.manual_seed(0)
-    autoencoder = Autoencoder(config)
-    for parameter in autoencoder.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    checkpoint.save_autoencoder(root / "decoder", autoencoder)
-    space = dataclasses.replace(loaded.space, decoder=Decoder(config, frames=2))
-    weights, arch = loaded.denoiser.state_dict(), space.architecture(loaded.architecture.choices)
-    saved = checkpoint.save(root / "checkpoint", weights, space, arch, root / "decoder", loaded.info)
-    loaded, out = checkpoint.load(saved), shutil.copytree(exported_litert, root / "export")
-    part = parts.decoder(loaded)
-    to_litert(part.module, part.inputs, out / "decoder.tflite")
-    files = {name: out / f"{name}.tflite" for name in ("denoiser", "decoder", "text_encoder")}
-    app = describe(loaded, out, files, "float32", dict.fromkeys(files, 32), out / "tokenizer")
-    manifest.record(out, "litert", [*files.values(), out / "tokenizer"], loaded, None, {}, app)
+def streaming(streaming_litert, tmp_path_factory):
+    """The checkpoint, and its export as a page."""
+    out = shutil.copytree(streaming_litert / "export", tmp_path_factory.mktemp("streaming") / "export")
     add_page(out)
-    return saved, out
+    return streaming_litert / "checkpoint", out
 
 
 def test_a_decoder_that_streams_with_its_state(streaming, open_page, serve, generate):
@@ -102,7 +78,7 @@ def test_a_decoder_that_streams_with_its_state(streaming, open_page, serve, gene
     page = open_page(serve(folder))
     found = generate(page, "five", 2)
     expected = Pipeline.from_pretrained(saved)("five", seed=2).frames[0]
-    assert len(found) == len(expected) == 7  # the first of four latent frames stands for one frame, the others for two
+    assert len(found) == len(expected) == 7
     assert psnr(found, np.broadcast_to(expected, found.shape)) >= 50
     assert page.locator("#times tbody tr:nth-child(3)").inner_text().split("\t")[1].startswith("2 \u00d7")
 
