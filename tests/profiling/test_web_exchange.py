@@ -152,6 +152,17 @@ def test_a_workload_that_kills_the_page_again_and_again_is_infeasible(ask, page,
         asked.result(5)
 
 
+def test_a_workload_that_needs_little_memory_is_hardly_what_kills_a_page(exchange, page, server):
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(exchange.ask, VISIT, SIZES, small=True)
+        for number in range(6):
+            page.job()
+            page = FakePage(server.url, page=f"page {number}")
+            page.hello()
+        page.answer(page.job())
+        assert asked.result(5)
+
+
 def test_a_page_that_its_user_closes_was_not_killed(ask, page, server):
     asked = ask()
     for number in range(4):

@@ -17,8 +17,9 @@ from nas.profiling.protocol import Reference, measure
 from nas.profiling.runtimes import make
 from nas.profiling.runtimes.base import ConvertedModel, Session, WorkloadStats
 from nas.profiling.web import exchange
+from nas.profiling.web.models import is_small
 from nas.profiling.web.runtime import WebRuntime
-from nas.spaces import SearchSpace
+from nas.spaces import Operator, SearchSpace, Workload
 from tests.support import tiny
 from tests.support.fake_page import FakePage
 
@@ -151,6 +152,15 @@ def _table(space, tmp_path):
     profile(space, runtime, out=tmp_path / "t.csv", protocol=QUICK, progress=False)
     thread.join(5)
     return tmp_path / "t.csv"
+
+
+def test_small_is_what_fits_many_times_into_a_page(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"x")
+    models = [ConvertedModel(path, 7, 0.1)]
+    attention = Operator("SelfAttention3D", {"heads": 2})
+    assert is_small(Workload(attention, (1, 32, 8, 8, 8)), models)
+    assert not is_small(Workload(attention, (1, 32, 16, 32, 32)), models), "scores of 16384 by 16384 tokens"
 
 
 class FixedBlocks(Session):

@@ -22,8 +22,8 @@ POLL_S = 15.0
 """How long a request for work is held when there is none."""
 SILENT_S = 12.0
 """A page that sent nothing for so long is not there; another phone may take its place."""
-KILLED = 3
-"""A workload during which the page died so often is infeasible."""
+KILLED, KILLED_SMALL = 3, 10
+"""A workload during which the page died so often is infeasible; one that needs little memory is hardly the reason."""
 REFUSED = 3
 """Results that cannot be right, or failures of the page, after which a job is given up."""
 TIMEOUT_S = 900.0
@@ -64,6 +64,7 @@ class Job:
     Attributes:
         sizes: bytes of its files.
         title: for the page.
+        small: whether it needs little memory.
         given_to: identifier of the page that does it; empty if none.
         given_s: since when.
         killed: how many pages died meanwhile.
@@ -75,6 +76,7 @@ class Job:
     visit: Visit
     sizes: tuple[int, ...]
     title: str
+    small: bool = False
     given_to: str = ""
     given_s: float = 0.0
     killed: int = 0
@@ -219,7 +221,12 @@ class Exchange:
             self.changed.notify_all()
 
     def ask(
-        self, visit: Visit, sizes: tuple[int, ...] = (), title: str = "", watch: Callable[[], None] = lambda: None
+        self,
+        visit: Visit,
+        sizes: tuple[int, ...] = (),
+        title: str = "",
+        watch: Callable[[], None] = lambda: None,
+        small: bool = False,
     ) -> VisitResult:
         """Have a visit done, however long it takes until a page is there.
 
@@ -227,12 +234,13 @@ class Exchange:
             sizes: bytes of the visit's files.
             title: what the page shows.
             watch: called about twice a second while waiting; may raise.
+            small: whether it needs so little memory that it does not kill a page.
 
         Raises:
             Infeasible: the workload failed, killed the page, or took too long.
             ToolError: the page cannot do it for another reason.
         """
-        job = Job(next(self._numbers), visit, sizes, title)
+        job = Job(next(self._numbers), visit, sizes, title, small)
         with self.changed:
             self.job = job
             self.changed.notify_all()
@@ -281,7 +289,7 @@ class Exchange:
             return
         job.given_to = ""
         job.killed += 1
-        if job.killed >= KILLED:
+        if job.killed >= (KILLED_SMALL if job.small else KILLED):
             job.outcome = Infeasible(
                 f"the browser ended the page {job.killed} times while it ran, probably for lack of memory"
             )

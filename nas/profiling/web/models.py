@@ -5,11 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nas.costs.workload_counts import count_ops
+from nas.errors import SpaceError
 from nas.profiling.compile import CompiledWorkload
-from nas.profiling.runtimes.base import ConvertedModel, WorkloadStats
+from nas.profiling.runtimes.base import ConvertedModel, InModelWorkload, Runnable, WholeModel, WorkloadStats
 from nas.profiling.web.messages import ModelResult
 
 MB = 1e6
+
+
+SMALL_MB = 100.0
+"""Below this need of memory, a workload does not kill a page."""
+
+
+def is_small(workload: Runnable | CompiledWorkload, models: Sequence[ConvertedModel]) -> bool:
+    """Whether a workload needs little memory: its estimated activations, and its files and packed weights."""
+    weights_mb = sum(model.path.stat().st_size for model in models) * 2 / MB
+    if isinstance(workload, CompiledWorkload):
+        return weights_mb + workload.activations_mb < SMALL_MB
+    whole = workload.space.backbone_workload() if isinstance(workload, InModelWorkload | WholeModel) else workload
+    parts = [whole, workload.workload] if isinstance(workload, InModelWorkload) else [whole]
+    try:
+        return weights_mb + max(count_ops(part).peak for part in parts) * 4 / MB < SMALL_MB
+    except SpaceError:  # an operator that does not say
+        return False
 
 
 def models_of(package: CompiledWorkload) -> list[ConvertedModel]:

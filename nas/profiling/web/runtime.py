@@ -30,7 +30,7 @@ from nas.profiling.temporary import TemporaryFolder
 from nas.profiling.web.browser import LocalBrowser
 from nas.profiling.web.exchange import Exchange, Progress
 from nas.profiling.web.messages import ModelResult, Visit
-from nas.profiling.web.models import differences, models_of, stats_of
+from nas.profiling.web.models import differences, is_small, models_of, stats_of
 from nas.profiling.web.server import PageServer
 from nas.profiling.web.settings import provenance
 from nas.spaces import Operator, Workload
@@ -128,12 +128,12 @@ class WebRuntime(Runtime):
         if not (isinstance(inner, Workload) and isinstance(inner.part, Operator)) or inner is self.reference:
             model = self.converted(inner)
             keep = "reference" if inner is self.reference else ""
-            return WebSession(self, inner, [model], self._stats([model]), keep)
+            return WebSession(self, inner, [model], self._stats(inner, [model]), keep)
         from nas.conversion.variants import variants_of
 
         variant = self._fastest(inner, variants_of(inner.kind))
         pair = self._pair(inner, variant)
-        alone = WebSession(self, inner, pair, self._stats(pair))
+        alone = WebSession(self, inner, pair, self._stats(inner, pair))
         return self.reopen(workload, alone.stats) if isinstance(workload, InModelWorkload) else alone
 
     def reopen(self, workload: Runnable | CompiledWorkload, stats: WorkloadStats) -> Session:
@@ -149,7 +149,7 @@ class WebRuntime(Runtime):
         """A session on the workload's own graph in its reference variant, including the overhead of calling a graph; to
         compare the profiler with a table of separate measurements."""
         model = self.converted(workload)
-        return WebSession(self, workload, [model], self._stats([model]))
+        return WebSession(self, workload, [model], self._stats(workload, [model]))
 
     def close(self) -> None:
         self.converted.close()
@@ -162,10 +162,18 @@ class WebRuntime(Runtime):
             if part is not None:
                 part.close()
 
-    def visit(self, models: list[ConvertedModel], samples: int, title: str, keep: str = "") -> tuple[ModelResult, ...]:
+    def visit(
+        self,
+        workload: Runnable | CompiledWorkload,
+        models: list[ConvertedModel],
+        samples: int,
+        title: str,
+        keep: str = "",
+    ) -> tuple[ModelResult, ...]:
         """Load models in a worker of the page, and time them.
 
         Args:
+            workload: whose models these are.
             samples: of each model; 0 to load them only.
             title: what the page shows.
             keep: see `Visit.keep`.
@@ -179,7 +187,7 @@ class WebRuntime(Runtime):
         addresses = tuple(self.server.address(model.path) for model in models)
         visit = Visit(addresses, samples, settings.build, settings.threads, WARM_MS, keep)
         sizes = tuple(model.path.stat().st_size for model in models)
-        result = self.exchange.ask(visit, sizes, title, self._watch)
+        result = self.exchange.ask(visit, sizes, title, self._watch, is_small(workload, models))
         if self.browser is not None:
             self.browser.works()
         return result.models
@@ -196,21 +204,21 @@ class WebRuntime(Runtime):
         pairs = {variant: self._pair(workload, variant) for variant in variants}
 
         def trial_ms(variant: str) -> float:
-            results = self.visit(pairs[variant], SAMPLES, f"Comparing variants of {title(workload)}")
+            results = self.visit(workload, pairs[variant], SAMPLES, f"Comparing variants of {title(workload)}")
             return median(differences(pairs[variant], results))
 
         return fastest_variant(variants, trial_ms, TRIALS, TRIALS_S)
 
-    def _stats(self, models: list[ConvertedModel]) -> WorkloadStats:
+    def _stats(self, workload: Runnable | CompiledWorkload, models: list[ConvertedModel]) -> WorkloadStats:
         """Memory and load time, each model in a fresh worker."""
-        loaded = [self.visit([model], 0, "Loading")[0] for model in models]
+        loaded = [self.visit(workload, [model], 0, "Loading")[0] for model in models]
         return stats_of(models, loaded)
 
     def _compiled(self, package: CompiledWorkload) -> Session:
         """A session on files that are compiled already, such as a bundle's."""
         models = models_of(package)
         keep = "reference" if package is self.reference else ""
-        return WebSession(self, package, models, self._stats(models), keep)
+        return WebSession(self, package, models, self._stats(package, models), keep)
 
     def _update_progress(self) -> None:
         if not self.total:
@@ -258,7 +266,12 @@ class WebSession(Session):
     """
 
     def __init__(
-        self, runtime: WebRuntime, workload: object, models: list[ConvertedModel], stats: WorkloadStats, keep: str = ""
+        self,
+        runtime: WebRuntime,
+        workload: Runnable | CompiledWorkload,
+        models: list[ConvertedModel],
+        stats: WorkloadStats,
+        keep: str = "",
     ) -> None:
         self.runtime, self.workload, self.models, self.stats, self.keep = runtime, workload, models, stats, keep
         self.runs_per_block = None if keep else SAMPLES
@@ -269,7 +282,7 @@ class WebSession(Session):
         """Samples: at most `runs`, and at most `SAMPLES`."""
         samples = min(runs, SAMPLES)
         text = "Checking the speed of the phone" if self.keep else title(self.workload)
-        results = self.runtime.visit(self.models, samples, text, self.keep)
+        results = self.runtime.visit(self.workload, self.models, samples, text, self.keep)
         if self.keep:
             return list(results[0].samples_ms)
         self.runtime.visited(str(self.workload), 1 / EXPECTED_BLOCKS)

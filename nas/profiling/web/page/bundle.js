@@ -5,7 +5,7 @@ import {sha256} from "./sha256.js";
 import {inFront, screen, view} from "./view.js";
 
 const ROUNDS = Number(new URLSearchParams(location.search).get("rounds")) || 8;
-const SAMPLES = 5, WARM_MS = 300, RETRIES = 3, KILLED = 3;
+const SAMPLES = 5, WARM_MS = 300, RETRIES = 3, KILLED = 3, KILLED_SMALL = 10, SMALL_MB = 100;
 const STEPS = {loading: "Loading", "warming up": "Warming up", timing: "Timing"};
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -94,8 +94,10 @@ async function visit([round, number]) {
   const models = several ? [path, several] : [path];
   const record = {visit: [round, number], workload, about, screen: screen.state, build};
   view.show({title: title(workload)});
-  if (Number(results.get(`killed:${number}`)) >= KILLED)
-    return {...record, error: {kind: "memory", message: `the browser ended the page ${KILLED} times while it ran`}};
+  // A workload that needs little memory is hardly the reason why a browser ends a page.
+  const limit = packages[number].activations_mb + 3 * packages[number].weights_mb < SMALL_MB ? KILLED_SMALL : KILLED;
+  if (Number(results.get(`killed:${number}`)) >= limit)
+    return {...record, error: {kind: "memory", message: `the browser ended the page ${limit} times while it ran`}};
   try {
     const loaded = [];
     if (round === 0) for (const model of models) loaded.push((await timed([model], {samples: 0})).models[0]);
