@@ -26,7 +26,11 @@ def is_small(workload: Runnable | CompiledWorkload, models: Sequence[ConvertedMo
     whole = workload.space.backbone_workload() if isinstance(workload, InModelWorkload | WholeModel) else workload
     parts = [whole, workload.workload] if isinstance(workload, InModelWorkload) else [whole]
     try:
-        return weights_mb + max(count_ops(part).peak for part in parts) * 4 / MB < SMALL_MB
+        counts = [count_ops(part) for part in parts]
+        numbers = max(
+            count.peak + max(count.attention_scores, default=0) for count in counts
+        )  # LiteRT stores the scores
+        return weights_mb + numbers * 4 / MB < SMALL_MB
     except SpaceError:  # an operator that does not say
         return False
 
