@@ -13,6 +13,7 @@ from nas.caches import user_cache
 from nas.conversion.variants import variants_of
 from nas.costs.workload_counts import count_ops
 from nas.errors import ConfigError, MissingDependency
+from nas.profiling.compile import COPIES
 from nas.profiling.runtimes import litert
 from nas.profiling.runtimes.base import InModelWorkload
 from nas.profiling.runtimes.eager import EagerRuntime
@@ -20,7 +21,7 @@ from nas.profiling.runtimes.litert import LitertRuntime
 from nas.profiling.workers.litert_convert import _evict, convert_cached, module_and_inputs
 from nas.spaces import Operator, SearchSpace, Workload
 
-CONV3D = Workload(Operator("Conv3D", {"kernel": 3}), (1, 8, 4, 6, 6))
+CONV3D = Workload(Operator("Conv3D", {"kernel": 3}), (1, 32, 4, 8, 8))
 CROSS = Workload(Operator("CrossAttention1D", {"heads": 2, "context": "text+anchor"}), (1, 8, 4, 6, 6), (1, 5, 12))
 
 
@@ -34,17 +35,17 @@ def runtime(tmp_path_factory):
 @pytest.mark.parametrize(
     ("workload", "variant"), [(CONV3D, variant) for variant in variants_of("Conv3D")] + [(CROSS, "reference")], ids=str
 )
-def test_a_converted_chain_computes_what_the_reference_computes(workload, variant, tmp_path):
+def test_a_converted_chain_computes_what_the_reference_computes(runtime, workload, variant):
     from ai_edge_litert.interpreter import Interpreter
 
-    model = convert_cached(workload, variant, 2, tmp_path)
-    reference, inputs = module_and_inputs(workload, "reference", 2)
+    model = convert_cached(workload, variant, COPIES, runtime.cache)
+    reference, inputs = module_and_inputs(workload, "reference", COPIES)
     runner = Interpreter(str(model.path)).get_signature_runner()
     given = next(iter(runner(**{name: x.numpy() for name, x in inputs.items()}).values()))
     with torch.inference_mode():
         wanted = reference(**inputs).numpy()
     assert np.abs(given - wanted).max() < 1e-5 * np.abs(wanted).max()
-    assert model.params == count_ops(workload).params and (model.variant, model.copies) == (variant, 2)
+    assert model.params == count_ops(workload).params and (model.variant, model.copies) == (variant, COPIES)
 
 
 @pytest.mark.slow
@@ -53,17 +54,14 @@ def test_a_model_is_converted_once_for_all_runs(runtime):
     written = os.stat(first.path).st_ino
     with LitertRuntime(cache=runtime.cache) as again:
         assert again.converted(CROSS) == first
-        assert again.converted(CROSS, copies=2).path != first.path
+        assert again.converted(CROSS, copies=COPIES).path != first.path
     assert os.stat(first.path).st_ino == written
 
 
 @pytest.mark.slow
 def test_operator_is_timed_in_one_of_its_variants(runtime):
-    large = Workload(Operator("Conv1D", {"kernel": 3}), (1, 64, 8, 32, 32))
-    session = runtime.open(large)
-    assert session.stats.variant in variants_of("Conv1D") and session.stats.params == count_ops(large).params
-    one_tensor_mb = 64 * 8 * 32 * 32 * 4 / 1e6
-    assert one_tensor_mb < session.stats.memory_mb < 8 * one_tensor_mb
+    session = runtime.open(CONV3D)
+    assert session.stats.variant in variants_of("Conv3D") and session.stats.params == count_ops(CONV3D).params
     assert len(session.block(9)) == 9
     session.close()
 
@@ -85,13 +83,14 @@ def test_memory_agrees_with_torch(runtime):
 def test_operator_in_model_is_counted_once_per_slot(runtime, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(
-        "name: tiny\nlatent: {channels: 4, frames: 2, height: 8, width: 8}\n"
+        "name: tiny\nlatent: {channels: 4, frames: 4, height: 8, width: 8}\n"
         "text: {tokens: 4, dim: 16, encoder: minilm}\ndepth: 2\nonly_sites: [down.0.0]\n"
         "backbone: {channels: [32], layers_per_block: 1, attention_levels: [], mid: false, heads: 2, norm_groups: 8}\n"
-        "operators: {none: , Conv1D: {kernel: 3}}\n"
+        "operators: {none: , Conv3D: {kernel: 3}}\n"
     )
     space = SearchSpace.load(str(path))
-    workload = space.workload("down.0.0/0", "Conv1D")
+    workload = space.workload("down.0.0/0", "Conv3D")
+    assert str(workload) == str(CONV3D)  # converted already
     placed = InModelWorkload(space, workload)
     session = runtime.open(placed)
     assert placed.copies == 2 and len(session.block(3)) == 3
