@@ -74,8 +74,8 @@ def test_the_readmes_picture_is_drawn_from_a_run(given_run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def given_checkpoint(tiny_checkpoint):
-    return tiny_checkpoint
+def given_checkpoint(clip_checkpoint):
+    return clip_checkpoint
 
 
 @pytest.fixture(scope="module")

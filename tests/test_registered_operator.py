@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 
 def run(folder: Path, *words: str) -> str:
     """What a process that finds the package prints; other packages' entry points are found as well."""
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
     done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

@@ -81,8 +81,9 @@ def test_check_detects_a_wrong_program_with_right_metadata(exported, loaded, tmp
 
 
 @pytest.mark.slow
-def test_ios_18_uses_the_attention_operation(tiny_checkpoint, loaded, tmp_path):
-    coreml(tiny_checkpoint, tmp_path, target="iOS18")
+def test_ios_18_uses_the_attention_operation(clip_checkpoint, tmp_path):
+    loaded = checkpoint.load(clip_checkpoint)
+    coreml(clip_checkpoint, tmp_path, target="iOS18")
     spec = read_package(tmp_path / "denoiser.mlpackage")
     kinds = [operation.type for operation in operations.program_operations(spec)]
     assert spec.specificationVersion == 9 and "scaled_dot_product_attention" in kinds

@@ -243,9 +243,9 @@ print(f"INFO: Memory footprint delta from the start of the tool (MB): {{footprin
 
 
 @pytest.fixture
-def interpreter(phone, tmp_path, monkeypatch):
+def interpreter(phone, converted_models, tmp_path, monkeypatch):
     """A phone that is this machine, with the real converter and interpreter."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(converted_models))
     (tmp_path / "benchmark_model").write_text(REAL_TOOL.format(python=sys.executable))
     (tmp_path / "benchmark_model").chmod(stat.S_IRWXU)
     monkeypatch.setenv("NAS_BENCHMARK_MODEL", str(tmp_path / "benchmark_model"))

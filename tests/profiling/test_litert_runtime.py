@@ -26,8 +26,11 @@ CROSS = Workload(Operator("CrossAttention1D", {"heads": 2, "context": "text+anch
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory):
-    with LitertRuntime(cache=tmp_path_factory.mktemp("cache")) as runtime:
+def runtime(converted_models):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(converted_models))
+        cache = user_cache("litert")
+    with LitertRuntime(cache=cache) as runtime:
         yield runtime
 
 

@@ -27,10 +27,10 @@ QUICK = Protocol(processes=1, cap_s=0.01, slow_cap_s=0.01, min_samples=2, min_bl
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def cache(converted_models):
     """Keep converted models out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        web.own_cache(tmp_path_factory.mktemp("cache"), patch)
+        web.own_cache(converted_models, patch)
         patch.setattr("nas.profiling.web.runtime.WARM_MS", 10.0)
         patch.setattr("nas.profiling.web.runtime.TRIALS", 1)
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import nas
 from nas import checkpoint
 from nas.models import Autoencoder, VAEConfig
 from nas.training import DecoderConfig, Inputs, run_stage
+from tests.support.exported import built_once
 
 SPACE = """
 name: tiny
@@ -36,12 +36,10 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> nas.SearchSpace:
 @pytest.fixture(scope="session")
 def decoder(tmp_path_factory: pytest.TempPathFactory, space: nas.SearchSpace) -> Path:
     """The folder of a finished decoder stage: a real classifier, an autoencoder hardly trained, few latents."""
-    return _decoder_stage(tmp_path_factory.getbasetemp() / "decoder-stage", space.hash)
+    return built_once(tmp_path_factory, "decoder-stage", _decoder_stage) / "decoder"
 
 
-@cache
-def _decoder_stage(folder: Path, space_hash: str) -> Path:
-    """Once a process, whichever folders' tests ask for it."""
+def _decoder_stage(folder: Path) -> None:
     path = folder / "space.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(SPACE)
@@ -50,7 +48,7 @@ def _decoder_stage(folder: Path, space_hash: str) -> Path:
     config = DecoderConfig(
         steps=10, batch=4, channels=(8, 16, 16), videos=80, images=40, held_out=16, classifier_steps=20
     )
-    return run_stage("decoder", folder / "decoder", config, Inputs(space)).folder
+    run_stage("decoder", folder / "decoder", config, Inputs(space))
 
 
 @pytest.fixture(scope="session")

@@ -28,5 +28,7 @@ def own_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
         libraries = None
     patch.setenv("XDG_CACHE_HOME", str(folder))
     if libraries is not None:
-        (folder / "nas/web").mkdir(parents=True)
-        (folder / "nas/web" / libraries.name).symlink_to(libraries)
+        link = folder / "nas/web" / libraries.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(libraries)
