@@ -98,6 +98,7 @@ def test_timing_has_every_run_of_every_part(exported_litert, programs, tmp_path)
     [
         (lambda app: app["models"]["denoiser"]["inputs"][0].update(shape=[1, 4, 4, 8, 9]), "denoiser.tflite: 'x' has"),
         (lambda app: app["models"]["decoder"].update(file="gone.tflite"), "gone.tflite: cannot be read"),
+        (lambda app: app["models"]["decoder"].update(size_mb=9.5), "decoder.tflite: has another size"),
         (lambda app: app["prompt"].update(folder="nowhere"), "pass --ids"),
         (lambda app: app["prompt"].update(empty_context="export.json"), "empty_context"),
         (lambda app: app["clip"].update(frames=5), "clip.frames"),

@@ -13,7 +13,7 @@ constexpr int kSchemaVersion = 1;
 
 ModelFile model_file(const json& app, const std::string& name, const std::string& folder) {
   const json& entry = app.at("models").at(name);
-  ModelFile model{folder + "/" + entry.at("file").get<std::string>(), {}, {}};
+  ModelFile model{folder + "/" + entry.at("file").get<std::string>(), entry.at("size_mb"), {}, {}};
   for (const char* kind : {"inputs", "outputs"}) {
     for (const json& port : entry.at(kind)) {
       auto& ports = kind == std::string("inputs") ? model.inputs : model.outputs;

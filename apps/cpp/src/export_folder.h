@@ -16,6 +16,7 @@ struct Port {
 
 struct ModelFile {
   std::string path;
+  double size_mb;
   std::vector<Port> inputs, outputs;
 
   const Port& input(const std::string& name) const;

@@ -1,5 +1,6 @@
 #include "model.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -19,7 +20,11 @@ Runtime::~Runtime() { api.DestroyEnvironment(environment); }
 Model::Model(const Runtime& runtime, const ModelFile& file, int threads)
     : runtime_(runtime), api_(runtime.api), file_(file) {
   try {
-    if (!std::ifstream(file_.path)) throw Error(file_.path + ": cannot be read; export the folder again");
+    std::ifstream content(file_.path, std::ios::binary | std::ios::ate);
+    if (!content) throw Error(file_.path + ": cannot be read; export the folder again");
+    // LiteRT does not check a model that was copied in part.
+    if (std::llround(file_.size_mb * 1e6) != static_cast<long long>(content.tellg()))
+      throw Error(file_.path + ": has another size than export.json says; copy or export the folder again");
     const litert::Status status = api_.CreateModelFromFile(runtime_.environment, file_.path.c_str(), &model_);
     if (status != 0) throw Error(file_.path + ": cannot be loaded as a LiteRT model; export the folder again");
     require(api_.GetModelSignature(model_, 0, &signature_), "has no signature");
