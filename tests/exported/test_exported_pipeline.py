@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from nas.cli import main
@@ -58,6 +59,32 @@ def test_clips_equal_torch(clip_checkpoint, exported_litert, tmp_path, info):
         assert psnr(ours, theirs) >= 50
     other = ExportedPipeline(export)(PROMPTS, seed=12)
     assert psnr(other.frames, expected.frames) < 30
+
+
+def test_a_decoder_with_state_is_run_in_order(exported_litert, tmp_path, monkeypatch):
+    """Its state is zero in the first run, then what the run before returned; the first frames are dropped."""
+    state = {"name": "past", "shape": [1, 2], "dtype": "float32", "meaning": "state"}
+    app = json.loads((exported_litert / "export.json").read_text())["litert"]["app"]
+    inputs = [*app["models"]["decoder"]["inputs"], state]
+    folder = edited(
+        exported_litert,
+        tmp_path / "copy",
+        litert__app__models__decoder__inputs=inputs,
+        litert__app__decoding={"frames": 2, "runs": 2, "state": ["past"], "video_frames": 2, "drop_first": 1},
+    )
+    pipeline, seen = ExportedPipeline(folder), []
+    load = pipeline._load
+
+    def decode(inputs):
+        seen.append((inputs["latents"], inputs["past"].tolist()))
+        video = np.full((1, 1, 2, 4, 4), 0.5 * inputs["past"].max(), np.float32)
+        return {"video": video, "past_out": inputs["past"] + 1}
+
+    monkeypatch.setattr(pipeline, "_load", lambda name: decode if name == "decoder" else load(name))
+    frames = pipeline(["a cat", "three"]).frames
+    assert [past for _, past in seen] == [[[0.0, 0.0]], [[1.0, 1.0]]] * 2
+    assert {latents.shape for latents, _ in seen} == {(1, 4, 2, 8, 8)}
+    assert frames.shape == (2, 3, 4, 4, 1) and frames[:, :, 0, 0, 0].tolist() == [[128, 191, 191]] * 2
 
 
 def test_prompts_and_guidance_change_the_clip(clip_checkpoint, exported_litert):
