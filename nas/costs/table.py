@@ -198,7 +198,8 @@ class TableWriter:
         if differs := table.provenance.difference(provenance):
             key, before, now = differs
             raise TableError(
-                f"{self.path}: was profiled with {key}={shown(before)}, now it is {shown(now)}; give another --out"
+                f"{self.path}: was profiled with {_setting(key, before)}, now it is {_setting(key, now)}; "
+                "give another --out"
             )
         if not data.startswith(
             header
@@ -226,6 +227,11 @@ def _resolve_path(name: str | Path) -> Path:
             f"unknown lookup table '{name}': give the path of a .csv file or a shipped table's name ({', '.join(known)}){hint}"
         )
     return known[str(name)]
+
+
+def _setting(key: str, value: Any) -> str:
+    """A value of the provenance for an error message."""
+    return f"no {key}" if value is None else f"{key}={shown(value)}"
 
 
 def _cannot_write(path: Path, error: OSError) -> TableError:

@@ -99,8 +99,10 @@ def test_a_full_disk_is_one_line_and_keeps_the_rows(tmp_path):
 
 def test_another_device_is_refused(tmp_path):
     TableWriter(tmp_path / "t.csv", META).append(row("a"))
-    with pytest.raises(TableError, match="profiled with threads=2, now it is 1"):
+    with pytest.raises(TableError, match="profiled with threads=2, now it is threads=1; give another"):
         TableWriter(tmp_path / "t.csv", {**META, "threads": 1})
+    with pytest.raises(TableError, match="profiled with no precision, now it is precision='int8'"):
+        TableWriter(tmp_path / "t.csv", {**META, "precision": "int8"})
 
 
 def test_unstated_source_never_counts_as_measured():

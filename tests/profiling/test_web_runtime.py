@@ -109,7 +109,7 @@ def test_a_table_of_another_engine_is_not_continued(space, tmp_path):
         if works:
             profile(space, runtime, out=out, protocol=QUICK, progress=False)
         else:
-            with pytest.raises(TableError, match=r"engine='Chromium 156', now it is 'Chromium 157'"):
+            with pytest.raises(TableError, match=r"engine='Chromium 156', now it is engine='Chromium 157'"):
                 profile(space, runtime, out=out, protocol=QUICK, progress=False)
         thread.join(5)
 
