@@ -110,7 +110,7 @@ def test_stand_in_text_encoders_have_the_stated_size(tmp_path, kind):
         (lambda w: [*w[:3], "--space", "demo", *w[5:]], "was made for search space 'small'"),
         (lambda w: ["export", "--architecture", w[4], *w[3:]], "space.yaml"),
     ],
-    ids=str,
+    ids=["no space", "both", "neither", "space", "seed", "other space", "no architecture"],
 )
 def test_wrong_calls(files, tmp_path, capsys, change, message):
     out = tmp_path / "out"
