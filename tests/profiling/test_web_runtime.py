@@ -62,7 +62,7 @@ def test_a_page_fills_a_table_that_names_it(space, tmp_path, capsys):
         table = profile(space, runtime, out=tmp_path / "t.csv", protocol=QUICK)
         assert worked.result(10) == "3 of 3 workloads are measured."
     rows = {workload.partition("[")[0]: row for workload, row in table.rows().items()}
-    assert rows["Backbone"].latency_ms == 0.5 and rows["Backbone"].count == 10
+    assert rows["Backbone"].latency_ms == 0.5 and rows["Backbone"].count >= 10
     assert rows["Backbone"].memory_mb == pytest.approx((5000 - 1000 - 200 - 100) / 1e6 - 0.0005)
     assert rows["SelfAttention1D"].latency_ms == 0, "both models take the same time"
     assert rows["Conv1D"].status == "infeasible" and "cannot be converted" in rows["Conv1D"].reason

@@ -219,7 +219,8 @@ function describe() {
   })));
   $("examples").hidden = !examples.length;
   note(...(app.warnings ?? []));
-  if (!$("prompt").value) $("prompt").value = examples[0] ?? "";
+  const typing = document.activeElement === $("prompt");
+  if (!$("prompt").value && !typing) $("prompt").value = examples[0] ?? "";
 }
 
 function offer() {
