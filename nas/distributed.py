@@ -155,6 +155,11 @@ def launched_workers() -> int:
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in names) else 1
 
 
+def launched_rank() -> int:
+    """The rank of this process among those that `launched_workers` counts; else 0."""
+    return int(os.environ["RANK"]) if launched_workers() > 1 else 0
+
+
 @contextlib.contextmanager
 def launched_group() -> Iterator[None]:
     """Join the process group of the processes that `torchrun` has started, each with the GPU of its local rank."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from typing import Any
 
 import click
@@ -33,10 +32,11 @@ EAGER = "eager"
 )
 @option("--data", metavar="DIR", type=PATH, help="clips for the decoder stage, instead of the recipe's")
 def train(stage: str, config: str, out: str, workers: int, data: str | None) -> None:
+    from nas import distributed
     from nas.training.recipe import train as train_stage
 
     result = train_stage(stage, config, out, workers, data)
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun has started
+    if distributed.launched_rank() == 0:
         print(f"{result.folder}: {json.dumps(result.metrics)}")
 
 
