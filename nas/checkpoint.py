@@ -7,8 +7,9 @@ Layout::
     space.yaml             the search space (`SearchSpace.load`) with the clips' fps
     architecture.json      the architecture (`Architecture.load`)
     denoiser.safetensors   weights of `nas.models.build(space, architecture)`, averaged over training (EMA)
-    decoder.safetensors    weights of `nas.models.Autoencoder(VAEConfig)`: encoder and decoder
-    decoder.json           the fields of `nas.models.VAEConfig`, with the scaling factor of the latents
+    decoder.safetensors    weights of `nas.models.Autoencoder(VAEConfig)`: encoder and decoder, or only a distilled decoder
+    decoder.json           the fields of `nas.models.VAEConfig`, with the normalization of the latents
+    vae/                   instead of these two, a public autoencoder as diffusers saves it
     checkpoint.json        the fields of `CheckpointInfo`; written last, so that its presence marks a complete checkpoint
 
 No file is a pickle: loading a checkpoint executes no code from it.
@@ -20,6 +21,7 @@ To generate clips, encode captions with `nas.models.text_encoder.PromptEncoder(s
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -37,6 +39,7 @@ from nas.errors import ConfigError, suggestion
 from nas.files import read_json, short_hash, write_json
 from nas.models import Autoencoder, Denoiser, VAEConfig, build, pretrained_files, safetensors_io
 from nas.models import diffusers_checkpoint as diffusers
+from nas.models.autoencoder import PublicAutoencoder
 from nas.models.pretrained_files import WeightFiles
 from nas.models.safetensors_io import load_into
 from nas.ranges import MAX_GUIDANCE, check_range
@@ -108,7 +111,7 @@ class Checkpoint:
     space: SearchSpace
     architecture: Architecture
     denoiser: Denoiser
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder | PublicAutoencoder
     info: CheckpointInfo
 
     @property
@@ -206,21 +209,29 @@ def prediction(denoiser: Denoiser) -> dict[str, Any]:
     return {"objective": fields.pop("prediction"), **fields}
 
 
-def save_autoencoder(folder: str | Path, autoencoder: Autoencoder) -> None:
-    """Write decoder.safetensors and decoder.json."""
+def save_autoencoder(folder: str | Path, autoencoder: Autoencoder | PublicAutoencoder) -> None:
+    """Write decoder.safetensors and decoder.json, or the folder `vae` of a public autoencoder."""
+    if isinstance(autoencoder, PublicAutoencoder):
+        autoencoder.save(Path(folder) / "vae")
+        return
     safetensors_io.save(Path(folder) / "decoder.safetensors", autoencoder.state_dict())
     write_json(Path(folder) / "decoder.json", asdict(autoencoder.config))
 
 
-def load_autoencoder(folder: str | Path) -> Autoencoder:
+def load_autoencoder(folder: str | Path) -> Autoencoder | PublicAutoencoder:
     """The autoencoder of a checkpoint, of a `decoder` stage or of a diffusers checkpoint, in evaluation mode.
 
+    One of diffusers is run through diffusers, except an `AutoencoderKL` that is a special case of `Autoencoder`.
+
     Raises:
-        ConfigError: a file is missing, or does not match the others.
+        ConfigError: a file is missing, does not match the others, or asks for something that is not implemented.
+        MissingDependency: diffusers is needed and not installed.
     """
     path = Path(folder) / "decoder.json"
-    if not (Path(folder) / "decoder.safetensors").exists() and _diffusers_weights(folder):
-        return diffusers.load_autoencoder(folder).eval().requires_grad_(False)
+    public = None if (Path(folder) / "decoder.safetensors").exists() else _diffusers_weights(folder)
+    if public is not None:
+        own = diffusers.is_own_kind(public.named.parent)
+        return (diffusers.load_autoencoder if own else diffusers.load_public)(folder).eval().requires_grad_(False)
     config = build_config(VAEConfig, read_json(path, "decoder"), str(path))
     with torch.device("meta"):
         autoencoder = Autoencoder(config)
@@ -233,6 +244,15 @@ def autoencoder_weights(folder: str | Path) -> tuple[Path, ...]:
     own = Path(folder) / "decoder.safetensors"
     weights = None if own.exists() else _diffusers_weights(folder)
     return weights.files if weights else (own,)
+
+
+def autoencoder_hash(folder: str | Path) -> str:
+    """A hash of the files with an autoencoder's weights, 12 hexadecimal digits."""
+    digests = []
+    for path in autoencoder_weights(folder):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest()[:12])
+    return digests[0] if len(digests) == 1 else short_hash(digests)
 
 
 def _diffusers_weights(folder: str | Path) -> WeightFiles | None:

@@ -74,6 +74,11 @@ def renamed(old: str, **options: Any) -> Any:
     return dataclasses.field(metadata={"old": old}, **options)
 
 
+def keyed(key: str, **options: Any) -> Any:
+    """A data class field whose key in files is not its name, such as a keyword of Python."""
+    return dataclasses.field(metadata={"key": key}, **options)
+
+
 def at(where: str, mapping: Any, key: Any = None) -> str:
     """`file:line` of a mapping from YAML, or of one of its keys."""
     if not isinstance(mapping, Marked):
@@ -111,7 +116,7 @@ def _build(cls: type[T], mapping: Any, place: _Place, ignore_unknown: bool) -> T
     if not isinstance(mapping, dict):
         raise place.error(f"expected a mapping, found {shown(mapping)}")
     hints = _hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    known = {f.metadata.get("key", f.name): f for f in dataclasses.fields(cls) if f.init}
     old_names = {f.metadata["old"]: f.name for f in known.values() if "old" in f.metadata}
     values: dict[str, Any] = {}
     for key, value in mapping.items():
@@ -121,14 +126,14 @@ def _build(cls: type[T], mapping: Any, place: _Place, ignore_unknown: bool) -> T
             old = known[name].metadata["old"]
             raise inside.error_of_key(f"'{old}' is the old name of '{name}'; keep only '{name}'", None)
         if name in known:
-            values[name] = _convert(hints[name], value, inside, ignore_unknown)
+            values[name] = _convert(hints[known[name].name], value, inside, ignore_unknown)
         elif not ignore_unknown:
             raise inside.error_of_key(f"unknown key '{inside.field}'{suggestion(key_text(key), known)}", None)
     missing = [n for n, f in known.items() if n not in values and _required(f)]
     if missing:
         raise place.error_of_key(f"missing key '{place.inside({}, missing[0]).field}'", mapping)
     try:
-        return cls(**values)
+        return cls(**{known[name].name: value for name, value in values.items()})
     except ConfigError as error:  # raised by the data class's own check: add the position
         raise type(error)(str(place.error_of_key(str(error), mapping))) from None
 

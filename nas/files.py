@@ -13,12 +13,12 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nas.errors import ConfigError, shown
+from nas.errors import ConfigError, MissingDependency, shown
 from nas.locks import try_lock
 
 TEMPORARY = ".nas-tmp"
@@ -343,6 +343,30 @@ def local_or_hub(name: str, base: Path) -> str:
     folder = (base / Path(name).expanduser()).absolute()
     hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     return name if hub and not folder.is_dir() else str(folder)
+
+
+def download_from_hub(name: str, patterns: Sequence[str]) -> Path:
+    """The folder of a Hugging Face Hub repository's snapshot with the files that match the patterns, downloaded once.
+
+    Raises:
+        ConfigError: the repository does not exist or cannot be reached.
+        MissingDependency: huggingface_hub is not installed.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingDependency("huggingface_hub is not installed; run: pip install 'nas-video[diffusers]'") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns), etag_timeout=5))
+    except Exception as error:  # the Hub's client raises its own and its HTTP library's classes
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        parts = dict.fromkeys(f"{pattern.split('/')[0]}/*" if "/" in pattern else pattern for pattern in patterns)
+        wanted = " ".join(f'--include "{part}"' for part in parts)
+        raise ConfigError(
+            f"{name}: no such folder, and the download from the Hub failed ({reason}); on a machine with network access run "
+            f"'hf download {name} {wanted}' and copy its folder in ~/.cache/huggingface/hub here, or add "
+            "--local-dir DIR and give DIR instead"
+        ) from None
 
 
 def shipped_files(folder: str, pattern: str) -> dict[str, Path]:

@@ -67,7 +67,7 @@ def describe(
         models,
         _prompt(checkpoint, out, tokenizer),
         sampling(checkpoint),
-        Latents(tuple(shape), float(checkpoint.autoencoder.scaling_factor)),
+        Latents(tuple(shape), vae.scaling_factor, vae.latents_mean or 0.0, vae.latents_std or 1.0),
         _decoding(exported[1], shape[2], vae),
         clip,
         tuple(_warnings(models, max_package_mb)),

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from nas.checkpoint import Checkpoint
+from nas.errors import ConfigError
 from nas.models import Autoencoder
-from nas.models.autoencoder import DecoderRun
+from nas.models.autoencoder import DecoderRun, PublicAutoencoder
 from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Text
 
@@ -77,7 +78,15 @@ def decoder(checkpoint: Checkpoint) -> Part:
     `latents (1, C, T, h, w)` -> `video (1, image channels, F, H, W)` in [-1, 1]. If the search space sets
     `decoder.frames` below the clip's length, that many latent frames, and the state as further inputs and outputs, see
     `nas.models.autoencoder.DecoderRun`.
+
+    Raises:
+        ConfigError: the checkpoint's autoencoder is a public one, run through diffusers.
     """
+    if isinstance(checkpoint.autoencoder, PublicAutoencoder):
+        raise ConfigError(
+            f"{checkpoint.folder}: decodes with diffusers' {checkpoint.autoencoder.config.kind}, which is not exported; train "
+            "on the stage 'decoder' of a search space with 'autoencoder: {from: ...}', which distills a decoder for phones"
+        )
     _, *shape = checkpoint.space.input_shape()
     runs = max(1, checkpoint.space.decoder_runs)
     shape[1] //= runs

@@ -118,13 +118,14 @@ class Latents:
     Attributes:
         shape: `(1, C, T, h, w)`.
         scaling_factor: scaling factor of the autoencoder. The decoder divides by it; the app must not.
-        mean, std: normalization of the latents. The decoder reverts it; the app must not.
+        mean, std: normalization of the latents before the scaling, one number or one for each channel. The decoder reverts
+            it; the app must not.
     """
 
     shape: tuple[int, ...]
     scaling_factor: float
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
 
 
 @dataclass(frozen=True)

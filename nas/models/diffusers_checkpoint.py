@@ -7,7 +7,9 @@ that could run code.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,13 +17,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas.errors import ConfigError, MissingDependency
-from nas.files import read_json, write_atomic, write_json
+from nas.files import download_from_hub, read_json, write_atomic, write_json
 from nas.models import pretrained_files
-from nas.models.autoencoder import Autoencoder
+from nas.models.autoencoder import Autoencoder, PublicAutoencoder
 from nas.models.diffusers_config import number, read_config, unet_backbone, vae_config
 from nas.models.pretrained_files import WeightFiles
 from nas.models.safetensors_io import load_state
 from nas.models.unet import UNet
+from nas.spaces.public_autoencoder import config_folder, read_public_config
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
@@ -105,30 +108,17 @@ def checkpoint_folder(name: str | Path, files: Sequence[str] = HUB_FILES) -> Pat
         raise ConfigError(
             f"{name}: no such checkpoint folder; give one that contains unet/, or a Hub name as OWNER/NAME"
         )
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise MissingDependency("huggingface_hub is not installed; run: pip install 'nas-video[diffusers]'") from None
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=list(files), etag_timeout=5))
-        patterns = _other_weights(folder, files)
-        if patterns:  # no default weights: variants or shards, or files to name in a message
-            snapshot_download(name, allow_patterns=patterns, etag_timeout=5)
-        return folder
-    except Exception as error:  # the Hub's client raises its own and its HTTP library's classes
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        wanted = " ".join(f'--include "{part}/*"' for part in dict.fromkeys(file.split("/")[0] for file in files))
-        raise ConfigError(
-            f"{name}: no such folder, and the download from the Hub failed ({reason}); on a machine with network access run "
-            f"'hf download {name} {wanted}' and copy its folder in ~/.cache/huggingface/hub here, or add "
-            "--local-dir DIR and give DIR instead"
-        ) from None
+    folder = download_from_hub(name, files)
+    patterns = _other_weights(folder, files)
+    if patterns:  # no default weights: variants or shards, or files to name in a message
+        download_from_hub(name, patterns)
+    return folder
 
 
 def _other_weights(folder: Path, files: Sequence[str]) -> list[str]:
     """Patterns of variants and shards of the weights that a repository does not have as single default files."""
     weights = [Path(file) for file in files if file.endswith(".safetensors") and not (folder / file).exists()]
-    return [f"{path.parent}/{path.stem}*.{end}" for path in weights for end in ("safetensors", "json")]
+    return [str(path.with_name(f"{path.stem}*.{end}")) for path in weights for end in ("safetensors", "json")]
 
 
 def load_spatial_weights(model: UNet, folder: str | Path) -> None:
@@ -162,6 +152,64 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
     except ConfigError as error:
         raise ConfigError(f"{weights.named}: {error}") from None
     return autoencoder
+
+
+def is_own_kind(folder: Path) -> bool:
+    """Whether the autoencoder that the folder's config describes is a special case of `Autoencoder`."""
+    try:
+        vae_config(read_config(folder), folder)
+    except ConfigError:
+        return False
+    return True
+
+
+def public_folder(source: str | Path) -> Path:
+    """The folder with the config and the weights of an autoencoder: a folder or its `vae`, or that of a Hub repository.
+
+    Raises:
+        ConfigError: there is no config, or the repository cannot be downloaded.
+        MissingDependency: the source is a Hub name, and huggingface_hub is not installed.
+    """
+    folder = config_folder(source)
+    if not Path(source).is_dir():
+        checkpoint_folder(source, [f"vae/{WEIGHTS}" if folder.name == "vae" else WEIGHTS])
+    return folder
+
+
+def load_public(source: str | Path) -> PublicAutoencoder:
+    """One of diffusers' autoencoders (see `nas.spaces.public_autoencoder`), run through diffusers in float32.
+
+    Args:
+        source: a folder, or a Hub name, whose files are downloaded once.
+
+    Raises:
+        ConfigError: there is no such autoencoder, its config asks for something that is not implemented, or its weights do
+            not fit the config.
+        MissingDependency: diffusers is not installed.
+    """
+    folder = public_folder(source)
+    described, config = read_public_config(folder), read_config(folder)
+    try:
+        import diffusers
+    except ImportError:
+        raise MissingDependency("diffusers is not installed; run: pip install 'nas-video[diffusers]'") from None
+    weights, kind = weights_of(folder), getattr(diffusers, described.kind)
+    names = inspect.signature(kind.__init__).parameters  # a saved AutoencoderTiny also has another
+    try:
+        with torch.device("meta"):
+            model = kind.from_config({name: value for name, value in config.items() if name in names})
+    except (ValueError, TypeError, RuntimeError, IndexError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{folder / 'config.json'}: diffusers builds no {described.kind} of it ({reason})") from None
+    state = weights.read()
+    state = _modern_names(state) if described.kind == "AutoencoderKL" else state
+    load_state(model, state, weights.named, described="config.json")
+    statistics = {name: tuple(value.tolist()) for name, value in model.named_buffers() if name.startswith("latents_")}
+    try:
+        described = replace(described, **statistics)  # LTX-Video's are among its weights
+    except ConfigError as error:
+        raise ConfigError(f"{weights.named}: {error}") from None
+    return PublicAutoencoder(model.eval().requires_grad_(False), described)
 
 
 def weights_of(folder: Path) -> WeightFiles:

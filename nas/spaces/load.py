@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,8 @@ from nas.spaces.backbone import Backbone, Latent, Text
 from nas.spaces.backbone_space import BackboneSpace
 from nas.spaces.clip import ClipKeys
 from nas.spaces.operators import NONE, Operator
-from nas.spaces.pipeline import AutoencoderKeys, Decoder, DecoderKeys, TextEncoder
+from nas.spaces.pipeline import AutoencoderKeys, Decoder, DecoderKeys, TextEncoder, VAEConfig
+from nas.spaces.public_autoencoder import config_folder, find_public, read_public_config
 from nas.spaces.space import CostOnlySpace, SearchSpace
 from nas.yaml_files import read_yaml
 
@@ -152,7 +153,7 @@ def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
 
 def _decoder(file: SpaceFile, mapping: Any, path: str) -> Decoder | None:
     """The decoder that `autoencoder` or `decoder.vae`, and `decoder.frames`, declare."""
-    vae = file.autoencoder.to_config() if file.autoencoder else None
+    vae = _vae(file.autoencoder, mapping, path) if file.autoencoder else None
     if file.decoder is None:
         return Decoder(vae) if vae else None
     own = file.decoder.vae
@@ -161,6 +162,40 @@ def _decoder(file: SpaceFile, mapping: Any, path: str) -> Decoder | None:
     if (vae := vae or own) is None:
         raise SpaceError(f"{at(path, mapping, 'decoder')}: decoder: needs 'autoencoder' beside it")
     return Decoder(vae, file.decoder.frames)
+
+
+FROM_PUBLIC = ("latent_channels", "image_channels", "temporal_compression", "spatial_compression")
+"""Keys of `autoencoder` that `from` decides; they may be stated beside it."""
+
+
+def _vae(keys: AutoencoderKeys, mapping: Any, path: str) -> VAEConfig:
+    """The autoencoder that `autoencoder` declares; with `from`, the decoder that is distilled from that one's.
+
+    The latents' normalization stays with the public autoencoder: some have it among their weights.
+    """
+    if keys.public is None:
+        return keys.to_config()
+    given = mapping["autoencoder"]
+    try:
+        source = find_public(keys.public, Path(path).parent)
+        public = read_public_config(config_folder(source))
+    except ConfigError as error:
+        raise SpaceError(f"{at(path, given, 'from')}: autoencoder.from: {error}") from None
+    decided = {name: getattr(public, name) for name in FROM_PUBLIC[:-1]} | {"spatial_compression": public.downsampling}
+    for name in given:
+        if name in decided and given[name] != decided[name]:
+            raise SpaceError(
+                f"{at(path, given, name)}: autoencoder.{name}: {given[name]}, but that of {keys.public} is {decided[name]}; "
+                "remove one of the two"
+            )
+        if name in ("scaling_factor", "latents_mean", "latents_std"):
+            raise SpaceError(f"{at(path, given, name)}: autoencoder.{name}: is that of {keys.public}; remove it")
+    try:
+        own = replace(keys, public=None, **decided).to_config()
+    except ConfigError as error:
+        text = str(error).removeprefix("autoencoder.")
+        raise SpaceError(f"{at(path, given, 'from')}: autoencoder.{text}") from None
+    return replace(own, encoder=source)
 
 
 def _latent(clip: ClipKeys | None, decoder: Decoder | None, levels: int, mapping: Any, path: str) -> Latent:

@@ -5,9 +5,11 @@ Their latency is part of the generation time of a clip.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from nas.config import AtLeast1
+from nas.config import AtLeast1, keyed
 from nas.errors import ConfigError, SpaceError, shown, suggestion
 from nas.files import short_hash
 from nas.ranges import check_range
@@ -48,8 +50,29 @@ class TextEncoder:
         return short_hash(asdict(self))
 
 
+class Compression:
+    """How many frames latents stand for, from the attribute `temporal_compression`.
+
+    The first latent frame stands for the first frame alone: T latent frames decode to `(T - 1) * temporal_compression + 1`
+    frames.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def temporal_compression(self) -> int: ...
+
+    def pixel_frames(self, latent_frames: int) -> int:
+        """Frames that latents of this length decode to."""
+        return (latent_frames - 1) * self.temporal_compression + 1
+
+    def latent_frames(self, frames: int) -> int:
+        """The fewest latent frames that decode to at least `frames` frames."""
+        return -(-(frames - 1) // self.temporal_compression) + 1
+
+
 @dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(Compression):
     """The configuration of an autoencoder: by default a tiny one; `stable_diffusion()` is that of Stable Diffusion.
 
     Attributes:
@@ -60,12 +83,14 @@ class VAEConfig:
         norm_groups: groups of the GroupNorms; must divide every width.
         mid_attention: self-attention in the mid blocks.
         scaling_factor: latents are multiplied by this, so that their standard deviation is near 1.
-        temporal_compression: frames per latent frame, 1, 2, 4 or 8. The first latent frame stands for the first frame
-            alone: T latent frames decode to `(T - 1) * temporal_compression + 1` frames.
+        temporal_compression: frames per latent frame, 1, 2, 4 or 8; see `Compression`.
+        latents_mean, latents_std: by latent channel, subtracted and divided by before the scaling; None: 0 and 1.
+        encoder: a folder or Hub name of the public autoencoder whose latents this decoder decodes, from whose decoder it is
+            distilled; None: the encoder is this configuration's own.
 
     Raises:
-        ConfigError: a width that the groups do not divide, a number out of range, or too few levels for the temporal
-            compression.
+        ConfigError: a width that the groups do not divide, a number out of range, too few levels for the temporal
+            compression, or another number of means than of latent channels.
     """
 
     channels: tuple[int, ...] = (32, 64, 64)
@@ -76,11 +101,14 @@ class VAEConfig:
     mid_attention: bool = True
     scaling_factor: float = 1.0
     temporal_compression: int = 1
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
+        check_normalization(self)
         check_range(self, ("channels", "latent_channels", "image_channels", "norm_groups"), 1, MAX_WIDTH)
         check_range(self, ("layers_per_block",), 1, MAX_LEVELS)
-        check_range(self, ("scaling_factor",), 0, above=True)
         if not 1 <= len(self.channels) <= MAX_LEVELS:
             raise ConfigError(f"channels: expected one width a level, up to {MAX_LEVELS}, found {len(self.channels)}")
         for width in self.channels:
@@ -105,18 +133,25 @@ class VAEConfig:
         """How many of the downsamplers, and of the upsamplers, also halve or double the number of frames."""
         return self.temporal_compression.bit_length() - 1
 
-    def pixel_frames(self, latent_frames: int) -> int:
-        """Frames that latents of this length decode to."""
-        return (latent_frames - 1) * self.temporal_compression + 1
-
-    def latent_frames(self, frames: int) -> int:
-        """The fewest latent frames that decode to at least `frames` frames."""
-        return -(-(frames - 1) // self.temporal_compression) + 1
-
     @classmethod
     def stable_diffusion(cls) -> VAEConfig:
         """The configuration of Stable Diffusion v1.5's VAE."""
         return cls((128, 256, 512, 512), layers_per_block=2, scaling_factor=0.18215)
+
+
+def check_normalization(config: Any) -> None:
+    """Check the fields `scaling_factor`, `latents_mean` and `latents_std` of an autoencoder's configuration.
+
+    Raises:
+        ConfigError: a number out of range, or not one for each of `latent_channels`.
+    """
+    check_range(config, ("scaling_factor",), 0, above=True)
+    check_range(config, ("latents_mean",), -math.inf)
+    check_range(config, ("latents_std",), 0, above=True)
+    for name in ("latents_mean", "latents_std"):
+        values = getattr(config, name)
+        if values is not None and len(values) != config.latent_channels:
+            raise ConfigError(f"{name}: {len(values)} values for {config.latent_channels} latent channels")
 
 
 @dataclass(frozen=True)
@@ -140,11 +175,13 @@ class Decoder:
             raise SpaceError(f"decoder.frames: must be at least 1, not {self.frames}")
 
     def hash(self) -> str:
-        """Hash of everything that the latency of decoding depends on, so without the scaling factor.
+        """Hash of everything that the latency of decoding depends on, so without the normalization of latents.
 
         Without temporal compression it is that of versions that had none, so that their tables keep their rows.
         """
         vae = {**asdict(self.vae), "scaling_factor": None}
+        for name in ("latents_mean", "latents_std", "encoder"):
+            del vae[name]
         if self.vae.temporal_compression == 1:
             del vae["temporal_compression"]
         return short_hash([vae, self.frames is None])
@@ -155,19 +192,26 @@ class AutoencoderKeys(VAEConfig):
     """The key `autoencoder` of a search-space file: the fields of `VAEConfig`, or `spatial_compression` for `channels`.
 
     Attributes:
-        channels: may be omitted beside `spatial_compression`: the widths are then those of Stable Diffusion, 128, 256 and
-            512 for each further level.
+        channels: may be omitted beside `spatial_compression` or `from`: the widths are then those of Stable Diffusion, 128,
+            256 and 512 for each further level.
         spatial_compression: pixels per latent in height and in width, a power of two.
+        public: the key `from`, a public autoencoder: see `nas.spaces.public_autoencoder`. The fields of the latents follow
+            from it; the others are those of the decoder that is distilled from it.
     """
 
     channels: tuple[int, ...] = ()
     spatial_compression: int | None = None
+    public: str | None = keyed("from", default=None)
 
     def __post_init__(self) -> None:
+        if self.encoder is not None:
+            raise ConfigError("autoencoder.encoder: give the public autoencoder as 'from'")
+        if self.public is not None:  # checked once the latents' fields are known
+            return
         wanted = self.spatial_compression
         if not self.channels:
             if wanted is None:
-                raise ConfigError("autoencoder: give 'channels' or 'spatial_compression'")
+                raise ConfigError("autoencoder: give 'channels', 'spatial_compression' or 'from'")
             if not 1 <= wanted <= 1 << (MAX_LEVELS - 1) or wanted & (wanted - 1):
                 raise ConfigError(
                     f"autoencoder.spatial_compression: must be a power of two up to {1 << (MAX_LEVELS - 1)}, not {wanted}"

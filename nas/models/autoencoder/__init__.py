@@ -2,6 +2,7 @@
 
 from nas.models.autoencoder.blocks import Encoder, MidAttention, SeparableDecoder, VAEResnetBlock
 from nas.models.autoencoder.model import Autoencoder
+from nas.models.autoencoder.public import PublicAutoencoder
 from nas.models.autoencoder.streaming import DecoderRun, decode_chunks, encode_chunks, encode_clips
 from nas.models.autoencoder.temporal import Past, TemporalConv, TemporalDownsampler, TemporalUpsampler
 
@@ -11,6 +12,7 @@ __all__ = [
     "Encoder",
     "MidAttention",
     "Past",
+    "PublicAutoencoder",
     "SeparableDecoder",
     "TemporalConv",
     "TemporalDownsampler",

@@ -82,6 +82,11 @@ class SeparableDecoder(nn.Module):
                 x = level["upsamplers"][0](x, len(x) // batch, past)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
+    def block_ends(self) -> list[nn.Module]:
+        """The modules whose outputs, as frames, are the features after the middle block and after each upward one."""
+        ends = [level["upsamplers"][0] if "upsamplers" in level else level["resnets"][-1] for level in self.up_blocks]
+        return [self.mid_block["resnets"][1], *ends]
+
     def temporal_layers(self) -> list[tuple[str, nn.Module, int]]:
         """The layers with a state, in order: a name, the module and its height and width in multiples of the latents'."""
         layers = [(f"mid_{i}", resnet.temporal, 1) for i, resnet in enumerate(self.mid_block["resnets"])]

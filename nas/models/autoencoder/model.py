@@ -15,11 +15,15 @@ makes c frames of each latent frame, so that all parts of a clip are decoded ali
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
 from nas.errors import ConfigError
 from nas.models.autoencoder.blocks import Encoder, SeparableDecoder, is_image
+from nas.models.autoencoder.normalization import denormalize, normalize, set_normalization
+from nas.models.autoencoder.public import PublicAutoencoder
 from nas.models.autoencoder.temporal import Past
 from nas.models.layers import to_frames, to_video
 from nas.spaces import VAEConfig
@@ -29,17 +33,23 @@ class Autoencoder(nn.Module):
     """Video `(B, image_channels, F, H, W)` in [-1, 1] <-> latents `(B, latent_channels, T, H/f, W/f)`.
 
     F is `config.pixel_frames(T)` and f `config.downsampling`. A state dict of diffusers' `AutoencoderKL` loads with
-    `load_image_weights`.
+    `load_image_weights`. With `config.encoder` it is only a decoder, and `encode` is that of the public autoencoder.
+
+    Args:
+        public: that of `config.encoder`, if it is already loaded.
     """
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: VAEConfig, public: PublicAutoencoder | None = None) -> None:
         super().__init__()
         self.config = config
-        self.scaling_factor = config.scaling_factor
+        if public is not None:
+            self.__dict__["public"] = public  # no submodule: no part of the state dict
+        set_normalization(self, config)
         latent = config.latent_channels
-        self.encoder = Encoder(config)
+        own = config.encoder is None
+        self.encoder = Encoder(config) if own else None
         self.decoder = SeparableDecoder(config)
-        self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)
+        self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if own else None
         self.post_quant_conv = nn.Conv2d(latent, latent, 1)
 
     def encode_moments(self, video: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
@@ -63,12 +73,25 @@ class Autoencoder(nn.Module):
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def encode(self, video: Tensor, past: Past | None = None) -> Tensor:
-        """The latents for the denoiser: the mean times `scaling_factor`. `(B, latent_channels, T, h, w)`."""
-        return self.encode_moments(video, past)[0] * self.scaling_factor
+        """The latents for the denoiser: the mean, normalized. `(B, latent_channels, T, h, w)`.
+
+        Raises:
+            ConfigError, MissingDependency: the public autoencoder of `config.encoder` cannot be loaded.
+        """
+        if self.config.encoder is not None:
+            return self.public.to(video.device).encode(video)
+        return normalize(self, self.encode_moments(video, past)[0])
+
+    @cached_property
+    def public(self) -> PublicAutoencoder:
+        """The public autoencoder of `config.encoder`, loaded when it is first used; no part of the state dict."""
+        from nas.models.diffusers_checkpoint import load_public
+
+        return load_public(self.config.encoder)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`: `(B, latent_channels, T, h, w)` -> video `(B, image_channels, F, H, W)`."""
-        return self.decode_unscaled(latents / self.scaling_factor)
+        return self.decode_unscaled(denormalize(self, latents))
 
     def decode_unscaled(self, latents: Tensor, past: Past | None = None) -> Tensor:
         """Decode latents as `encode_moments` gives them; `past` is carried from part to part of a long clip."""

@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from nas.errors import ConfigError
 from nas.models.autoencoder.model import Autoencoder
+from nas.models.autoencoder.normalization import denormalize, set_normalization
+from nas.models.autoencoder.public import MAX_PIXELS, PublicAutoencoder
 from nas.models.autoencoder.temporal import Past
 from nas.models.layers import to_frames, to_video
 
-MAX_PIXELS = 1 << 18
-"""Most pixels, over all clips and frames, that `encode_clips` encodes at once."""
-
 
 @torch.no_grad()
-def encode_clips(autoencoder: Autoencoder, video: Tensor) -> Tensor:
-    """The latents of `Autoencoder.encode`; long or large clips are encoded a few frames at a time."""
+def encode_clips(autoencoder: Autoencoder | PublicAutoencoder, video: Tensor) -> Tensor:
+    """The latents of `encode`; long or large clips are encoded a few frames at a time, public ones as diffusers does."""
     batch, _, frames, height, width = video.shape
     if frames == 1:
         return autoencoder.encode(video)
@@ -33,10 +32,11 @@ def encode_clips(autoencoder: Autoencoder, video: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_chunks(autoencoder: Autoencoder, video: Tensor, frames: int = 4) -> Iterator[Tensor]:
+def encode_chunks(autoencoder: Autoencoder | PublicAutoencoder, video: Tensor, frames: int = 4) -> Iterator[Tensor]:
     """Encode `(B, image_channels, F, H, W)` chunk by chunk; concatenated along T, the chunks are `encode(video)`.
 
     Args:
+        autoencoder: a public one encodes the clip in one chunk, which diffusers may do in parts.
         frames: latent frames per chunk.
 
     Raises:
@@ -45,6 +45,9 @@ def encode_chunks(autoencoder: Autoencoder, video: Tensor, frames: int = 4) -> I
     if frames < 1:
         raise ConfigError(f"frames: must be at least 1, not {frames}")
     config = autoencoder.config
+    if isinstance(autoencoder, PublicAutoencoder) or config.encoder is not None:
+        yield autoencoder.encode(video)
+        return
     total = config.latent_frames(video.shape[2])
     if config.pixel_frames(total) != video.shape[2]:
         autoencoder.encode_moments(video)  # raises
@@ -56,14 +59,18 @@ def encode_chunks(autoencoder: Autoencoder, video: Tensor, frames: int = 4) -> I
 
 @torch.no_grad()
 def decode_chunks(
-    autoencoder: Autoencoder, latents: Tensor, frames: int = 4, tile: int | None = None, overlap: int = 8
+    autoencoder: Autoencoder | PublicAutoencoder,
+    latents: Tensor,
+    frames: int = 4,
+    tile: int | None = None,
+    overlap: int = 8,
 ) -> Iterator[Tensor]:
     """Decode `(B, latent_channels, T, h, w)` chunk by chunk; concatenated along T, the chunks are the video.
 
     Memory grows with `frames`, with `tile` squared and, for the carried frames, with h*w, but not with T.
 
     Args:
-        autoencoder: latents are divided by its `scaling_factor`, as in `decode`.
+        autoencoder: a public one decodes the clip in one chunk, which diffusers may do in parts.
         latents: of the whole clip.
         frames: latent frames per chunk.
         tile: height and width of a tile, in latents; None decodes whole frames.
@@ -79,13 +86,16 @@ def decode_chunks(
         raise ConfigError(f"frames: must be at least 1, not {frames}")
     if tile is not None and not 0 <= overlap < tile:
         raise ConfigError(f"overlap: must be at least 0 and below tile={tile}, not {overlap}")
+    if isinstance(autoencoder, PublicAutoencoder):
+        yield autoencoder.decode(latents)
+        return
     height, width = latents.shape[3:]
     boxes = [(y, x) for y in _starts(height, tile, overlap) for x in _starts(width, tile, overlap)]
     single_chunk = latents.shape[2] <= frames
     pasts: list[Past | None] = [None if single_chunk else {} for _ in boxes]
     size = (min(tile or height, height), min(tile or width, width))
     for start in range(0, latents.shape[2], frames):
-        chunk = latents[:, :, start : start + frames] / autoencoder.scaling_factor
+        chunk = denormalize(autoencoder, latents[:, :, start : start + frames])
         if len(boxes) == 1:
             yield autoencoder.decode_unscaled(chunk, pasts[0])
         else:
@@ -136,13 +146,14 @@ class DecoderRun(nn.Module):
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
+        set_normalization(self, autoencoder.config)
         self.scaling_factor = autoencoder.scaling_factor
         self.post_quant_conv, self.decoder = autoencoder.post_quant_conv, autoencoder.decoder
 
     def forward(self, latents: Tensor, **state: Tensor) -> dict[str, Tensor]:
         layers = {f"state_{name}": module for name, module, _ in self.decoder.temporal_layers()}
         past: Past = {module: state[name] for name, module in layers.items()}
-        frames = self.post_quant_conv(to_frames(latents / self.scaling_factor))
+        frames = self.post_quant_conv(to_frames(denormalize(self, latents)))
         decoded = self.decoder(frames, latents.shape[2], past)
         video = to_video(decoded, len(decoded) // len(latents))
         return {"video": video, **{f"{name}_out": past[module] for name, module in layers.items()}}

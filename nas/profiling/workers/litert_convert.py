@@ -20,14 +20,14 @@ from nas.errors import NasError
 from nas.failures import Infeasible
 from nas.files import copy_atomic, read_json, write_json
 from nas.models import denoiser, layers, operators, positions, unet
-from nas.models.autoencoder import blocks, model, streaming, temporal
+from nas.models.autoencoder import blocks, model, normalization, streaming, temporal
 from nas.profiling.runtimes.base import ConvertedModel, Runnable, WholeModel
 from nas.profiling.workers.eager import DecoderModule, TextEncoderModule, build_module, make_inputs
 from nas.spaces import Backbone, Decoder, Operator, TextEncoder, Workload, resolve, topology
 
 CACHE_LIMIT_BYTES = 20e9
 """Above this size the least recently used models are deleted from the cache."""
-AUTOENCODER = (blocks, model, streaming, temporal)
+AUTOENCODER = (blocks, model, normalization, streaming, temporal)
 """Modules that define a decoder."""
 
 

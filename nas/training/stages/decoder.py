@@ -1,9 +1,11 @@
 """Stage `decoder`: trains the autoencoder with its separable video decoder, then encodes the data set.
 
-With temporal compression the first frame of each clip is also decoded as an image, which is encoded alike.
+With temporal compression the first frame of each clip is also decoded as an image, which is encoded alike. If the search
+space names a public autoencoder (`autoencoder: {from: ...}`), that one encodes, and the decoder is distilled from its
+decoder, see `nas.training.decoder_distillation`.
 On moving digits it first trains and checks the classifier that evaluates generated clips. Unusable clips are listed in
-the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` of held-out clips, `digit_classifier`
-(its accuracy on held-out real clips and on their reconstructions), and counts.
+the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` of held-out clips, `public` (those of the
+public autoencoder), `digit_classifier` (its accuracy on held-out real clips and on their reconstructions), and counts.
 """
 
 from __future__ import annotations
@@ -13,27 +15,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from nas import checkpoint, distributed
 from nas.data import clip_fps, latent_cache_writer, load_source, skipped
 from nas.data.digits import LABELS, caption_of
 from nas.data.skipped import SkippingSource
 from nas.data.source import Source, batch_indices
-from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.files import write_json
 from nas.metrics.digit_classifier import DigitEvaluator, load_digit_evaluator
 from nas.metrics.reconstruction import WINDOW, Fidelity, reconstruct
 from nas.models import Autoencoder, VAEConfig
-from nas.models.autoencoder import encode_clips
+from nas.models.autoencoder import PublicAutoencoder, encode_clips
+from nas.models.diffusers_checkpoint import load_public, public_folder
 from nas.models.text_encoder import PromptEncoder
 from nas.ranges import check_range
 from nas.spaces import SearchSpace
-from nas.training.learner import Learner, Optimization
+from nas.training.decoder_training import distillation, read_clips, reconstruction
+from nas.training.learner import Optimization
 from nas.training.loop import run
 from nas.training.stage import Inputs, check_finite
 
@@ -53,10 +53,13 @@ class DecoderConfig:
         steps, batch: optimizer steps, and clips per step.
         channels, norm_groups, mid_attention: of the autoencoder, see `VAEConfig`. None: those of the search space's
             `decoder`, which is the one in its costs; (16, 32, 32), 8 and False if it declares none.
-        kl: weight of the KL divergence from a normal latent, relative to the mean squared error per pixel.
+        kl: weight of the KL divergence from a normal latent, relative to the mean squared error per pixel; not if distilled.
+        features, lpips: if distilled, weights of the features' relative error and of LPIPS (needs the extra `lpips`), relative
+            to the mean squared error per pixel.
         videos, images: number of each to encode for training; None: all.
         held_out: clips of the test split to encode, for validation losses.
         classifier_steps: training steps of the digit classifier.
+        encoder_hash: hash of the public autoencoder's weights; filled in from the search space.
     """
 
     data: str = "digits"
@@ -69,16 +72,19 @@ class DecoderConfig:
     norm_groups: int | None = None
     mid_attention: bool | None = None
     kl: float = 1e-4
+    features: float = 0.1
+    lpips: float = 0.0
     videos: int | None = 3000
     images: int | None = 3000
     held_out: int = 256
     classifier_steps: int = 250
     save_every: int = 100
     seed: int = 0
+    encoder_hash: str = ""
 
     def __post_init__(self) -> None:
         check_range(self, ("steps", "batch", "save_every", "videos", "held_out", "classifier_steps"), 1)
-        check_range(self, ("images", "kl"), 0)
+        check_range(self, ("images", "kl", "features", "lpips"), 0)
 
     def with_space_defaults(self, space: SearchSpace) -> DecoderConfig:
         """This config with the autoencoder options and the fps that the search space declares.
@@ -94,9 +100,17 @@ class DecoderConfig:
                     f"decoder.{name}: {_text(own)} is not what the search space '{space.name}' declares, "
                     f"decoder.vae.{name}: {_text(wanted)}, which its costs include; remove one of the two"
                 )
+        if self.lpips and declared.encoder is None:
+            raise ConfigError(
+                f"decoder.lpips: {self.lpips:g} is for distillation, but the search space '{space.name}' names no public "
+                "autoencoder, 'autoencoder: {from: ...}'; remove one of the two"
+            )
         chosen = {name: getattr(self, name) for name in ("channels", "norm_groups", "mid_attention")}
         chosen = {name: getattr(declared, name) if value is None else value for name, value in chosen.items()}
-        return replace(self, fps=clip_fps(space, self.fps), **chosen)
+        encoder_hash = self.encoder_hash
+        if declared.encoder is not None and not encoder_hash:
+            encoder_hash = checkpoint.autoencoder_hash(public_folder(declared.encoder))
+        return replace(self, fps=clip_fps(space, self.fps), encoder_hash=encoder_hash, **chosen)
 
     def vae(self, space: SearchSpace) -> VAEConfig:
         """The autoencoder of this config after `with_space_defaults`, as the search space declares the rest of it."""
@@ -114,6 +128,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     space, config = inputs.space, config.with_space_defaults(inputs.space)
     data = config.data if config.data == "digits" else str(inputs.path(config.data))
     vae = config.vae(space)
+    teacher = load_public(vae.encoder) if vae.encoder is not None else None
     source, test = (load_source(data, split, space, vae, config.fps) for split in ("train", "test"))
     if min(source.height, source.width) < WINDOW:
         raise ConfigError(
@@ -127,36 +142,14 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     if config.data == "digits":
         evaluator = load_digit_evaluator(folder, source.frames, config.classifier_steps, config.seed)
     torch.manual_seed(config.seed)
-    autoencoder = Autoencoder(_check_data(vae, source, config, space))
-    learner = Learner(autoencoder, config.optimization, config.steps, execution=inputs.execution)
-    compresses_time = vae.temporal_compression > 1
-    shape = (space.latent.channels, space.latent.frames, space.latent.height, space.latent.width)
-
-    def step(number: int) -> dict[str, float]:
-        mine, terms = distributed.share(config.batch), []
-        clips = _pixels(usable, batch_indices(config.seed, number, config.batch, source.videos)[mine])
-        noise = torch.randn((config.batch, *shape), generator=generator(config.seed, number))[mine]
-
-        def loss(part: _Noised) -> Tensor:
-            mean, log_variance = autoencoder.encode_moments(part.clips)
-            latents = mean + part.noise * (0.5 * log_variance).exp()
-            error = F.mse_loss(autoencoder.decode_unscaled(latents), part.clips)
-            if compresses_time:
-                still = F.mse_loss(autoencoder.decode_unscaled(latents[:, :, :1]), part.clips[:, :, :1])
-                error = error + still / part.clips.shape[2]
-            divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-            terms.append((error.item(), divergence.item()))
-            return error + config.kl * divergence
-
-        row = learner.train_step(loss, _Noised(clips.to(learner.device), noise.to(learner.device)), number)
-        error, divergence = (sum(values) / len(terms) for values in zip(*terms))
-        return {"loss": error, "kl": divergence, "grad_norm": row["grad_norm"]}
-
+    vae = _check_data(vae, source, config, space)
+    start = reconstruction if teacher is None else partial(distillation, teacher)
+    learner, step = start(vae, config, usable, space.latent, inputs.execution)
     seconds = run("decoder", folder, config.steps, {"autoencoder": learner}, step, config.save_every)
-    autoencoder = learner.result().cpu()
+    trained = learner.result().cpu()
     if not distributed.is_main():
         return {}, seconds
-    autoencoder = _scaled(autoencoder, usable)
+    autoencoder = _scaled(trained, usable) if teacher is None else trained.autoencoder.eval().requires_grad_(False)
     checkpoint.save_autoencoder(folder, autoencoder)
 
     text, encode = PromptEncoder(space.text), partial(encode_clips, autoencoder)
@@ -176,32 +169,20 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             "seed": config.seed,
         },
     )
-    fidelity = _fidelity(autoencoder, SkippingSource(test, folder / "test" / skipped.SKIPPED))
+    held_out = SkippingSource(test, folder / "test" / skipped.SKIPPED)
     metrics = {
-        "psnr_db": fidelity.psnr_db,
-        "ssim": fidelity.ssim,
+        **_fidelity(autoencoder, held_out),
         "videos": train.videos,
         "images": train.images,
         "held_out": held.videos,
         "skipped": len(skipped.read(folder / "train" / skipped.SKIPPED)),
-        "scaling_factor": autoencoder.scaling_factor,
+        "scaling_factor": autoencoder.config.scaling_factor,
     }
+    if teacher is not None:
+        metrics["public"] = _fidelity(teacher, held_out)
     if evaluator is not None:
         metrics["digit_classifier"] = _classifier_metrics(evaluator, autoencoder)
     return metrics, seconds
-
-
-@dataclass(frozen=True)
-class _Noised:
-    """Clips `(B, C, T, H, W)` and noise `(B, c, T, h, w)` for their latents."""
-
-    clips: Tensor
-    noise: Tensor
-
-    def split(self, parts: int) -> list[_Noised]:
-        if len(self.clips) % parts:
-            raise ConfigError(f"batch: {len(self.clips)} clips cannot be accumulated in {parts} equal parts")
-        return [_Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
 
 
 def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
@@ -220,18 +201,16 @@ def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
         )
 
 
-def _pixels(source: SkippingSource, indices: list[int]) -> Tensor:
-    return torch.from_numpy(np.stack([source.video(index).pixels for index in indices]))
-
-
 @torch.no_grad()
-def _fidelity(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -> Fidelity:
-    """PSNR and SSIM of reconstructed clips, from a fixed choice of them."""
+def _fidelity(
+    autoencoder: Autoencoder | PublicAutoencoder, source: SkippingSource, clips: int = 64
+) -> dict[str, float]:
+    """`psnr_db` and `ssim` of reconstructed clips, from a fixed choice of them."""
     fidelity = Fidelity()
     for index in batch_indices(0, 0, min(clips, source.videos), source.videos):
-        video = _pixels(source, [index])
+        video = read_clips(source, [index])
         fidelity.add(reconstruct(autoencoder, video), video)
-    return fidelity
+    return {"psnr_db": fidelity.psnr_db, "ssim": fidelity.ssim}
 
 
 def _text(value: Any) -> str:
@@ -263,7 +242,7 @@ def _check_data(vae: VAEConfig, source: Source, config: DecoderConfig, space: Se
 def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -> Autoencoder:
     """The autoencoder with the scaling factor that gives latents a standard deviation of 1."""
     chosen = batch_indices(0, 0, clips, source.videos)
-    means = [encode_clips(autoencoder, _pixels(source, [i])) for i in chosen]  # its scaling factor is still 1
+    means = [encode_clips(autoencoder, read_clips(source, [i])) for i in chosen]  # its scaling factor is still 1
     spread = check_finite(torch.cat(means).std().item(), "decoder: the standard deviation of latents")
     if not spread:
         raise NasError("decoder: all latents are equal: the training diverged; lower the learning rate")

@@ -7,7 +7,6 @@ lists of skipped files. After an interruption it resumes after the last complete
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,11 +18,13 @@ from nas.data import clip_fps, latent_cache_writer, load_source, skipped
 from nas.data.file_source import FileSource
 from nas.data.source import Source
 from nas.errors import ConfigError
-from nas.files import read_json, short_hash, write_json
+from nas.files import local_or_hub, read_json, write_json
 from nas.locks import output_lock
 from nas.models.autoencoder import encode_clips
+from nas.models.diffusers_checkpoint import public_folder
 from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Decoder, SearchSpace, VAEConfig
+from nas.spaces.public_configs import PublicVAEConfig
 from nas.training.stage import Inputs, StageResult, run_in_folder
 
 
@@ -33,7 +34,8 @@ class PrepareConfig:
 
     Attributes:
         data: the folder of a data set.
-        decoder: the folder of an autoencoder: a `decoder` stage, or a checkpoint of this library or of diffusers.
+        decoder: the folder of an autoencoder: a `decoder` stage, or a checkpoint of this library or of diffusers; or the
+            Hub name of one of diffusers.
         fps: frames per second that clips are resampled to; None: those of the search space's clip.
         buckets: see `nas.data.load_source`.
         videos, images: number to prepare, from a fixed shuffle; None: all.
@@ -76,14 +78,15 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
 
 
 def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResult:
-    autoencoder = checkpoint.load_autoencoder(config.decoder)
+    decoder = _folder(config.decoder)
+    autoencoder = checkpoint.load_autoencoder(decoder)
     vae = autoencoder.config
     if vae.latent_channels != space.latent.channels:
         raise ConfigError(
             f"{config.decoder}: has latents of {vae.latent_channels} channels; "
             f"the search space '{space.name}' has {space.latent.channels}"
         )
-    if space.decoder is not None and Decoder(vae, space.decoder.frames).hash() != space.decoder.hash():
+    if space.decoder is not None and not _is_declared(vae, space.decoder):
         raise ConfigError(
             f"{config.decoder}: another autoencoder ({_size(vae)}) than the one that the search space '{space.name}' "
             f"declares as its decoder and counts costs with ({_size(space.decoder.vae)}); give that one, or change the space"
@@ -97,7 +100,11 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
             f"{config.decoder}: takes {vae.image_channels} color channels, {config.data} has {train.channels}"
         )
     hashed = PrepareConfig(
-        **{**vars(config), "data_hash": _hash(train) + _hash(test), "decoder_hash": _file_hash(config.decoder)}
+        **{
+            **vars(config),
+            "data_hash": _hash(train) + _hash(test),
+            "decoder_hash": checkpoint.autoencoder_hash(decoder),
+        }
     )
 
     def encode_all(folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
@@ -120,7 +127,24 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
     return run_in_folder("prepare", encode_all, out, hashed, Inputs(space))
 
 
-def _size(vae: VAEConfig) -> str:
+def _folder(name: str) -> str | Path:
+    """The folder of an autoencoder; that of a Hub name is downloaded."""
+    return public_folder(name) if not Path(name).exists() and local_or_hub(name, Path()) == name else name
+
+
+def _is_declared(vae: VAEConfig | PublicVAEConfig, declared: Decoder) -> bool:
+    """Whether an autoencoder is the one that the space declares: its decoder's costs, or the latents of its public one."""
+    if isinstance(vae, VAEConfig):
+        return Decoder(vae, declared.frames).hash() == declared.hash()
+    names = ("latent_channels", "image_channels", "downsampling", "temporal_compression")
+    return declared.vae.encoder is not None and all(getattr(vae, n) == getattr(declared.vae, n) for n in names)
+
+
+def _size(vae: VAEConfig | PublicVAEConfig) -> str:
+    if isinstance(vae, PublicVAEConfig):
+        return (
+            f"{vae.kind}, {vae.latent_channels} channels, compression {vae.downsampling} and {vae.temporal_compression}"
+        )
     levels = f"channels {list(vae.channels)}, {vae.layers_per_block} layers, {vae.image_channels} colors"
     return f"{levels}, temporal compression {vae.temporal_compression}"
 
@@ -139,11 +163,3 @@ def _check_same_data(out: Path, config: PrepareConfig) -> None:
 
 def _hash(source: Source) -> str:
     return source.hash if isinstance(source, FileSource) else ""
-
-
-def _file_hash(decoder: str) -> str:
-    digests = []
-    for path in checkpoint.autoencoder_weights(decoder):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest()[:12])
-    return digests[0] if len(digests) == 1 else short_hash(digests)

@@ -1,0 +1,121 @@
+"""The training steps of the stage `decoder`: of a whole autoencoder, or of a decoder that is distilled from a public one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas import distributed
+from nas.data.skipped import SkippingSource
+from nas.data.source import batch_indices
+from nas.diffusion.seeding import generator
+from nas.errors import ConfigError
+from nas.models import Autoencoder, VAEConfig
+from nas.models.autoencoder import PublicAutoencoder, encode_clips
+from nas.spaces import Latent
+from nas.training.decoder_distillation import (
+    DecoderStudent,
+    Latents,
+    distillation_losses,
+    perceptual_distance,
+    with_normalization,
+)
+from nas.training.execution import ExecutionConfig
+from nas.training.learner import Learner
+
+if TYPE_CHECKING:
+    from nas.training.stages.decoder import DecoderConfig
+
+Step = Callable[[int], dict[str, float]]
+
+
+def reconstruction(
+    vae: VAEConfig, config: DecoderConfig, source: SkippingSource, latent: Latent, execution: ExecutionConfig
+) -> tuple[Learner, Step]:
+    """Training of a whole autoencoder on the clips of a source."""
+    autoencoder = Autoencoder(vae)
+    learner = Learner(autoencoder, config.optimization, config.steps, execution=execution)
+    shape = (latent.channels, latent.frames, latent.height, latent.width)
+
+    def step(number: int) -> dict[str, float]:
+        mine, terms = distributed.share(config.batch), []
+        clips = read_clips(source, batch_indices(config.seed, number, config.batch, source.videos)[mine])
+        noise = torch.randn((config.batch, *shape), generator=generator(config.seed, number))[mine]
+
+        def loss(part: _Noised) -> Tensor:
+            mean, log_variance = autoencoder.encode_moments(part.clips)
+            latents = mean + part.noise * (0.5 * log_variance).exp()
+            error = F.mse_loss(autoencoder.decode_unscaled(latents), part.clips)
+            if vae.temporal_compression > 1:
+                still = F.mse_loss(autoencoder.decode_unscaled(latents[:, :, :1]), part.clips[:, :, :1])
+                error = error + still / part.clips.shape[2]
+            divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+            terms.append((error.item(), divergence.item()))
+            return error + config.kl * divergence
+
+        row = learner.train_step(loss, _Noised(clips.to(learner.device), noise.to(learner.device)), number)
+        error, divergence = (sum(values) / len(terms) for values in zip(*terms))
+        return {"loss": error, "kl": divergence, "grad_norm": row["grad_norm"]}
+
+    return learner, step
+
+
+def distillation(
+    teacher: PublicAutoencoder,
+    vae: VAEConfig,
+    config: DecoderConfig,
+    source: SkippingSource,
+    latent: Latent,
+    execution: ExecutionConfig,
+) -> tuple[Learner, Step]:
+    """Training of a `DecoderStudent` on the latents of the clips of a source."""
+    example = torch.zeros(1, latent.channels, latent.frames, latent.height, latent.width)
+    student = DecoderStudent(Autoencoder(with_normalization(vae, teacher), teacher), teacher, example)
+    learner = Learner(student, config.optimization, config.steps, execution=execution)
+    teacher.to(learner.device)
+    perceptual = perceptual_distance(learner.device) if config.lpips else None
+
+    def step(number: int) -> dict[str, float]:
+        mine, terms = distributed.share(config.batch), []
+        clips = read_clips(source, batch_indices(config.seed, number, config.batch, source.videos)[mine])
+        latents = encode_clips(teacher, clips.to(learner.device))
+
+        def loss(part: Latents) -> Tensor:
+            losses = distillation_losses(student, teacher, part.latents)
+            row = {"loss": losses["output"], "features": losses["features"]}
+            total = losses["output"] + config.features * losses["features"]
+            if perceptual is not None:
+                row["lpips"] = perceptual(losses["clip"], losses["target"])
+                total = total + config.lpips * row["lpips"]
+            terms.append({name: value.item() for name, value in row.items()})
+            return total
+
+        row = learner.train_step(loss, Latents(latents), number)
+        means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
+        return {**means, "grad_norm": row["grad_norm"]}
+
+    return learner, step
+
+
+@dataclass(frozen=True)
+class _Noised:
+    """Clips `(B, C, T, H, W)` and noise `(B, c, T, h, w)` for their latents."""
+
+    clips: Tensor
+    noise: Tensor
+
+    def split(self, parts: int) -> list[_Noised]:
+        if len(self.clips) % parts:
+            raise ConfigError(f"batch: {len(self.clips)} clips cannot be accumulated in {parts} equal parts")
+        return [_Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
+
+
+def read_clips(source: SkippingSource, indices: list[int]) -> Tensor:
+    """The clips of these numbers, `(B, C, T, H, W)`."""
+    return torch.from_numpy(np.stack([source.video(index).pixels for index in indices]))
