@@ -26,7 +26,7 @@ from nas.cli.command import COUNT, PATH, Command, option, space_option
     required=True,
     metavar="DIR",
     type=PATH,
-    help="a decoder stage's folder, or a checkpoint (nas or diffusers)",
+    help="a decoder stage's folder, a checkpoint (nas or diffusers), or a Hub name",
 )
 @option(
     "--out",

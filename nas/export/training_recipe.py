@@ -16,7 +16,7 @@ from nas.diffusion.predictions import get_objective
 from nas.errors import ConfigError
 from nas.export import manifest, standalone
 from nas.files import copy_atomic, local_or_hub, read_json, write_atomic
-from nas.spaces import Text
+from nas.spaces import SearchSpace
 
 COMMANDS = """#!/bin/sh
 # Trains {what} from data to a {steps}-step model. If run again, it resumes where it stopped.
@@ -37,8 +37,8 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
 
     It contains `space.yaml`, `architecture.json`, `recipe.yaml` (the configs of the checkpoint's stage and of the other
     stages in its run; missing stages use the defaults), `train.sh`, and the model itself: `model.py`, which requires
-    only torch and numpy, and its weights `denoiser.safetensors`. Folders of clips, of a teacher and of a text encoder
-    are not copied: `train.sh` stops with a one-line error if one is missing.
+    only torch and numpy, and its weights `denoiser.safetensors`. Folders of clips, of a teacher, of a text encoder
+    and of a public autoencoder are not copied: `train.sh` stops with a one-line error if one is missing.
 
     Args:
         checkpoint: folder of a finished stage.
@@ -56,7 +56,7 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
     loaded.space.save(folder / "space.yaml")
     loaded.architecture.save(folder / "architecture.json")
     stages = _stage_configs(loaded.folder)
-    checks = _copy_inputs(stages, loaded.space.text, folder)
+    checks = _copy_inputs(stages, loaded.space, folder)
     contents = {"space": "space.yaml", "architecture": "architecture.json"}
     contents |= {"objective": asdict(get_objective(loaded.denoiser)), "stages": stages}
     write_atomic(folder / "recipe.yaml", yaml.safe_dump(contents, sort_keys=False))
@@ -76,7 +76,7 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
 CHECK = "[ -d {folder} ] || {{ echo {message} >&2; exit 2; }}\n"
 
 
-def _copy_inputs(stages: dict[str, dict[str, Any]], text: Text, folder: Path) -> list[str]:
+def _copy_inputs(stages: dict[str, dict[str, Any]], space: SearchSpace, folder: Path) -> list[str]:
     """Copy the small inputs of the stages into the recipe's folder; return shell checks that the others exist."""
     checks = []
     decoder, distill = stages.get("decoder", {}), stages.get("distill", {})
@@ -91,7 +91,8 @@ def _copy_inputs(stages: dict[str, dict[str, Any]], text: Text, folder: Path) ->
         distill["pruned"] = "pruned"
     others = {
         "stages.distill.teacher in recipe.yaml": distill.get("teacher"),
-        "text.encoder in space.yaml": text.encoder,
+        "text.encoder in space.yaml": space.text.encoder,
+        "decoder.vae.encoder in space.yaml": space.autoencoder.encoder,
     }
     for field, name in others.items():
         if name is not None and Path(name).is_absolute():

@@ -113,6 +113,7 @@ def streaming(checkpoint: Path, export: Path, out: Path) -> None:
 
     loaded = checkpoints.load(checkpoint)
     config = VAEConfig((8, 16), image_channels=1, norm_groups=8, temporal_compression=2, scaling_factor=0.5)
+    config = dataclasses.replace(config, latents_mean=(0.5, -0.5, 0.25, 0.0), latents_std=(1.0, 2.0, 0.5, 1.5))
     torch.manual_seed(0)
     autoencoder = Autoencoder(config)
     for parameter in autoencoder.parameters():

@@ -86,7 +86,7 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
             f"{config.decoder}: has latents of {vae.latent_channels} channels; "
             f"the search space '{space.name}' has {space.latent.channels}"
         )
-    if space.decoder is not None and not _is_declared(vae, space.decoder):
+    if space.decoder is not None and not _is_declared(decoder, vae, space.decoder):
         raise ConfigError(
             f"{config.decoder}: another autoencoder ({_size(vae)}) than the one that the search space '{space.name}' "
             f"declares as its decoder and counts costs with ({_size(space.decoder.vae)}); give that one, or change the space"
@@ -132,12 +132,14 @@ def _folder(name: str) -> str | Path:
     return public_folder(name) if not Path(name).exists() and local_or_hub(name, Path()) == name else name
 
 
-def _is_declared(vae: VAEConfig | PublicVAEConfig, declared: Decoder) -> bool:
-    """Whether an autoencoder is the one that the space declares: its decoder's costs, or the latents of its public one."""
-    if isinstance(vae, VAEConfig):
+def _is_declared(folder: str | Path, vae: VAEConfig | PublicVAEConfig, declared: Decoder) -> bool:
+    """Whether an autoencoder has the decoder that the space declares, or is the public one that the space names."""
+    public = declared.vae.encoder
+    if isinstance(vae, VAEConfig) and (vae.encoder is None) == (public is None):
         return Decoder(vae, declared.frames).hash() == declared.hash()
-    names = ("latent_channels", "image_channels", "downsampling", "temporal_compression")
-    return declared.vae.encoder is not None and all(getattr(vae, n) == getattr(declared.vae, n) for n in names)
+    return public is not None and checkpoint.autoencoder_hash(folder) == checkpoint.autoencoder_hash(
+        public_folder(public)
+    )
 
 
 def _size(vae: VAEConfig | PublicVAEConfig) -> str:
