@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from nas.profiling.bundles.bundle import RESULTS, Bundle
 from nas.profiling.bundles.collection import collect
 from nas.profiling.bundles.creation import create
 from nas.profiling.compile import CompiledWorkload
+from nas.profiling.runtimes import make
 from nas.profiling.runtimes.base import ConvertedModel
 from nas.profiling.web.browser import LocalBrowser
 from nas.profiling.web.exchange import Exchange
@@ -102,6 +104,36 @@ def test_several_threads(pair):
         assert len(result.samples_ms) == 3 and opened.exchange.settings.build == "threaded"
     finally:
         opened.close()
+
+
+def test_a_killed_tab_is_opened_again(pair, monkeypatch):
+    """Chromium leaves an empty tab where the page was."""
+    monkeypatch.setattr("nas.profiling.web.exchange.SILENT_S", 3.0)
+    monkeypatch.setattr("nas.profiling.web.runtime.LOST_S", 15.0)
+    with make("web", browser=web.chromium()) as runtime:
+        assert runtime.visit(WORKLOAD, pair[:1], 0, "Loading")
+        killed = tabs(runtime.browser)
+        assert killed
+        for tab in killed:
+            os.kill(tab, signal.SIGKILL)
+        assert runtime.visit(WORKLOAD, pair[:1], 0, "Loading")
+
+
+def tabs(browser: LocalBrowser) -> list[int]:
+    """The processes of a browser's tabs; all its processes are in a session of their own."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"--type=renderer" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return [process for process in found if session_of(process) == browser.process.pid]
+
+
+def session_of(process: int) -> int:
+    try:
+        return os.getsid(process)
+    except ProcessLookupError:
+        return 0
 
 
 def test_what_cannot_run_is_infeasible_and_the_page_goes_on(opened, pair, tmp_path):

@@ -60,10 +60,17 @@ class LocalBrowser:
             ToolError: it ends again and again.
         """
         code = self.process.poll()
-        if code is None:
-            return
+        if code is not None:
+            self.restart(f"ends with status {code}")
+
+    def restart(self, reason: str) -> None:
+        """End the browser if it still runs, and start it again.
+
+        Raises:
+            ToolError: it has been started often enough without a measurement.
+        """
         if self.starts >= STARTS:
-            raise ToolError(f"the browser {self.command[0]} ends with status {code}: {self.last_message()}")
+            raise ToolError(f"the browser {self.command[0]} {reason}: {self.last_message()}")
         self._kill()
         self.process = self._start()
 

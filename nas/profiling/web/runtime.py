@@ -21,7 +21,6 @@ from tqdm import tqdm
 from nas import web_libraries
 from nas.caches import usable, user_cache
 from nas.errors import ConfigError
-from nas.failures import ToolError
 from nas.local_server import qr_code, self_signed_certificate
 from nas.profiling.compile import COPIES, CompiledWorkload
 from nas.profiling.litert_models import LitertConverter, fastest_variant
@@ -45,8 +44,8 @@ EXPECTED_BLOCKS = 8
 """Blocks of a workload, to estimate the time left."""
 END_S = 1.0
 """How long the page may take to learn that all is measured."""
-LOST_S = 120.0
-"""A browser on this machine that does not show the page for so long is an error."""
+LOST_S = 40.0
+"""A browser on this machine that does not show the page for so long is started again: a killed tab stays empty."""
 REMIND_S = 30.0
 """After so long without the page, the terminal shows its address again."""
 
@@ -182,6 +181,7 @@ class WebRuntime(Runtime):
             Infeasible: the page cannot run them.
             ToolError: the page or the browser fails for another reason.
         """
+        self.reminded_s = time.monotonic()  # nobody looked for the page while a model was converted
         self.exchange.wait_for_page(self._watch)
         settings = self.exchange.settings
         addresses = tuple(self.server.address(model.path) for model in models)
@@ -241,7 +241,8 @@ class WebRuntime(Runtime):
         if self.browser is not None:
             self.browser.check()
             if now - self.reminded_s > LOST_S:
-                raise ToolError(f"the browser does not work on the page: {self.browser.last_message()}")
+                self.browser.restart("does not work on the page")
+                self.reminded_s = now
         elif now - self.reminded_s > REMIND_S:
             self.reminded_s = float("inf")
             url = self.server.network_url or self.server.url
