@@ -51,6 +51,18 @@ def test_psnr_is_of_all_clips_together_and_clamps_as_a_display_does():
     assert bright.squares == 0
 
 
+def test_the_psnr_of_differences_sees_flicker_but_no_constant_error():
+    original = torch.rand(1, 3, 4, 16, 16) - 0.5
+    constant, flicker = Fidelity(), Fidelity()
+    constant.add(original + 0.2, original)
+    flicker.add(original + 0.1 * torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 4, 1, 1), original)
+    assert constant.difference_psnr_db > 100
+    assert flicker.difference_psnr_db == pytest.approx(20.0, abs=1e-3)  # the changes are wrong by 0.2
+    image = Fidelity()
+    image.add(original[:, :, :1] + 0.2, original[:, :, :1])
+    assert np.isnan(image.difference_psnr_db) and image.psnr_db == pytest.approx(20.0, abs=1e-3)
+
+
 def test_a_long_clip_is_reconstructed_in_pieces_with_the_same_result():
     torch.manual_seed(0)
     autoencoder = Autoencoder(VAEConfig((8, 16), norm_groups=8, mid_attention=False)).eval()
