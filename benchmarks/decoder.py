@@ -142,14 +142,13 @@ def main() -> None:
     elif args.runtime:
         torch.manual_seed(0)
         untrained, named = Autoencoder(config(LATENT_CHANNELS, tuple(args.widths))), {}
-        for kind in DECODERS:
+        for kind in args.kinds:
             for form in FORMS if kind in UNFACTORED else FORMS[:1]:
                 name = f"{kind} ({form})" if kind in UNFACTORED else kind
                 named[name] = with_decoder(untrained, kind, form)
-        speed = time_decoders(named, FRAMES, args.side, args.rounds, args.runtime, args.threads)
-        about = {"runtime": args.runtime, "widths": args.widths}
-        path = args.out / f"speed-{args.runtime}-{'-'.join(map(str, args.widths))}.json"
-        write_json(path, {**about, **speed})
+        name = f"{args.runtime}-{'-'.join(map(str, args.widths))}"
+        speed = time_decoders(named, FRAMES, args.side, args.rounds, args.runtime, args.threads, args.out / name)
+        write_json(args.out / f"speed-{name}.json", {"runtime": args.runtime, "widths": args.widths, **speed})
     else:
         for seed in range(args.seeds):
             train(args.out, seed, args)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas.errors import MissingDependency
+from nas.files import replacing
 from nas.models import Autoencoder, VAEConfig, decode_chunks
 from nas.profiling.memory import peak_activation_bytes
 
@@ -28,18 +29,21 @@ class Decode(nn.Module):
 
 
 def time_decoders(
-    named: dict[str, Autoencoder], frames: int, side: int, rounds: int, runtime: str, threads: int
+    named: dict[str, Autoencoder], frames: int, side: int, rounds: int, runtime: str, threads: int, converted: Path
 ) -> dict:
     """What decoding a clip of `frames` frames of side x side pixels takes: medians of rounds in which all take their turn.
 
     Besides the time that passes, the processor's: on a machine that does other work as well it is the one to go by.
+
+    Args:
+        converted: folder of LiteRT models; those that it holds are not converted again.
     """
     calls, found = {}, {}
     for name, autoencoder in named.items():
         decoder, vae = Decode(autoencoder).eval(), autoencoder.config
         size = side // vae.downsampling
         latents = torch.randn(1, vae.latent_channels, vae.latent_frames(frames), size, size)
-        calls[name] = _call(decoder, latents, runtime, threads)
+        calls[name] = _call(decoder, latents, runtime, threads, converted / f"{name}.tflite")
         found[name] = {"gmacs": _gmacs(decoder, latents), "params": _params(decoder)}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for number in range(rounds + 1):
@@ -66,7 +70,7 @@ def _params(decoder: Decode) -> int:
     return sum(parameter.numel() for parameter in decoder.autoencoder.decoder.parameters())
 
 
-def _call(decoder: Decode, latents: Tensor, runtime: str, threads: int):
+def _call(decoder: Decode, latents: Tensor, runtime: str, threads: int, converted: Path) -> Callable[[], object]:
     if runtime == "eager":
         torch.set_num_threads(threads)
 
@@ -76,15 +80,16 @@ def _call(decoder: Decode, latents: Tensor, runtime: str, threads: int):
 
         return call
     try:
-        import litert_torch
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         raise MissingDependency("litert is not installed; run: pip install 'nas-video[litert]'") from None
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "decoder.tflite")
-        with torch.no_grad():
-            litert_torch.convert(decoder, (latents,)).export(path)
-        interpreter = Interpreter(model_content=Path(path).read_bytes(), num_threads=threads)
+    if not converted.exists():
+        import litert_torch
+
+        converted.parent.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad(), replacing(converted) as file:
+            litert_torch.convert(decoder, (latents,)).export(str(file))
+    interpreter = Interpreter(model_content=converted.read_bytes(), num_threads=threads)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], latents.numpy())
     return interpreter.invoke
