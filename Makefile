@@ -3,18 +3,25 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/demo
 
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
 .PHONY: demo test install lint docs clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+# The demo needs half of it; `make install`, or whatever needs it, adds the rest.
+$(VENV)/.demo: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,litert,test]'
+	$(PIP_INSTALL) -e '.[demo]'
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.demo
+	$(PIP_INSTALL) -e '.[demo,litert,test]'
 	@if command -v npm >/dev/null; then $(VENV)/bin/nas web install >/dev/null; \
 	else echo "npm is not installed: run 'nas web install' later, for models in a browser"; fi
 	touch $@
 
-demo: install
+demo: $(VENV)/.demo
 	$(VENV)/bin/nas run configs/demo.yaml --out $(RUN)
 
 test: install
@@ -29,7 +36,7 @@ lint: install
 	$(VENV)/bin/ruff format .
 
 docs: install
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PIP_INSTALL) -e '.[docs]'
 	$(VENV)/bin/mkdocs build --quiet --strict
 	$(VENV)/bin/python docs/reference.py build/docs/api
 	@echo open build/docs/index.html

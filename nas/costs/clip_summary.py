@@ -9,7 +9,7 @@ from nas.spaces import Architecture, Clip
 
 
 def clip_summary(cost: CostModel, arch: Architecture, clip: Clip | None = None) -> str:
-    """`A 1 s clip (8 frames at 8 fps, 32x32) in 0.05 s on CHIP (runtime): text encoder ..., 4 x denoiser ..., decoder ...`.
+    """`A 3.62 s clip (29 frames at 8 fps, 32x32) in 0.05 s on CHIP (runtime): text encoder ..., 4 x denoiser ..., decoder ...`.
 
     Each part says whether its table rows are measured or estimated. Without rows of the text encoder and the decoder,
     the sentence is about the denoiser only and says so.

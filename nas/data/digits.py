@@ -13,7 +13,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 """Name to (dy, dx); their order is the classifier's order of classes."""
 
-SIZE, DIGIT, SPEED = 32, 16, 2
+SIZE, DIGIT, SPEED = 32, 16, 1
 """Pixels: side of the canvas, side of a digit, and how far it moves per frame."""
 
 
@@ -34,15 +34,17 @@ def caption_of(label: tuple[int, int]) -> str:
 class MovingDigits:
     """Clips `(1, frames, 32, 32)` of one digit moving left, right, up or down; images are its clips' single frames.
 
+    What leaves the canvas on one side enters on the opposite one, so that a clip of any length moves as its caption says.
+
     Every fifth image of the data set is held out: clips of the test split show digits that are not in the train split.
     A clip is a function of its index alone, so nothing needs to be stored.
 
     Args:
         split: `train` or `test`.
-        frames: at 2 pixels per frame a digit stays inside the canvas for up to 9 frames.
+        frames: length of a clip.
 
     Raises:
-        ConfigError: an unknown split, or too many frames.
+        ConfigError: an unknown split.
         MissingDependency: scikit-learn is not installed.
     """
 
@@ -52,8 +54,6 @@ class MovingDigits:
     def __init__(self, split: str = "train", frames: int = 8) -> None:
         if split not in ("train", "test"):
             raise ConfigError(f"digits: unknown split '{split}'; known: train, test")
-        if SPEED * (frames - 1) > SIZE - DIGIT:
-            raise ConfigError(f"digits: {frames} frames are too many; a digit leaves the canvas after 9")
         self.split, self.frames = split, frames
 
     @cached_property
@@ -90,13 +90,11 @@ class MovingDigits:
         return Sample(self._render(index)[:, frame : frame + 1], caption(digit))
 
     def _render(self, index: int) -> np.ndarray:
-        direction = np.array(list(DIRECTIONS.values())[index % 4])
-        room, path = SIZE - DIGIT, SPEED * (self.frames - 1)
-        start = np.random.default_rng((0, index)).integers(0, room + 1, size=2)
-        axis = int(np.abs(direction).argmax())
-        start[axis] = start[axis] % (room - path + 1) + (path if direction[axis] < 0 else 0)
-        clip = np.full((1, self.frames, SIZE, SIZE), -1, np.float32)
-        for frame in range(self.frames):
-            y, x = start + SPEED * frame * direction
-            clip[0, frame, y : y + DIGIT, x : x + DIGIT] = self._digits[0][index // 4]
-        return clip
+        dy, dx = list(DIRECTIONS.values())[index % 4]
+        random = np.random.default_rng((0, index))
+        # Across its path a digit is inside the canvas; along it, it starts anywhere, also partly outside.
+        y, x = (random.integers(SIZE if moving else SIZE - DIGIT + 1) for moving in (dy, dx))
+        first = np.full((SIZE, SIZE), -1, np.float32)
+        first[:DIGIT, :DIGIT] = self._digits[0][index // 4]
+        steps = SPEED * np.arange(self.frames)
+        return np.stack([np.roll(first, (y + dy * step, x + dx * step), (0, 1)) for step in steps])[None]

@@ -179,7 +179,7 @@ class Job:
         self._add_quality("finetune", metrics["quality"], self.stages["finetune"].eval_clips)
 
     def adversarial(self) -> None:
-        """Adversarial fine-tuning to a few denoising steps, and the control: plain training for as long"""
+        """Adversarial fine-tuning to a few denoising steps"""
         for model, rows in self._train("adversarial").metrics["quality"].items():
             self._add_quality(model, rows, self.stages["adversarial"].eval_clips)
 

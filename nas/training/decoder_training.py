@@ -41,12 +41,13 @@ def reconstruction(
     """Training of a whole autoencoder on the clips of a source."""
     autoencoder = Autoencoder(vae)
     learner = Learner(autoencoder, config.optimization, config.steps, execution=execution)
-    shape = (latent.channels, latent.frames, latent.height, latent.width)
+    frames = vae.latent_frames(config.frames) if config.frames else latent.frames
+    shape = (latent.channels, frames, latent.height, latent.width)
 
     def step(number: int) -> dict[str, float]:
-        mine, terms = distributed.share(config.batch), []
-        clips = read_clips(source, batch_indices(config.seed, number, config.batch, source.videos)[mine])
-        noise = torch.randn((config.batch, *shape), generator=generator(config.seed, number))[mine]
+        mine, terms, stream = distributed.share(config.batch), [], generator(config.seed, number)
+        noise = torch.randn((config.batch, *shape), generator=stream)[mine]
+        clips = _training_clips(source, config, number, stream)
 
         def loss(part: _Noised) -> Tensor:
             mean, log_variance = autoencoder.encode_moments(part.clips)
@@ -82,8 +83,8 @@ def distillation(
     perceptual = perceptual_distance(learner.device) if config.lpips else None
 
     def step(number: int) -> dict[str, float]:
-        mine, terms = distributed.share(config.batch), []
-        clips = read_clips(source, batch_indices(config.seed, number, config.batch, source.videos)[mine])
+        terms: list[dict[str, float]] = []
+        clips = _training_clips(source, config, number, generator(config.seed, number))
         latents = encode_clips(teacher, clips.to(learner.device))
 
         def loss(part: Latents) -> Tensor:
@@ -114,6 +115,16 @@ class _Noised:
         if len(self.clips) % parts:
             raise ConfigError(f"batch: {len(self.clips)} clips cannot be accumulated in {parts} equal parts")
         return [_Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
+
+
+def _training_clips(source: SkippingSource, config: DecoderConfig, number: int, stream: torch.Generator) -> Tensor:
+    """This process's share of the clips of a step, or the parts of them that `config.frames` asks for."""
+    mine = distributed.share(config.batch)
+    clips = read_clips(source, batch_indices(config.seed, number, config.batch, source.videos)[mine])
+    if config.frames is None or config.frames == clips.shape[2]:
+        return clips
+    starts = torch.randint(clips.shape[2] - config.frames + 1, (config.batch,), generator=stream)[mine].tolist()
+    return torch.stack([clip[:, start : start + config.frames] for clip, start in zip(clips, starts)])
 
 
 def read_clips(source: SkippingSource, indices: list[int]) -> Tensor:

@@ -48,7 +48,7 @@ def test_summary_with_text_encoder_and_decoder_covers_the_whole_clip():
     cost, arch = CostModel(space, table, estimates=True, steps=4), space.random(0)
     latency_ms = cost.predict(arch).latency_ms
     assert clip_summary(cost, arch) == (
-        f"A 1 s clip (8 frames at 8 fps, 32x32) in {0.08 + 4 * latency_ms / 1e3:.3g} s on Phone 3 (litert): text encoder 0.03 s "
+        f"A 3.62 s clip (29 frames at 8 fps, 32x32) in {0.08 + 4 * latency_ms / 1e3:.3g} s on Phone 3 (litert): text encoder 0.03 s "
         f"(measured), 4 x denoiser {4 * latency_ms / 1e3:.3g} s (measured), decoder 0.05 s (estimated)."
     )
 

@@ -27,7 +27,8 @@ def test_a_finished_run_fits_on_a_screen(finished_run):
     assert str(finished_run) in text and "report.html" in text
     clip = " ".join(text[text.index("Clip ") : text.index("Real clips")].split())
     assert (
-        "A 1 s clip (8 frames at 8 fps, 32x32) in" in clip and "text encoder 0.003 s (measured), 4 x denoiser" in clip
+        "A 3.62 s clip (29 frames at 8 fps, 32x32) in" in clip
+        and "text encoder 0.003 s (measured), 4 x denoiser" in clip
     )
 
 

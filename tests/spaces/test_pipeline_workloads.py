@@ -99,7 +99,5 @@ def test_the_demo_declares_what_it_runs():
     assert demo.text_encoder == TextEncoder(config["model_type"], *real)
     assert config["intermediate_size"] == 4 * config["hidden_size"] == 4 * demo.text.dim
     trained = DecoderConfig().with_space_defaults(demo)
-    vae = VAEConfig(
-        trained.channels, image_channels=1, norm_groups=trained.norm_groups, mid_attention=trained.mid_attention
-    )
-    assert demo.decoder.vae == vae == VAEConfig((16, 32, 32), image_channels=1, norm_groups=8, mid_attention=False)
+    declared = VAEConfig((16, 32, 32), image_channels=1, norm_groups=8, mid_attention=False, temporal_compression=4)
+    assert demo.decoder.vae == trained.vae(demo) == declared

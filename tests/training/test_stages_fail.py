@@ -12,10 +12,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import nas
 from nas.errors import ConfigError, NasError
 from nas.locks import LockedError
-from nas.training import DistillConfig, Inputs, read_history, run_stage
+from nas.training import DecoderConfig, DistillConfig, Inputs, read_history, run_stage
 from nas.training.learner import Learner, Optimization
+from tests.support.training_fixtures import SPACE
 
 CONFIG = DistillConfig(steps=6, batch=4, validation=4, save_every=2)
 
@@ -92,6 +94,17 @@ def test_a_damaged_file_of_a_stage_is_a_one_line_error(space, decoder, tmp_path,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("frames, compression", [(30, 4), (12, 4), (9, 1)])
+def test_frames_that_a_clip_does_not_have_are_refused_before_anything_is_trained(tmp_path, frames, compression):
+    (tmp_path / "space.yaml").write_text(
+        SPACE + f"autoencoder: {{channels: [8, 16, 16], norm_groups: 8, temporal_compression: {compression}}}\n"
+    )
+    space = nas.SearchSpace.load(tmp_path / "space.yaml")
+    with pytest.raises(ConfigError, match=f"decoder.frames: {frames} of the {7 * compression + 1} frames"):
+        run_stage("decoder", tmp_path / "run", DecoderConfig(frames=frames), Inputs(space))
+    assert not list((tmp_path / "run").glob("classifier-*"))
+
+
 class _Stopping(Inputs):
     """Inputs that stop a stage once its folder is begun."""
 
@@ -111,6 +124,7 @@ RANGES = [
     ("decoder", {"save_every": 0}),
     ("decoder", {"fps": float("nan")}),
     ("decoder", {"kl": -1}),
+    ("decoder", {"frames": 0}),
     ("distill", {"caption_dropout": 1.5}),
     ("distill", {"steps": 0}),
     ("distill", {"optimization": {"lr": float("inf")}}),

@@ -12,8 +12,8 @@ The paper regresses to the real latent. With few steps this gives the mean of al
 independently (see docs/demo_recipe.md); the end of the teacher's trajectory is a function of the noise (reflow, see
 `nas.training.reflow`).
 
-Metrics: `quality` by model, each a list over numbers of steps. The models are `adversarial` and `control`, which is plain
-fine-tuning continued from the same start for about equal compute, by `STEP_COST`.
+Metrics: `quality` by model, each a list over numbers of steps. The models are `adversarial` and, unless `control_steps` is
+0, `control`: plain fine-tuning continued from the same start, by default for about equal compute, by `STEP_COST`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class AdversarialConfig:
         pure_noise_fraction: share of the inputs that are pure noise; the rest is spread evenly over the other timesteps.
         adversarial: weight of the adversarial loss relative to the pseudo-Huber loss.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
-        control_steps: fine-tuning steps of the control; None for about equal compute.
+        control_steps: fine-tuning steps of the control; None for about equal compute, 0 for no control.
         eval_steps, control_eval_steps: numbers of denoising steps at which quality is measured.
         eval_clips: number of generated clips it is measured on.
     """
@@ -144,10 +144,11 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
             "adversarial", folder, source, student, shape, config.eval_steps, 1.0, config.eval_clips
         )
     }
-    control = _control(folder, config, base, source, inputs.execution)
-    quality["control"] = evaluate_denoiser(
-        "control", folder, source, control, shape, config.control_eval_steps, base.info.guidance, config.eval_clips
-    )
+    if config.control_steps != 0:
+        control = _control(folder, config, base, source, inputs.execution)
+        quality["control"] = evaluate_denoiser(
+            "control", folder, source, control, shape, config.control_eval_steps, base.info.guidance, config.eval_clips
+        )
     return {"quality": quality}, seconds
 
 

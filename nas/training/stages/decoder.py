@@ -51,6 +51,8 @@ class DecoderConfig:
         buckets: encode the clips of a folder in buckets of shape and length, not at one size. The autoencoder itself is
             trained at the search space's size.
         steps, batch: optimizer steps, and clips per step.
+        frames: consecutive frames of each clip in a step, from a random one on; the temporal layers are causal and see
+            few frames, so parts of a long clip train them at less cost. None: the whole clip.
         channels, norm_groups, mid_attention: of the autoencoder, see `VAEConfig`. None: those of the search space's
             `decoder`, which is the one in its costs; (16, 32, 32), 8 and False if it declares none.
         kl: weight of the KL divergence from a normal latent, relative to the mean squared error per pixel; not if distilled.
@@ -67,6 +69,7 @@ class DecoderConfig:
     buckets: bool = False
     steps: int = 300
     batch: int = 8
+    frames: int | None = None
     optimization: Optimization = field(default_factory=lambda: Optimization(lr=3e-3))
     channels: tuple[int, ...] | None = None
     norm_groups: int | None = None
@@ -83,7 +86,7 @@ class DecoderConfig:
     encoder_hash: str = ""
 
     def __post_init__(self) -> None:
-        check_range(self, ("steps", "batch", "save_every", "videos", "held_out", "classifier_steps"), 1)
+        check_range(self, ("steps", "batch", "frames", "save_every", "videos", "held_out", "classifier_steps"), 1)
         check_range(self, ("images", "kl", "features", "lpips"), 0)
 
     def with_space_defaults(self, space: SearchSpace) -> DecoderConfig:
@@ -135,6 +138,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             f"latent, decoder.channels: result in clips of {source.height}x{source.width} pixels; SSIM needs at least "
             f"{WINDOW}x{WINDOW}, so use larger latents or more levels"
         )
+    _check_frames(config, vae, source)
     for split, data_source in (("train", source), ("test", test)):
         latent_cache_writer.check_source(folder / split, data_source)
     usable = SkippingSource(source, folder / skipped.SKIPPED)
@@ -236,6 +240,20 @@ def _check_data(vae: VAEConfig, source: Source, config: DecoderConfig, space: Se
             f"{source.height}x{source.width} clips; the search space has {latent.height}x{latent.width}"
         )
     return replace(vae, image_channels=source.channels)
+
+
+def _check_frames(config: DecoderConfig, vae: VAEConfig, source: Source) -> None:
+    """Check the frames of a training step.
+
+    Raises:
+        ConfigError: more than a clip has, or no latents stand for so many.
+    """
+    frames = config.frames or source.frames
+    if frames > source.frames or (frames - 1) % vae.temporal_compression:
+        raise ConfigError(
+            f"decoder.frames: {frames} of the {source.frames} frames of a clip; give at most {source.frames}, and with "
+            f"temporal compression {vae.temporal_compression} 1 + a multiple of {vae.temporal_compression}"
+        )
 
 
 @torch.no_grad()
