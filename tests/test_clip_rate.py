@@ -17,6 +17,7 @@ from nas import checkpoint
 from nas.cli import main
 from nas.data.latent_cache import LatentCache
 from nas.errors import ConfigError
+from nas.export.random_weights import random_checkpoint
 from nas.pipeline import Pipeline
 from nas.training import DecoderConfig, DistillConfig, FinetuneConfig, Inputs, run_stage
 from tests.support.clip_files import write_clip
@@ -171,3 +172,18 @@ def test_checkpoints_from_before_clips_keep_their_rate(trained, tmp_path):
     assert checkpoint.load(old).clip.fps == 8
     paths = Pipeline.from_pretrained(old)("a clip", steps=1).save(tmp_path / "old.mp4")
     assert rate_of(paths[0]) == (8, FRAMES)
+
+
+def test_the_pipeline_of_snapgen_v_writes_five_seconds(tmp_path):
+    """The shipped space with a narrow backbone and small frames: length and rate are its own."""
+    full = nas.SearchSpace.load("snapgen_v")
+    small = replace(
+        full,
+        backbone=replace(full.backbone, channels=(32, 32, 32, 32)),
+        latent=replace(full.latent, height=8, width=8),
+        text=replace(full.text, tokens=8, dim=32, encoder=str(tmp_path / "none")),
+        text_encoder=replace(full.text_encoder, layers=1, heads=2, vocabulary=300),
+    )
+    folder = random_checkpoint(small, small.architecture({"mid.0/0": "Conv1D"}), tmp_path)
+    path = Pipeline.from_pretrained(folder)("a clip", steps=1).save(tmp_path / "five.mp4")[0]
+    assert rate_of(path) == (full.clip.fps, full.clip.frames) == (16, 81)

@@ -85,6 +85,12 @@ def test_shipped_spaces_state_their_clips(name):
         assert "clip" in shipped_spaces()[name].read_text().split("backbone:")[0].partition("\n\n")[2]
 
 
+def test_snapgen_v_is_a_clip_of_five_seconds():
+    space = SearchSpace.load("snapgen_v")
+    assert space.clip == Clip(81, 16.0, 512, 512) and space.clip.seconds >= 5
+    assert space.input_shape() == (1, 4, 21, 64, 64) and space.decoder_runs == 21
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
