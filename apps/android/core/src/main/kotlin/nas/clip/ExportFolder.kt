@@ -16,8 +16,16 @@ data class Port(val name: String, val shape: List<Int>, val dtype: String) {
     val size: Int get() = shape.fold(1, Int::times)
 }
 
-data class ModelFile(val file: File, val inputs: List<Port>, val outputs: List<Port>) {
+data class ModelFile(val file: File, val sizeMb: Double, val inputs: List<Port>, val outputs: List<Port>) {
     fun input(name: String): Port = find(inputs, name)
+
+    /** Throws [ClipError] if the file is not there as a whole; LiteRT does not check a model that was copied in part. */
+    fun checkComplete() {
+        if (!file.exists()) throw ClipError("$file: cannot be read; copy the export folder again")
+        if (file.length() != Math.round(sizeMb * 1e6)) {
+            throw ClipError("$file: has another size than export.json says; copy or export the folder again")
+        }
+    }
 
     private fun find(ports: List<Port>, name: String): Port =
         ports.find { it.name == name } ?: throw ClipError("export.json: ${file.name} has no '$name'; export again")
@@ -103,7 +111,8 @@ class ExportFolder private constructor(private val folder: File, app: JSONObject
                 Port(it.getString("name"), it.getJSONArray("shape").ints(), it.getString("dtype"))
             }
         }
-        return ModelFile(File(folder, entry.getString("file")), ports("inputs"), ports("outputs"))
+        val file = File(folder, entry.getString("file"))
+        return ModelFile(file, entry.getDouble("size_mb"), ports("inputs"), ports("outputs"))
     }
 
     companion object {

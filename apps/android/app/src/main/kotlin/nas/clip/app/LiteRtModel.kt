@@ -21,7 +21,7 @@ class LiteRtModel(private val file: ModelFile, threads: Int) : Model {
     private val outputs: Map<String, TensorBuffer>
 
     init {
-        if (!file.file.exists()) throw ClipError("${file.file}: cannot be read; copy the export folder again")
+        file.checkComplete()
         val options = CompiledModel.Options(Accelerator.CPU)
         options.cpuOptions = CompiledModel.CpuOptions(numThreads = threads)
         try {
