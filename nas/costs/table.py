@@ -76,7 +76,8 @@ class LookupTable:
         """Read `path`, its `.meta.json` and its `.calibration.json`. A torn last line is dropped.
 
         Args:
-            path: a CSV file, or the name of a shipped table, such as `snapgen_v.litert`.
+            path: a CSV file, or the name of a shipped table, such as
+                `snapgen_v.roofline.iphone_16_pro_max`.
 
         Raises:
             TableError: not a lookup table (the message names the line or the column), or an unknown shipped table.

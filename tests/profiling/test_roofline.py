@@ -45,7 +45,11 @@ def test_table_of_the_full_space(name, tmp_path):
     assert set(table.frame["source"]) == {"estimated"}
     rows = table.rows()
     lost = [workload for workload, row in rows.items() if row.status == "infeasible"]
-    attention = [("down.0.0/0", "SelfAttention3D"), ("down.0.0/0", "CrossAttention3D"), ("down.1.0/0", "SelfAttention3D")]
+    attention = [
+        ("down.0.0/0", "SelfAttention3D"),
+        ("down.0.0/0", "CrossAttention3D"),
+        ("down.1.0/0", "SelfAttention3D"),
+    ]
     assert set(lost) == {str(space.workload(*slot)) for slot in attention}
     assert all("memory" in rows[workload].reason for workload in lost)
     bare = CostModel(space, table).predict(space.architecture({}))
