@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ from nas.profiling import (
     measure_architectures,
     profile,
 )
-from nas.profiling.calibrate import fit
+from nas.profiling.calibration import fit
 from nas.profiling.measuring import measure_all, open_in_processes
 from nas.profiling.memory import peak_activation_bytes
 from nas.profiling.protocol import Block, Samples, interval_half_width
@@ -46,9 +48,17 @@ def space() -> SearchSpace:
     return replace(demo, name="small", slots=slots)
 
 
+@pytest.fixture(scope="module")
+def profiled(space, tmp_path_factory) -> Path:
+    """The folder of a finished table `t.csv` of the space."""
+    folder = tmp_path_factory.mktemp("profiled")
+    profile(space, out=folder / "t.csv", protocol=QUICK, progress=False)
+    return folder
+
+
 @pytest.mark.slow
-def test_profile_measures_every_workload_and_predicts_memory_and_parameters(space, tmp_path):
-    table = profile(space, out=tmp_path / "t.csv", protocol=QUICK, progress=False)
+def test_profile_measures_every_workload_and_predicts_memory_and_parameters(space, profiled):
+    table = LookupTable.load(profiled / "t.csv")
     assert set(table.frame["workload"]) == set(map(str, space.workloads()))
     assert set(table.frame["status"]) == {"ok"} and set(table.frame["source"]) == {"measured"}
     assert (table.frame["count"] >= 6).all() and table.meta["threads"] == 1
@@ -62,9 +72,8 @@ def test_profile_measures_every_workload_and_predicts_memory_and_parameters(spac
 
 
 @pytest.mark.slow
-def test_a_finished_row_is_never_measured_again(space, tmp_path):
-    out = tmp_path / "t.csv"
-    profile(space, out=out, protocol=QUICK, progress=False)
+def test_a_finished_row_is_never_measured_again(space, profiled, tmp_path):
+    out = shutil.copytree(profiled, tmp_path / "profiled") / "t.csv"
     lines = out.read_text().splitlines(keepends=True)
     out.write_text("".join(lines[:-1]) + lines[-1][:20])  # killed while it wrote the last row
     begun = LookupTable.load(out).meta

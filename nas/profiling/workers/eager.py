@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch._dynamo  # torch's profiler imports it; a second that is spent here once and not in each forked worker
 from torch import Tensor, nn
 
 from nas import models
