@@ -20,7 +20,7 @@ from nas.report import RunRecord, palette, write
 from nas.report.page import render_page
 from nas.report.summary import summary
 from nas.runs.folder import RunFolder
-from nas.runs.record import DenoiserCost, Preview
+from nas.runs.record import DenoiserCost, Preview, StageQuality
 from nas.spaces import SearchSpace
 from tests.support import report_folders
 
@@ -66,12 +66,18 @@ def page_of(run) -> Page:
     return Page(write(run).read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def finished_html(finished_run) -> str:
+    """The page of the finished run, which takes a second to write."""
+    return write(finished_run).read_text(encoding="utf-8")
+
+
 def change(run, **fields) -> None:
     dataclasses.replace(RunRecord.load(run), **fields).save(run)
 
 
-def test_a_finished_run_is_shown_whole(finished_run):
-    page, record = page_of(finished_run), RunRecord.load(finished_run)
+def test_a_finished_run_is_shown_whole(finished_run, finished_html):
+    page, record = Page(finished_html), RunRecord.load(finished_run)
     space, table = SearchSpace.load(finished_run / "space.yaml"), LookupTable.load(finished_run / "table.csv")
     front = pd.read_csv(finished_run / "front.csv")
     assert set(page.all("data-slot")) == set(space.slots)
@@ -110,9 +116,8 @@ def test_a_broken_budget_and_a_bad_prediction_are_said_first(run):
     assert words.index("Over budget") < words.index("The search tried")
 
 
-def test_the_clips_come_first_then_one_sentence_with_the_numbers(finished_run):
-    html = write(finished_run).read_text(encoding="utf-8")
-    page = Page(html)
+def test_the_clips_come_first_then_one_sentence_with_the_numbers(finished_run, finished_html):
+    page = Page(finished_html)
     for first, then in (
         (report_folders.CAPTIONS[0], "A denoising step takes"),
         ("A denoising step takes", "The Pareto front"),
@@ -123,8 +128,8 @@ def test_the_clips_come_first_then_one_sentence_with_the_numbers(finished_run):
     tiles = [a for _, a in page.elements if a.get("role") == "img" and a["aria-label"].startswith("Generated clip")]
     assert [a["aria-label"].split(": ")[1] for a in tiles] == list(report_folders.CAPTIONS)
     clip = base64.b64encode((finished_run / "samples/adversarial/4.gif").read_bytes()).decode()
-    assert f'--strip:url("data:image/gif;base64,{clip}")' in html
-    lead = re.search(r'<p class="lead">(.*?)</p>', html)[1]
+    assert f'--strip:url("data:image/gif;base64,{clip}")' in finished_html
+    lead = re.search(r'<p class="lead">(.*?)</p>', finished_html)[1]
     assert "93% (85\N{EN DASH}97%) of 80 clips move" in lead and "\N{PLUS-MINUS SIGN} 0.0011 against" in lead
     assert lead.count(". ") == 0  # one sentence
 
@@ -140,8 +145,8 @@ def test_random_architectures_and_the_scores_noise_are_drawn(run):
     assert "random" not in page.all("class") and "random architecture" not in page.words
 
 
-def test_retrainings_are_told_apart(finished_run):
-    page, record = page_of(finished_run), RunRecord.load(finished_run)
+def test_retrainings_are_told_apart(finished_run, finished_html):
+    page, record = Page(finished_html), RunRecord.load(finished_run)
     lines = [attrs for _, attrs in page.elements if "data-line" in attrs]
     assert [attrs["data-line"] for attrs in lines] == ["retrain-0", "retrain-1"]
     assert len({attrs["style"] for attrs in lines}) == 2
@@ -158,10 +163,9 @@ def test_data_that_no_classifier_judges_is_no_unfinished_run(run):
         assert number in page.words
 
 
-def test_charts_take_their_colors_from_the_style_sheet(finished_run):
+def test_charts_take_their_colors_from_the_style_sheet(finished_html):
     """So that they can be read in light and in dark."""
-    html = write(finished_run).read_text(encoding="utf-8")
-    charts = re.findall(r"<svg.*?</svg>", html, re.S)
+    charts = re.findall(r"<svg.*?</svg>", finished_html, re.S)
     assert len(charts) > 10
     for color in (palette.INK, palette.QUIET, palette.RULE, palette.FAINT, palette.WARN, palette.PAPER, palette.BLOCK):
         assert not [chart for chart in charts if color in chart]
@@ -183,19 +187,20 @@ def test_a_latency_is_never_shown_below_zero(run):
     assert "-0.119" not in words and "\N{PLUS-MINUS SIGN}0.0420" in words
 
 
-def test_the_page_fetches_nothing(finished_run):
-    html = write(finished_run).read_text(encoding="utf-8")
-    page = Page(html)
+def test_the_page_fetches_nothing(finished_html):
+    page = Page(finished_html)
     for attribute in ("src", "href", "data", "poster", "action", "srcset"):
         assert all(value.startswith(("#", "data:")) for value in page.all(attribute))
     assert not [tag for tag, _ in page.elements if tag in ("link", "iframe", "object", "base", "form")]
     assert "default-src 'none'" in page.all("content")[0]
-    assert "@import" not in html and not re.findall(r"""url\((?!#|"data:)""", html)
+    assert "@import" not in finished_html and not re.findall(r"""url\((?!#|"data:)""", finished_html)
 
 
-def test_every_architecture_is_given_to_the_script_with_its_costs(finished_run):
-    html = write(finished_run).read_text(encoding="utf-8")
-    data, front = Page(html).data(html), pd.read_csv(finished_run / "front.csv").sort_values("latency_ms")
+def test_every_architecture_is_given_to_the_script_with_its_costs(finished_run, finished_html):
+    data, front = (
+        Page(finished_html).data(finished_html),
+        pd.read_csv(finished_run / "front.csv").sort_values("latency_ms"),
+    )
     slots = list(SearchSpace.load(finished_run / "space.yaml").slots)
     assert data["slots"] == slots
     for shown, (_, row) in zip(data["architectures"], front.iterrows()):
@@ -221,6 +226,23 @@ def test_a_winner_beside_the_front_is_shown_too(run):
 
 FILES = ("record.json", "space.yaml", "table.csv", "table.meta.json", "front.csv", "architecture.json", "config.yaml")
 PARTS = (*FILES, "checkpoints", "samples", "checkpoints/finetune/history.csv")
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A finished run of a space without a backbone: a page of it is made quickly."""
+    run = tmp_path_factory.mktemp("small") / "run"
+    report_folders.finished(run, SearchSpace(name="small", slots={f"s{i}": ["none", "a", "b"] for i in range(3)}))
+    report_folders.without_classifier(run)
+    for stage in ("decoder", "supernet", "adversarial/control"):
+        (run / "checkpoints" / stage / "history.csv").unlink()
+    return run
+
+
+@pytest.fixture
+def small_copy(small_run, tmp_path):
+    """A copy of it to break."""
+    return shutil.copytree(small_run, tmp_path / "small")
 
 
 def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path):
@@ -250,17 +272,17 @@ def test_without_one_part_the_rest_is_shown(run, part):
 
 @pytest.mark.parametrize("part", [*FILES, "checkpoints/finetune/history.csv", "samples/finetune/25.gif"])
 @pytest.mark.parametrize("keep", [0.0, 0.7])
-def test_a_torn_file_never_stops_the_page(run, part, keep):
-    data = (run / part).read_bytes()
-    (run / part).write_bytes(data[: int(len(data) * keep)])
-    page_of(run)
+def test_a_torn_file_never_stops_the_page(small_copy, part, keep):
+    data = (small_copy / part).read_bytes()
+    (small_copy / part).write_bytes(data[: int(len(data) * keep)])
+    page_of(small_copy)
 
 
 @pytest.mark.parametrize("part", [f for f in FILES if f != "config.yaml"])
 @pytest.mark.parametrize("junk", [b"\xff\xfe\x00", b"[]", b"{}", b"a,b\n1,2\n"])
-def test_junk_never_stops_the_page(run, part, junk):
-    (run / part).write_bytes(junk)
-    page_of(run)
+def test_junk_never_stops_the_page(small_copy, part, junk):
+    (small_copy / part).write_bytes(junk)
+    page_of(small_copy)
 
 
 def test_a_space_that_changed_under_the_run_is_said(run):
@@ -357,17 +379,6 @@ def test_a_space_without_a_backbone_has_slots_instead_of_a_unet(tmp_path):
     assert set(page.all("data-slot")) == set(space.slots) and "no backbone" in page.words
 
 
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory):
-    """A finished run of a space without a backbone: a page of it is made quickly."""
-    run = tmp_path_factory.mktemp("small") / "run"
-    report_folders.finished(run, SearchSpace(name="small", slots={f"s{i}": ["none", "a", "b"] for i in range(3)}))
-    report_folders.without_classifier(run)
-    for stage in ("decoder", "supernet", "adversarial/control"):
-        (run / "checkpoints" / stage / "history.csv").unlink()
-    return run
-
-
 DAMAGE = {
     "list": "[]",
     "text": '"words"',
@@ -380,8 +391,8 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_file_damaged_in_any_way_is_named_and_the_page_is_written(small_run, tmp_path, damage):
-    run = shutil.copytree(small_run, tmp_path / "run")
+def test_a_file_damaged_in_any_way_is_named_and_the_page_is_written(small_copy, damage):
+    run = small_copy
     files = ["record.json", "table.csv", "front.csv", "architecture.json", "space.yaml"]
     files += ["checkpoints/finetune/history.csv", "checkpoints/decoder/result.json"]
     for file in files:
@@ -404,24 +415,24 @@ def test_a_file_damaged_in_any_way_is_named_and_the_page_is_written(small_run, t
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_a_record_that_contradicts_the_other_files_gives_a_page(small_run, tmp_path, fields):
-    run = shutil.copytree(small_run, tmp_path / "run")
+def test_a_record_that_contradicts_the_other_files_gives_a_page(small_copy, fields):
+    run = small_copy
     record = json.loads((run / "record.json").read_text())
     (run / "record.json").write_text(json.dumps(record | fields))
     page_of(run)
     assert summary(run)
 
 
-def test_a_part_that_cannot_be_shown_does_not_take_the_others_with_it(small_run, tmp_path, monkeypatch):
-    run = shutil.copytree(small_run, tmp_path / "run")
+def test_a_part_that_cannot_be_shown_does_not_take_the_others_with_it(small_copy, monkeypatch):
+    run = small_copy
     monkeypatch.setattr("nas.report.sections.search.candidates", lambda *_: 1 / 0)
     words = page_of(run).words
     assert "section 'The best candidates': cannot be shown: ZeroDivisionError" in words
     assert "What it costs" in words and "This run is not finished" in words
 
 
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(small_run, tmp_path):
-    run = shutil.copytree(small_run, tmp_path / "run")
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(small_copy):
+    run = small_copy
     for file in ("record.json", "table.csv", "config.yaml", "checkpoints/finetune/history.csv"):
         (run / file).unlink()
         os.mkfifo(run / file)
@@ -441,9 +452,9 @@ NASTY = [
 ]
 
 
-def named(text: str, finished_run):
+def named(text: str, run):
     """A run in which a person typed `text` wherever a person can type."""
-    folder = RunFolder.read(finished_run)
+    folder = RunFolder.read(run)
     record = folder.record
     previews = tuple(dataclasses.replace(s, captions=(text, "plain")) for s in record.previews[:1])
     folder.record = dataclasses.replace(
@@ -453,26 +464,26 @@ def named(text: str, finished_run):
         provenance={"note": text, text or "empty": 1},
         step_seconds={text: 1.0},
         previews=previews,
-        quality=tuple(dataclasses.replace(q, model=text) for q in record.quality[:1]),
+        quality=(StageQuality(text, 25, 31.0, 0.7, 0.8, 80),),
         exported=tuple(dataclasses.replace(e, path=text, format=text) for e in record.exported),
     )
     folder.table.provenance = Provenance(device=text, other={"notes": {text or "empty": [text]}})
     column = text.encode(errors="replace").decode()  # a file has no lone surrogates
-    folder.histories = {text: folder.histories["supernet"].rename(columns={"grad_norm": column})}
+    folder.histories = {text: folder.histories["finetune"].rename(columns={"grad_norm": column})}
     folder.missing["cost_model"] = text
     return folder
 
 
 @functools.cache
-def plain_page(finished_run) -> Page:
-    return Page(render_page(named("word", finished_run)))
+def plain_page(run) -> Page:
+    return Page(render_page(named("word", run)))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.sampled_from(NASTY), st.text(alphabet=st.characters(codec=None), min_size=1, max_size=40)))
-def test_words_never_become_markup(text, finished_run):
-    plain = plain_page(finished_run)
-    html = render_page(named(text, finished_run))
+def test_words_never_become_markup(text, small_run):
+    plain = plain_page(small_run)
+    html = render_page(named(text, small_run))
     page = Page(html)
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
     assert [set(attrs) for _, attrs in page.elements] == [set(attrs) for _, attrs in plain.elements]
