@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.support import docs_pages, quick_nas
+from tests.support.forked import run_python
 
 BLOCKS = {block.file: block.text for block in docs_pages.blocks(docs_pages.ROOT / "docs" / "extend.md") if block.file}
 SLOT = "mid.0/0"
@@ -33,16 +31,16 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, *words: str) -> str:
+def run(folder: Path, program: str, *arguments: str) -> str:
     """What a process that finds the package prints; other packages' entry points are found as well."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    environment = {"PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
+    done = run_python(program, *arguments, folder=folder, environment=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 def nas(folder: Path, *words: str) -> str:
-    return run(folder, quick_nas.__file__, *words)
+    return run(folder, Path(quick_nas.__file__).read_text(), *words)
 
 
 def rows(folder: Path, table: str) -> pd.DataFrame:
@@ -88,7 +86,7 @@ assert colors.choice_colors(space)["Shift1D"] == "#1b9e77" and colors.short_labe
 
 
 def test_counts_memory_and_figures_know_it(folder):
-    run(folder, "-c", COUNTS)
+    run(folder, COUNTS)
 
 
 INTERPOLATE = """
@@ -118,7 +116,7 @@ assert row.source == "interpolated" and abs(row.latency_ms / truth - 1) < 0.1, (
 
 
 def test_a_missing_row_of_it_is_interpolated(folder):
-    run(folder, "-c", INTERPOLATE)
+    run(folder, INTERPOLATE)
 
 
 @pytest.mark.slow
@@ -153,5 +151,5 @@ assert not any(name == "nas" or name.startswith(("nas.", "shift")) for name in s
 
 
 def test_the_training_recipe_carries_it(folder):
-    run(folder, "-c", RECIPE)
-    run(folder, "-c", ALONE)
+    run(folder, RECIPE)
+    run(folder, ALONE)

@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.forked import run_python
+
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS = ("iphone", "android", "mac", "gpu", "cluster", "network", "browser", "extra")
 """What a block may say it needs that is not here: its commands are read, not run."""
@@ -81,7 +83,8 @@ def run(block: Block, folder: Path) -> None:
         for command in block.commands:
             _run_command(command, folder, where)
     elif block.language == "python":
-        _run([sys.executable, "-c", block.text], folder, where)
+        done = run_python(block.text, folder=folder)
+        assert done.returncode == 0, f"{where}: {done.stderr[-2000:]}"
 
 
 def _run_command(command: str, folder: Path, where: str) -> None:
