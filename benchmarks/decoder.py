@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--steps", type=int, default=150, help="of each training")
     parser.add_argument("--batch", type=int, default=1, help="windows")
-    parser.add_argument("--lr", type=float, default=2e-3, help="of the decoders")
+    parser.add_argument("--lr", type=float, default=1e-3, help="of the decoders")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", choices=DECODERS, default=DECODERS)
     parser.add_argument("--runtime", choices=("eager", "litert"), help="time the decoders on it, and train nothing")
