@@ -30,6 +30,8 @@ from nas.errors import ConfigError, NasError
 TIMEOUT_S = 6 * 3600
 """Rank 0 may evaluate a finished stage for a long time while the other workers wait."""
 
+_in_use: list[torch.device] = []
+
 
 def world_size() -> int:
     """The number of workers; 1 without torch.distributed."""
@@ -53,8 +55,61 @@ def barrier() -> None:
 
 
 def device() -> torch.device:
-    """The device that this worker trains on: its CUDA device, or the CPU."""
+    """The device that this process computes on: that of `use_device`; by default its CUDA device, or the CPU."""
+    if _in_use:
+        return _in_use[-1]
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextlib.contextmanager
+def use_device(name: str | None) -> Iterator[None]:
+    """Compute on the device of this name inside the block; None changes nothing.
+
+    Raises:
+        ConfigError: as `find_device`.
+    """
+    if name is None:
+        yield
+        return
+    _in_use.append(find_device(name))
+    try:
+        yield
+    finally:
+        _in_use.pop()
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name such as `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Raises:
+        ConfigError: an unknown name, a device that this machine lacks, or one GPU for several workers.
+    """
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: unknown device {name!r}; give cpu, cuda, cuda:1 or mps") from None
+    if found.type == "cpu":
+        return torch.device("cpu")
+    kind = getattr(torch, found.type, None)
+    count = kind.device_count() if hasattr(kind, "device_count") and kind.is_available() else 0
+    if (found.index or 0) >= count:
+        here = f"this machine has {count}" if count else "this machine has none"
+        raise ConfigError(f"device: '{name}': {here} of this kind that torch {torch.__version__} can use; give cpu")
+    if found.index is None:
+        return torch.device(found.type, kind.current_device() if hasattr(kind, "current_device") else 0)
+    if max(world_size(), launched_workers()) > 1:
+        raise ConfigError(f"device: '{name}': several workers each use a GPU of their own; give '{found.type}'")
+    return found
+
+
+def move(values: Sequence[Tensor], target: torch.device) -> list[Tensor]:
+    """Float32 tensors on a device, after one copy of all of them, which the host does not wait for."""
+    if target.type == "cpu":
+        return list(values)
+    joined = torch.cat([value.reshape(-1) for value in values])
+    joined = (joined.pin_memory() if target.type == "cuda" else joined).to(target, non_blocking=True)
+    parts = joined.split([value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values)]
 
 
 def share(count: int) -> slice:
@@ -139,12 +194,28 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def copy_full_tensor(target: Tensor, value: Tensor) -> None:
-    """Copy a full tensor into one that may be sharded, in place."""
+def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The full tensors, in the memory of rank 0's host; {} on the other workers. A collective call.
+
+    No device holds more than one of them whole at a time.
+    """
+    gathered = {}
+    for name, tensor in tensors.items():
+        full = full_tensor(tensor)
+        if is_main():
+            gathered[name] = full.detach().cpu()
+    return gathered
+
+
+def copy_full_tensor(target: Tensor, state: Mapping[str, Tensor], name: str) -> None:
+    """Copy the full tensor `state[name]` into one that may be sharded, whose shards come from rank 0's copy."""
     if hasattr(target, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
 
-        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+        full = state[name] if is_main() else torch.empty(target.shape, dtype=target.dtype)
+        value = distribute_tensor(full.to(target.device), target.device_mesh, target.placements)
+    else:
+        value = state[name]
     with torch.no_grad():
         target.copy_(value)
 
@@ -162,8 +233,11 @@ def launched_rank() -> int:
 
 @contextlib.contextmanager
 def launched_group() -> Iterator[None]:
-    """Join the process group of the processes that `torchrun` has started, each with the GPU of its local rank."""
-    gpus = torch.cuda.is_available()
+    """Join the process group of the processes that `torchrun` has started, each with the GPU of its local rank.
+
+    On the CPU if `device` is it.
+    """
+    gpus = device().type == "cuda"
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     distributed.init_process_group("nccl" if gpus else "gloo", timeout=datetime.timedelta(seconds=TIMEOUT_S))
@@ -176,6 +250,8 @@ def launched_group() -> Iterator[None]:
 def launch(function: Callable[..., Any], arguments: tuple, workers: int, storage: Path) -> None:
     """Run `function(*arguments)` on the workers of a Ray cluster, by default one started on this machine.
 
+    They have a GPU each if `device` is one.
+
     Args:
         storage: folder for the state of Ray Train.
 
@@ -186,7 +262,7 @@ def launch(function: Callable[..., Any], arguments: tuple, workers: int, storage
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpus, owner = torch.cuda.is_available(), not ray.is_initialized()
+    gpus, owner = device().type == "cuda", not ray.is_initialized()
     if owner:
         ray.init(log_to_driver=True, include_dashboard=False, logging_level="ERROR")
     trainer = TorchTrainer(

@@ -40,6 +40,7 @@ COMMANDS = {
     "prune": "nas.cli.models",
     "train": "nas.cli.training",
     "generate": "nas.cli.training",
+    "evaluate": "nas.cli.training",
     "export": "nas.cli.export",
     "serve": "nas.cli.export",
     "web": "nas.cli.export",

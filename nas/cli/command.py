@@ -212,6 +212,9 @@ def option(*names: str, **attributes: Any) -> Callable:
 
 
 space_option = option("--space", required=True, metavar="S", type=SPACE, help="a shipped search space, or a YAML file")
+device_option = option(
+    "--device", metavar="D", help="cpu, cuda, cuda:1 or mps  [default: a CUDA GPU if there is one, otherwise the CPU]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for scripts")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nas.cli.command import COUNT, PATH, Command, option, space_option
+from nas.cli.command import COUNT, PATH, Command, device_option, option, space_option
 
 
 @click.command(
@@ -40,6 +40,7 @@ from nas.cli.command import COUNT, PATH, Command, option, space_option
 @option("--videos", type=COUNT, metavar="N", help="use at most N clips")
 @option("--images", type=COUNT, metavar="N", help="use at most N images")
 @option("--held-out", type=COUNT, default=256, metavar="N", help="clips kept for validation losses")
+@device_option
 def prepare(
     data: str,
     space: str,
@@ -50,6 +51,7 @@ def prepare(
     videos: int | None,
     images: int | None,
     held_out: int,
+    device: str | None,
 ) -> None:
     from nas.data.skipped import SKIPPED
     from nas.spaces import SearchSpace
@@ -57,7 +59,7 @@ def prepare(
     from nas.training.stages.prepare import prepare as prepare_data
 
     config = PrepareConfig(data, decoder, fps, buckets, videos, images, held_out)
-    result = prepare_data(out, config, SearchSpace.load(space))
+    result = prepare_data(out, config, SearchSpace.load(space), device)
     counts = result.metrics
     print(f"{result.folder}: {counts['videos']} clips, {counts['images']} images, {counts['held_out']} held-out clips")
     if counts["skipped"]:

@@ -17,12 +17,15 @@ from nas.cli.command import PATH, Command, option
 )
 @click.argument("config", type=PATH)
 @option("--out", metavar="DIR", type=PATH, help="the run folder  [default: runs/NAME]")
-def run(config: str, out: str | None) -> None:
+@option(
+    "--device", metavar="D", help="where to train: cpu, cuda, cuda:1 or mps  [default: the config's execution.device]"
+)
+def run(config: str, out: str | None, device: str | None) -> None:
     from nas.report import write
     from nas.report.summary import summary
     from nas.runs.job import run_job
 
-    folder = run_job(config, out)
+    folder = run_job(config, out, device)
     write(folder)
     print(summary(folder))
 

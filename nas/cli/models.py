@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nas.cli.command import PATH, Command, option, space_option
+from nas.cli.command import PATH, Command, device_option, option, space_option
 
 
 @click.command(
@@ -26,13 +26,16 @@ from nas.cli.command import PATH, Command, option, space_option
 @option("--importance", default="norm", metavar="I", help="norm or taylor")
 @option("--data", metavar="DIR", type=PATH, help="data for taylor: a decoder stage's or 'nas prepare' folder")
 @option("--table", metavar="T.csv", type=PATH, help="a lookup table with the backbone's latency")
-def prune(checkpoint: str, space: str, out: str, importance: str, data: str | None, table: str | None) -> None:
+@device_option
+def prune(
+    checkpoint: str, space: str, out: str, importance: str, data: str | None, table: str | None, device: str | None
+) -> None:
     from nas.costs import LookupTable
     from nas.spaces import SearchSpace
     from nas.training.prune import PruningData, prune_checkpoint
 
     calibration = PruningData(Path(data)) if data else None
     lookup = LookupTable.load(table) if table else None
-    report = prune_checkpoint(checkpoint, SearchSpace.load(space), out, importance, calibration, lookup)
+    report = prune_checkpoint(checkpoint, SearchSpace.load(space), out, importance, calibration, lookup, device)
     print(report.text())
     print(out)

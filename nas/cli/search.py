@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from nas.cli.command import (
@@ -15,7 +18,11 @@ from nas.cli.command import (
     option,
     print_json,
 )
-from nas.errors import TableError
+from nas.errors import ConfigError, TableError
+
+if TYPE_CHECKING:
+    from nas.search.workers import Evaluator
+    from nas.spaces import SearchSpace
 
 
 @click.command(
@@ -86,7 +93,12 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     metavar="B",
     help="such as 'latency<=80ms, memory<=1.2GB, params<=600M, generation<=5s'",
 )
-@option("--evaluator", required=True, metavar="E", help="a score table (.json/.csv) or a command with {arch}")
+@option(
+    "--evaluator",
+    required=True,
+    metavar="E",
+    help="a score table (.json/.csv), a command with {arch}, or the folder of a finished supernet stage",
+)
 @option("--out", required=True, metavar="A.json", type=PATH, help="file for the best architecture")
 @option("--trials", type=COUNT, default=200, metavar="N", help="number of evaluations, including those of earlier runs")
 @option("--sampler", default="budget", metavar="S", help="budget, evolution, or one of Optuna's: tpe, nsga2, gp, ...")
@@ -95,6 +107,7 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
 @option("--address", metavar="R", help="of a running Ray cluster, such as auto or ray://head:10001")
 @option("--gpus", type=float, default=0.0, metavar="N", help="GPUs per worker; fractions share one")
 @option("--seed", type=int, default=0, metavar="N", help="of the sampler")
+@option("--device", metavar="D", help="where a supernet computes: cpu, cuda, cuda:1 or mps  [default: a GPU if any]")
 @option("--join", is_flag=True, help="share the study with a search that is running on it")
 def search(
     space: str,
@@ -113,11 +126,11 @@ def search(
     address: str | None,
     gpus: float,
     seed: int,
+    device: str | None,
     join: bool,
 ) -> None:
     from nas.costs import Budget
     from nas.locks import output_lock
-    from nas.search import parse_evaluator
     from nas.search import run as run_search
     from nas.search.storage import without_password
 
@@ -129,7 +142,7 @@ def search(
     result = run_search(
         model.space,
         model,
-        parse_evaluator(evaluator, model.space),
+        _evaluator(evaluator, model.space, device),
         budget,
         trials=trials,
         sampler=sampler,
@@ -153,3 +166,16 @@ def search(
     if result.reused:
         print(f"{result.reused} scores were known from searches with another budget or table")
     print(f"{without_password(storage)}: the study; open it with optuna-dashboard")
+
+
+def _evaluator(text: str, space: SearchSpace, device: str | None) -> Evaluator:
+    """What `--evaluator` names."""
+    from nas.search import parse_evaluator
+
+    if Path(text).is_dir():
+        from nas.training import SupernetEvaluator
+
+        return SupernetEvaluator.of_stage(text, space, device=device)
+    if device is not None:
+        raise ConfigError(f"--device is where a supernet computes; '{text}' is none")
+    return parse_evaluator(text, space)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from nas.cli.command import COUNT, PATH, TEXT, Command, RepeatableOption, json_option, option, print_json
+from nas.cli.command import COUNT, PATH, TEXT, Command, RepeatableOption, device_option, json_option, option, print_json
 from nas.errors import ConfigError
 
 EAGER = "eager"
@@ -31,11 +31,12 @@ EAGER = "eager"
     "--workers", type=int, default=1, metavar="N", help="split each batch over N Ray workers, one GPU each if available"
 )
 @option("--data", metavar="DIR", type=PATH, help="clips for the decoder stage, instead of the recipe's")
-def train(stage: str, config: str, out: str, workers: int, data: str | None) -> None:
+@device_option
+def train(stage: str, config: str, out: str, workers: int, data: str | None, device: str | None) -> None:
     from nas import distributed
     from nas.training.recipe import train as train_stage
 
-    result = train_stage(stage, config, out, workers, data)
+    result = train_stage(stage, config, out, workers, data, device)
     if distributed.launched_rank() == 0:
         print(f"{result.folder}: {json.dumps(result.metrics)}")
 
@@ -72,6 +73,7 @@ def train(stage: str, config: str, out: str, workers: int, data: str | None) -> 
 @option("--height", type=COUNT, metavar="N", help="in pixels; fixed in an export  [default: as trained]")
 @option("--width", type=COUNT, metavar="N", help="in pixels; fixed in an export  [default: as trained]")
 @option("--seed", type=int, default=0, metavar="N", help="of the initial noise")
+@option("--device", metavar="D", help="eager: cpu, cuda, cuda:1 or mps  [default: a CUDA GPU if there is one]")
 @option("--threads", type=COUNT, metavar="N", help="litert: CPU threads  [default: 1]")
 @option("--compute-unit", type=click.Choice(["all", "cpu", "cpu+gpu", "cpu+ne"]), help="coreml  [default: all]")
 @json_option
@@ -83,6 +85,7 @@ def generate(
     out: str,
     tile: bool,
     scale: int,
+    device: str | None,
     threads: int | None,
     compute_unit: str | None,
     as_json: bool,
@@ -92,7 +95,7 @@ def generate(
     from nas.locks import output_lock
 
     _check_source(runtime, checkpoint, export_dir)
-    given = {"threads": (threads, "litert"), "compute_unit": (compute_unit, "coreml")}
+    given = {"device": (device, EAGER), "threads": (threads, "litert"), "compute_unit": (compute_unit, "coreml")}
     wrong = next((n for n, (value, owner) in given.items() if value is not None and owner != runtime), None)
     if wrong:
         raise ConfigError(f"--{wrong.replace('_', '-')} belongs to --runtime {given[wrong][1]}, not '{runtime}'")
@@ -104,7 +107,7 @@ def generate(
         if checkpoint is not None:
             from nas.pipeline import Pipeline
 
-            pipeline = Pipeline.from_pretrained(checkpoint)
+            pipeline = Pipeline.from_pretrained(checkpoint, device)
         else:
             from nas.exported.pipeline import ExportedPipeline
 
@@ -119,6 +122,38 @@ def generate(
         print(path)
     if report is not None:
         print(f"\n{report.table()}")
+
+
+@click.command(
+    cls=Command,
+    help="measure a checkpoint: its loss on held-out clips, and the quality of generated moving digits",
+    example="nas evaluate --checkpoint runs/demo/checkpoints/adversarial --data runs/demo/checkpoints/decoder --steps 1 2 4",
+)
+@option("--checkpoint", required=True, metavar="DIR", type=PATH, help="a finished stage's folder")
+@option("--data", required=True, metavar="DIR", type=PATH, help="a decoder stage's or 'nas prepare' folder")
+@option(
+    "--steps",
+    cls=RepeatableOption,
+    type=COUNT,
+    metavar="N...",
+    help="numbers of denoising steps  [default: as trained]",
+)
+@option("--clips", type=COUNT, default=160, metavar="N", help="held-out clips, and generated clips per number of steps")
+@device_option
+@json_option
+def evaluate(checkpoint: str, data: str, steps: tuple[int, ...], clips: int, device: str | None, as_json: bool) -> None:
+    from nas.metrics.evaluation import evaluate_checkpoint
+
+    found = evaluate_checkpoint(checkpoint, data, steps, clips, device)
+    if as_json:
+        print_json(found)
+        return
+    print(f"loss on held-out clips: {found['validation_loss']:.4f}")
+    for row in found["quality"]:
+        print(
+            f"{row['steps']} steps: Frechet distance {row['frechet']:.1f}, digit {row['digit_accuracy']:.2f}, "
+            f"direction {row['direction_accuracy']:.2f}"
+        )
 
 
 def _check_source(runtime: str, checkpoint: str | None, export_dir: str | None) -> None:

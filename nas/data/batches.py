@@ -13,18 +13,27 @@ from nas.data.latent_cache import LatentCache
 from nas.data.source import bucket_batch
 from nas.diffusion.predictions import Objective
 from nas.diffusion.schedules import draw_timesteps
-from nas.diffusion.seeding import generator
+from nas.diffusion.seeding import normal_rows
 from nas.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean latents `(B, C, T, h, w)`, contexts `(B, tokens, dim)`, noise like the latents, timesteps `(B,)`."""
+    """Clean latents `(B, C, T, h, w)`, contexts `(B, tokens, dim)`, noise like the latents, timesteps `(B,)`.
+
+    `other_context` is that of the clip before each in the batch of all workers, if `Batches` was asked for it.
+    """
 
     latents: Tensor
     context: Tensor
     noise: Tensor
     t: Tensor
+    other_context: Tensor | None = None
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The fields that are not None, in order."""
+        fields = (self.latents, self.context, self.noise, self.t, self.other_context)
+        return tuple(field for field in fields if field is not None)
 
     def split(self, parts: int) -> list[Batch]:
         """Split the batch into equal parts.
@@ -36,8 +45,7 @@ class Batch:
             return [self]
         if len(self.latents) % parts:
             raise ConfigError(f"batch: {len(self.latents)} clips cannot be accumulated in {parts} equal parts")
-        fields = (self.latents, self.context, self.noise, self.t)
-        return [Batch(*part) for part in zip(*(field.chunk(parts) for field in fields))]
+        return [Batch(*part) for part in zip(*(field.chunk(parts) for field in self.tensors()))]
 
 
 class Batches:
@@ -50,6 +58,7 @@ class Batches:
         image_share: share of the steps that train on images instead of clips.
         caption_dropout: share of captions that are replaced by the empty one, for classifier-free guidance.
         objective: distribution of the timesteps; default: flow matching.
+        other_contexts: whether batches have an `other_context`.
     """
 
     def __init__(
@@ -61,37 +70,50 @@ class Batches:
         image_share: float = 0.0,
         caption_dropout: float = 0.1,
         objective: Objective | None = None,
+        other_contexts: bool = False,
     ) -> None:
         self.cache = LatentCache(decoder / "train")
         self.seed, self.videos, self.images = seed, videos, images
         self.image_share, self.caption_dropout = image_share, caption_dropout
-        self.objective = objective or Objective()
+        self.objective, self.other_contexts = objective or Objective(), other_contexts
 
     def of_videos(self, step: int) -> Batch:
         """The batch of clips of a step."""
-        return self._batch("videos", step, self.videos)
+        return self._on_device(self._batch("videos", step, self.videos))
 
     def of_images(self, step: int) -> Batch:
         """The batch of images of a step."""
-        return self._batch("images", step, self.images)
+        return self._on_device(self._batch("images", step, self.images))
 
     def joint(self, step: int) -> Batch:
         """Images in `image_share` of the steps, evenly distributed, clips in the others."""
+        return self._on_device(self.joint_on_host(step))
+
+    def joint_on_host(self, step: int) -> Batch:
+        """The batch of `joint` in the memory of the host."""
         images = self.image_share
         image_step = int((step + 1) * images) > int(step * images)
-        return self.of_images(step) if image_step else self.of_videos(step)
+        return self._batch("images", step, self.images) if image_step else self._batch("videos", step, self.videos)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return Batch(*distributed.move(batch.tensors(), distributed.device()))
 
     def _batch(self, kind: str, step: int, size: int) -> Batch:
-        """This process's share of the batch of a step."""
-        mine = distributed.share(size)
+        """This process's share of the batch of a step; its items and their noise do not depend on the number of workers."""
+        mine = range(size)[distributed.share(size)]
         bucket, indices = bucket_batch(self.seed, step, size, self.cache.counts(kind))
-        latents, context = self.cache.latents(kind, indices[mine], bucket, (self.seed, step))
-        stream = generator(self.seed, step, kind == "images")
-        noise = torch.randn((size, *latents.shape[1:]), generator=stream)
-        t = draw_timesteps(self.objective, size, stream, latents.shape[-2:])
-        dropped = torch.rand(size, generator=stream) < self.caption_dropout
-        context = torch.where(dropped[mine][:, None, None], self.cache.empty, context)
-        return Batch(*(values.to(distributed.device()) for values in (latents, context, noise[mine], t[mine])))
+        draw = (self.seed, step)
+        latents, context = self.cache.latents(kind, indices[mine.start : mine.stop], bucket, draw)
+        other = None
+        if self.other_contexts:
+            _, before = self.cache.latents(kind, [indices[mine.start - 1]], bucket, draw)
+            other = torch.cat([before, context[:-1]])
+        numbers = latents[0].numel()
+        rows = normal_rows(numbers + 2, mine, self.seed, step, kind == "images")
+        t = draw_timesteps(self.objective, rows[:, numbers], latents.shape[-2:])
+        dropped = torch.special.ndtr(rows[:, numbers + 1]) < self.caption_dropout
+        context = torch.where(dropped[:, None, None], self.cache.empty, context)
+        return Batch(latents, context, rows[:, :numbers].reshape(latents.shape), t, other)
 
 
 def held_out(decoder: Path, count: int) -> tuple[Tensor, Tensor]:

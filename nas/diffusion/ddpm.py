@@ -25,9 +25,15 @@ def log_noise_to_signal() -> Tensor:
     return 0.5 * ((1 - alphas) / alphas).log()
 
 
+@lru_cache(maxsize=8)
+def _table(device: torch.device) -> Tensor:
+    """`log_noise_to_signal` on a device, in float64 where the device has it."""
+    return log_noise_to_signal().to(device, torch.float32 if device.type == "mps" else torch.float64)
+
+
 def flow_time(timestep: Tensor) -> Tensor:
     """Integer timesteps 0..999 -> t in (0, 1), float32."""
-    return log_noise_to_signal().to(timestep.device)[timestep].sigmoid().float()
+    return _table(timestep.device)[timestep].sigmoid().float()
 
 
 def max_time() -> float:
@@ -37,7 +43,8 @@ def max_time() -> float:
 
 def timestep(t: Tensor) -> Tensor:
     """t `(B,)` -> timesteps `(B,)`, interpolated between integers and clamped to 0..999."""
-    table, target = log_noise_to_signal().to(t.device), torch.logit(t.double())
+    table = _table(t.device)
+    target = torch.logit(t.to(table.dtype))
     above = torch.searchsorted(table, target).clamp(1, TIMESTEPS - 1)
     low, high = table[above - 1], table[above]
     return (above - 1 + ((target - low) / (high - low)).clamp(0, 1)).to(t.dtype)

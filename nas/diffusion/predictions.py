@@ -113,7 +113,8 @@ def velocity_fn(model: torch.nn.Module, context: Tensor, *more: object) -> Veloc
     objective = get_objective(model)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return to_velocity(objective, model(*model_input(objective, x, t), context, *more), x, t)
+        predicted = model(*model_input(objective, x, t), context, *more).to(x.dtype)  # lower under autocast
+        return to_velocity(objective, predicted, x, t)
 
     return velocity
 

@@ -17,11 +17,12 @@ def logit_normal(batch: int, generator: torch.Generator, mean: float = 0.0, std:
     return torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
 
 
-def draw_timesteps(objective: Objective, batch: int, generator: torch.Generator, size: tuple[int, int]) -> Tensor:
-    """Training timesteps `(batch,)` for latents of this height and width."""
+def draw_timesteps(objective: Objective, normal: Tensor, size: tuple[int, int]) -> Tensor:
+    """Training timesteps `(batch,)` from as many normal numbers, for latents of this height and width."""
     if objective.prediction != "flow":
-        return ddpm.flow_time(torch.randint(ddpm.TIMESTEPS, (batch,), generator=generator))
-    t = logit_normal(batch, generator, objective.time_mean, objective.time_std)
+        steps = (ddpm.TIMESTEPS * torch.special.ndtr(normal)).long()
+        return ddpm.flow_time(steps.clamp(max=ddpm.TIMESTEPS - 1))
+    t = torch.sigmoid(objective.time_mean + objective.time_std * normal)
     shift = resolution_shift(objective, size)
     return t if shift == 1 else shift_timesteps(t, shift)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,20 @@ def generator(*numbers: int) -> torch.Generator:
     import torch  # here, so that `mixed_seed` can be used without torch
 
     return torch.Generator().manual_seed(mixed_seed(*numbers))
+
+
+def normal_rows(count: int, items: Iterable[int], *numbers: int) -> torch.Tensor:
+    """Normal numbers `(items, count)`, float32; each row is a function of its item and of all other whole numbers.
+
+    So an item's numbers do not depend on which process draws them, or what other items it draws for.
+    """
+    import torch
+
+    items = list(items)
+    rows = torch.empty(len(items), count)
+    for row, item in zip(rows, items):
+        row.normal_(generator=generator(*numbers, item))
+    return rows
 
 
 def mixed_seed(*numbers: int) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas import distributed
 from nas.data.digits import DIRECTIONS, WORDS, MovingDigits
 from nas.data.source import batch_indices
 from nas.diffusion.seeding import generator
@@ -83,6 +84,7 @@ class DigitEvaluator:
 
     def __init__(self, classifier: DigitClassifier, frames: int, real: int = 1000) -> None:
         self.classifier = classifier.eval().requires_grad_(False)
+        self.device = next(classifier.parameters()).device
         test = MovingDigits("test", frames)
         chosen = batch_indices(0, 0, min(real, test.videos), test.videos)
         clips, labels = _clips(test, chosen)
@@ -99,7 +101,8 @@ class DigitEvaluator:
         """Quality of clips `(N, 1, T, 32, 32)` in [-1, 1] that were generated for `labels` `(N, 2)`: digit, direction."""
         features = self._features(clips)
         digit, direction = self._accuracy(features, labels)
-        return DigitQuality(frechet_distance(features.numpy(), self.real.numpy()), digit, direction)
+        frechet = frechet_distance(features.cpu().numpy(), self.real.cpu().numpy())
+        return DigitQuality(frechet, digit, direction)
 
     def held_out(self, count: int) -> tuple[Tensor, Tensor]:
         """Held-out real clips `(count, 1, T, 32, 32)` and their labels `(count, 2)`."""
@@ -108,11 +111,11 @@ class DigitEvaluator:
 
     @torch.no_grad()
     def _features(self, clips: Tensor) -> Tensor:
-        return torch.cat([self.classifier.features(part) for part in clips.split(100)])
+        return torch.cat([self.classifier.features(part.to(self.device)) for part in clips.split(100)])
 
     @torch.no_grad()
     def _accuracy(self, features: Tensor, labels: Tensor) -> tuple[float, float]:
-        heads = self.classifier.digit, self.classifier.direction
+        heads, labels = (self.classifier.digit, self.classifier.direction), labels.to(self.device)
         hits = [(head(features).argmax(1) == labels[:, i]).float().mean().item() for i, head in enumerate(heads)]
         return hits[0], hits[1]
 
@@ -128,9 +131,10 @@ def load_digit_evaluator(folder: Path, frames: int, steps: int = 250, seed: int 
         torch.manual_seed(seed)
         classifier = DigitClassifier(frames)
     if not path.exists():
-        _train(classifier, MovingDigits("train", frames), steps, seed)
+        _train(classifier.to(distributed.device()), MovingDigits("train", frames), steps, seed)
         safetensors_io.save(path, classifier.state_dict())
     safetensors_io.load_into(classifier, path)
+    classifier.to(distributed.device())
     return DigitEvaluator(classifier, frames)
 
 
@@ -140,6 +144,7 @@ def _train(classifier: DigitClassifier, source: MovingDigits, steps: int, seed: 
     for step in progress(range(steps), "classifier", steps):
         clips, labels = _clips(source, batch_indices(seed, step, batch, source.videos))
         clips = clips + 0.1 * torch.randn(clips.shape, generator=generator(seed, step))
+        clips, labels = clips.to(distributed.device()), labels.to(distributed.device())
         loss = sum(F.cross_entropy(logits, labels[:, i]) for i, logits in enumerate(classifier(clips)))
         optimizer.zero_grad()
         loss.backward()

@@ -11,9 +11,12 @@ import torch
 from torch import nn
 
 from nas import checkpoint, distributed
+from nas.data.batches import held_out
 from nas.data.digits import LABELS, caption_of
 from nas.data.latent_cache import LatentCache
+from nas.diffusion.losses import validation_loss
 from nas.diffusion.sampling import generate
+from nas.errors import ConfigError
 from nas.files import read_json
 from nas.metrics.digit_classifier import DigitEvaluator, load_digit_evaluator
 from nas.models import Autoencoder
@@ -33,7 +36,7 @@ class DenoiserEvaluator:
         self.digits: DigitEvaluator = load_digit_evaluator(
             decoder, data["frames"], data["classifier_steps"], data["seed"]
         )
-        self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder)
+        self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder).to(distributed.device())
         cache = LatentCache(decoder / "train")
         self.labels = torch.tensor([LABELS[i % len(LABELS)] for i in range(clips)])
         self.context = cache.contexts([caption_of(label) for label in self.labels.tolist()])
@@ -47,8 +50,50 @@ class DenoiserEvaluator:
         denoiser.eval()
         latents = generate(denoiser, self.context, self.empty, shape, steps, guidance)
         denoiser.train(was_training)
-        clips = torch.cat([self.autoencoder.decode(part) for part in latents.split(40)])
+        parts = (part.to(distributed.device()) for part in latents.split(40))
+        clips = torch.cat([self.autoencoder.decode(part).cpu() for part in parts])
         return {"steps": steps, **asdict(self.digits(clips, self.labels))}
+
+
+def evaluate_checkpoint(
+    folder: str | Path, decoder: str | Path, steps: tuple[int, ...] = (), clips: int = 160, device: str | None = None
+) -> dict[str, Any]:
+    """The loss of a checkpoint on held-out clips, and for moving digits its quality at numbers of denoising steps.
+
+    Args:
+        decoder: the folder of a finished `decoder` stage or of `nas prepare`, with clips of the checkpoint's size.
+        steps: default: as the checkpoint was trained.
+        clips: held-out clips behind the loss, and generated clips behind each quality.
+        device: as in `nas.distributed.use_device`.
+
+    Returns:
+        `validation_loss`, and `quality`: a list with a `DigitQuality` and `steps` for each number of steps; empty for
+        other data.
+
+    Raises:
+        ConfigError: the checkpoint or the data are missing, or do not match.
+    """
+    decoder = Path(decoder)
+    with distributed.use_device(device):
+        loaded = checkpoint.load(folder)
+        latents, contexts = held_out(decoder, clips)
+        expected = loaded.space.input_shape()[1], *loaded.space.context_shape()[1:]
+        if (latents.shape[1], *contexts.shape[1:]) != expected:
+            raise ConfigError(
+                f"{decoder}: holds latents or texts of another shape than the checkpoint {folder} expects"
+            )
+        denoiser = loaded.denoiser.to(distributed.device())
+        result = {"validation_loss": validation_loss(denoiser, latents, contexts), "quality": []}
+        if is_digits(decoder):
+            evaluator, shape = DenoiserEvaluator(decoder, clips), loaded.space.input_shape()[1:]
+            for count in progress(steps or (loaded.info.steps,), "evaluate", len(steps) or 1):
+                result["quality"].append(evaluator(denoiser, shape, count, loaded.info.guidance))
+    return result
+
+
+def is_digits(decoder: Path) -> bool:
+    """Whether a stage encoded moving digits, whose generated clips can be classified."""
+    return read_json(decoder / "data.json", "data", dict)["data"] == "digits"
 
 
 def evaluate_denoiser(
@@ -65,10 +110,13 @@ def evaluate_denoiser(
 
     Results are appended to `quality-TITLE.jsonl` in `folder`, from which an interrupted evaluation resumes.
     """
-    if not distributed.is_main() or read_json(decoder / "data.json", "data", dict)["data"] != "digits":
+    if not (distributed.is_main() and is_digits(decoder)):
         return []
-    evaluator, path = DenoiserEvaluator(decoder, clips), folder / f"quality-{title}.jsonl"
+    path = folder / f"quality-{title}.jsonl"
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if len(results) >= len(steps):
+        return results
+    evaluator = DenoiserEvaluator(decoder, clips)
     for count in progress(steps[len(results) :], f"evaluate {title}", len(steps), len(results)):
         results.append(evaluator(denoiser, shape, count, guidance))
         with path.open("a") as file:

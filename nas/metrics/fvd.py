@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas import distributed
 from nas.errors import ConfigError, MissingDependency
 
 NETWORK = "https://github.com/universome/fvd-comparison"
@@ -30,22 +31,22 @@ class FVD:
         network: a TorchScript file whose module is called as `(clips, rescale=True, resize=True, return_features=True)`
             with clips `(B, 3, T, H, W)` from 0 to 255 and returns features `(B, D)`.
         batch: number of clips per call of the network.
-        device: of the network.
+        device: of the network; default: `nas.distributed.device`.
 
     Raises:
         MissingDependency: the file does not exist.
         ConfigError: it is not a TorchScript module.
     """
 
-    def __init__(self, network: str | Path, batch: int = 8, device: str = "cpu") -> None:
-        self.path, self.batch, self.device = Path(network), batch, device
+    def __init__(self, network: str | Path, batch: int = 8, device: str | None = None) -> None:
+        self.path, self.batch, self.device = Path(network), batch, device or distributed.device()
         if not self.path.is_file():
             raise MissingDependency(
                 f"{network}: no such file; FVD needs I3D as TorchScript: get i3d_torchscript.pt as described at {NETWORK}, "
                 "and give its path"
             )
         try:
-            self.network = torch.jit.load(str(self.path), map_location=device).eval()
+            self.network = torch.jit.load(str(self.path), map_location=self.device).eval()
         except RuntimeError:
             raise ConfigError(
                 f"{network}: is not a TorchScript module; get i3d_torchscript.pt as described at {NETWORK}"

@@ -35,7 +35,7 @@ class Fidelity:
 
     def add(self, rebuilt: Tensor, original: Tensor) -> None:
         """Add clips `(B, C, T, H, W)` in [-1, 1]; values outside the range are clamped."""
-        rebuilt = rebuilt.clamp(-1, 1)
+        rebuilt, original = rebuilt.clamp(-1, 1), original.to(rebuilt.device)
         self.squares += F.mse_loss(rebuilt, original, reduction="sum").item()
         self.values += original.numel()
         similarity = ssim(rebuilt, original)
@@ -70,14 +70,15 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     batch, channels, frames, height, width = a.shape
     if min(height, width) < WINDOW:
         raise ValueError(f"ssim: frames of {height}x{width} are smaller than the window of {WINDOW}x{WINDOW}")
-    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    precise = torch.float32 if a.device.type == "mps" else torch.float64  # MPS has no float64
+    offsets = torch.arange(WINDOW, dtype=precise, device=a.device) - WINDOW // 2
     weights = torch.exp(-offsets.square() / (2 * SIGMA**2))
     rows, columns = (_sliding(weights / weights.sum(), length) for length in (height, width))
 
     def blur(x: Tensor) -> Tensor:
         return rows @ x @ columns.T
 
-    x, y = (clip.double().transpose(1, 2).reshape(-1, height, width) for clip in (a, b))
+    x, y = (clip.to(precise).transpose(1, 2).reshape(-1, height, width) for clip in (a, b))
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y

@@ -20,9 +20,11 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim or dim, dim, bias=bias)
         self.to_out = nn.Sequential(nn.Linear(dim, dim))
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, context: Tensor | None = None, explicit: bool = False) -> Tensor:
+        """With `explicit`, scores and their softmax are computed and stored: for many short sequences."""
         context = tokens if context is None else context
-        return self.to_out(attend(self.to_q(tokens), self.to_k(context), self.to_v(context), self.heads))
+        qkv = self.to_q(tokens), self.to_k(context), self.to_v(context)
+        return self.to_out(attend_explicitly(*qkv, self.heads) if explicit else attend(*qkv, self.heads))
 
 
 class GEGLU(nn.Module):
@@ -75,6 +77,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Softmax attention of `(B, N, C)` to `(B, M, C)`, split into heads -> `(B, N, C)`."""
     split = (split_heads(x, heads) for x in (q, k, v))
     return merge_heads(F.scaled_dot_product_attention(*split))
+
+
+def attend_explicitly(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """What `attend` computes, as two products and a softmax."""
+    q, k, v = (split_heads(x, heads) for x in (q, k, v))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return merge_heads(scores.softmax(dim=-1).to(v.dtype) @ v)
 
 
 def to_frames(video: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ from nas.models.layers import Attention, FeedForward, attend, merge_heads, split
 from nas.models.positions import add_frame, add_frame_and_pixel
 from nas.spaces import Operator, resolve
 
+SHORT = 32
+"""Most tokens of a sequence whose attention is written out on GPUs."""
+
 
 class SelfAttention(nn.Module):
     """The layers of both self-attentions."""
@@ -51,8 +54,10 @@ class SelfAttention1D(SelfAttention):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         batch, channels, frames, height, width = x.shape
+        # Fused kernels of GPUs take few of the batch * height * width sequences at once, and pad them to 64 or 128 tokens.
+        on_gpu = x.device.type not in ("cpu", "meta")
         tokens = x.flatten(3).permute(0, 3, 2, 1).reshape(batch * height * width, frames, channels)
-        tokens = tokens + self.attn(add_frame(self.norm1(tokens), frames))
+        tokens = tokens + self.attn(add_frame(self.norm1(tokens), frames), explicit=on_gpu and frames <= SHORT)
         tokens = tokens + self.ff(self.norm2(tokens))
         return tokens.reshape(batch, height * width, frames, channels).permute(0, 3, 2, 1).reshape(x.shape)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 def add_frame(tokens: Tensor, frames: int) -> Tensor:
     """Tokens `(B, T*N, C)`, time slowest, plus the encoding of their frame in all C channels."""
     by_frame = tokens.reshape(tokens.shape[0], frames, -1, tokens.shape[-1])
-    return (by_frame + _like(_frame(frames, tokens.shape[-1]), tokens)[:, None]).reshape(tokens.shape)
+    return (by_frame + _like(tokens, _frame, frames, tokens.shape[-1])[:, None]).reshape(tokens.shape)
 
 
 def add_frame_and_pixel(tokens: Tensor, shape: torch.Size) -> Tensor:
@@ -26,12 +27,21 @@ def add_frame_and_pixel(tokens: Tensor, shape: torch.Size) -> Tensor:
     channels), of their row and of their column (in a quarter each)."""
     batch, channels, frames, height, width = shape
     by_frame = tokens.reshape(batch, frames, height * width, channels)
-    time = _like(_frame_before_pixel(frames, channels), tokens)
-    return (by_frame + time[:, None] + _like(_pixel(height, width, channels), tokens)).reshape(tokens.shape)
+    time = _like(tokens, _frame_before_pixel, frames, channels)
+    return (by_frame + time[:, None] + _like(tokens, _pixel, height, width, channels)).reshape(tokens.shape)
 
 
-def _like(table: np.ndarray, tokens: Tensor) -> Tensor:
-    return torch.from_numpy(table).to(tokens)
+def _like(tokens: Tensor, table: Callable[..., np.ndarray], *sizes: int) -> Tensor:
+    """The table of these sizes, on the device of the tokens and in their type; a copy for a GPU is made once."""
+    if tokens.device.type in ("cpu", "meta"):
+        return torch.from_numpy(table(*sizes)).to(tokens)
+    return _on_device(tokens.device, tokens.dtype, table, *sizes)
+
+
+@functools.lru_cache(maxsize=256)
+def _on_device(device: torch.device, dtype: torch.dtype, table: Callable[..., np.ndarray], *sizes: int) -> Tensor:
+    with torch.inference_mode(False):  # it may be used in training after generation
+        return torch.from_numpy(table(*sizes)).to(device, dtype)
 
 
 @functools.cache

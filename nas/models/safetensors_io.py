@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -46,28 +47,53 @@ def metadata(path: str | Path) -> dict[str, str]:
 
 
 def read(path: str | Path, what: str = "weights") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+    """Tensors and metadata of a safetensors file; raises as `TensorFile`."""
+    file = TensorFile(path, what)
+    return dict(file), file.metadata
+
+
+class TensorFile(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for.
 
     Raises:
-        ConfigError: it is missing, is not a safetensors file, or holds NaN or infinity.
+        ConfigError: it is missing, is not a safetensors file, or a tensor that is read holds NaN or infinity.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ConfigError(f"{path}: no such {what} file")
-    if not path.is_file():  # opening a pipe would block
-        raise ConfigError(f"{path}: is not a regular file; give the path of the {what} file")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            values, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"{path}: this {what} file cannot be read ({reason})") from None
-    broken = not_finite(values)
-    if broken:
-        raise ConfigError(
-            f"{path}: '{broken}' holds NaN or infinity; this {what} file is damaged, or training diverged"
-        )
-    return values, metadata
+
+    def __init__(self, path: str | Path, what: str = "weights") -> None:
+        self.path, self.what = Path(path), what
+        if not self.path.exists():
+            raise ConfigError(f"{path}: no such {what} file")
+        if not self.path.is_file():  # opening a pipe would block
+            raise ConfigError(f"{path}: is not a regular file; give the path of the {what} file")
+        with self._explain_errors():
+            self._file = safe_open(str(self.path), framework="pt")
+            self._names = dict.fromkeys(self._file.keys())
+            self.metadata: dict[str, str] = self._file.metadata() or {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with self._explain_errors():
+            value = self._file.get_tensor(name)
+        if not_finite({name: value}):
+            raise ConfigError(
+                f"{self.path}: '{name}' holds NaN or infinity; this {self.what} file is damaged, or training diverged"
+            )
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @contextlib.contextmanager
+    def _explain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ConfigError(f"{self.path}: this {self.what} file cannot be read ({reason})") from None
 
 
 def not_finite(values: Mapping[str, Tensor]) -> str | None:

@@ -35,6 +35,7 @@ class PromptEncoder:
             (Stable Diffusion v1.5's, 768 wide, 77 tokens, from the Hub cache or downloaded), the folder of
             a saved transformers encoder with its tokenizer, or that of a diffusers pipeline with both under
             `text_encoder/` and `tokenizer/`.
+        device: that the encoder computes on. Contexts are returned in the memory of the host, which caches them.
 
     Raises:
         MissingDependency: the encoder is not installed.
@@ -42,8 +43,8 @@ class PromptEncoder:
             `text.tokens`.
     """
 
-    def __init__(self, text: Text) -> None:
-        self.text = text
+    def __init__(self, text: Text, device: torch.device | str = "cpu") -> None:
+        self.text, self.device = text, device
         self._model = self._tokenizer = None
         self._known: dict[str, torch.Tensor] = {}
 
@@ -72,7 +73,7 @@ class PromptEncoder:
         )
         if _is_clip(model.config):  # Stable Diffusion does not mask padding
             inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
-        return model(**inputs).last_hidden_state.float()
+        return model(**inputs.to(self.device)).last_hidden_state.float().cpu()
 
     def load(self) -> tuple[Any, nn.Module]:
         """The tokenizer and the encoder of transformers; loaded on the first call."""
@@ -121,7 +122,7 @@ class PromptEncoder:
             raise ConfigError(
                 f"text encoder '{self.text.encoder}' reads at most {longest} tokens, but the search space has text.tokens {self.text.tokens}"
             )
-        self._tokenizer, self._model = tokenizer, model.eval().requires_grad_(False)
+        self._tokenizer, self._model = tokenizer, model.eval().requires_grad_(False).to(self.device)
 
 
 def _variant(folder: Path) -> str | None:

@@ -32,8 +32,11 @@ NOISE_DRAWS = 4
 """Noise seeds under which each candidate is scored, to estimate the standard deviation of its score."""
 
 
-def run_job(config: str | Path, out: str | Path | None = None) -> Path:
+def run_job(config: str | Path, out: str | Path | None = None, device: str | None = None) -> Path:
     """Run or resume the job described by the YAML file `config`; returns the run folder.
+
+    Args:
+        device: overrides the config's `execution.device`.
 
     Raises:
         ConfigError: the file is invalid, or the run folder was created with another config.
@@ -46,7 +49,7 @@ def run_job(config: str | Path, out: str | Path | None = None) -> Path:
         if kept.exists() and read_text(kept, "job") != text:
             raise ConfigError(f"{kept}: this run was started with another config than {config}; give another --out")
         write_atomic(kept, text)
-        Job(job_config, run, str(config)).run()
+        Job(job_config, run, str(config), device).run()
     return run
 
 
@@ -57,12 +60,14 @@ class Job:
         config: the job.
         run: the run folder.
         file: path of the config file, for error messages and relative paths.
+        device: overrides the config's `execution.device`.
     """
 
-    def __init__(self, config: JobConfig, run: Path, file: str) -> None:
+    def __init__(self, config: JobConfig, run: Path, file: str, device: str | None = None) -> None:
         from nas.diffusion.predictions import Objective
-        from nas.training import STAGES, FinetuneConfig
-        from nas.training.recipe import beside
+        from nas.training import STAGES, ExecutionConfig, FinetuneConfig
+        from nas.training.execution import check_device
+        from nas.training.recipe import beside, check_shares
 
         self.config, self.folder = config, run
         self.base = Path(file).absolute().parent  # relative paths are relative to the config file
@@ -70,7 +75,12 @@ class Job:
         kinds = {name: entry.config for name, entry in STAGES.items()} | {"retrain": FinetuneConfig}
         check_names(config, kinds, file)
         self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
+        for name in STAGES:
+            check_shares(name, self.stages[name], config.workers, file)
         self.objective = build(Objective, config.objective, file, "objective")
+        self.execution = build(ExecutionConfig, config.execution, file, "execution")
+        self.execution = self.execution if device is None else replace(self.execution, device=device)
+        check_device(self.execution, "--" if device else f"{file}: execution.")  # before hours of profiling
         self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
 
     def run(self) -> None:
@@ -179,7 +189,7 @@ class Job:
         self._add_quality("finetune", metrics["quality"], self.stages["finetune"].eval_clips)
 
     def adversarial(self) -> None:
-        """Adversarial fine-tuning to a few denoising steps"""
+        """Adversarial fine-tuning to a few denoising steps, and the control if the config asks for one"""
         for model, rows in self._train("adversarial").metrics["quality"].items():
             self._add_quality(model, rows, self.stages["adversarial"].eval_clips)
 
@@ -224,12 +234,10 @@ class Job:
         return self.space.check(Architecture.load(self.folder / "architecture.json"))
 
     def _train(self, stage: str, **inputs: Any) -> Any:
-        from nas.training import run_stage
-        from nas.training.recipe import PREVIOUS_STAGE
+        from nas.training.recipe import PREVIOUS_STAGE, run_on_workers
 
-        return run_stage(
-            stage, self._stage(stage), self.stages[stage], replace(self._inputs(PREVIOUS_STAGE[stage]), **inputs)
-        )
+        stage_inputs = replace(self._inputs(PREVIOUS_STAGE[stage]), **inputs)
+        return run_on_workers(stage, self._stage(stage), self.stages[stage], stage_inputs, self.config.workers)
 
     def _inputs(self, start: str | None) -> Any:
         """Inputs of a stage that starts from the finished stage `start`."""
@@ -243,6 +251,7 @@ class Job:
             decoder,
             start_folder,
             objective=self.objective,
+            execution=self.execution,
             table=file_hash(self.folder / "table.csv"),
             base=self.base,
         )

@@ -48,6 +48,8 @@ class JobConfig:
         space: a shipped search space's name, or a path; relative paths, here and in `stages`, start in this file's folder.
         budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
         objective: prediction type and training timesteps, as in a training recipe (`nas train`).
+        execution: how the steps of every stage are computed, as in a training recipe.
+        workers: workers that share each batch of a stage, started by Ray Train if above 1.
         previews: preview clips to generate after the stages.
         stages: config of each training stage by name; `retrain` is a finetune config for the shortlist.
         formats: export formats.
@@ -61,6 +63,8 @@ class JobConfig:
     device: str = "local"
     search: SearchConfig = field(default_factory=SearchConfig)
     objective: dict[str, Any] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)
+    workers: AtLeast1 = 1
     stages: dict[str, Any] = field(default_factory=dict)
     formats: tuple[str, ...] = ("coreml", "recipe")
     seed: AtLeast0 = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nas import checkpoint
+from nas import checkpoint, distributed
 from nas.data import video_writer
 from nas.diffusion.sampling import generate
 from nas.models.text_encoder import EMPTY, PromptEncoder
@@ -30,13 +30,16 @@ def write_previews(
     Returns:
         Paths of the GIF and the MP4.
     """
+    with distributed.use_device(inputs.execution.device):
+        device = distributed.device()
     denoiser, guidance, sampler = _model(inputs, arch)
-    context = PromptEncoder(inputs.space.text)([EMPTY, *captions])
+    denoiser.to(device)
+    context = PromptEncoder(inputs.space.text, device)([EMPTY, *captions])
     shape = inputs.space.input_shape()[1:]
     latents = generate(denoiser, context[1:], context[:1], shape, steps, guidance, sampler, seed)
     fps = checkpoint.data_fps(inputs.decoder, inputs.space.clip.fps)
-    clips = video_writer.to_uint8(checkpoint.load_autoencoder(inputs.decoder).decode(latents).numpy())
-    grid = video_writer.enlarge(video_writer.tile(clips, columns=len(captions)))
+    clips = checkpoint.load_autoencoder(inputs.decoder).to(device).decode(latents.to(device)).cpu()
+    grid = video_writer.enlarge(video_writer.tile(video_writer.to_uint8(clips.numpy()), columns=len(captions)))
     return tuple(video_writer.save(folder / f"{steps}-steps{suffix}", grid, fps) for suffix in (".gif", ".mp4"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from nas import distributed
 from nas.data.skipped import SkippingSource
 from nas.data.source import batch_indices
-from nas.diffusion.seeding import generator
+from nas.diffusion.seeding import generator, normal_rows
 from nas.errors import ConfigError
 from nas.models import Autoencoder, VAEConfig
 from nas.models.autoencoder import PublicAutoencoder, encode_clips
@@ -45,11 +46,11 @@ def reconstruction(
     shape = (latent.channels, frames, latent.height, latent.width)
 
     def step(number: int) -> dict[str, float]:
-        mine, terms, stream = distributed.share(config.batch), [], generator(config.seed, number)
-        noise = torch.randn((config.batch, *shape), generator=stream)[mine]
-        clips = _training_clips(source, config, number, stream)
+        noise = normal_rows(math.prod(shape), range(config.batch)[distributed.share(config.batch)], config.seed, number)
+        noise = noise.reshape(-1, *shape)
+        clips = _training_clips(source, config, number, generator(config.seed, number))
 
-        def loss(part: _Noised) -> Tensor:
+        def loss(part: _Noised) -> dict[str, Tensor]:
             mean, log_variance = autoencoder.encode_moments(part.clips)
             latents = mean + part.noise * (0.5 * log_variance).exp()
             error = F.mse_loss(autoencoder.decode_unscaled(latents), part.clips)
@@ -57,12 +58,10 @@ def reconstruction(
                 still = F.mse_loss(autoencoder.decode_unscaled(latents[:, :, :1]), part.clips[:, :, :1])
                 error = error + still / part.clips.shape[2]
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-            terms.append((error.item(), divergence.item()))
-            return error + config.kl * divergence
+            return {"loss": error + config.kl * divergence, "error": error, "kl": divergence}
 
-        row = learner.train_step(loss, _Noised(clips.to(learner.device), noise.to(learner.device)), number)
-        error, divergence = (sum(values) / len(terms) for values in zip(*terms))
-        return {"loss": error, "kl": divergence, "grad_norm": row["grad_norm"]}
+        row = learner.train_step(loss, _Noised(*distributed.move([clips, noise], learner.device)), number)
+        return {"loss": row["error"], "kl": row["kl"], "grad_norm": row["grad_norm"]}
 
     return learner, step
 
@@ -83,23 +82,20 @@ def distillation(
     perceptual = perceptual_distance(learner.device) if config.lpips else None
 
     def step(number: int) -> dict[str, float]:
-        terms: list[dict[str, float]] = []
         clips = _training_clips(source, config, number, generator(config.seed, number))
         latents = encode_clips(teacher, clips.to(learner.device))
 
-        def loss(part: Latents) -> Tensor:
+        def loss(part: Latents) -> dict[str, Tensor]:
             losses = distillation_losses(student, teacher, part.latents)
-            row = {"loss": losses["output"], "features": losses["features"]}
+            row = {"output": losses["output"], "features": losses["features"]}
             total = losses["output"] + config.features * losses["features"]
             if perceptual is not None:
                 row["lpips"] = perceptual(losses["clip"], losses["target"])
                 total = total + config.lpips * row["lpips"]
-            terms.append({name: value.item() for name, value in row.items()})
-            return total
+            return {"loss": total, **row}
 
         row = learner.train_step(loss, Latents(latents), number)
-        means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
-        return {**means, "grad_norm": row["grad_norm"]}
+        return {"loss": row.pop("output"), **{name: value for name, value in row.items() if name != "loss"}}
 
     return learner, step
 

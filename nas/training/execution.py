@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from nas import distributed
 from nas.errors import ConfigError, suggestion
 from nas.models.unet import ResnetBlock, SpatialTransformer
 from nas.ranges import check_range
@@ -32,7 +33,9 @@ class ExecutionConfig:
         checkpointing: recompute the activations of each block in the backward pass instead of storing them.
         shard: with several workers, shard the trained module (FSDP2) instead of replicating it (DDP). For `distill`,
             `supernet` and `finetune`.
-        keep: number of training states to keep; more than 1 to be able to go back.
+        keep: number of training states to keep; more than 1 to be able to go back, and to extend a finished stage.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`; None: a CUDA GPU if there is one, otherwise the CPU. Float32 products
+            are computed in TF32 on GPUs that have it.
 
     Raises:
         ConfigError: an unknown precision, or a number below 1.
@@ -43,6 +46,7 @@ class ExecutionConfig:
     checkpointing: bool = False
     shard: bool = False
     keep: int = 1
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -51,19 +55,46 @@ class ExecutionConfig:
             )
         check_range(self, ("accumulate", "keep"), 1)
 
-    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
-        """The context for forward passes on a device.
-
+    def check(self, device: torch.device) -> None:
+        """
         Raises:
             ConfigError: the device does not support this precision.
         """
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
         if self.precision == "fp16" and device.type == "cpu":
             raise ConfigError("precision: fp16 needs a GPU; use bf16 or fp32 on this machine")
-        if self.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise ConfigError("precision: this GPU does not support bf16; use fp16")
+        emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        if self.precision == "bf16" and emulated:
+            raise ConfigError("precision: this GPU does not support bf16, it can only emulate it; use fp16")
+
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
+        """The context for forward passes on a device; raises as `check`."""
+        self.check(device)
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
         return torch.autocast(device.type, PRECISIONS[self.precision])
+
+
+def check_device(execution: ExecutionConfig, where: str) -> None:
+    """Check the device and the precision before other work.
+
+    Args:
+        where: what errors begin with, such as the file and the key that hold the options.
+
+    Raises:
+        ConfigError: this machine does not have the device, or it does not support the precision.
+    """
+    try:
+        with distributed.use_device(execution.device):
+            execution.check(distributed.device())
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+
+
+def allow_tf32(device: torch.device) -> None:
+    """Let a GPU compute float32 products in TF32: several times faster, with the mantissa of fp16."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:

@@ -18,6 +18,9 @@ from nas.models import UNet
 from nas.ranges import check_range
 from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks
 
+Loss = Callable[[Any], Tensor | Mapping[str, Tensor]]
+"""(batch) -> its loss, or a mapping with it as `loss` and other values for the history."""
+
 MAX_SKIPPED_STEPS = 20
 """This many steps in a row without a finite gradient end the run."""
 
@@ -125,25 +128,28 @@ class Learner:
         """The context for forward passes, with the precision of `execution`."""
         return self.execution.autocast(self.device)
 
-    def train_step(self, loss: Callable[[Any], Tensor], batch: Any, step: int) -> dict[str, float]:
+    def train_step(self, loss: Loss, batch: Any, step: int) -> dict[str, float]:
         """One optimizer step on `loss(batch)`, a mean over the batch, accumulated as `execution` says.
 
         Args:
+            loss: of a part of the batch: the loss, or a mapping with it as `loss` and other values for the history.
             batch: an object with `split(parts)`.
 
         Returns:
-            `loss`, and `grad_norm` as `update` returns it.
+            The means over the parts of what `loss` gives, as numbers, and `grad_norm` as `update` returns it.
         """
-        parts, total = batch.split(self.execution.accumulate), 0.0
+        parts, means = batch.split(self.execution.accumulate), {}
         self.optimizer.zero_grad()
         for number, part in enumerate(parts, 1):
             last = number == len(parts)
             with contextlib.nullcontext() if last else distributed.no_gradient_sync(self.model):
                 with self.autocast():
-                    value = loss(part) / len(parts)
-                self.scaler.scale(value).backward()
-            total += value.detach()
-        return {"loss": total.item(), "grad_norm": self._apply_gradients(total, step)}
+                    values = loss(part)
+                    values = dict(values) if isinstance(values, Mapping) else {"loss": values}
+                    values = {name: value / len(parts) for name, value in values.items()}
+                self.scaler.scale(values["loss"]).backward()
+            means = {name: means.get(name, 0.0) + value.detach() for name, value in values.items()}
+        return self._apply_gradients(means, step)
 
     def update(self, loss: Tensor, step: int) -> float:
         """One optimizer step on `loss`; the step is skipped when the loss or its gradient is not finite.
@@ -154,23 +160,30 @@ class Learner:
         Raises:
             NasError: `MAX_SKIPPED_STEPS` in a row were not finite.
         """
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        return self._apply_gradients(loss, step)
+        return self.update_and_read({"loss": loss}, step)["grad_norm"]
 
-    def _apply_gradients(self, loss: Tensor, step: int) -> float:
+    def update_and_read(self, values: Mapping[str, Tensor], step: int) -> dict[str, float]:
+        """`update` on `values["loss"]`: all values as numbers, for which the host waits once, and `grad_norm`."""
+        self.optimizer.zero_grad()
+        self.scaler.scale(values["loss"]).backward()
+        return self._apply_gradients(values, step)
+
+    def _apply_gradients(self, values: Mapping[str, Tensor], step: int) -> dict[str, float]:
         if self._average_gradients:
             distributed.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         norm = distributed.full_tensor(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+        values = {**values, "grad_norm": norm}
+        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
+        row = dict(zip(values, numbers))
         # The norm is the same on every worker, the loss is not: either all workers take the step, or none does.
-        finite = distributed.mean_over_workers({"loss": loss.item()})["loss"]
-        if not torch.isfinite(norm) or not math.isfinite(finite):
+        finite = distributed.mean_over_workers({"loss": row["loss"]})["loss"]
+        if not math.isfinite(row["grad_norm"]) or not math.isfinite(finite):
             self.scaler.update()
             self.skipped += 1
             if self.skipped[0] >= MAX_SKIPPED_STEPS:
                 raise NasError(f"{MAX_SKIPPED_STEPS} steps in a row gave no finite gradient; lower the learning rate")
-            return math.nan
+            return {**row, "grad_norm": math.nan}
         self.skipped[0] = 0
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * self.config.rate(step, self.steps)
@@ -179,23 +192,29 @@ class Learner:
         decay = min(self.config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
-        return norm.item()
+        return row
 
     def ema_state(self) -> dict[str, Tensor]:
-        """The module's state dict with the EMA weights. A collective call: all workers must make it."""
-        state = {**self.module.state_dict(), **dict(zip(self.names, self.ema))}
-        return {name: distributed.full_tensor(value) for name, value in state.items()}
+        """The module's state dict with the EMA weights, on rank 0; a collective call, {} on the other workers."""
+        return distributed.gather({**self.module.state_dict(), **dict(zip(self.names, self.ema))})
 
     def result(self) -> nn.Module:
-        """The unsharded module with the EMA weights, at the end of training. A collective call."""
+        """The unsharded module with the EMA weights, at the end of training. A collective call.
+
+        Of a module that was sharded, the other workers than rank 0 get one without weights, on the meta device.
+        """
         if self._full_module is None:
-            self.module.load_state_dict(self.ema_state())
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, self.ema)
             return self.module
-        self._full_module.load_state_dict(self.ema_state(), assign=True)
+        state = self.ema_state()
+        if state:
+            self._full_module.load_state_dict(state, assign=True)
+            self._full_module.to(self.device)
         return self._full_module
 
     def state(self) -> dict[str, Tensor]:
-        """All that is needed to resume training. A collective call."""
+        """All that is needed to resume training, on rank 0; a collective call, {} on the other workers."""
         state = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
         state |= {f"mean.{name}": value for name, value in zip(self.names, self.ema)}
         for name, parameter in zip(self.names, self.parameters):
@@ -204,28 +223,33 @@ class Learner:
         if self.scaler.is_enabled():
             scaler = self.scaler.state_dict()
             state["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
-        return {name: distributed.full_tensor(value) for name, value in state.items()} | {"bad": self.skipped}
+        return distributed.gather({**state, "bad": self.skipped})
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
-        prefix = "weights."
-        weights = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        own = self.module.state_dict()
+    def load(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Restore what `state` returned, from names with a prefix.
+
+        Raises:
+            KeyError: it is the state of a module with other weights.
+        """
+        weights, own = f"{prefix}weights.", self.module.state_dict()
+        different = {name.removeprefix(weights) for name in state if name.startswith(weights)} ^ set(own)
+        if different:
+            raise KeyError(min(different))
         if self._full_module is None:
-            self.module.load_state_dict(weights)
+            self.module.load_state_dict({name: state[weights + name] for name in own})
         else:
-            for name in own:
-                distributed.copy_full_tensor(own[name], weights[name])
+            for name, value in own.items():
+                distributed.copy_full_tensor(value, state, weights + name)
         for name, parameter, mean in zip(self.names, self.parameters, self.ema):
-            distributed.copy_full_tensor(mean, state[f"mean.{name}"])
+            distributed.copy_full_tensor(mean, state, f"{prefix}mean.{name}")
             moments = {}
             for kind in ("exp_avg", "exp_avg_sq"):
-                if f"{kind}:{name}" in state:
+                if f"{prefix}{kind}:{name}" in state:
                     moments[kind] = torch.zeros_like(parameter)
-                    distributed.copy_full_tensor(moments[kind], state[f"{kind}:{name}"])
+                    distributed.copy_full_tensor(moments[kind], state, f"{prefix}{kind}:{name}")
             if moments:
-                self.optimizer.state[parameter] = {"step": state[f"step:{name}"].to(self.device), **moments}
+                self.optimizer.state[parameter] = {"step": state[f"{prefix}step:{name}"].to(self.device), **moments}
         if self.scaler.is_enabled():
-            scale, growth = state["scaler"].tolist()
+            scale, growth = state[f"{prefix}scaler"].tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
-        self.skipped.copy_(state["bad"])
+        self.skipped.copy_(state[f"{prefix}bad"])

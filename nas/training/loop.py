@@ -108,7 +108,7 @@ def _warn(folder: Path, line: str) -> None:
 
 def _save(folder: Path, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
     state = {f"{name}/{key}": value for name, learner in learners.items() for key, value in learner.state().items()}
-    if not distributed.is_main():
+    if not distributed.is_main():  # but they took part in gathering it
         return
     keep = max(learner.execution.keep for learner in learners.values())
     if keep > 1:
@@ -134,11 +134,11 @@ def _restore(folder: Path, learners: Mapping[str, Learner]) -> tuple[int, float]
     path = folder / STATE
     if not path.exists():
         return 0, 0.0
-    state, metadata = safetensors_io.read(path, "training state")
+    state = safetensors_io.TensorFile(path, "training state")
     try:
         for name, learner in learners.items():
-            learner.load({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})
-        return max(0, int(metadata["step"])), float(metadata["seconds"])
+            learner.load(state, f"{name}/")
+        return max(0, int(state.metadata["step"])), float(state.metadata["seconds"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(

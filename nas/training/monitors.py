@@ -44,23 +44,21 @@ BOUNDS = (
 )
 
 
-def motion_energy(clips: Tensor) -> float:
-    """Mean squared difference of neighboring frames of `(B, C, T, H, W)`; NaN for images."""
-    return (clips[:, :, 1:] - clips[:, :, :-1]).square().mean().item()
+def motion_energy(clips: Tensor) -> Tensor:
+    """Mean squared difference `()` of neighboring frames of `(B, C, T, H, W)`; NaN for images."""
+    return (clips[:, :, 1:] - clips[:, :, :-1]).square().mean()
 
 
 @torch.no_grad()
-def latent_statistics(generated: Tensor, real: Tensor) -> dict[str, float]:
-    """`motion` and `spread`: motion energy and standard deviation of generated latents relative to real ones.
+def latent_statistics(generated: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """`motion` and `spread` `()`: motion energy and standard deviation of generated latents relative to real ones.
 
     Args:
         generated, real: latents `(B, C, T, h, w)`.
     """
     motion, real_motion = motion_energy(generated), motion_energy(real)
-    return {
-        "motion": motion / real_motion if real_motion else math.nan,
-        "spread": (generated.std() / real.std()).item(),
-    }
+    motion = torch.where(real_motion == 0, math.nan, motion / real_motion)
+    return {"motion": motion, "spread": generated.std() / real.std()}
 
 
 class HistoryMonitor:

@@ -52,7 +52,7 @@ class PreviewWriter:
         if config.every:
             self.real, self.context = held_out(decoder, config.clips)
             self.empty = LatentCache(decoder / "train").empty
-            self.autoencoder = checkpoint.load_autoencoder(decoder)
+            self.autoencoder = checkpoint.load_autoencoder(decoder).to(distributed.device())
             self.fps = checkpoint.data_fps(decoder)
 
     def __call__(self, denoiser: nn.Module, steps_done: int) -> dict[str, float]:
@@ -70,11 +70,12 @@ class PreviewWriter:
         denoiser.train(training)
         if distributed.is_main():
             self._write(latents, steps_done)
-        return {f"sampled_{name}": value for name, value in latent_statistics(latents, self.real).items()}
+        return {f"sampled_{name}": value.item() for name, value in latent_statistics(latents, self.real).items()}
 
     @torch.no_grad()
     def _write(self, latents: torch.Tensor, steps_done: int) -> None:
-        grid = video_writer.tile(video_writer.to_uint8(self.autoencoder.decode(latents).numpy()), columns=len(latents))
+        clips = self.autoencoder.decode(latents.to(distributed.device())).cpu()
+        grid = video_writer.tile(video_writer.to_uint8(clips.numpy()), columns=len(latents))
         grid = video_writer.enlarge(grid)
         for suffix in (".gif", ".mp4"):
             video_writer.save(self.folder / f"step-{steps_done:07d}{suffix}", grid, self.fps)

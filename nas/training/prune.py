@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas import distributed
 from nas.costs import LookupTable
 from nas.data.batches import Batches
 from nas.diffusion.predictions import Objective, add_noise, model_input
@@ -47,6 +48,7 @@ def prune_checkpoint(
     importance: Importance = "norm",
     calibration: PruningData | None = None,
     table: LookupTable | None = None,
+    device: str | None = None,
 ) -> PruningReport:
     """Prune a checkpoint's UNet to `space.backbone`; writes `out/unet/`, `out/report.txt` and `out/report.json`.
 
@@ -55,6 +57,7 @@ def prune_checkpoint(
         importance: `norm` of the weights, or `taylor`: first-order effect on the distance to the original's output.
         calibration: the data that `taylor` requires.
         table: a lookup table, for the latency of both backbones if it has them.
+        device: as in `nas.distributed.use_device`.
 
     Raises:
         ConfigError: a file is missing or does not match, or the backbone is not contained in the checkpoint's.
@@ -63,7 +66,7 @@ def prune_checkpoint(
         raise ConfigError(f"importance: unknown importance '{importance}'{suggestion(importance, IMPORTANCE)}")
     if space.backbone is None:
         raise ConfigError(f"search space '{space.name}' is cost-only and has no backbone to prune to")
-    with output_lock(out, folder=True):
+    with distributed.use_device(device), output_lock(out, folder=True):
         return _prune(checkpoint, space, Path(out), importance, calibration, table)
 
 
@@ -76,7 +79,7 @@ def _prune(
     table: LookupTable | None,
 ) -> PruningReport:
     folder = checkpoint_folder(checkpoint)
-    unet, loss = load_unet(folder).eval(), None
+    unet, loss = load_unet(folder).eval().to(distributed.device()), None
     if importance == "taylor":
         if calibration is None:
             raise ConfigError(
@@ -106,6 +109,7 @@ def output_distance_loss(unet: UNet, objective: Objective, calibration: PruningD
             f"{calibration.folder}: latents of {channels} channels and text of width {dim}; the checkpoint expects "
             f"{unet.conv_in.in_channels} and {unet.context_dim}; prepare the data with its own autoencoder and encoder"
         )
+    unet.to(distributed.device())
     noisy = add_noise(batch.latents, batch.noise, batch.t)
     x, timestep = model_input(objective, noisy, batch.t)
     x = x[:, :, 0]

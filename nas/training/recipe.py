@@ -29,9 +29,9 @@ from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, suggestion
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
-from nas.training.execution import ExecutionConfig
+from nas.training.execution import ExecutionConfig, check_device
 from nas.training.previews import PreviewConfig
-from nas.training.stage import Inputs, StageResult, check_or_record_config, file_hash
+from nas.training.stage import Inputs, StageResult, check_or_record_config, extend, file_hash, needs_run
 
 PREVIOUS_STAGE = dict(zip(STAGE_ORDER, (None, *STAGE_ORDER)))
 """For each stage, the one it starts from; keys are in the order in which the stages run."""
@@ -58,7 +58,12 @@ class Recipe:
 
 
 def train(
-    stage: str, recipe: str | Path, out: str | Path, workers: int = 1, data: str | Path | None = None
+    stage: str,
+    recipe: str | Path,
+    out: str | Path,
+    workers: int = 1,
+    data: str | Path | None = None,
+    device: str | None = None,
 ) -> StageResult:
     """Run or resume stage `stage` of a recipe file in `out/STAGE`; the stages before it must be finished in `out`.
 
@@ -66,6 +71,7 @@ def train(
         workers: number of data-parallel workers, started by Ray Train if above 1; all must see the folder `out`. Leave
             it at 1 under `torchrun`, which has started them.
         data: overrides the recipe's data of the `decoder` stage: `digits`, or a folder.
+        device: overrides the recipe's `execution.device`.
 
     Raises:
         ConfigError: unknown stage, invalid file, the previous stage is not finished, or the folder was started with
@@ -73,7 +79,7 @@ def train(
         LockedError: another process trains this stage in this folder.
         NasError: a worker failed, or the training diverged.
     """
-    from nas.training import STAGES, run_stage
+    from nas.training import STAGES
 
     if workers < 1:
         raise ConfigError(f"workers: must be at least 1, not {workers}")
@@ -100,34 +106,47 @@ def train(
     start = out / previous if previous and previous != "decoder" else None
     table = file_hash(beside(path, loaded.table)) if loaded.table else None
     base = path.absolute().parent
-    inputs = Inputs(space, decoder, start, arch, loaded.objective, loaded.execution, loaded.previews, table, base)
-    arguments = (stage, out / stage, options, inputs)
+    execution = loaded.execution if device is None else replace(loaded.execution, device=device)
+    check_device(execution, "--" if device else f"{path}: execution.")
+    inputs = Inputs(space, decoder, start, arch, loaded.objective, execution, loaded.previews, table, base)
+    check_shares(stage, options, max(workers, launched), str(path))
+    return run_on_workers(stage, out / stage, options, inputs, workers)
+
+
+def check_shares(stage: str, options: Any, workers: int, file: str) -> None:
+    """Check, before any worker starts, that workers can share the batches of a stage evenly.
+
+    Raises:
+        ConfigError: a batch is not a multiple of the number of workers; it names the file and the field.
+    """
     for name in ("batch", "image_batch_size"):
-        count = max(workers, launched)
-        if getattr(options, name, count) % count:
+        if getattr(options, name, workers) % workers:
             raise ConfigError(
-                f"{path}: stages.{stage}.{name}: {getattr(options, name)} cannot be shared evenly by {count} workers; "
-                f"choose a multiple of {count}"
+                f"{file}: stages.{stage}.{name}: {getattr(options, name)} cannot be shared evenly by {workers} workers; "
+                f"choose a multiple of {workers}"
             )
-    if launched > 1:
-        return _run_launched(*arguments)
-    if workers > 1 and not (out / stage / "result.json").exists():
-        with output_lock(out / stage, folder=True):
-            check_or_record_config(*arguments, workers)  # before workers start, for a one-line error
-            distributed.launch(run_stage, arguments, workers, out / stage / "ray")
-    return run_stage(*arguments)
 
 
-def _run_launched(stage: str, folder: Path, options: Any, inputs: Inputs) -> StageResult:
-    """Run a stage as one of the workers that torchrun has started; rank 0 holds the lock of the folder."""
+def run_on_workers(stage: str, folder: Path, options: Any, inputs: Inputs, workers: int) -> StageResult:
+    """`run_stage` on this many workers that Ray Train starts, on those that torchrun has started, or in this process."""
     from nas.training import run_stage
 
-    with distributed.launched_group(), contextlib.ExitStack() as held:
-        if distributed.is_main():
-            held.enter_context(output_lock(folder, folder=True))
-            check_or_record_config(stage, folder, options, inputs, distributed.world_size())
-        distributed.barrier()
-        return run_stage(stage, folder, options, inputs)
+    arguments = (stage, folder, options, inputs)
+    with distributed.use_device(inputs.execution.device):
+        if distributed.launched_workers() > 1:
+            with distributed.launched_group(), contextlib.ExitStack() as held:
+                if distributed.is_main():
+                    held.enter_context(output_lock(folder, folder=True))
+                    extend(*arguments)
+                    check_or_record_config(*arguments, distributed.world_size())
+                distributed.barrier()
+                return run_stage(*arguments)
+        if workers > 1 and needs_run(folder, options):
+            with output_lock(folder, folder=True):
+                extend(*arguments)
+                check_or_record_config(*arguments, workers)  # before workers start, for a one-line error
+                distributed.launch(run_stage, arguments, workers, folder / "ray")
+    return run_stage(*arguments)
 
 
 def beside(recipe: Path, name: str) -> str | Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +23,38 @@ from nas.diffusion.sampling import sample_euler
 from nas.diffusion.schedules import scale_noise
 from nas.models import safetensors_io
 from nas.progress import progress
+from nas.training.execution import ExecutionConfig
+
+Clips = Callable[[int], Tensor]
+"""(index of a step of a schedule) -> indices `(n,)` of the clips that take it."""
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The index into a schedule at which each clip of a batch starts.
+
+    Since the host knows how many clips take each step, it need not wait for the device to find them.
+
+    Attributes:
+        indices: `(B,)`, on the CPU.
+        order: the clips `(B,)` by falling index, on the device of the clips.
+    """
+
+    indices: Tensor
+    order: Tensor
+
+    @staticmethod
+    def order_of(indices: Tensor) -> Tensor:
+        """`order` of these indices, on the CPU."""
+        return indices.argsort(descending=True, stable=True)
+
+    def later(self, step: int) -> Tensor:
+        """The clips that start after a step."""
+        return self.order[: int((self.indices > step).sum())]
+
+    def begun(self, step: int) -> Tensor:
+        """The clips that have started by a step, except those that start at the first one."""
+        return self.order[int((self.indices > step).sum()) : int((self.indices > 0).sum())]
 
 
 class TeacherSampler:
@@ -35,28 +68,27 @@ class TeacherSampler:
     """
 
     def __init__(self, denoiser: nn.Module, empty: Tensor, guidance: float, times: Sequence[float]) -> None:
-        self.denoiser, self.empty, self.guidance, self.times = denoiser, empty, guidance, times
+        self.denoiser, self.guidance, self.times = denoiser, guidance, times
+        self.empty = empty.to(next(denoiser.parameters()).device)
 
-    def end(self, x: Tensor, context: Tensor, indices: Tensor) -> Tensor:
-        """The end of the trajectories that start from `x` `(B, C, T, h, w)` at `times[indices]`, indices `(B,)`."""
+    def end(self, x: Tensor, context: Tensor, moves: Clips) -> Tensor:
+        """`x` `(B, C, T, h, w)` with each clip at the end of the trajectory of the steps that it takes."""
 
         def velocity(clips: Tensor) -> Velocity:
-            return guided_velocity_fn(self.denoiser, context[clips], self.empty.to(x.device), self.guidance)
+            return guided_velocity_fn(self.denoiser, context[clips], self.empty, self.guidance)
 
-        return advance(x, self.times, lambda step: indices <= step, velocity)
+        return advance(x, self.times, moves, velocity)
 
 
 @torch.no_grad()
-def advance(
-    x: Tensor, times: Sequence[float], moves: Callable[[int], Tensor], velocity: Callable[[Tensor], Velocity]
-) -> Tensor:
-    """Euler's method along `times`; step i is taken by the clips for which the mask `moves(i)` `(B,)` is true.
+def advance(x: Tensor, times: Sequence[float], moves: Clips, velocity: Callable[[Tensor], Velocity]) -> Tensor:
+    """Euler's method along `times`; step i is taken by the clips `moves(i)`.
 
     Args:
         velocity: the velocity function of the clips with these indices.
     """
     for step, schedule in enumerate(itertools.pairwise(times)):
-        clips = moves(step).nonzero().flatten()
+        clips = moves(step)
         if len(clips):
             x = x.index_copy(0, clips, sample_euler(velocity(clips), x[clips], schedule))
     return x
@@ -74,20 +106,25 @@ class ReflowPairs:
     def __init__(self, folder: Path, batches: Batches, count: int) -> None:
         self.folder, self.batches, self.count = folder, batches, count
 
-    def generate(self, teacher: TeacherSampler) -> None:
-        """Sample every missing batch with the teacher."""
+    def generate(self, teacher: TeacherSampler, execution: ExecutionConfig | None = None) -> None:
+        """Sample every missing batch with the teacher, in the precision of `execution`."""
+        execution = execution or ExecutionConfig()
         missing = [number for number in range(self.count) if not self._path(number).exists()]
         for number in progress(missing, "teacher batches", self.count, self.count - len(missing)):
             batch = self.batches.joint(number)
-            indices = torch.zeros(len(batch.t), dtype=torch.long, device=batch.noise.device)
-            latents = teacher.end(scale_noise(batch.noise, teacher.times[0]), batch.context, indices)
+            everything = torch.arange(len(batch.t), device=batch.noise.device)
+            with execution.autocast(batch.noise.device):
+                noise = scale_noise(batch.noise, teacher.times[0])
+                latents = teacher.end(noise, batch.context, lambda step: everything)  # noqa: B023
             safetensors_io.save(self._path(number), {"latents": latents.cpu()})
 
     def __call__(self, step: int) -> tuple[Batch, Tensor]:
         """A batch with real latents, and the teacher's latents `(B, C, T, h, w)` for its noise and captions."""
         number = step % self.count
-        batch = self.batches.joint(number)
-        return batch, safetensors_io.load(self._path(number))["latents"].to(batch.latents.device)
+        latents = safetensors_io.load(self._path(number))["latents"]
+        batch = self.batches.joint_on_host(number)
+        *fields, latents = distributed.move([*batch.tensors(), latents], distributed.device())
+        return Batch(*fields), latents
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}-{distributed.rank()}.safetensors"

@@ -7,7 +7,7 @@ import errno
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nas.failures import lacks_memory
 from nas.files import read_json, read_text, short_hash, write_json
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
-from nas.training.execution import ExecutionConfig
+from nas.training.execution import ExecutionConfig, allow_tf32
 from nas.training.loop import STATE, older_states
 from nas.training.previews import PreviewConfig
 
@@ -85,13 +85,16 @@ def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: In
         LockedError: another process uses the folder.
         NasError: the training diverged, or ran out of memory or disk space; the saved state is kept.
     """
-    done = folder / "result.json"
-    if not done.exists():
-        # Of several workers none takes the lock: the process that started them holds it.
-        single = distributed.world_size() == 1
-        with output_lock(folder, folder=True) if single else contextlib.nullcontext():
+    done, single = folder / "result.json", distributed.world_size() == 1
+    if needs_run(folder, config):
+        with distributed.use_device(inputs.execution.device), contextlib.ExitStack() as held:
+            inputs.execution.check(distributed.device())
+            if single:  # of several workers none takes the lock: the process that started them holds it
+                held.enter_context(output_lock(folder, folder=True))
+                extend(name, folder, config, inputs)
             check_or_record_config(name, folder, config, inputs, distributed.world_size())
             if not done.exists():
+                allow_tf32(distributed.device())
                 with _explain_resource_errors(folder):
                     _finish(name, stage, folder, config, inputs)
     check_or_record_config(name, folder, config, inputs, distributed.world_size())
@@ -114,10 +117,9 @@ def _finish(name: str, stage: Stage, folder: Path, config: Any, inputs: Inputs) 
             if isinstance(value, float):
                 check_finite(value, f"{name}: {metric}")
         write_json(folder / "result.json", asdict(_ResultFile(metrics, seconds)))
-        for state in (folder / STATE, *older_states(folder)):
-            state.unlink(
-                missing_ok=True
-            )  # the weights are in the checkpoint; optimizer moments are not needed any more
+        if inputs.execution.keep == 1:  # more are kept to go back to, and to extend the stage
+            for state in (folder / STATE, *older_states(folder), folder / "control" / STATE):
+                state.unlink(missing_ok=True)
     distributed.barrier()
 
 
@@ -175,6 +177,51 @@ def require_finished(folder: Path | None, what: str) -> Path:
     if not (Path(folder) / "result.json").exists():
         raise ConfigError(f"{folder}: not a finished '{what}' stage; run that stage first")
     return Path(folder)
+
+
+def extend(name: str, folder: Path, config: Any, inputs: Inputs) -> None:
+    """Let a finished stage that is asked for more steps continue from its training state. The caller holds the lock.
+
+    Its learning rate schedule spans the new number of steps.
+
+    Raises:
+        ConfigError: its training state was not kept, or it was started with another configuration.
+    """
+    before = _steps_before(folder, config)
+    if before is None:
+        return
+    path = folder / "stage.json"
+    check_or_record_config(name, folder, replace(config, steps=before), inputs, distributed.world_size())
+    reason = None
+    if name == "decoder":
+        reason = "its latents would have to be encoded again"
+    elif not (folder / STATE).exists():
+        reason = "its training state was not kept; next time, set execution.keep above 1"
+    if reason is not None:
+        raise ConfigError(
+            f"{path}: finished its {before} steps and cannot be extended to {config.steps}: {reason}; give another folder"
+        )
+    (folder / "result.json").unlink()
+    for evaluation in folder.glob("quality-*.jsonl"):
+        evaluation.unlink()
+    recorded = read_json(path, "stage", dict)
+    write_json(path, {**recorded, "config": {**recorded["config"], "steps": config.steps}})
+
+
+def needs_run(folder: Path, config: Any) -> bool:
+    """Whether a stage is not finished, or is asked for more steps than it has taken."""
+    return not (folder / "result.json").exists() or _steps_before(folder, config) is not None
+
+
+def _steps_before(folder: Path, config: Any) -> int | None:
+    """The steps of a finished stage that `config` asks for more of; otherwise None."""
+    path, asked = folder / "stage.json", getattr(config, "steps", None)
+    if asked is None or not (path.exists() and (folder / "result.json").exists()):
+        return None
+    recorded = read_json(path, "stage", dict)
+    options = recorded.get("config") if isinstance(recorded, dict) else None
+    steps = options.get("steps") if isinstance(options, dict) else None
+    return steps if isinstance(steps, int) and steps < asked else None
 
 
 def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs, workers: int) -> None:

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import torch
 
+from nas import distributed
+from nas.config import build
 from nas.data.batches import held_out
 from nas.diffusion.losses import validation_loss
-from nas.files import content_hash, short_hash
-from nas.spaces import Architecture
+from nas.diffusion.predictions import Objective
+from nas.errors import ConfigError
+from nas.files import content_hash, read_json, short_hash
+from nas.spaces import Architecture, SearchSpace
+from nas.training.execution import ExecutionConfig
 from nas.training.stage import Inputs, require_finished
 from nas.training.stages import supernet
 from nas.training.stages.finetune import FinetuneConfig, train_jointly
@@ -23,7 +28,7 @@ class SupernetEvaluator:
     All architectures are scored on the same clips, noise and timesteps.
 
     Args:
-        inputs: `space`, `decoder` and `start` (the finished `supernet` stage).
+        inputs: `space`, `decoder` and `start` (the finished `supernet` stage); `execution.device` computes the scores.
         clips: number of held-out clips.
         threads: torch threads, to be set in worker processes; None: unchanged.
     """
@@ -31,6 +36,27 @@ class SupernetEvaluator:
     def __init__(self, inputs: Inputs, clips: int = 64, threads: int | None = None) -> None:
         self.inputs, self.clips, self.threads = inputs, clips, threads
         self._loaded = None
+
+    @classmethod
+    def of_stage(
+        cls, folder: str | Path, space: SearchSpace, clips: int = 64, device: str | None = None
+    ) -> SupernetEvaluator:
+        """The evaluator of a finished `supernet` stage, whose `decoder` stage lies in the folder beside it.
+
+        Args:
+            device: as in `ExecutionConfig`.
+
+        Raises:
+            ConfigError: a stage is missing or not finished, or is of another search space.
+        """
+        folder = require_finished(Path(folder), "supernet")
+        recorded = read_json(folder / "stage.json", "stage", dict)
+        if recorded.get("space_hash") != space.hash:
+            raise ConfigError(f"{folder}: was trained on another search space than '{space.name}'; give its space.yaml")
+        objective = build(Objective, recorded.get("objective", {}), str(folder / "stage.json"), "objective")
+        decoder = require_finished(folder.parent / "decoder", "decoder")
+        execution = ExecutionConfig(device=device)
+        return cls(Inputs(space, decoder, folder, objective=objective, execution=execution), clips)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -48,8 +74,11 @@ class SupernetEvaluator:
         if self._loaded is None:  # on first use, so that pickling for a worker process leaves out the weights
             if self.threads:
                 torch.set_num_threads(self.threads)
-            model = supernet.load(self.inputs.start, self.inputs)
-            self._loaded = model, *held_out(require_finished(self.inputs.decoder, "decoder"), self.clips)
+            with distributed.use_device(self.inputs.execution.device):
+                device = distributed.device()
+            model = supernet.load(self.inputs.start, self.inputs).to(device)
+            clips = held_out(require_finished(self.inputs.decoder, "decoder"), self.clips)
+            self._loaded = model, *(values.to(device) for values in clips)
         model, latents, contexts = self._loaded
         return -validation_loss(model, latents, contexts, arch, seed=seed)
 

@@ -115,9 +115,10 @@ def distillation_losses(model: nn.Module, teacher: Teacher, batch: Batch) -> dic
 @torch.no_grad()
 def teacher_loss(model: UNet, teacher: Teacher, latents: Tensor, contexts: Tensor, seed: int = 0) -> float:
     """The `output` loss of a denoiser on images `(N, C, 1, H, W)`, with fixed noise and timesteps."""
-    count = len(latents)
-    noise = torch.randn(latents.shape, generator=generator(seed, count)).to(latents)
-    t = ((torch.arange(count) + 0.5) / count).to(latents)
+    count, device = len(latents), next(model.parameters()).device
+    noise = torch.randn(latents.shape, generator=generator(seed, count))
+    t = (torch.arange(count) + 0.5) / count
+    latents, contexts, noise, t = (values.to(device) for values in (latents, contexts, noise, t))
     x = add_noise(latents, noise, t)
     target, _ = teacher(x, t, contexts)
     return _mean_square(velocity_fn(model, contexts)(x, t) - target, loss_weights(teacher.objective, t)).item()

@@ -130,12 +130,12 @@ def test_the_shift_grows_with_the_resolution_in_training_and_in_sampling():
     assert sampling_schedule(model, 4, (8, 8)) == timesteps(4, 2.0)
     assert sampling_schedule(model, 4, (16, 16)) == timesteps(4, 4.0)
     plain, moved = Objective(), model.objective
-    a, b = (draw_timesteps(o, 64, generator(0), (16, 16)) for o in (plain, moved))
+    a, b = (draw_timesteps(o, torch.randn(64, generator=generator(0)), (16, 16)) for o in (plain, moved))
     assert torch.allclose(torch.logit(b) - torch.logit(a), torch.tensor(math.log(4.0)), atol=1e-4)
 
 
 def test_ddpm_timesteps_are_drawn_evenly_from_the_whole_range():
-    t = draw_timesteps(Objective("epsilon"), 20000, generator(0), (8, 8))
+    t = draw_timesteps(Objective("epsilon"), torch.randn(20000, generator=generator(0)), (8, 8))
     timestep = ddpm.timestep(t)
     assert torch.allclose(timestep, timestep.round(), atol=2e-3)
     counts = torch.histc(timestep.round(), 10, 0, 1000)

@@ -30,6 +30,7 @@ JOB = """
 name: tiny
 space: SPACE
 budget: latency<=100%, params<=99%
+execution: {precision: bf16, device: cpu}
 search: {trials: 5, clips: 8, shortlist: 2, random: 2}
 stages:
   decoder: {steps: 10, batch: 4, channels: [8, 8, 8], norm_groups: 4, videos: 320, images: 64, held_out: 64, classifier_steps: 20}
@@ -84,6 +85,7 @@ def test_the_whole_job_survives_a_kill(tmp_path, capsys):
     out, err = second.communicate(timeout=3000)
     assert second.returncode == 0, err[-3000:]
     assert steps_of(supernet / "history.csv") == list(range(1, 41))  # none lost, none twice
+    assert json.loads((supernet / "stage.json").read_text())["precision"] == "bf16"
     assert (run / "table.csv").read_bytes() == table  # nothing was measured again
     assert 8 <= len(out.strip().splitlines()) <= 20 and str(run) in out  # the final screen
 

@@ -9,15 +9,18 @@ import pytest
 import torch
 
 import nas
+from nas import distributed
 from nas.data.batches import Batch
 from nas.diffusion.losses import batch_loss
 from nas.diffusion.schedules import logit_normal
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
-from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks
+from nas.models.layers import attend, attend_explicitly
+from nas.training.execution import ExecutionConfig, allow_tf32, blocks, checkpoint_blocks
 from nas.training.learner import Learner, Optimization
+from nas.training.stage import Inputs, run_in_folder
 
-CPU = torch.device("cpu")
+CPU, CONFIG = torch.device("cpu"), Optimization(lr=1.0)
 
 
 def denoiser(space: nas.SearchSpace, seed: int = 0) -> nas.models.Denoiser:
@@ -114,6 +117,58 @@ def test_what_a_device_cannot_compute_is_refused():
         ExecutionConfig(precision="fp8")
     with pytest.raises(ConfigError, match="accumulate: must be at least 1"):
         ExecutionConfig(accumulate=0)
+
+
+def test_bf16_is_refused_on_a_gpu_that_emulates_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(ConfigError, match="does not support bf16, it can only emulate it; use fp16"):
+        ExecutionConfig(precision="bf16").check(torch.device("cuda", 0))
+    ExecutionConfig(precision="fp16").check(torch.device("cuda", 0))
+
+
+def test_a_gpu_computes_in_tf32_and_the_cpu_as_before():
+    before = torch.get_float32_matmul_precision()
+    try:
+        allow_tf32(CPU)
+        assert torch.get_float32_matmul_precision() == before == "highest"
+        allow_tf32(torch.device("cuda", 0))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gpu", "unknown device 'gpu'; give cpu, cuda, cuda:1 or mps"),
+        ("cuda", "'cuda': this machine has none"),
+        ("cuda:3", "'cuda:3': this machine has none"),
+        ("meta", "'meta': this machine has none"),
+        ("", "unknown device ''"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(name, reason, space, tmp_path):
+    for use in (
+        lambda: run_in_folder("x", lambda *_: ({}, 0.0), tmp_path, CONFIG, Inputs(space, execution=ExecutionConfig(device=name))),
+        lambda: distributed.find_device(name),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"device: {reason}"):
+            use()
+    assert distributed.device() == CPU and not list(tmp_path.glob("stage.json"))
+
+
+def test_attention_that_is_written_out_is_that_of_the_fused_kernel():
+    """Forward and backward, at the lengths at which GPUs use it."""
+    for length in (2, 8, 32):
+        given = [torch.randn(6, length, 12, generator=generator(length, i)).requires_grad_() for i in range(3)]
+        again = [value.detach().clone().requires_grad_() for value in given]
+        a, b = attend(*given, 3), attend_explicitly(*again, 3)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        for output in (a, b):
+            output.square().sum().backward()
+        for one, other in zip(given, again):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_the_scaled_loss_of_fp16_takes_the_same_steps_and_its_scale_is_part_of_the_state(space, monkeypatch):

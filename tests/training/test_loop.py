@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas import distributed
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.models import safetensors_io
@@ -16,6 +17,7 @@ from nas.training.execution import ExecutionConfig
 from nas.training.history import read_history
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import older_states, run
+from nas.training.stage import Inputs, run_in_folder
 
 
 def learner(steps: int = 40, execution: ExecutionConfig | None = None) -> Learner:
@@ -214,3 +216,59 @@ OPTIMIZATIONS = [
 def test_an_optimization_out_of_range_is_refused(fields):
     with pytest.raises(ConfigError, match=next(iter(fields))):
         Optimization(**{"lr": 1e-3, **fields})
+
+
+@dataclass(frozen=True)
+class LineConfig:
+    """Of the stage here."""
+
+    steps: int
+    seed: int = 0
+
+
+def line_stage(folder, config: LineConfig, inputs: Inputs) -> tuple[dict, float]:
+    trained = learner(config.steps, inputs.execution)
+    seconds = run("line", folder, config.steps, {"x": trained}, step_of(trained), save_every=4)
+    return {"norm": trained.result().weight.norm().item()}, seconds
+
+
+def test_a_finished_stage_whose_states_were_kept_can_be_extended(space, tmp_path):
+    kept = Inputs(space, execution=ExecutionConfig(keep=2))
+    first = run_in_folder("line", line_stage, tmp_path / "a", LineConfig(10), kept)
+    assert (tmp_path / "a/state.safetensors").exists() and len(older_states(tmp_path / "a")) == 1
+    assert run_in_folder("line", line_stage, tmp_path / "a", LineConfig(10), kept) == first
+    with pytest.raises(ConfigError, match=r"another config.seed \(0, now 1\)"):
+        run_in_folder("line", line_stage, tmp_path / "a", LineConfig(20, seed=1), kept)
+    assert (tmp_path / "a/result.json").exists()
+    more = run_in_folder("line", line_stage, tmp_path / "a", LineConfig(20), kept)
+    assert more.metrics != first.metrics
+    assert [row["step"] for row in read_history(tmp_path / "a")] == list(range(1, 21))
+    with pytest.raises(ConfigError, match=r"another config.steps \(20, now 10\)"):
+        run_in_folder("line", line_stage, tmp_path / "a", LineConfig(10), kept)
+
+
+def test_a_finished_stage_without_its_state_or_with_encoded_data_cannot_be_extended(space, tmp_path):
+    for name, keep, reason in (("line", 1, "set execution.keep above 1"), ("decoder", 2, "have to be encoded again")):
+        inputs = Inputs(space, execution=ExecutionConfig(keep=keep))
+        first = run_in_folder(name, line_stage, tmp_path / name, LineConfig(4), inputs)
+        assert (tmp_path / name / "state.safetensors").exists() == (keep > 1)
+        with pytest.raises(ConfigError, match=f"finished its 4 steps and cannot be extended to 5: .*{reason}"):
+            run_in_folder(name, line_stage, tmp_path / name, LineConfig(5), inputs)
+        assert run_in_folder(name, line_stage, tmp_path / name, LineConfig(4), inputs) == first
+
+
+def test_only_the_first_worker_keeps_what_is_saved(monkeypatch):
+    trained = learner()
+    trained.update(trained.module(torch.ones(1, 3)).sum(), 0)
+    assert "exp_avg:weight" in trained.state()
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert trained.state() == {} and trained.ema_state() == {}
+
+
+def test_a_state_with_other_weights_besides_is_refused(tmp_path):
+    trained = learner()
+    state = {f"x/{name}": value for name, value in trained.state().items()}
+    state["x/weights.more"] = torch.zeros(1)
+    safetensors_io.save(tmp_path / "state.safetensors", state, {"step": "1", "seconds": "1"})
+    with pytest.raises(ConfigError, match=r"is the state of another model .*more"):
+        run("a", tmp_path, 10, {"x": trained}, step_of(trained), save_every=5)

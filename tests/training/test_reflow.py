@@ -1,17 +1,19 @@
 """Reflow pairs of noise and teacher clips, and the adversarial trainer that uses them."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
 import nas
-from nas.data.batches import Batches
+from nas import distributed
+from nas.data.batches import Batch, Batches
 from nas.data.latent_cache import LatentCache
-from nas.diffusion.seeding import generator
 from nas.models import build
 from nas.training import AdversarialConfig
-from nas.training.reflow import ReflowPairs, TeacherSampler
+from nas.training.execution import ExecutionConfig
+from nas.training.reflow import ReflowPairs, Starts, TeacherSampler
 from nas.training.stages.adversarial import AdversarialTrainer
 
 
@@ -89,9 +91,10 @@ def test_the_target_is_the_end_of_the_teachers_trajectory_from_the_students_inpu
     trainer = AdversarialTrainer(denoiser, teacher, AdversarialConfig(batch=6, pure_noise_fraction=0.5))
     batch = batches.of_videos(0)
     teacher_latents = torch.zeros_like(batch.latents)
-    x, t, target = trainer.inputs(batch, teacher_latents, generator(0))
-    started = t == 0.5
-    assert started.any() and not started.all() and set(t.tolist()) == {0.5, 1.0}
+    indices = torch.tensor([1, 0, 0, 1, 1, 0])
+    started, starts = indices == 1, Starts(indices, Starts.order_of(indices))
+    x, t, target = trainer.inputs(batch, teacher_latents, starts, torch.tensor(teacher.times)[indices])
+    assert set(t.tolist()) == {0.5, 1.0}
     assert torch.equal(x[~started], batch.noise[~started]) and not target[~started].any()
     with torch.no_grad():
         time = torch.full((6,), 1000.0)
@@ -101,3 +104,55 @@ def test_the_target_is_the_end_of_the_teachers_trajectory_from_the_students_inpu
     end = half - 0.5 * (without + 2 * (with_text - without))
     torch.testing.assert_close(x[started], half[started], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(target[started], end[started], atol=1e-4, rtol=1e-4)
+
+
+def test_clips_and_random_numbers_do_not_depend_on_the_number_of_workers(decoder: Path, denoiser, teacher, monkeypatch):
+    """Nor does the caption of another clip: a worker with a single clip takes it from the batch of all."""
+    trainer = AdversarialTrainer(denoiser, teacher, AdversarialConfig(batch=4))
+    batches = Batches(decoder, seed=1, videos=4, images=4, image_share=0.5, other_contexts=True)
+    for step in (0, 1):
+        monkeypatch.undo()
+        whole = batches.joint(step)
+        draws, parts = trainer._draw(whole, step), []
+        for worker in range(4):
+            monkeypatch.setattr(distributed, "world_size", lambda: 4)
+            monkeypatch.setattr(distributed, "rank", lambda worker=worker: worker)
+            batch = batches.joint(step)
+            parts.append((batch.tensors(), trainer._draw(batch, step)))
+        assert whole.other_context is not None
+        for field, together in enumerate(whole.tensors()):
+            assert torch.equal(together, torch.cat([tensors[field] for tensors, _ in parts]))
+        for name in ("noise", "perturbation", "level", "t"):
+            assert torch.equal(getattr(draws, name), torch.cat([getattr(own, name) for _, own in parts]))
+        assert not torch.equal(whole.noise[0], whole.noise[1])
+
+
+def test_one_clip_has_a_negative_with_the_caption_of_another(decoder: Path, denoiser, teacher):
+    batches = Batches(decoder, seed=1, videos=2, images=2, caption_dropout=0.0, other_contexts=True)
+    trainer = AdversarialTrainer(denoiser, teacher, AdversarialConfig(batch=1, penalty=0.0))
+    both = next(b for b in map(batches.of_videos, range(9)) if not torch.equal(b.context[0], b.context[1]))
+    batch = Batch(*(values[:1] for values in both.tensors()))
+    draws, fake = trainer._draw(batch, 0), torch.randn_like(batch.latents)
+    with torch.no_grad():
+        found = trainer.heads_loss(batch.latents, fake, draws, batch)["loss"]
+        on_real, on_fake, on_other = (
+            trainer._scores(clips, draws.level, context)
+            for clips, context in (
+                (batch.latents, batch.context), (fake, batch.context), (batch.latents, batch.other_context)
+            )
+        )  # fmt: skip
+    negatives = ((1 + on_fake).relu().mean() + (1 + on_other).relu().mean()) / 2
+    torch.testing.assert_close(found, (1 - on_real).relu().mean() + negatives)
+
+
+def test_teacher_and_own_sampling_run_in_the_precision_of_the_steps(decoder: Path, denoiser, teacher, tmp_path: Path):
+    execution, seen = ExecutionConfig(precision="bf16"), []
+    batches = Batches(decoder, seed=1, videos=4, images=2, caption_dropout=0.0)
+    denoiser.conv_in.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    ReflowPairs(tmp_path, batches, count=1).generate(teacher, execution)
+    student = copy.deepcopy(denoiser)
+    trainer = AdversarialTrainer(student, teacher, AdversarialConfig(batch=4, pure_noise_fraction=0.0), execution)
+    batch, latents = ReflowPairs(tmp_path, batches, count=1)(0)
+    trainer.step(batch, latents, 0)
+    assert len(seen) > 4 and set(seen) == {torch.bfloat16}
+    assert latents.dtype == torch.float32

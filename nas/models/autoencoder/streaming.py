@@ -22,10 +22,11 @@ from nas.models.layers import to_frames, to_video
 
 @torch.no_grad()
 def encode_clips(autoencoder: Autoencoder | PublicAutoencoder, video: Tensor) -> Tensor:
-    """The latents of `encode`; long or large clips are encoded a few frames at a time, public ones as diffusers does."""
+    """The latents of `encode`, on its device; long or large clips are encoded a few frames at a time, public ones as
+    diffusers does."""
     batch, _, frames, height, width = video.shape
     if frames == 1:
-        return autoencoder.encode(video)
+        return autoencoder.encode(video.to(_device(autoencoder)))
     compression = autoencoder.config.temporal_compression
     chunk = max(1, MAX_PIXELS // (batch * height * width * compression))
     return torch.cat(list(encode_chunks(autoencoder, video, chunk)), dim=2)
@@ -34,6 +35,8 @@ def encode_clips(autoencoder: Autoencoder | PublicAutoencoder, video: Tensor) ->
 @torch.no_grad()
 def encode_chunks(autoencoder: Autoencoder | PublicAutoencoder, video: Tensor, frames: int = 4) -> Iterator[Tensor]:
     """Encode `(B, image_channels, F, H, W)` chunk by chunk; concatenated along T, the chunks are `encode(video)`.
+
+    Chunks are moved to the autoencoder's device one by one, as those of `decode_chunks`.
 
     Args:
         autoencoder: a public one encodes the clip in one chunk, which diffusers may do in parts.
@@ -54,7 +57,8 @@ def encode_chunks(autoencoder: Autoencoder | PublicAutoencoder, video: Tensor, f
     past: Past = {}
     for start in range(0, total, frames):
         first = config.pixel_frames(start) if start else 0
-        yield autoencoder.encode(video[:, :, first : config.pixel_frames(min(start + frames, total))], past)
+        part = video[:, :, first : config.pixel_frames(min(start + frames, total))]
+        yield autoencoder.encode(part.to(_device(autoencoder)), past)
 
 
 @torch.no_grad()
@@ -95,11 +99,15 @@ def decode_chunks(
     pasts: list[Past | None] = [None if single_chunk else {} for _ in boxes]
     size = (min(tile or height, height), min(tile or width, width))
     for start in range(0, latents.shape[2], frames):
-        chunk = denormalize(autoencoder, latents[:, :, start : start + frames])
+        chunk = denormalize(autoencoder, latents[:, :, start : start + frames].to(_device(autoencoder)))
         if len(boxes) == 1:
             yield autoencoder.decode_unscaled(chunk, pasts[0])
         else:
             yield _decode_tiles(autoencoder, chunk, boxes, size, overlap, pasts)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 def _decode_tiles(autoencoder, chunk: Tensor, boxes: list, size: tuple, overlap: int, pasts: list) -> Tensor:

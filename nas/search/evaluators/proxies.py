@@ -31,6 +31,7 @@ class GradNorm:
         """
         import torch
 
+        from nas import distributed
         from nas.models import build
 
         with torch.random.fork_rng(devices=[]):
@@ -39,7 +40,9 @@ class GradNorm:
             context = torch.randn(self.space.context_shape())
             torch.manual_seed(self.seed)
             model = build(self.space, arch)
-        predicted = model((latents + noise) / 2, torch.full((len(latents),), 500.0), context)
+        model.to(distributed.device())  # after the weights are drawn, which are the same on every device
+        latents, noise, context = (values.to(distributed.device()) for values in (latents, noise, context))
+        predicted = model((latents + noise) / 2, latents.new_full((len(latents),), 500.0), context)
         torch.nn.functional.mse_loss(predicted, noise - latents).backward()
         temporal = [p.grad.square().sum() for p in model.temporal.parameters() if p.grad is not None]
         return float(torch.stack(temporal).sum().sqrt()) if temporal else 0.0

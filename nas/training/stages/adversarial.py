@@ -12,8 +12,8 @@ The paper regresses to the real latent. With few steps this gives the mean of al
 independently (see docs/demo_recipe.md); the end of the teacher's trajectory is a function of the noise (reflow, see
 `nas.training.reflow`).
 
-Metrics: `quality` by model, each a list over numbers of steps. The models are `adversarial` and, unless `control_steps` is
-0, `control`: plain fine-tuning continued from the same start, by default for about equal compute, by `STEP_COST`.
+Metrics: `quality` by model, each a list over numbers of steps. The models are `adversarial` and, if `control_steps` asks
+for it, `control`: plain fine-tuning continued from the same start. It is saved as a checkpoint in the folder `control`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from nas.config import renamed
 from nas.data.batches import Batch, Batches
 from nas.diffusion.predictions import add_noise, get_objective, model_input, predict_x0, velocity_fn
 from nas.diffusion.sampling import MAX_SAMPLING_STEPS
-from nas.diffusion.schedules import logit_normal, sampling_schedule, scale_noise
-from nas.diffusion.seeding import generator
+from nas.diffusion.schedules import sampling_schedule, scale_noise
+from nas.diffusion.seeding import normal_rows
 from nas.metrics.evaluation import evaluate_denoiser
 from nas.models import Discriminator
 from nas.ranges import check_range
@@ -39,7 +39,7 @@ from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
 from nas.training.monitors import latent_statistics
-from nas.training.reflow import ReflowPairs, TeacherSampler, advance
+from nas.training.reflow import ReflowPairs, Starts, TeacherSampler, advance
 from nas.training.stage import Inputs, require_finished
 from nas.training.stages.finetune import FinetuneConfig, train_jointly
 
@@ -56,7 +56,7 @@ class AdversarialConfig:
         pure_noise_fraction: share of the inputs that are pure noise; the rest is spread evenly over the other timesteps.
         adversarial: weight of the adversarial loss relative to the pseudo-Huber loss.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
-        control_steps: fine-tuning steps of the control; None for about equal compute, 0 for no control.
+        control_steps: fine-tuning steps of the control; 0 for no control, None for about equal compute.
         eval_steps, control_eval_steps: numbers of denoising steps at which quality is measured.
         eval_clips: number of generated clips it is measured on.
     """
@@ -73,7 +73,7 @@ class AdversarialConfig:
     adversarial: float = 0.1
     penalty: float = 10.0
     penalty_noise: float = 0.1
-    control_steps: int | None = None
+    control_steps: int | None = 0
     control: FinetuneConfig = field(default_factory=FinetuneConfig)
     eval_steps: tuple[int, ...] = renamed("judged_steps", default=(1, 2, 4))
     control_eval_steps: tuple[int, ...] = renamed("control_judged_steps", default=(1, 2, 4))
@@ -110,13 +110,14 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
         config.image_share,
         0.0,
         get_objective(base.denoiser),
+        other_contexts=True,
     )
-    reflow_pairs = ReflowPairs(folder / "teacher_batches", batches, config.teacher_batches)
+    reflow_pairs = ReflowPairs(folder / "teacher_latents", batches, config.teacher_batches)
     latent = base.space.latent
     times = sampling_schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
     frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
     teacher = TeacherSampler(frozen, batches.cache.empty, base.info.guidance, times)
-    reflow_pairs.generate(teacher)
+    reflow_pairs.generate(teacher, inputs.execution)
     trainer = AdversarialTrainer(base.denoiser, teacher, config, inputs.execution)
     learners = {"denoiser": trainer.generator, "heads": trainer.heads}
     seconds = run(
@@ -152,6 +153,24 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     return {"quality": quality}, seconds
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """The random numbers of a step.
+
+    Attributes:
+        noise, perturbation: `(B, C, T, h, w)`, of the discriminator's inputs and of the penalty's.
+        level: `(B,)`, the time that the discriminator's inputs are noised to.
+        t: `(B,)`, the times of the student's inputs.
+        starts: the same as places in the schedule.
+    """
+
+    noise: Tensor
+    perturbation: Tensor
+    level: Tensor
+    t: Tensor
+    starts: Starts
+
+
 class AdversarialTrainer:
     """Trains student and discriminator in alternation.
 
@@ -183,74 +202,77 @@ class AdversarialTrainer:
             batch: real latents `(B, C, T, h, w)`, their captions, and noise.
             teacher_latents: what the teacher samples from that noise under those captions, of the same shape.
         """
-        config, stream = self.config, generator(self.config.seed, number, 7 + distributed.rank())
-        xt, t, target = self.inputs(batch, teacher_latents, stream)
-        level = logit_normal(len(t), stream, mean=-0.5).to(xt.device)
-        noise = torch.randn(xt.shape, generator=stream).to(xt.device)
+        config = self.config
+        draws = self._draw(batch, number)
         with self.generator.autocast():
+            xt, t, target = self.inputs(batch, teacher_latents, draws.starts, draws.t)
             fake = predict_x0(xt, velocity_fn(self.generator.model, batch.context)(xt, t), t)
-            real_noised, fake_noised = add_noise(batch.latents, noise, level), add_noise(fake, noise, level)
-            scores = self._scores(fake_noised, level, batch.context)
+            real_noised = add_noise(batch.latents, draws.noise, draws.level)
+            fake_noised = add_noise(fake, draws.noise, draws.level)
+            scores = self._scores(fake_noised, draws.level, batch.context)
             pull = pseudo_huber(fake, target).mean()
             loss = pull - config.adversarial * scores.mean()
-        norm = self.generator.update(loss, number)
+        shown = {"loss": loss, "pull": pull, **latent_statistics(fake, batch.latents)}
+        generator = self.generator.update_and_read(shown, number)
 
         with self.heads.autocast():
-            heads_loss, real_score, fake_score = self.heads_loss(
-                real_noised, fake_noised.detach(), level, batch, stream
-            )
-        self.heads.update(heads_loss, number)
+            values = self.heads_loss(real_noised, fake_noised.detach(), draws, batch)
+        heads = self.heads.update_and_read(values, number)
         return {
-            "loss": loss.item(),
-            "pull": pull.item(),
-            "heads_loss": heads_loss.item(),
-            "real": real_score,
-            "fake": fake_score,
-            "grad_norm": norm,
+            "loss": generator["loss"],
+            "pull": generator["pull"],
+            "heads_loss": heads["loss"],
+            "real": heads["real"],
+            "fake": heads["fake"],
+            "grad_norm": generator["grad_norm"],
             "frames": xt.shape[2],
-            **latent_statistics(fake, batch.latents),
+            "motion": generator["motion"],
+            "spread": generator["spread"],
         }
 
-    def inputs(self, batch: Batch, teacher_latents: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of the student, their times, and its targets.
+    def _draw(self, batch: Batch, number: int) -> _Draws:
+        """The random numbers of a step: of each clip, whichever worker has it, and on the device after one copy."""
+        config, shape, size = self.config, batch.latents.shape, batch.latents[0].numel()
+        clips = range(distributed.rank() * shape[0], (distributed.rank() + 1) * shape[0])
+        rows = normal_rows(2 * size + 3, clips, config.seed, number, 7)
+        noise, perturbation = (rows[:, start : start + size].reshape(shape) for start in (0, size))
+        level, share, place = rows[:, 2 * size :].unbind(1)
+        places = len(self.times) - 2  # between pure noise and the clip
+        indices = 1 + (torch.special.ndtr(place) * places).long().clamp(max=places - 1)
+        indices = torch.where(torch.special.ndtr(share) < config.pure_noise_fraction, 0, indices)
+        values = [noise, perturbation, torch.sigmoid(level - 0.5), torch.tensor(self.times)[indices]]
+        order = Starts.order_of(indices)
+        *values, order = distributed.move([*values, order.float()], batch.latents.device)
+        return _Draws(*values, Starts(indices, order.long()))
 
-        The inputs are what the student's own sampling makes of the noise up to a random time of the schedule; the
-        targets are the ends of the teacher's trajectories from there.
+    def inputs(self, batch: Batch, teacher_latents: Tensor, starts: Starts, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs of the student, their times `t` `(B,)`, and its targets.
+
+        The inputs are what the student's own sampling makes of the noise up to where each clip starts; the targets are
+        the ends of the teacher's trajectories from there.
         """
-        count, device = len(teacher_latents), teacher_latents.device
-        indices = torch.randint(1, len(self.times) - 1, (count,), generator=stream)
-        pure_noise = torch.rand(count, generator=stream) < self.config.pure_noise_fraction
-        indices = torch.where(pure_noise, 0, indices).to(device)
         noise = scale_noise(batch.noise, self.times[0])
-        x = advance(
-            noise,
-            self.times,
-            lambda step: step < indices,
-            lambda clips: velocity_fn(self.student, batch.context[clips]),
-        )
-        started = indices > 0
-        target = teacher_latents.clone()
-        target[started] = self.teacher.end(x[started], batch.context[started], indices[started])
-        return x, torch.tensor(self.times, device=device)[indices], target
+        x = advance(noise, self.times, starts.later, lambda clips: velocity_fn(self.student, batch.context[clips]))
+        started = starts.later(0)
+        target = teacher_latents.index_copy(0, started, x[started])
+        return x, t, self.teacher.end(target, batch.context, starts.begun)
 
-    def heads_loss(
-        self, real: Tensor, fake: Tensor, level: Tensor, batch: Batch, stream: torch.Generator
-    ) -> tuple[Tensor, float, float]:
-        """The discriminator's loss, and its mean scores of real and generated clips."""
-        config = self.config
-        wrong = batch.context.roll(1, 0)
-        differs = (wrong - batch.context).abs().amax((1, 2)) > 0  # the next clip may have the same caption
-        perturbed = real + config.penalty_noise * torch.randn(real.shape, generator=stream).to(real.device)
+    def heads_loss(self, real: Tensor, fake: Tensor, draws: _Draws, batch: Batch) -> dict[str, Tensor]:
+        """`loss` of the discriminator, and its mean scores of `real` and `fake` clips."""
+        config, context = self.config, batch.context
+        other = context.roll(1, 0) if batch.other_context is None else batch.other_context
+        differs = ((other - context).abs().amax((1, 2)) > 0).float()  # the other clip may have the same caption
+        perturbed = real + config.penalty_noise * draws.perturbation
         inputs = torch.cat([real, fake, perturbed, real])  # in one pass, since many small ones are mostly overhead
-        contexts = torch.cat([batch.context, batch.context, batch.context, wrong])
-        on_real, on_fake, on_perturbed, on_wrong = self._scores(inputs, level.repeat(4), contexts).chunk(4)
+        contexts = torch.cat([context, context, context, other])
+        on_real, on_fake, on_perturbed, on_other = self._scores(inputs, draws.level.repeat(4), contexts).chunk(4)
         negative = (1 + on_fake).relu().mean()
-        if differs.any():
-            # Half the weight each: two negatives per positive drive all scores to -1, where learning stops.
-            negative = (negative + (1 + on_wrong[differs]).relu().mean()) / 2
+        of_others = ((1 + on_other).relu().mean(1) * differs).sum() / differs.sum().clamp(min=1)
+        # Half the weight each: two negatives per positive drive all scores to -1, where learning stops.
+        negative = negative + differs.amax() / 2 * (of_others - negative)
         loss = (1 - on_real).relu().mean() + negative
         loss = loss + config.penalty * (on_perturbed - on_real).square().mean()
-        return loss, on_real.mean().item(), on_fake.mean().item()
+        return {"loss": loss, "real": on_real.mean(), "fake": on_fake.mean()}
 
     def _scores(self, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
         return self.discriminator(*model_input(get_objective(self.student), noised, level), context)
@@ -264,12 +286,16 @@ def pseudo_huber(a: Tensor, b: Tensor) -> Tensor:
 def _control(
     folder: Path, config: AdversarialConfig, base: checkpoint.Checkpoint, source: Path, execution: ExecutionConfig
 ) -> nn.Module:
-    """The start, fine-tuned further with the compute of the adversarial steps and of the teacher's sampling."""
+    """The start, fine-tuned further; by default with the compute of the adversarial steps and the teacher's sampling."""
     passes = config.teacher_batches * config.sampled_steps * (1 if base.info.guidance == 1 else 2)
     equal = round(config.steps * STEP_COST + passes / 3)  # a training step costs three forward passes
     steps = equal if config.control_steps is None else config.control_steps
     # The learning rate schedule spans these steps; another seed gives other data than the start was trained on.
     plain = replace(config.control, steps=steps, seed=config.seed + 1000)
     denoiser = checkpoint.load(base.folder).denoiser.train()
-    learner, _ = train_jointly("control", folder / "control", denoiser, source, plain, execution)
-    return learner.result().eval()
+    learner, seconds = train_jointly("control", folder / "control", denoiser, source, plain, execution)
+    control = learner.result().eval()
+    provenance = {"training_steps": steps, "seconds": seconds, "seed": plain.seed, "start": base.info.provenance}
+    info = replace(base.info, provenance=provenance)
+    checkpoint.save(folder / "control", control.state_dict(), base.space, base.architecture, source, info)
+    return control

@@ -150,13 +150,13 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     start = reconstruction if teacher is None else partial(distillation, teacher)
     learner, step = start(vae, config, usable, space.latent, inputs.execution)
     seconds = run("decoder", folder, config.steps, {"autoencoder": learner}, step, config.save_every)
-    trained = learner.result().cpu()
+    trained = learner.result()
     if not distributed.is_main():
         return {}, seconds
     autoencoder = _scaled(trained, usable) if teacher is None else trained.autoencoder.eval().requires_grad_(False)
     checkpoint.save_autoencoder(folder, autoencoder)
 
-    text, encode = PromptEncoder(space.text), partial(encode_clips, autoencoder)
+    text, encode = PromptEncoder(space.text, learner.device), partial(encode_clips, autoencoder)
     eval_captions = [caption_of(label) for label in LABELS] if evaluator else []
     shaped = load_source(data, "train", space, vae, config.fps, config.buckets)
     train = latent_cache_writer.fill_cache(
@@ -264,9 +264,10 @@ def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -
     spread = check_finite(torch.cat(means).std().item(), "decoder: the standard deviation of latents")
     if not spread:
         raise NasError("decoder: all latents are equal: the training diverged; lower the learning rate")
-    scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / spread))
-    scaled.load_state_dict(autoencoder.state_dict())
-    return scaled.eval().requires_grad_(False)
+    with torch.device("meta"):
+        scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / spread))
+    scaled.load_state_dict(autoencoder.state_dict(), assign=True)
+    return scaled.eval().requires_grad_(False).to(next(autoencoder.parameters()).device)
 
 
 @torch.no_grad()

@@ -83,15 +83,13 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
         batch = batches.of_images(number)
         if teacher is None:
             return learner.train_step(lambda part: batch_loss(learner.model, part), batch, number)
-        parts: list[dict[str, float]] = []
 
-        def loss(part: Batch) -> Tensor:
+        def loss(part: Batch) -> dict[str, Tensor]:
             values = distillation_losses(learner.model, teacher, part)
-            parts.append({name: value.item() for name, value in values.items()})
-            return values["task"] + config.output_weight * values["output"] + config.feature_weight * values["features"]
+            weighted = config.output_weight * values["output"] + config.feature_weight * values["features"]
+            return {"loss": values["task"] + weighted, **values}
 
-        row = learner.train_step(loss, batch, number)
-        return row | {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+        return learner.train_step(loss, batch, number)
 
     seconds = run("distill", folder, config.steps, {"backbone": learner}, step, config.save_every)
     trained = learner.result()

@@ -6,6 +6,7 @@ each number of steps in `eval_steps`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def finetune(folder: Path, config: FinetuneConfig, inputs: Inputs) -> tuple[dict
     torch.manual_seed(config.seed)
     denoiser = supernet.denoiser_from(inputs.start, inputs)
     latents, contexts = held_out(source, config.validation)
-    before = validation_loss(denoiser, latents, contexts)
+    denoiser.to(distributed.device())
+    before = validation_loss(denoiser, latents, contexts) if distributed.is_main() else math.nan
     learner, seconds = train_jointly("finetune", folder, denoiser, source, config, inputs.execution, inputs.previews)
     denoiser = learner.result()
     if not distributed.is_main():

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nas import checkpoint
+from nas import checkpoint, distributed
 from nas.data import clip_fps, latent_cache_writer, load_source, skipped
 from nas.data.file_source import FileSource
 from nas.data.source import Source
@@ -25,6 +25,7 @@ from nas.models.diffusers_checkpoint import public_folder
 from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Decoder, SearchSpace, VAEConfig
 from nas.spaces.public_configs import PublicVAEConfig
+from nas.training.execution import ExecutionConfig
 from nas.training.stage import Inputs, StageResult, run_in_folder
 
 
@@ -54,8 +55,11 @@ class PrepareConfig:
     decoder_hash: str = ""
 
 
-def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> StageResult:
+def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace, device: str | None = None) -> StageResult:
     """Fill the folder `out`, or resume. Metrics: the numbers of `videos`, `images`, `held_out` and `skipped`.
+
+    Args:
+        device: that encodes, as in `ExecutionConfig`.
 
     Raises:
         ConfigError: the data or the autoencoder cannot be read or do not match the space, or `out` was started with
@@ -74,10 +78,10 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace) -> Stage
     out = Path(out)
     done = (out / "result.json").exists()
     with contextlib.nullcontext() if done else output_lock(out, folder=True):  # before anything is read
-        return _prepare(out, config, space)
+        return _prepare(out, config, space, ExecutionConfig(device=device))
 
 
-def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResult:
+def _prepare(out: Path, config: PrepareConfig, space: SearchSpace, execution: ExecutionConfig) -> StageResult:
     decoder = _folder(config.decoder)
     autoencoder = checkpoint.load_autoencoder(decoder)
     vae = autoencoder.config
@@ -108,8 +112,8 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
     )
 
     def encode_all(folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
-        started = time.monotonic()
-        text, encode = PromptEncoder(space.text), partial(encode_clips, autoencoder)
+        started, device = time.monotonic(), distributed.device()
+        text, encode = PromptEncoder(space.text, device), partial(encode_clips, autoencoder.to(device))
         held = latent_cache_writer.fill_cache(
             folder / "test", test, encode, text, config.held_out, 0, title="encode test"
         )
@@ -124,7 +128,7 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace) -> StageResul
         return metrics, time.monotonic() - started
 
     _check_same_data(out, hashed)
-    return run_in_folder("prepare", encode_all, out, hashed, Inputs(space))
+    return run_in_folder("prepare", encode_all, out, hashed, Inputs(space, execution=execution))
 
 
 def _folder(name: str) -> str | Path:
