@@ -78,7 +78,8 @@ class PromptEncoder:
     def load(self) -> tuple[Any, nn.Module]:
         """The tokenizer and the encoder of transformers; loaded on the first call."""
         if self._model is None:
-            self._load()
+            with torch.inference_mode(False):  # in which weights cannot be moved to a device
+                self._load()
         return self._tokenizer, self._model
 
     def _load(self) -> None:

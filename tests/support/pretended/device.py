@@ -66,7 +66,8 @@ class DeviceTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, values: torch.Tensor) -> DeviceTensor:
         layout = {"strides": values.stride(), "storage_offset": values.storage_offset()}
-        made = torch.Tensor._make_wrapper_subclass(cls, values.size(), dtype=values.dtype, device=DEVICE, **layout)
+        with torch.inference_mode(False):  # a view of a weight, which is no inference tensor, must not be one
+            made = torch.Tensor._make_wrapper_subclass(cls, values.size(), dtype=values.dtype, device=DEVICE, **layout)
         made.values = values
         return made
 
@@ -152,6 +153,8 @@ def _run(func: Any, args: tuple, kwargs: dict) -> Any:
     packet, leaves = func.overloadpacket, tree_leaves((args, kwargs))
     ours = [leaf for leaf in leaves if isinstance(leaf, DeviceTensor)]
     plain = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not isinstance(leaf, DeviceTensor)]
+    if packet is aten._has_compatible_shallow_copy_type:  # asked when a module is moved in inference mode
+        return not (ours and plain)
     on_device = _result_on_device(packet, args, kwargs.get("device"), bool(ours))
     if ours and packet not in COPIES:
         _check_devices(func, plain, packet in INDEXING and isinstance(args[0], DeviceTensor))
