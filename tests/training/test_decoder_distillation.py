@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import sys
 import types
 
@@ -14,12 +15,14 @@ import yaml
 from torch import nn
 
 import nas
-from nas import checkpoint
+from nas import checkpoint, config
 from nas.data import video_writer
 from nas.data.latent_cache import LatentCache
 from nas.diffusion.sampling import generate
 from nas.errors import ConfigError, MissingDependency
 from nas.export import parts
+from nas.export.describe import describe, save_tokenizer
+from nas.exported.app import App
 from nas.files import read_json
 from nas.models import Autoencoder, build
 from nas.models.autoencoder import PublicAutoencoder
@@ -92,8 +95,8 @@ def test_the_losses_fall_and_only_the_decoder_is_kept(project, distilled):
     for name in ("loss", "features"):
         values = [float(row[name]) for row in rows]
         assert np.mean(values[-5:]) < 0.5 * np.mean(values[:5]), name
-    config = read_json(distilled.folder / "decoder.json", "decoder")
-    assert config["encoder"] == str(project / "vae") and config["latents_std"] == [0.5, 1.0, 1.5, 2.0]
+    made = read_json(distilled.folder / "decoder.json", "decoder")
+    assert made["encoder"] == str(project / "vae") and made["latents_std"] == [0.5, 1.0, 1.5, 2.0]
     names = load(distilled.folder / "decoder.safetensors")
     assert {name.split(".")[0] for name in names} == {"decoder", "post_quant_conv"}
     assert {"psnr_db", "ssim"} == distilled.metrics["public"].keys() and distilled.metrics["psnr_db"] > 0
@@ -114,8 +117,8 @@ def test_the_data_are_encoded_by_the_public_autoencoder(project, distilled):
 def test_the_pipeline_decodes_with_it_and_reverts_the_normalization(project, distilled, tmp_path):
     space = nas.SearchSpace.load(project / "space.yaml")
     loaded, latents, clips = clips_of(tmp_path, space, distilled.folder, "the digit 1")
-    config = loaded.autoencoder.config
-    mean, std = (torch.tensor(values)[:, None, None, None] for values in (config.latents_mean, config.latents_std))
+    made = loaded.autoencoder.config
+    mean, std = (torch.tensor(values)[:, None, None, None] for values in (made.latents_mean, made.latents_std))
     expected = loaded.autoencoder.decode_unscaled(latents * std + mean)
     assert clips.frames.shape == (1, 5, 32, 32, 3)
     assert np.abs(clips.frames.astype(int) - video_writer.to_uint8(expected.numpy())).max() <= 1
@@ -124,6 +127,18 @@ def test_the_pipeline_decodes_with_it_and_reverts_the_normalization(project, dis
     run = parts.decoder(dataclasses.replace(loaded, space=in_runs_of_one_frame(space)))
     state = {name: x for name, x in run.inputs.items() if name != "latents"}
     torch.testing.assert_close(run.module(latents[:, :, :1], **state)["video"][:, :, 3:], expected[:, :, :1])
+
+
+def test_export_json_states_the_normalization(project, distilled, tmp_path):
+    space = nas.SearchSpace.load(project / "space.yaml")
+    loaded, _, _ = clips_of(tmp_path, space, distilled.folder, "the digit 1")
+    files = {name: tmp_path / f"{name}.tflite" for name in ("denoiser", "decoder", "text_encoder")}
+    for path in files.values():
+        path.touch()
+    tokenizer = save_tokenizer(space.text, tmp_path / "tokenizer")
+    app = describe(loaded, tmp_path, files, "float32", dict.fromkeys(files, 32), tokenizer)
+    assert app.latents.mean == (0.1, -0.2, 0.3, -0.4) and app.latents.std == (0.5, 1.0, 1.5, 2.0)
+    assert config.build(App, json.loads(json.dumps(dataclasses.asdict(app))), "export.json") == app
 
 
 def in_runs_of_one_frame(space):
@@ -168,7 +183,7 @@ def test_another_public_autoencoder_than_the_declared_one_does_not_prepare(proje
 def test_features_of_every_class_are_compared(kind, tmp_path):
     tiny(kind).save_pretrained(tmp_path)
     teacher = load_public(tmp_path)
-    config = nas.models.VAEConfig(
+    vae = nas.models.VAEConfig(
         (8, 8, 16),
         norm_groups=4,
         mid_attention=False,
@@ -176,7 +191,7 @@ def test_features_of_every_class_are_compared(kind, tmp_path):
         encoder=str(tmp_path),
     )
     latents = torch.randn(2, 4, 7, 4, 4)  # more latent frames than HunyuanVideo decodes in one part
-    student = DecoderStudent(Autoencoder(config, teacher), teacher, latents[:1])
+    student = DecoderStudent(Autoencoder(vae, teacher), teacher, latents[:1])
     assert len(student.blocks) >= 3 and student.blocks[0][0] == 0
     losses = distillation_losses(student, teacher, latents)
     (losses["output"] + losses["features"]).backward()
