@@ -10,9 +10,8 @@ from nas.config import build
 from nas.errors import ConfigError
 from nas.files import read_json
 from nas.spaces import Backbone, VAEConfig
+from nas.spaces.public_autoencoder import IGNORED
 
-IGNORED = {"_class_name", "_diffusers_version", "_name_or_path", "_use_default_values", "sample_size", "dropout"}
-"""Keys that do not change what a trained model computes."""
 UNET_VALUES: dict[str, Any] = {
     "center_input_sample": False,
     "flip_sin_to_cos": True,
