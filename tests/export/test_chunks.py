@@ -6,11 +6,11 @@ Core ML is stood in for by the interpreter of ML programs.
 import json
 from types import SimpleNamespace
 
-import coremltools
 import jsonschema
 import numpy as np
 import pytest
 
+from nas.conversion.libraries import coremltools
 from nas.conversion.mil import Program
 from nas.errors import ConfigError, NasError
 from nas.export import coreml, packages
@@ -62,7 +62,7 @@ def chunked(clip_checkpoint, whole, tmp_path_factory):
     (out / "denoiser.mlpackage").mkdir(parents=True)
 
     def converted(part, target):
-        return coremltools.models.MLModel(str(whole / f"{part.name}.mlpackage"), skip_model_load=True)
+        return coremltools().models.MLModel(str(whole / f"{part.name}.mlpackage"), skip_model_load=True)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packages, "convert", converted)

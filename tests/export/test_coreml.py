@@ -80,16 +80,6 @@ def test_check_detects_a_wrong_program_with_right_metadata(exported, loaded, tmp
         check_package(path, other, loaded.space)
 
 
-@pytest.mark.slow
-def test_ios_18_uses_the_attention_operation(clip_checkpoint, tmp_path):
-    loaded = checkpoint.load(clip_checkpoint)
-    coreml(clip_checkpoint, tmp_path, target="iOS18")
-    spec = read_package(tmp_path / "denoiser.mlpackage")
-    kinds = [operation.type for operation in operations.program_operations(spec)]
-    assert spec.specificationVersion == 9 and "scaled_dot_product_attention" in kinds
-    check_package(tmp_path / "denoiser.mlpackage", loaded.architecture, loaded.space)
-
-
 def test_palettized_weights_are_smaller_and_close_to_the_original(exported, loaded, tmp_path):
     """Each weight differs from the original by at most a few steps of an evenly spaced palette."""
     import coremltools
