@@ -27,9 +27,10 @@ demo: $(VENV)/.demo
 test: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/nas web install
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m mypy & types=$$!; \
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$types || { echo "mypy found errors, see above" >&2; exit 1; }; exit $$tests
 
 lint: install
 	$(VENV)/bin/ruff check --fix .
