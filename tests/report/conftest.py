@@ -1,6 +1,5 @@
 import shutil
 
-import pandas as pd
 import pytest
 
 from tests.support import report_folders
@@ -15,10 +14,4 @@ def finished_run(tmp_path_factory):
 @pytest.fixture
 def run(finished_run, tmp_path):
     """A copy of it to break, with the losses of two stages only: charts take most of a page's time."""
-    copy = shutil.copytree(finished_run, tmp_path / "run")
-    for path in copy.glob("checkpoints/**/history.csv"):
-        history = pd.read_csv(path)
-        path.unlink()
-        if path.parent.name in ("finetune", "adversarial"):
-            history[["step", "loss"]].to_csv(path, index=False)
-    return copy
+    return report_folders.with_few_charts(shutil.copytree(finished_run, tmp_path / "run"))

@@ -234,9 +234,7 @@ def small_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("small") / "run"
     report_folders.finished(run, SearchSpace(name="small", slots={f"s{i}": ["none", "a", "b"] for i in range(3)}))
     report_folders.without_classifier(run)
-    for stage in ("decoder", "supernet", "adversarial/control"):
-        (run / "checkpoints" / stage / "history.csv").unlink()
-    return run
+    return report_folders.with_few_charts(run)
 
 
 @pytest.fixture
@@ -469,7 +467,7 @@ def named(text: str, run):
     )
     folder.table.provenance = Provenance(device=text, other={"notes": {text or "empty": [text]}})
     column = text.encode(errors="replace").decode()  # a file has no lone surrogates
-    folder.histories = {text: folder.histories["finetune"].rename(columns={"grad_norm": column})}
+    folder.histories = {text: folder.histories["finetune"].rename(columns={"loss": column})}
     folder.missing["cost_model"] = text
     return folder
 

@@ -212,6 +212,16 @@ def finished(run: Path, space: SearchSpace | str = "demo", name: str = "demo") -
     return run
 
 
+def with_few_charts(run: Path) -> Path:
+    """Leave the loss of two stages only, since charts take most of a page's time; return the folder."""
+    for path in run.glob("checkpoints/**/history.csv"):
+        history = pd.read_csv(path)
+        path.unlink()
+        if path.parent.name in ("finetune", "adversarial"):
+            history[["step", "loss"]].to_csv(path, index=False)
+    return run
+
+
 def without_classifier(run: Path) -> None:
     """Make `run` one on a person's own clips: stages measured what they can, and nothing judged generated clips."""
     results = {
