@@ -134,7 +134,7 @@ def _prompt(checkpoint: Checkpoint, out: Path, folder: Path) -> Prompt:
     text = checkpoint.space.text
     encoder = PromptEncoder(text)
     tokenizer, model = encoder.load()
-    empty = parts.token_inputs(text, EMPTY)
+    empty = parts.token_inputs(text, EMPTY, tokenizer)
     context = encoder([EMPTY]).numpy().astype("<f4")
     (out / EMPTY_CONTEXT).write_bytes(np.ascontiguousarray(context).tobytes())
     backend = getattr(tokenizer, "backend_tokenizer", None)

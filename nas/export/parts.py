@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,11 +109,11 @@ def text_encoder(checkpoint: Checkpoint) -> Part:
         MissingDependency: the encoder is not installed.
     """
     text = checkpoint.space.text
-    _, model = PromptEncoder(text).load()
+    tokenizer, model = PromptEncoder(text).load()
     return Part(
         "text_encoder",
         EncodeText(model),
-        token_inputs(text, PROMPTS[0]),
+        token_inputs(text, PROMPTS[0], tokenizer),
         "context",
         "Tokens of a caption to the context.",
         float32_residual=True,
@@ -149,8 +150,13 @@ class EncodeText(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=masked * -1e4).last_hidden_state
 
 
-def token_inputs(text: Text, prompt: str) -> dict[str, Tensor]:
-    """Tokenize a prompt: `input_ids` and `attention_mask`, int32 `(1, tokens)` each, padded at the end."""
-    tokenizer, _ = PromptEncoder(text).load()
+def token_inputs(text: Text, prompt: str, tokenizer: Any = None) -> dict[str, Tensor]:
+    """Tokenize a prompt: `input_ids` and `attention_mask`, int32 `(1, tokens)` each, padded at the end.
+
+    Args:
+        tokenizer: of the text encoder; by default it is loaded, which takes as long as loading the encoder.
+    """
+    if tokenizer is None:
+        tokenizer, _ = PromptEncoder(text).load()
     encoding = tokenizer([prompt], padding="max_length", truncation=True, max_length=text.tokens, return_tensors="pt")
     return {name: encoding[name].int() for name in ("input_ids", "attention_mask")}

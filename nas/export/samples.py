@@ -44,7 +44,8 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
     Raises:
         MissingDependency: the text encoder is not installed.
     """
-    contexts = PromptEncoder(checkpoint.space.text)(PROMPTS)
+    encoder = PromptEncoder(checkpoint.space.text)
+    contexts = encoder(PROMPTS)
     denoiser: list[dict[str, Tensor]] = []
 
     def record(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -57,7 +58,8 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
         latents = [_clip(checkpoint, contexts, clip, clip * steps) for clip in range(-(-len(PROMPTS) // steps))]
     finally:
         hook.remove()
-    tokens = [parts.token_inputs(checkpoint.space.text, prompt) for prompt in PROMPTS]
+    tokenizer, _ = encoder.load()
+    tokens = [parts.token_inputs(checkpoint.space.text, prompt, tokenizer) for prompt in PROMPTS]
     return {
         "denoiser": _samples(parts.denoiser(checkpoint), denoiser),
         "decoder": _samples(parts.decoder(checkpoint), _decoder_inputs(parts.decoder(checkpoint), latents[:2])),
