@@ -74,7 +74,7 @@ def save_unet(unet: UNet, folder: str | Path) -> Path:
     }
     if config.text_tokens:
         described["text_tokens"] = config.text_tokens
-    state = {name: value.detach().contiguous() for name, value in unet.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in unet.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
     write_json(folder / "config.json", described)
     return folder

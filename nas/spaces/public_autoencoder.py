@@ -46,7 +46,8 @@ def config_folder(source: str | Path) -> Path:
         if (folder / name).is_file():
             return (folder / name).parent
     raise ConfigError(
-        f"{source}: contains no config.json; give the folder of one of diffusers' autoencoders, or a Hub name as OWNER/NAME"
+        f"{source}: contains no autoencoder (neither decoder.json nor config.json); give the folder of one of diffusers' "
+        "autoencoders, or a Hub name as OWNER/NAME"
     )
 
 

@@ -136,7 +136,7 @@ def test_a_folder_is_relative_to_the_file_and_widths_are_stable_diffusions(saved
 @pytest.mark.parametrize(
     ("autoencoder", "words"),
     [
-        ("{from: nowhere}", "nowhere: contains no config.json"),
+        ("{from: nowhere}", "nowhere: contains no autoencoder"),
         ("{from: OWNER/NAME}", "OWNER/NAME: no such folder, and the download from the Hub failed .no network."),
         ("{from: FOLDER, scaling_factor: 2}", "scaling_factor: is that of"),
         ("{from: FOLDER, channels: [8, 8, 8, 8], norm_groups: 4}", "4 levels of channels compress by 8"),

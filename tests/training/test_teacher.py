@@ -52,7 +52,7 @@ def test_a_pruned_backbone_approaches_its_teacher(wide, narrow, decoder, tmp_pat
         "distill", tmp_path / "none", replace(config, steps=1, optimization=Optimization(lr=0.0)), inputs
     )
     after = run_stage("distill", tmp_path / "some", config, inputs)
-    assert after.metrics["teacher_loss"] < 0.7 * before.metrics["teacher_loss"]
+    assert after.metrics["teacher_loss"] < 0.8 * before.metrics["teacher_loss"]
     history = read_history(tmp_path / "some")
     for name in ("loss", "features"):
         first, last = (sum(row[name] for row in part) for part in (history[:10], history[-10:]))
