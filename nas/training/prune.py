@@ -79,7 +79,7 @@ def _prune(
     table: LookupTable | None,
 ) -> PruningReport:
     folder = checkpoint_folder(checkpoint)
-    unet, loss = load_unet(folder).eval().to(distributed.device()), None
+    unet, loss = load_unet(folder).eval(), None
     if importance == "taylor":
         if calibration is None:
             raise ConfigError(

@@ -46,13 +46,13 @@ def space_of_two_widths(space):
 
 def test_a_pruned_backbone_approaches_its_teacher(wide, narrow, decoder, tmp_path):
     space, pruned = narrow
-    config = replace(CONFIG, steps=60, teacher=str(wide), pruned=str(pruned))
+    config = replace(CONFIG, steps=60, output_weight=4.0, teacher=str(wide), pruned=str(pruned))
     inputs = Inputs(space, decoder)
     before = run_stage(
         "distill", tmp_path / "none", replace(config, steps=1, optimization=Optimization(lr=0.0)), inputs
     )
     after = run_stage("distill", tmp_path / "some", config, inputs)
-    assert after.metrics["teacher_loss"] < 0.8 * before.metrics["teacher_loss"]
+    assert after.metrics["teacher_loss"] < 0.7 * before.metrics["teacher_loss"]
     history = read_history(tmp_path / "some")
     for name in ("loss", "features"):
         first, last = (sum(row[name] for row in part) for part in (history[:10], history[-10:]))
