@@ -25,7 +25,7 @@ class Sample:
 
     Attributes:
         expected: outputs by name with the checkpoint's weights.
-        expected_rounded: outputs with the weights rounded to float16, as packages store them.
+        expected_rounded: outputs with weights and buffers rounded to float16, as packages store them.
     """
 
     inputs: dict[str, Tensor]
@@ -95,7 +95,8 @@ def _decoder_inputs(part: parts.Part, clips: list[Tensor]) -> list[dict[str, Ten
 
 
 def with_rounded_weights(part: parts.Part) -> nn.Module:
-    """A copy of a part's module with weights rounded to float16, except those that its package stores as float32."""
+    """A copy of a part's module with weights and buffers (such as the mean of the text embeddings) rounded to float16,
+    except those that its package stores as float32."""
     module = copy.deepcopy(part.module)
     kept: set[Tensor] = set()
     if part.float32_residual:
@@ -103,9 +104,9 @@ def with_rounded_weights(part: parts.Part) -> nn.Module:
         for layer in module.modules():
             if isinstance(layer, nn.LayerNorm) or (isinstance(layer, nn.Embedding) and layer is not tokens):
                 kept.update(layer.parameters())
-    for parameter in module.parameters():
-        if parameter not in kept:
-            parameter.data = parameter.data.half().float()
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor not in kept and tensor.is_floating_point():
+            tensor.data = tensor.data.half().float()
     return module
 
 

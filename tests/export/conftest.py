@@ -16,7 +16,7 @@ def small_checkpoint(tiny_checkpoint, tmp_path_factory):
     """A one-level denoiser, the tiny checkpoint's decoder, and a text encoder whose attention affects its output."""
     tiny = checkpoint.load(tiny_checkpoint)
     folder = tmp_path_factory.mktemp("small")
-    backbone = Backbone((16,), attention_levels=(0,), heads=2, norm_groups=8, mid=False)
+    backbone = Backbone((16,), attention_levels=(0,), heads=2, norm_groups=8, mid=False, text_tokens=tiny.space.text.tokens)
     kinds = ("SelfAttention3D", "Conv1D", "Conv3D")
     slots = {f"{site}/0": ["none", *kinds] for site in backbone.sites(tiny.space.latent)}
     text = dataclasses.replace(tiny.space.text, encoder=str(_text_encoder(tiny.space.text.encoder, folder / "text")))
@@ -26,6 +26,7 @@ def small_checkpoint(tiny_checkpoint, tmp_path_factory):
     denoiser = build(space, arch)
     for parameter in denoiser.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
+    denoiser.text_embedding.mean.copy_(torch.randn_like(denoiser.text_embedding.mean))  # as after training
     decoder = Autoencoder(dataclasses.replace(tiny.autoencoder.config, scaling_factor=0.5))
     decoder.load_state_dict(tiny.autoencoder.state_dict())
     checkpoint.save_autoencoder(folder / "decoder", decoder)
