@@ -4,8 +4,8 @@
 
 const TENSORS = {float32: Float32Array, int32: Int32Array, uint8: Uint8Array};
 const WARM_UP_MS = 10;  // before each series of samples
+const SERIES_MS = 60;
 const MAX_WARM_UP_MS = 3000;
-const BLOCK_MS = 1000;
 const MB = 1e6;
 const NO_MEMORY = /OOM|out of memory|fail\w* to allocate|overflowed|(memory access|table index)( is)? out of bounds/i;
 let core, lite, threads = 1, printed = "";
@@ -90,35 +90,36 @@ const commands = {
     return {};
   },
 
-  // Samples of each model, in ms a run: `samples`, or fewer where these would take longer than BLOCK_MS. A sample is the
-  // mean of as many runs as take `sampleMs`. Where there are two models, the first is timed before and after the second,
-  // so that a steady drift cancels.
-  async time({samples: most, sampleMs}) {
-    const slowest = Math.max(...models.map(({runMs}) => runMs), sampleMs);
-    const samples = Math.max(1, Math.min(most, Math.floor(BLOCK_MS / slowest)));
-    const result = models.map(() => []);
-    if (models.length === 1) {
-      result[0] = await series(models[0], samples, sampleMs);
-    } else {
-      const half = Math.floor(samples / 2);
-      result[0] = await series(models[0], half, sampleMs);
-      result[1] = await series(models[1], samples, sampleMs);
-      result[0].push(...await series(models[0], samples - half, sampleMs));
-    }
+  // At most `samples` of each model, in ms a run; each is the mean of as many runs as take `sampleMs`. The models are timed
+  // in short series by turns, so that a drift falls on all of them, for `timeMs` altogether. A page has only the wall
+  // clock, to which everything else on the device adds, for seconds at a time: the samples are from the fastest tenth.
+  async time({samples, sampleMs, timeMs}) {
+    const times = models.map(() => []), begun = performance.now();
+    do {
+      for (const [i, model] of models.entries()) times[i].push(...await series(model, sampleMs));
+    } while (performance.now() - begun < timeMs);
     check();
-    return result;
+    const count = Math.max(1, Math.min(samples, ...times.map(({length}) => Math.floor(length / 10))));
+    return times.map((all) => fastestTenth(all, count));
   },
 };
 
 class PageError extends Error {}
 
-async function series(model, samples, sampleMs) {
-  if (!samples) return [];
-  const runs = Math.max(1, Math.ceil(sampleMs / model.runMs));
-  if (model.runMs < BLOCK_MS) await milliseconds(model, Math.ceil(WARM_UP_MS / model.runMs));
+// Samples that take SERIES_MS together, after a warm-up.
+async function series(model, sampleMs) {
+  const runs = Math.ceil(sampleMs / model.runMs);
+  if (model.runMs < SERIES_MS) await milliseconds(model, Math.ceil(WARM_UP_MS / model.runMs));
   const times = [];
-  for (let i = 0; i < samples; i++) times.push(await milliseconds(model, runs));
+  do times.push(await milliseconds(model, runs));
+  while (times.length * runs * model.runMs < SERIES_MS);
   return times;
+}
+
+// `count` values spread evenly over the fastest tenth.
+function fastestTenth(times, count) {
+  const sorted = [...times].sort((a, b) => a - b), step = sorted.length / 10 / count;
+  return Array.from({length: count}, (_, i) => sorted[Math.floor((i + 0.5) * step)]);
 }
 
 // The mean ms of `runs` runs.
