@@ -16,7 +16,9 @@ def small_checkpoint(tiny_checkpoint, tmp_path_factory):
     """A one-level denoiser, the tiny checkpoint's decoder, and a text encoder whose attention affects its output."""
     tiny = checkpoint.load(tiny_checkpoint)
     folder = tmp_path_factory.mktemp("small")
-    backbone = Backbone((16,), attention_levels=(0,), heads=2, norm_groups=8, mid=False, text_tokens=tiny.space.text.tokens)
+    backbone = Backbone(
+        (16,), attention_levels=(0,), heads=2, norm_groups=8, mid=False, text_tokens=tiny.space.text.tokens
+    )
     kinds = ("SelfAttention3D", "Conv1D", "Conv3D")
     slots = {f"{site}/0": ["none", *kinds] for site in backbone.sites(tiny.space.latent)}
     text = dataclasses.replace(tiny.space.text, encoder=str(_text_encoder(tiny.space.text.encoder, folder / "text")))
