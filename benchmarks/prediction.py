@@ -9,7 +9,7 @@
     the median of a second of runs of its own graph (litert), or of three blocks of it (web);
 (c) latency proportional to FLOPs, with the factor fitted on the test architectures themselves, which favors it.
 
-Each architecture is measured whole in six passes (web: three), in new processes each time. The mean of the passes is the ground truth;
+Each architecture is measured whole in six passes (web: two), in new processes each time. The mean of the passes is the ground truth;
 the error of one pass against the mean of the others is the noise of a pass. Predicted peak memory is compared with
 measured peak memory, too.
 
@@ -44,7 +44,7 @@ from nas.spaces import Architecture, SearchSpace
 AT_ONCE = 40
 """WholeGraph models that are in memory together, and timed in turn. In groups of 8, one after the other, the machine's drift
 from minute to minute (3%) fell on some models and not on others, and spoilt their ranks."""
-PASSES = {"eager": 6, "litert": 6, "web": 3}
+PASSES = {"eager": 6, "litert": 6, "web": 2}
 """A process may be 3% slower or faster than another for as long as it lives, half as much as the models differ; the ground
 truth must be more accurate than that. In a browser each block has a process's memory of its own, so fewer suffice."""
 COUNTS = {"eager": 40, "litert": 40, "web": 24}

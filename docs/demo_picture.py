@@ -17,8 +17,8 @@ from nas.report import plots
 from nas.runs.folder import RunFolder
 from nas.runs.record import Preview
 
-CLIPS, FRAMES = 3, 4
-"""How many clips are shown, and how many of each one's frames."""
+CLIPS, FRAMES, APART = 3, 4, 4
+"""How many clips are shown, how many of each one's frames, and how far apart these are."""
 
 
 def picture(run: RunFolder, out: Path) -> Path:
@@ -53,9 +53,9 @@ def film(axes: list[Axes], preview: Preview, run: Path, captions: bool) -> None:
         frames = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
     gap = frames[0].height // 16
     width = (frames[0].width + gap) // len(preview.captions)
-    shown = [frames[round(i * (len(frames) - 1) / (FRAMES - 1))] for i in range(FRAMES)]
+    shown = frames[: FRAMES * APART : APART]
     for clip, ax in enumerate(axes):
-        strip = Image.new("L", (FRAMES * width - gap, shown[0].height), 255)
+        strip = Image.new("L", (len(shown) * width - gap, shown[0].height), 255)
         for i, frame in enumerate(shown):
             strip.paste(frame.crop((clip * width, 0, (clip + 1) * width - gap, frame.height)), (i * width, 0))
         ax.imshow(strip, cmap="gray", vmin=0, vmax=255)
