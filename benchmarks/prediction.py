@@ -42,7 +42,7 @@ from nas.profiling.workers.eager import build_module, make_inputs
 from nas.spaces import Architecture, SearchSpace
 
 AT_ONCE = 40
-"""WholeGraph models that are in memory together, and timed in turn. In groups of 8, one after the other, the machine's drift
+"""Whole models that are in memory together, and timed in turn. In groups of 8, one after the other, the machine's drift
 from minute to minute (3%) fell on some models and not on others, and spoilt their ranks."""
 PASSES = {"eager": 6, "litert": 6, "web": 2}
 """A process may be 3% slower or faster than another for as long as it lives, half as much as the models differ; the ground

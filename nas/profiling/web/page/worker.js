@@ -92,15 +92,16 @@ const commands = {
 
   // At most `samples` of each model, in ms a run; each is the mean of as many runs as take `sampleMs`. The models are timed
   // in short series by turns, so that a drift falls on all of them, for `timeMs` altogether. A page has only the wall
-  // clock, to which everything else on the device adds, for seconds at a time: the samples are from the fastest tenth.
+  // clock, to which everything else on the device adds, for seconds at a time: the samples are from the fastest tenth, or
+  // the fastest ones where a tenth holds fewer.
   async time({samples, sampleMs, timeMs}) {
     const times = models.map(() => []), begun = performance.now();
     do {
       for (const [i, model] of models.entries()) times[i].push(...await series(model, sampleMs));
     } while (performance.now() - begun < timeMs);
     check();
-    const count = Math.max(1, Math.min(samples, ...times.map(({length}) => Math.floor(length / 10))));
-    return times.map((all) => fastestTenth(all, count));
+    const count = Math.min(samples, ...times.map(({length}) => length));
+    return times.map((all) => fastest(all, count));
   },
 };
 
@@ -116,9 +117,9 @@ async function series(model, sampleMs) {
   return times;
 }
 
-// `count` values spread evenly over the fastest tenth.
-function fastestTenth(times, count) {
-  const sorted = [...times].sort((a, b) => a - b), step = sorted.length / 10 / count;
+// `count` values spread evenly over the fastest tenth, or the `count` fastest.
+function fastest(times, count) {
+  const sorted = [...times].sort((a, b) => a - b), step = Math.max(1, sorted.length / 10 / count);
   return Array.from({length: count}, (_, i) => sorted[Math.floor((i + 0.5) * step)]);
 }
 
