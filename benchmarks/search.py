@@ -22,18 +22,25 @@ import pandas as pd
 from search_instances import BENCHMARK, FAMILIES, Instance, make_instance
 
 from nas.files import write_atomic
+from nas.search import BudgetSampler
 from nas.search.problem import Problem
 from nas.search.samplers import make_sampler
 from nas.search.samplers.base import distributions
 
 SAMPLERS = ("budget", "tpe", "nsga2", "gp", "random+repair", "tpe+repair", "evolution")
+UNLINKED = "budget, links unknown"
+"""The default sampler on a space whose links it is not told."""
 POINTS = (50, 100, 200, 500)
 
 
 def play(instance: Instance, sampler: str, trials: int, seed: int) -> Iterator[tuple[float, bool, float]]:
     """One run, trial by trial: the best feasible true score so far in % of the optimum, feasible, seconds to propose."""
     problem = Problem.build(instance.space, instance.cost, instance.budget)
-    study = optuna.create_study(direction="maximize", sampler=make_sampler(sampler, problem, seed))
+    if sampler == UNLINKED:
+        made = BudgetSampler(instance.space, instance.cost, instance.budget, seed=seed, links=())
+    else:
+        made = make_sampler(sampler, problem, seed)
+    study = optuna.create_study(direction="maximize", sampler=made)
     rng, best = np.random.default_rng(seed), 0.0
     for _ in range(trials):
         start = time.perf_counter()

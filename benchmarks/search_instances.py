@@ -6,6 +6,7 @@ architectures. Every random number comes from the family and the seed.
 
 `BENCHMARK` is what docs/benchmarks/search.md compares samplers on. `TUNING` are the families that the sampler's settings
 were chosen on, with seeds from 1000; `HELD_OUT` were looked at afterwards only, as were seeds from 2000 of every family.
+The same holds for the families with links between slots, `TUNING_LINKS` and `HELD_OUT_LINKS`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from nas.search import optimum
 from nas.search.problem import Pairs, Problem, Scores
 from nas.search.samplers.local_search import LocalSearch
 from nas.search.samplers.repair import repair
-from nas.spaces import SearchSpace
+from nas.spaces import Backbone, Latent, Operator, SearchSpace, Text
+from nas.spaces.topology import linked_sites
 
 OPERATORS = ("SelfAttention1D", "SelfAttention3D", "Conv1D", "Conv3D", "CrossAttention1D", "CrossAttention3D")
 CHOICES = ("none", *OPERATORS)
@@ -33,12 +35,19 @@ SLOTS = 2 * len(LEVELS)
 BENCHMARK = ("additive", "pairwise", "noisy")
 TUNING = ("plain", "independent", "neighbors", "everywhere")
 HELD_OUT = ("embedded", "redundant", "rugged")
-FAMILIES = (*BENCHMARK, *TUNING, *HELD_OUT)
-NOISY = ("noisy", "neighbors", "everywhere", "embedded", "redundant", "rugged")
+TUNING_LINKS = ("skips", "unet_skips", "chain_only", "elsewhere")
+HELD_OUT_LINKS = ("own_skips", "strong_skips", "only_skips", "deep_skips", "no_pairs")
+LINKED = (*TUNING_LINKS, *HELD_OUT_LINKS)
+FAMILIES = (*BENCHMARK, *TUNING, *HELD_OUT, *LINKED)
+NOISY = ("noisy", "neighbors", "everywhere", "embedded", "redundant", "rugged", *LINKED)
 """Families whose scores are seen through noise of 1% of the optimum."""
 
 CLIMBS = 300
 """Local searches that stand in for a proof where HiGHS has none within its time."""
+
+
+Quality = Callable[[SearchSpace, np.random.Generator], tuple[Scores, Pairs]]
+"""What makes the scores of a space."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +95,23 @@ def make_instance(family: str, seed: int, time_limit_s: float = 120.0) -> Instan
     - `redundant`: the same operator again within three slots loses up to half of its score; two kinds of attention at one
       site, or a convolution after attention, gain;
     - `rugged`: costs without structure, scores as in `neighbors` but with pairs as strong as the layers.
+
+    In the others the space has links, between the slots that lie equally far from both ends unless stated otherwise:
+
+    - `skips`: as `noisy`, but with pairs of linked slots as well;
+    - `unet_skips`: the links are those of a UNet with these sites, each slot at the one end with each at the other;
+    - `own_skips`: as `skips`, with numbers of its own for every pair; `strong_skips`: pairs of linked slots are twice as
+      strong as those of neighbors; `only_skips`: there are none of neighbors;
+    - `deep_skips`: a UNet with two blocks a level and one slot at each of its 21 sites, and its own links;
+    - `chain_only`, `no_pairs`, `elsewhere`: nothing happens across the links. There are pairs of neighbors only, none
+      at all, or pairs of neighbors and as many of other slots as there are links.
     """
     rng = np.random.default_rng([FAMILIES.index(family), seed])
-    space, cost = unstructured_costs(rng) if family in ("independent", "rugged") else costs(rng)
+    space, cost = COSTS.get(family, costs)(rng)
+    if family in LINKED and space.backbone is None:
+        links = unet_links(space) if family == "unet_skips" else mirrored_links(space)
+        space = SearchSpace(name=space.name, slots=space.slots, links=links)
+        cost = CostModel(space, cost.table)
     budget = tight_budget(space, cost, rng)
     scores, pairs = QUALITY[family](space, rng)
     best, proved = known_optimum(space, cost, scores, pairs, budget, time_limit_s)
@@ -101,7 +124,7 @@ def known_optimum(
     space: SearchSpace, cost: CostModel, scores: Scores, pairs: Pairs, budget: Budget, time_limit_s: float
 ) -> tuple[float, bool]:
     """The optimal score and whether it is proved."""
-    if len(pairs) <= 2 * SLOTS:
+    if len(pairs) < SLOTS:  # a chain
         found = optimum(space, cost, scores, budget, pairs, time_limit_s=time_limit_s)
         if found.proved:
             return found.score, True
@@ -166,6 +189,50 @@ def unstructured_costs(rng: np.random.Generator) -> tuple[SearchSpace, CostModel
     return space, CostModel(space, LookupTable.from_frame(pd.DataFrame(rows)))
 
 
+def deep_unet(rng: np.random.Generator) -> tuple[SearchSpace, CostModel]:
+    """Costs of a UNet with a search space of its own, in which slots of one shape share rows."""
+    backbone, latent, text = Backbone(WIDTHS, layers_per_block=2), Latent(4, FRAMES, SIDES[0], SIDES[0]), Text(77, 768)
+    operators = {name: Operator(name) for name in OPERATORS}
+    slots = {f"{site}/0": list(CHOICES) for site in backbone.sites(latent)}
+    space = SearchSpace("deep", slots, operators, backbone, latent, text)
+    rows = [
+        {
+            "workload": str(space.backbone_workload()),
+            "latency_ms": 50.0,
+            "memory_mb": 100.0,
+            "weights_mb": 600.0,
+            "params": 3e8,
+        }
+    ]
+    for workload in space.workloads()[1:]:
+        _, width, _, height, side = workload.shape
+        rows.append({"workload": str(workload), **row(workload.kind, width, height * side, rng)})
+    return space, CostModel(space, LookupTable.from_frame(pd.DataFrame(rows)))
+
+
+COSTS = {"independent": unstructured_costs, "rugged": unstructured_costs, "deep_skips": deep_unet}
+
+
+def mirrored_links(space: SearchSpace) -> list[tuple[str, str]]:
+    slots = list(space.slots)
+    return [(slots[i], slots[-1 - i]) for i in range(len(slots) // 2)]
+
+
+def unet_links(space: SearchSpace) -> list[tuple[str, str]]:
+    """Those of a UNet with the sites of `LEVELS`."""
+    backbone, slots = Backbone(WIDTHS, mid=False), list(space.slots)
+    sites = list(backbone.sites(Latent(4, FRAMES, SIDES[0], SIDES[0])))
+    joined = ((2 * sites.index(a), 2 * sites.index(b)) for a, b in linked_sites(backbone))
+    return [(slots[i + p], slots[j + q]) for i, j in joined for p in (0, 1) for q in (0, 1)]
+
+
+def levels(space: SearchSpace) -> np.ndarray:
+    """`(slots,)`: the level of the UNet that each slot is at."""
+    if space.backbone is None:
+        return np.repeat(LEVELS, 2)
+    return np.array([SIDES.index(space.sites[space.site_name(slot)].height) for slot in space.slots])
+
+
 def tight_budget(space: SearchSpace, cost: CostModel, rng: np.random.Generator, share: float = 0.016) -> Budget:
     """Bounds at one common quantile of random architectures' costs, such that `share` of them meet all three."""
     frame = cost.predict_many(rng.integers(len(CHOICES), size=(50_000, len(space.slots))))
@@ -183,10 +250,10 @@ def layered(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
     slots = len(space.slots)
     strength = rng.gamma(4, 0.25, len(OPERATORS))
     affinity = rng.gamma(4, 0.25, (len(SIDES), len(OPERATORS)))
-    level = np.repeat(LEVELS, 2)
-    importance = rng.gamma(4, 0.25, slots) * np.where(np.arange(slots) % 2, rng.uniform(0.4, 0.8), 1.0)
+    second = (np.arange(slots) % 2 == 1) & (space.backbone is None)
+    importance = rng.gamma(4, 0.25, slots) * np.where(second, rng.uniform(0.4, 0.8), 1.0)
     spread = np.exp(0.3 * rng.normal(size=(slots, len(OPERATORS))))
-    return importance[:, None] * strength * affinity[level] * spread
+    return importance[:, None] * strength * affinity[levels(space)] * spread
 
 
 def layers_only(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
@@ -197,7 +264,7 @@ def independent(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, P
     return named(space, rng.gamma(2.0, size=(SLOTS, len(OPERATORS))), {})
 
 
-def neighbors(common: float, strength: float = 0.4) -> Callable[[SearchSpace, np.random.Generator], tuple]:
+def neighbors(common: float, strength: float = 0.4) -> Quality:
     """Pairs of neighboring slots: `common` times one table for all, plus numbers of their own."""
 
     def quality(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
@@ -241,7 +308,27 @@ def redundant(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pai
     return named(space, value, tables)
 
 
-QUALITY = {
+def linked(common: float, chain: float = 0.4, across: float = 0.4, elsewhere: float = 0.0) -> Quality:
+    """Pairs as in `neighbors`, of that strength: of neighboring slots, of linked ones, of as many others."""
+
+    def quality(space: SearchSpace, rng: np.random.Generator) -> tuple[Scores, Pairs]:
+        value, index = layered(space, rng), {slot: i for i, slot in enumerate(space.slots)}
+        neighbors = set(itertools.pairwise(range(len(index))))
+        joined = sorted({tuple(sorted((index[a], index[b]))) for a, b in space.links} - neighbors)
+        others = sorted(set(itertools.combinations(range(len(index)), 2)) - neighbors - set(joined))
+        others = [others[i] for i in rng.choice(len(others), len(joined), replace=False)]
+        alike = rng.normal(size=(2, len(OPERATORS), len(OPERATORS)))
+        own, tables = np.sqrt(2.0 - common), {}
+        for kind, pairs, strength in ((0, sorted(neighbors), chain), (1, joined, across), (1, others, elsewhere)):
+            for pair in pairs if strength else ():
+                numbers = common * alike[kind] + own * rng.normal(size=alike[kind].shape)
+                tables[pair] = strength * value.mean() * numbers
+        return named(space, value, tables)
+
+    return quality
+
+
+QUALITY: dict[str, Quality] = {
     "additive": layers_only,
     "pairwise": neighbors(common=1.0),
     "noisy": neighbors(common=1.0),
@@ -252,6 +339,15 @@ QUALITY = {
     "embedded": embedded,
     "redundant": redundant,
     "rugged": neighbors(common=0.0, strength=0.7),
+    "skips": linked(common=1.0),
+    "unet_skips": linked(common=1.0, across=0.3),
+    "own_skips": linked(common=0.0),
+    "strong_skips": linked(common=1.0, across=0.8),
+    "only_skips": linked(common=1.0, chain=0.0),
+    "deep_skips": linked(common=1.0),
+    "no_pairs": linked(common=1.0, chain=0.0, across=0.0),
+    "chain_only": linked(common=1.0, across=0.0),
+    "elsewhere": linked(common=1.0, across=0.0, elsewhere=0.4),
 }
 
 

@@ -13,6 +13,7 @@ from nas.spaces.clip import DEFAULT_FPS, Clip, check_fps
 from nas.spaces.operators import NONE, Operator
 from nas.spaces.pipeline import Decoder, TextEncoder, VAEConfig
 from nas.spaces.space import SearchSpace
+from nas.spaces.topology import linked_sites
 from nas.spaces.workload import DTYPE_BYTES, Workload
 
 
@@ -62,6 +63,13 @@ class BackboneSpace(SearchSpace):
         for slot in self.slots:
             groups.setdefault(self.site_name(slot), []).append(slot)
         return list(groups.values())
+
+    @cached_property
+    def links(self) -> Sequence[tuple[str, str]]:
+        """The slots of every two sites that a skip connection joins."""
+        at = {self.site_name(group[0]): group for group in self.slot_groups}
+        pairs = linked_sites(self.backbone)
+        return [(a, b) for first, second in pairs for a in at.get(first, ()) for b in at.get(second, ())]
 
     @property
     def autoencoder(self) -> VAEConfig:

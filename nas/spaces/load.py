@@ -30,7 +30,7 @@ class SpaceFile:
 
     A space with a backbone has `backbone`, `clip` and `autoencoder` (or the shape that follows from them, `latent`),
     `text` and `operators`; each site then has `depth` slots that offer every operator, unless `sites` lists the choices of
-    a site, or `slots` lists all slots. A cost-only space has only `slots`. `text_encoder` and `autoencoder` are needed for
+    a site, or `slots` lists all slots. A cost-only space has only `slots` and `links`. `text_encoder` and `autoencoder` are needed for
     the generation time of a whole clip.
 
     Attributes:
@@ -40,6 +40,7 @@ class SpaceFile:
         operators: hyperparameters by choice name, and `kind` if the name is not the kind; `none` is an empty slot.
         sites: choices by site, for sites that differ from the others.
         only_sites: if given, the only sites with slots.
+        links: see `SearchSpace`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class SpaceFile:
     sites: dict[str, tuple[str, ...]] = field(default_factory=dict)
     only_sites: tuple[str, ...] | None = None
     slots: dict[str, tuple[str, ...]] | None = None
+    links: tuple[tuple[str, str], ...] = ()
 
 
 def shipped_spaces() -> dict[str, Path]:
@@ -97,6 +99,8 @@ def save_space(space: SearchSpace, path: str | Path) -> Path:
         value |= {"dtype": space.dtype, "batch": space.batch}
         value["operators"] = {n: {"kind": o.kind, **dict(o.options)} for n, o in space.operators.items()}
     value["slots"] = {slot: list(choices) for slot, choices in space.slots.items()}
+    if not isinstance(space, BackboneSpace) and space.links:
+        value["links"] = [list(pair) for pair in space.links]
     return write_atomic(path, yaml.safe_dump(value, sort_keys=False, default_flow_style=None))
 
 
@@ -113,7 +117,9 @@ def _space(file: SpaceFile, mapping: Any, path: str) -> SearchSpace:
         for key in ("text_encoder", "decoder", "autoencoder", "clip"):
             if getattr(file, key) is not None:
                 raise SpaceError(f"{at(path, mapping, key)}: {key}: needs a 'backbone' beside it")
-        return CostOnlySpace(file.name, file.slots)
+        return CostOnlySpace(file.name, file.slots, links=file.links)
+    if file.links:
+        raise SpaceError(f"{at(path, mapping, 'links')}: links: the backbone's skip connections give them; remove it")
     if file.slots is not None and (file.sites or file.only_sites is not None or "depth" in mapping):
         raise SpaceError(
             f"{at(path, mapping, 'slots')}: 'slots' lists all slots; remove 'depth', 'sites' and 'only_sites'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,10 +37,12 @@ class SearchSpace:
         batch: clips denoised at once.
         text_encoder, decoder: the other models of the pipeline, for the generation time of a whole clip.
         fps: frames per second of clips; None if the space states none.
+        links: pairs of slots whose layers interact although they do not follow one another, for samplers' models of
+            the score. A backbone's skip connections give them; in a cost-only space they are stated.
 
     Raises:
-        SpaceError: no slots, no or repeated choices, an unknown operator or dtype, a slot at an unknown site, or a text
-            encoder or decoder that does not fit.
+        SpaceError: no slots, no or repeated choices, an unknown operator or dtype, a slot at an unknown site, a text
+            encoder or decoder that does not fit, or links to an unknown slot or beside a backbone.
     """
 
     name: str
@@ -70,6 +72,8 @@ class SearchSpace:
             text_encoder: TextEncoder | None = None,
             decoder: Decoder | None = None,
             fps: float | None = None,
+            *,
+            links: Iterable[tuple[str, str]] = (),
         ) -> None: ...
 
     def __new__(cls, *args: Any, **values: Any) -> SearchSpace:
@@ -80,9 +84,11 @@ class SearchSpace:
         given = {**dict(zip(cls.__annotations__, args)), **values}
         where = f"search space '{given.get('name', '')}'"
         if given.get("backbone") is None:
-            if extra := given.keys() - {"name", "slots", "operators"}:
+            if extra := given.keys() - {"name", "slots", "operators", "links"}:
                 raise SpaceError(f"{where}: {', '.join(sorted(extra))}: needs a 'backbone' beside it")
             return super().__new__(CostOnlySpace)
+        if "links" in given:
+            raise SpaceError(f"{where}: links: the backbone's skip connections give them; remove 'links'")
         if given.get("latent") is None or given.get("text") is None:
             raise SpaceError(f"{where}: a backbone needs 'latent' and 'text' beside it")
         return super().__new__(BackboneSpace)
@@ -123,6 +129,11 @@ class SearchSpace:
         In a cost-only space each slot is its own group, since nothing says which slots are at one site.
         """
         return [[slot] for slot in self.slots]
+
+    @property
+    def links(self) -> Sequence[tuple[str, str]]:
+        """See the class; neighbors may be among them."""
+        return ()
 
     @cached_property
     def hash(self) -> str:
@@ -305,6 +316,7 @@ class CostOnlySpace(SearchSpace):
     name: str
     slots: Mapping[str, Sequence[str]]
     operators: Mapping[str, Operator] = field(default_factory=dict)
+    links: Sequence[tuple[str, str]] = field(default=(), kw_only=True)
 
     backbone = None
     latent = None
@@ -317,6 +329,20 @@ class CostOnlySpace(SearchSpace):
 
     def __post_init__(self) -> None:
         self._normalize_slots()
+        object.__setattr__(self, "links", tuple(self._link(pair) for pair in self.links or ()))
+
+    def _link(self, pair: Sequence[str]) -> tuple[str, str]:
+        """
+        Raises:
+            SpaceError: not two different slots of this space.
+        """
+        where = f"search space '{self.name}': links"
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or pair[0] == pair[1]:
+            raise SpaceError(f"{where}: each link is a pair of two different slots, not {shown(pair)}")
+        for slot in pair:
+            if slot not in self.slots:
+                raise SpaceError(f"{where}: unknown slot {shown(slot)}{suggestion(str(slot), self.slots)}")
+        return pair[0], pair[1]
 
 
 def _none_first(choices: Sequence[str]) -> list[str]:

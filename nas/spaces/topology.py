@@ -85,3 +85,21 @@ def unet_layers(config: Backbone) -> list[Layer]:
         if level > 0:
             layers.append(Layer(f"{path}.upsamplers.0", "upsample", block, 0, level - 1, width, width))
     return [*layers, Layer("conv_out", "conv_out", "", 0, 0, widths[0], 0)]
+
+
+def linked_sites(config: Backbone) -> list[tuple[str, str]]:
+    """Pairs of sites joined by a skip connection, `(down, up)`, in the order of the second.
+
+    What the layers at the first site return is concatenated to the input of the block before the second one, at once or
+    after a downsampler. conv_in's output has passed no site, so its skip joins none.
+    """
+    last, skip, pairs = "", "", []
+    passed: dict[str, str] = {}  # the last site before a layer's output
+    for layer in unet_layers(config):
+        skip = passed[layer.skip] if layer.skip else skip
+        if layer.site:
+            pairs += [(skip, layer.site)] if skip else []
+            last, skip = layer.site, ""
+        if layer.is_skip:
+            passed[layer.name] = last
+    return pairs

@@ -6,13 +6,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
+import pandas as pd
 import pytest
 
-from nas.search import shortlist
+from nas.costs import Budget, CostModel, LookupTable
+from nas.search import BudgetSampler, shortlist
 from nas.search.exact import solve
 from nas.search.problem import Problem
 from nas.search.samplers.local_search import LocalSearch
 from nas.search.samplers.repair import repair
+from nas.search.samplers.surrogate import Prior
+from nas.spaces import SearchSpace
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -27,6 +32,44 @@ def test_quality_at_full_size():
     percent, feasible, _ = zip(*benchmark.play(benchmark.make_instance("noisy", 100), "budget", 100, seed=100))
     assert all(feasible)
     assert percent[-1] >= 88
+
+
+def test_linked_slots_are_expected_to_interact_as_neighbors_are():
+    """In draws of the prior, pairs of linked slots vary more than those of other slots as far apart."""
+    slots = {f"s{i}": ["none", "a", "b"] for i in range(12)}
+    linked = SearchSpace(name="x", slots=slots, links=[("s11", "s0"), ("s4", "s5")])
+    problem = Problem.build(linked, unit_costs(linked), None)
+    sample = problem.columns(np.random.default_rng(0).integers(3, size=(16, 12)))
+    rng, prior = np.random.default_rng(1), Prior(problem, sample)
+    draws = np.stack([prior.draw(rng)[1] for _ in range(200)])
+    spread = draws.std(0).reshape(12, 3, 12, 3).mean((1, 3))
+    assert spread[0, 11] == pytest.approx(spread[11, 0])
+    assert spread[0, 11] > 1.3 * max(spread[0, 10], spread[1, 11], spread[0, 6])
+    assert 0.6 * spread[0, 1] < spread[0, 11] < 1.2 * spread[0, 1]  # near ones have a term more
+    assert len(prior.terms) == len(Prior(problem, sample, links=()).terms) + 2
+    assert len(Prior(problem, sample, links=[("s4", "s5")]).terms) == len(Prior(problem, sample, links=()).terms)
+
+
+def test_without_links_nothing_changes():
+    slots = {f"s{i}": ["none", "a", "b"] for i in range(6)}
+    plain, linked = SearchSpace(name="x", slots=slots), SearchSpace(name="x", slots=slots, links=[("s0", "s5")])
+    worth = np.random.default_rng(0).normal(size=(6, 3))
+    proposals = []
+    for space, links in ((plain, None), (linked, ()), (linked, None)):
+        sampler = BudgetSampler(space, unit_costs(space), Budget(latency_ms=4), seed=0, links=links)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for _ in range(12):
+            trial = study.ask(
+                {slot: optuna.distributions.CategoricalDistribution(c) for slot, c in space.slots.items()}
+            )
+            study.tell(trial, worth[range(6), space.encode(space.architecture(trial.params))].sum())
+        proposals.append([trial.params for trial in study.trials])
+    assert proposals[0] == proposals[1] != proposals[2]
+
+
+def unit_costs(space):
+    frame = pd.DataFrame({"workload": space.workloads(), "latency_ms": 1.0, "memory_mb": 0.0, "weights_mb": 0.0})
+    return CostModel(space, LookupTable.from_frame(frame.assign(params=0)))
 
 
 def test_climbing_comes_near_the_exact_optimum():

@@ -110,6 +110,73 @@ def test_sites_of_the_real_unet_count_its_skips():
     assert sites["up.3.2"].skip_elements == 0
 
 
+def reached_through_skips(backbone):
+    """By walking the UNet: a value that carries the name of the last site it has passed."""
+    skips, x, pairs = {}, "", []
+    for layer in backbone.layers():
+        taken = skips.pop(layer.skip, "") if layer.skip else None
+        if taken:
+            pairs.append(
+                (taken, next(other.site for other in backbone.layers()[backbone.layers().index(layer) :] if other.site))
+            )
+        x = layer.site or x
+        if layer.is_skip:
+            skips[layer.name] = x
+    return pairs
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("mid", [True, False])
+def test_links_follow_the_skip_connections(levels, layers, mid):
+    operators = {"Conv1D": Operator("Conv1D")}
+    for attention in ((), tuple(range(levels))):
+        backbone = Backbone((32,) * levels, layers, attention, mid)
+        latent, text = Latent(4, 4, 8, 8), nas.spaces.Text(4, 16)
+        slots = {f"{site}/{i}": [NONE, "Conv1D"] for site in backbone.sites(latent) for i in range(2)}
+        space = nas.SearchSpace("u", slots, operators, backbone, latent, text)
+        expected = [
+            (f"{a}/{i}", f"{b}/{j}") for a, b in reached_through_skips(backbone) for i in (0, 1) for j in (0, 1)
+        ]
+        assert list(space.links) == expected
+        # every up block but the last takes something that has passed a site, once for each of its layers
+        assert len(space.links) == 4 * (levels * (layers + 1) - 1)
+    only = {slot: choices for slot, choices in slots.items() if slot.startswith("down.0.0/0") or slot.startswith("up")}
+    linked = nas.SearchSpace("u", only, operators, backbone, latent, text).links
+    assert linked and all(a == "down.0.0/0" and b in only for a, b in linked)
+
+
+def test_links_of_the_demo():
+    links = nas.SearchSpace.load("demo").links
+    assert links == [
+        ("down.1.0/0", "up.0.0/0"), ("down.0.0/0", "up.0.1/0"), ("down.0.0/0", "up.1.0/0"),
+    ]  # fmt: skip
+
+
+def test_a_cost_only_space_states_its_links(tmp_path):
+    slots = {f"s{i}": ["none", "a"] for i in range(4)}
+    plain, linked = (
+        nas.SearchSpace(name="mine", slots=slots),
+        nas.SearchSpace(name="mine", slots=slots, links=[("s0", "s3")]),
+    )
+    assert (plain.links, linked.links) == ((), (("s0", "s3"),))
+    assert plain.hash == linked.hash  # architectures do not depend on links
+    assert nas.SearchSpace.load(linked.save(tmp_path / "copy.yaml")).links == linked.links
+    assert pickle.loads(pickle.dumps(linked)).links == linked.links
+    for wrong in ([("s0", "s4")], [("s0", "s0")], [("s0",)], ["s0"], [1]):
+        with pytest.raises(SpaceError, match="search space 'mine': links: "):
+            nas.SearchSpace(name="mine", slots=slots, links=wrong)
+    (tmp_path / "bad.yaml").write_text("name: x\nslots: {s0: [none, a], s1: [none, a]}\nlinks: [[s0, s2]]\n")
+    with pytest.raises(SpaceError, match=r"bad\.yaml: search space 'x': links: unknown slot 's2'; known: s0, s1"):
+        nas.SearchSpace.load(tmp_path / "bad.yaml")
+    (tmp_path / "deep.yaml").write_text(DEEP + "links: [[down.0.0/0, up.1.0/0]]\n")
+    with pytest.raises(SpaceError, match=r"deep\.yaml:14: links: the backbone's skip connections give them"):
+        nas.SearchSpace.load(tmp_path / "deep.yaml")
+    demo = nas.SearchSpace.load("demo")
+    with pytest.raises(SpaceError, match="'demo': links: the backbone's skip connections"):
+        nas.SearchSpace("demo", demo.slots, demo.operators, demo.backbone, demo.latent, demo.text, links=[])
+
+
 def test_architecture_file_round_trip_and_foreign_space(tmp_path):
     demo, full = nas.SearchSpace.load("demo"), nas.SearchSpace.load("snapgen_v")
     arch = demo.random(3)

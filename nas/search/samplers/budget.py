@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nas.costs import Budget, CostModel
@@ -29,7 +31,7 @@ class BudgetSampler(BaseArchitectureSampler):
     """Proposes only architectures within the budget, and finds the best one in few evaluations.
 
     The idea is BOCS' (Baptista and Poloczek, ICML 2018): a Bayesian linear model with pairwise terms, Thompson draws, and
-    a solver that maximizes each draw; here with terms that know slots, operators, stages and costs, and with budgets as
+    a solver that maximizes each draw; here with terms that know slots, operators, stages, skip connections and costs, and with budgets as
     constraints of the maximization. The first `startup` proposals maximize random scores; then each is a draw of the
     posterior, shrunk toward its mean (`TEMPERATURES`), and maximized within the budget. Running trials count as
     scored just as expected. No architecture is proposed twice while others are left. Several objectives are scalarized
@@ -39,6 +41,7 @@ class BudgetSampler(BaseArchitectureSampler):
         space, cost, budget: what is searched. The study's parameters are the slots, categorical over their choices.
         startup: proposals before the surrogate is asked.
         seed: see `BaseArchitectureSampler`.
+        links: pairs of slots that may interact as neighbors do; None: `space.links`, such as a UNet's skip connections.
 
     Raises:
         BudgetError: no architecture meets the budget; the text names the cheapest one.
@@ -51,11 +54,12 @@ class BudgetSampler(BaseArchitectureSampler):
         budget: Budget | None = None,
         startup: int = 5,
         seed: int | None = None,
+        links: Sequence[tuple[str, str]] | None = None,
     ) -> None:
         super().__init__(Problem.build(space, cost, budget), seed)
         self.startup = startup
         self._typical = self._spread_out(np.random.default_rng(self._seed), 16)
-        self._prior = Prior(self.problem, self._typical)
+        self._prior = Prior(self.problem, self._typical, links)
         self._variances: dict[bytes, np.ndarray] = {}
 
     def _spread_out(self, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -79,7 +83,7 @@ class BudgetSampler(BaseArchitectureSampler):
         starts = self._starts(history, score, rng)
         best = LocalSearch(problem, utilities, interactions).best(starts, taken)
         if best is None:  # everything near was tried: a small space, nearly exhausted
-            return repair(problem, problem.space.encode(problem.space.random(rng)), rng)
+            return repair(problem, problem.space.encode(problem.space.random(rng)), rng, exclude=history.failed)
         return problem.codes(best)
 
     def _optimistic_draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

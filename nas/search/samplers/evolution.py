@@ -45,18 +45,18 @@ class EvolutionSampler(BaseArchitectureSampler):
         space = self.problem.space
         feasible = self.problem.feasible(history.codes) if len(history.codes) else np.zeros(0, dtype=bool)
         if feasible.sum() < self.population:
-            return repair(self.problem, space.encode(space.random(rng)), rng)
+            return repair(self.problem, space.encode(space.random(rng)), rng, exclude=history.failed)
         score = scalarize(history.values[feasible], rng)
         parents = history.codes[feasible][np.argsort(-score, kind="stable")[: self.population]]
-        return self._child(parents, history.taken(), rng)
+        return self._child(parents, history, rng)
 
-    def _child(self, parents: np.ndarray, taken: set[bytes], rng: np.random.Generator) -> np.ndarray:
+    def _child(self, parents: np.ndarray, history: TrialHistory, rng: np.random.Generator) -> np.ndarray:
         """A feasible child that is not a trial yet, if `TRIES` mutations find one; otherwise a repaired one.
 
         Args:
             parents: codes `(N, slots)`, the best first.
         """
-        space = self.problem.space
+        space, taken = self.problem.space, history.taken()
         for _ in range(self.TRIES):
             parent = parents[rng.integers(len(parents), size=self.tournament).min()]
             child = parent.copy()
@@ -65,7 +65,7 @@ class EvolutionSampler(BaseArchitectureSampler):
             child = space.encode(space.decode(child))
             if child.tobytes() not in taken and self.problem.feasible(child[None])[0]:
                 return child
-        return repair(self.problem, child, rng)
+        return repair(self.problem, child, rng, exclude=history.failed)
 
 
 def mutate(space: SearchSpace, codes: np.ndarray, move: str, rng: np.random.Generator) -> np.ndarray:

@@ -14,25 +14,34 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.search.exact import infeasible, solve
 from nas.search.problem import Problem
 from nas.search.samplers.base import distributions, resolve_seed
+from nas.search.trial_history import TrialHistory
 
 REPAIR = "+repair"
 """Suffix of a sampler's name."""
 
 
-def repair(problem: Problem, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def repair(
+    problem: Problem, codes: np.ndarray, rng: np.random.Generator, exclude: np.ndarray | None = None
+) -> np.ndarray:
     """The feasible codes `(slots,)` that keep as many of the given choices as possible.
 
     Ties are broken at random: a kept choice is worth 1 to 1.5, any other choice a random amount up to 1 / slots.
+
+    Args:
+        exclude: codes `(K, slots)` that are not the answer while there is another one.
 
     Raises:
         BudgetError: no architecture meets the budget.
     """
     codes = np.asarray(codes, dtype=np.intp)
-    if problem.feasible(codes[None])[0]:
+    exclude = np.empty((0, problem.slots), dtype=np.intp) if exclude is None else exclude
+    if not (exclude == codes).all(axis=1).any() and problem.feasible(codes[None])[0]:
         return codes
     utilities = rng.uniform(0.0, 1.0 / problem.slots, len(problem.slot))
     utilities[problem.columns(codes)] += rng.uniform(1.0, 1.5, problem.slots)
-    nearest = solve(problem, utilities)
+    nearest = solve(problem, utilities, exclude=list(problem.columns(exclude)))
+    if nearest is None and len(exclude):
+        nearest = solve(problem, utilities)
     if nearest is None:
         raise infeasible(problem)
     return problem.codes(nearest.columns)
@@ -64,7 +73,8 @@ class RepairedSampler(BaseSampler):
         space = self.problem.space
         codes = space.encode(space.architecture({slot: params[slot] for slot in space.slots}))
         rng = np.random.default_rng([self._seed, trial.number])
-        return space.decode(repair(self.problem, codes, rng)).choices
+        failed = TrialHistory.of(study, space, but=trial.number).failed
+        return space.decode(repair(self.problem, codes, rng, exclude=failed)).choices
 
     def sample_independent(
         self,

@@ -5,8 +5,8 @@ of Gaussian terms, each with its own variance, which the marginal likelihood set
 
 - u: by operator; by operator and stage (slots that cost alike); by operator, smooth along the network; by slot, whatever
   the operator; along the costs of a choice; and every column for itself;
-- Q: by pair of operators, anywhere or in neighboring slots; and every pair of columns for itself: of neighboring
-  slots, near ones more than far ones, or all alike.
+- Q: by pair of operators, anywhere, in neighboring slots, or in slots that a skip connection joins; and every pair of
+  columns for itself: of neighboring slots, of joined ones, near ones more than far ones, or all alike.
 
 With N trials and D columns everything is done in the N x N dual (a Gaussian process with those kernels), and draws of u
 and Q come from the posterior by Matheron's rule (Wilson et al., 2020): a draw from the prior, corrected by the data. So
@@ -15,6 +15,7 @@ the cost grows with N, not with the D^2 / 2 pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,12 +74,14 @@ class FreePairTerm:
 class Prior:
     """The terms for a search space, scaled so that a typical architecture's score has variance 1 under each."""
 
-    def __init__(self, problem: Problem, sample: np.ndarray) -> None:
+    def __init__(self, problem: Problem, sample: np.ndarray, links: Sequence[tuple[str, str]] | None = None) -> None:
         """
         Args:
             sample: columns `(N, slots)` of typical architectures.
+            links: pairs of slots that may interact as neighbors do; None: those of the search space.
         """
         self.problem, self.size = problem, len(problem.slot)
+        self.links = problem.space.links if links is None else links
         names = [choice for choices in problem.space.slots.values() for choice in choices]
         vocabulary = list(dict.fromkeys(names))
         self.operator = np.array([vocabulary.index(name) for name in names])
@@ -100,7 +103,7 @@ class Prior:
             """Operator by slot, correlated over slots as `root @ root.T`."""
             return np.asarray((by_operator[:, :, None] * (by_slot @ root)[:, None, :]).reshape(self.size, -1))
 
-        return [
+        terms: list[AdditiveTerm | SharedPairTerm | FreePairTerm] = [
             AdditiveTerm(0.2, by_operator),
             AdditiveTerm(0.2, crossed(stage)),
             AdditiveTerm(0.1, crossed(smooth)),
@@ -114,6 +117,20 @@ class Prior:
             FreePairTerm(0.05, near),
             FreePairTerm(0.02, everywhere),
         ]
+        linked = self._linked()
+        if linked.any():  # each pair as strong as one of neighbors
+            strength = linked.sum() / (slots - 1)
+            terms += [SharedPairTerm(0.02 * strength, self.operator, linked), FreePairTerm(0.03 * strength, linked)]
+        return terms
+
+    def _linked(self) -> np.ndarray:
+        """`(slots, slots)`, upper triangular: 1 for slots that a skip connection joins and that are no neighbors."""
+        index = {slot: i for i, slot in enumerate(self.problem.space.slots)}
+        linked = np.zeros((len(index), len(index)))
+        for pair in self.links:
+            first, second = sorted(index[slot] for slot in pair)
+            linked[first, second] = float(second > first + 1)
+        return linked
 
     def _scaled(
         self, term: AdditiveTerm | SharedPairTerm | FreePairTerm, sample: np.ndarray
