@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from nas.diffusion import ddpm
-from nas.diffusion.predictions import Objective, Velocity, add_noise, get_objective, velocity_fn
+from nas.diffusion.predictions import (
+    Objective,
+    Velocity,
+    add_noise,
+    get_objective,
+    model_input,
+    to_velocity,
+    velocity_fn,
+)
 from nas.diffusion.schedules import resolution_shift, shift_timesteps
 from nas.diffusion.seeding import generator
 
@@ -73,15 +82,45 @@ def validation_loss(
         latents: `(N, C, T, H, W)`; contexts: `(N, tokens, dim)`.
         more: passed to the model after the context, such as a supernet's architecture.
     """
-    count, objective = len(latents), get_objective(model)
+    total = 0.0
+    for inputs in _fixed_batches(model, latents, contexts, batch, seed):
+        total += denoising_loss(model, *inputs, *more).item() * len(inputs[0])
+    return total / len(latents)
+
+
+@torch.no_grad()
+def validation_losses(
+    model: torch.nn.Module, latents: Tensor, contexts: Tensor, archs: Sequence[Any], batch: int = 64, seed: int = 0
+) -> list[float]:
+    """`validation_loss` of each architecture in a supernet, whose `forward_many` runs what they share once."""
+    objective, totals = get_objective(model), [0.0] * len(archs)
+    for x0, context, noise, t in _fixed_batches(model, latents, contexts, batch, seed):
+        inputs, losses = model_input(objective, add_noise(x0, noise, t), t), []
+        for members, predicted in model.forward_many(*inputs, context, archs):
+
+            def velocity(x: Tensor, t: Tensor, predicted: Tensor = predicted) -> Tensor:
+                return to_velocity(objective, predicted.to(x.dtype), x, t)
+
+            losses.append((members, flow_loss(velocity, x0, noise, t, loss_weights(objective, t))))
+        numbers = torch.stack([loss for _, loss in losses]).tolist() if losses else []  # the host waits once
+        for (members, _), number in zip(losses, numbers):
+            for member in members:
+                totals[member] += number * len(x0)
+    return [total / len(latents) for total in totals]
+
+
+def _fixed_batches(
+    model: torch.nn.Module, latents: Tensor, contexts: Tensor, batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Latents, contexts, noise and t of each batch, on the model's device."""
+    count = len(latents)
     noise = torch.randn(latents.shape, generator=generator(seed, count))
-    t = _quantiles(objective, count, latents.shape[-2:])[torch.randperm(count, generator=generator(seed, count, 1))]
-    device, total = next((p.device for p in model.parameters()), latents.device), 0.0
+    quantiles = _quantiles(get_objective(model), count, latents.shape[-2:])
+    t = quantiles[torch.randperm(count, generator=generator(seed, count, 1))]
+    device = next((p.device for p in model.parameters()), latents.device)
     for start in range(0, count, batch):
-        part = slice(start, start + batch)
-        inputs = (values[part].to(device) for values in (latents, contexts, noise, t))
-        total += denoising_loss(model, *inputs, *more).item() * len(latents[part])
-    return total / count
+        x0, context, eps, time = (v[start : start + batch].to(device) for v in (latents, contexts, noise, t))
+        yield x0, context, eps, time
 
 
 def _quantiles(objective: Objective, count: int, size: tuple[int, int]) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nas.models.denoiser import Denoiser, backbone_arguments, layers_by_site, module_name, run
 from nas.models.operators import build_operator
+from nas.models.shared_prefix import run_paths
 from nas.models.unet import UNet
 from nas.spaces import NONE, Architecture, SearchSpace
 
@@ -39,11 +40,28 @@ class Supernet(UNet):
         Raises:
             SpaceError: the architecture belongs to another space.
         """
-        layers = {
+        return run(self, x, timestep, context, self.path(arch))
+
+    def forward_many(
+        self, x: Tensor, timestep: Tensor, context: Tensor, archs: Sequence[Architecture]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Like `forward` for each architecture, bit for bit; layers that several of them begin with are run once.
+
+        Yields:
+            Numbers of equal architectures and their prediction, in no particular order.
+        """
+        return run_paths(self, x, timestep, context, [self.path(arch) for arch in archs])
+
+    def path(self, arch: Architecture) -> dict[str, list[nn.Module]]:
+        """The temporal layers of an architecture by site, in execution order.
+
+        Raises:
+            SpaceError: the architecture belongs to another space.
+        """
+        return {
             site: [self.temporal[slot][module_name(choice)] for slot, choice in names]
             for site, names in layers_by_site(self.space, self.space.check(arch)).items()
         }
-        return run(self, x, timestep, context, layers)
 
     def extract(self, arch: Architecture) -> Denoiser:
         """A plain denoiser with copies of the weights on this path; its output is bitwise that of the path.

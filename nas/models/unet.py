@@ -198,22 +198,23 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Run layers in order. Skips are added to `skips`, and removed (which frees them) where they are concatenated."""
         for layer in layers:
-            if layer.skip:
-                x = torch.cat([x, skips.pop(layer.skip)], dim=1)
-            module = self.get_submodule(layer.name)
-            if layer.kind == "resnet":
-                x = module(x, time)
-            elif layer.kind == "transformer":
-                x = module(x, context)
-            elif layer.kind == "conv_out":
-                x = module(F.silu(self.conv_norm_out(x)))
-            else:
-                x = module(x)
+            x = self.run_layer(layer, x, skips, time, context)
             if layer.site:
                 x = after_site(layer.site, x)
             if layer.is_skip:
                 skips[layer.name] = x
         return x
+
+    def run_layer(self, layer: Layer, x: Tensor, skips: dict[str, Tensor], time: Tensor, context: Tensor) -> Tensor:
+        """One layer, without what comes after it: the layers of its site, and keeping its output as a skip."""
+        if layer.skip:
+            x = torch.cat([x, skips.pop(layer.skip)], dim=1)
+        module = self.get_submodule(layer.name)
+        if layer.kind == "resnet":
+            return module(x, time)
+        if layer.kind == "transformer":
+            return module(x, context)
+        return module(F.silu(self.conv_norm_out(x)) if layer.kind == "conv_out" else x)
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """One denoising step on images: `(B, C, H, W)`, timesteps `(B,)` or `()`, text `(B, M, D)` -> `(B, C, H, W)`."""

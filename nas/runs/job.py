@@ -144,14 +144,15 @@ class Job:
         self.record.infeasible_trials = int((~frame["feasible"]).sum())
         self.record.budget = self.budget.bounds()
         best = result.top(config.shortlist)
-        deviations = score_deviations([[evaluator.score(arch, seed) for seed in range(NOISE_DRAWS)] for arch in best])
+        draws = [evaluator.score_many(best, seed) for seed in range(NOISE_DRAWS)]
+        deviations = score_deviations([list(scores_of_one) for scores_of_one in zip(*draws)])
         self.record.candidates = tuple(
             Candidate(
                 arch.choices, float(scores[tuple(arch.choices.values())]), self._predicted(arch), score_std=deviation
             )
             for arch, deviation in zip(best, deviations)
         )
-        self.record.random_scores = tuple(evaluator(arch) for arch in self._random(config.random))
+        self.record.random_scores = tuple(evaluator.score_many(self._random(config.random)))
 
     def _random(self, count: int) -> list[Architecture]:
         """Random architectures within the budget."""

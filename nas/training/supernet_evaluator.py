@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nas import distributed
 from nas.config import build
 from nas.data.batches import held_out
-from nas.diffusion.losses import validation_loss
+from nas.diffusion.losses import validation_loss, validation_losses
 from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError
 from nas.files import content_hash, read_json, short_hash
+from nas.models import Supernet
 from nas.spaces import Architecture, SearchSpace
 from nas.training.execution import ExecutionConfig
 from nas.training.stage import Inputs, require_finished
@@ -71,6 +74,15 @@ class SupernetEvaluator:
 
     def score(self, arch: Architecture, seed: int = 0) -> float:
         """The score with noise and timesteps drawn from `seed`. The search always uses seed 0."""
+        model, latents, contexts = self._load()
+        return -validation_loss(model, latents, contexts, arch, seed=seed)
+
+    def score_many(self, archs: Sequence[Architecture], seed: int = 0) -> list[float]:
+        """The `score` of each architecture, in order; layers that several of them begin with are run once."""
+        return [-loss for loss in validation_losses(*self._load(), archs, seed=seed)]
+
+    def _load(self) -> tuple[Supernet, Tensor, Tensor]:
+        """The supernet and the held-out latents and contexts, on the device."""
         if self._loaded is None:  # on first use, so that pickling for a worker process leaves out the weights
             if self.threads:
                 torch.set_num_threads(self.threads)
@@ -79,8 +91,7 @@ class SupernetEvaluator:
             model = supernet.load(self.inputs.start, self.inputs).to(device)
             clips = held_out(require_finished(self.inputs.decoder, "decoder"), self.clips)
             self._loaded = model, *(values.to(device) for values in clips)
-        model, latents, contexts = self._loaded
-        return -validation_loss(model, latents, contexts, arch, seed=seed)
+        return self._loaded
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_loaded": None}

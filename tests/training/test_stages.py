@@ -123,7 +123,10 @@ def test_the_supernets_evaluator_agrees_with_the_extracted_model(finished, space
     evaluator = SupernetEvaluator(inputs, clips=6)
     first = evaluator(arch_of(space))
     assert first < 0 and evaluator(arch_of(space)) == first
-    assert evaluator(space.architecture({"mid.0/0": "SelfAttention1D"})) != first
+    other = space.architecture({"mid.0/0": "SelfAttention1D"})
+    assert evaluator(other) != first
+    assert evaluator.score_many([other, arch_of(space), other]) == [evaluator(other), first, evaluator(other)]
+    assert evaluator.score_many([other], seed=1) == [evaluator.score(other, seed=1)] != [evaluator(other)]
 
 
 def test_retraining_lowers_the_loss_and_is_not_repeated(finished, space, tmp_path):

@@ -18,7 +18,7 @@ import torch
 from nas import distributed
 from nas.config import renamed
 from nas.data.batches import Batches, held_out
-from nas.diffusion.losses import batch_loss, validation_loss
+from nas.diffusion.losses import batch_loss, validation_losses
 from nas.models import Denoiser, Supernet, build, fair_round, safetensors_io
 from nas.models.safetensors_io import load_into
 from nas.ranges import check_range
@@ -102,7 +102,7 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
     if not distributed.is_main():
         return {}, seconds
     latents, contexts = held_out(source, config.validation)
-    losses = [validation_loss(model, latents, contexts, inputs.space.random(path)) for path in range(config.paths)]
+    losses = validation_losses(model, latents, contexts, [inputs.space.random(path) for path in range(config.paths)])
     metrics = {"validation_loss": check_finite(float(np.mean(losses)), "supernet: validation_loss")}
     safetensors_io.save(folder / WEIGHTS, model.state_dict())
     return metrics, seconds
