@@ -97,13 +97,22 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     "--evaluator",
     required=True,
     metavar="E",
-    help="a score table (.json/.csv), a command with {arch}, or the folder of a finished supernet stage",
+    help="a score table (.json/.csv), a command with {arch}, a Python callable as module:function, or the folder of a "
+    "finished supernet stage",
 )
 @option("--out", required=True, metavar="A.json", type=PATH, help="file for the best architecture")
 @option("--trials", type=COUNT, default=200, metavar="N", help="number of evaluations, including those of earlier runs")
 @option("--sampler", default="budget", metavar="S", help="budget, evolution, or one of Optuna's: tpe, nsga2, gp, ...")
 @option("--storage", metavar="J", type=PATH, help="the study's journal or database URL  [default: A.json.journal]")
+@option(
+    "--warm-start",
+    multiple=True,
+    metavar="FILE",
+    type=PATH,
+    help="known scores: a CSV with the columns score and one per slot, or the journal of a search with this evaluator",
+)
 @option("--workers", type=COUNT, default=1, metavar="N", help="evaluations in parallel")
+@option("--batch", type=COUNT, default=1, metavar="N", help="evaluations at once by a supernet, which share layers")
 @option("--address", metavar="R", help="of a running Ray cluster, such as auto or ray://head:10001")
 @option("--gpus", type=float, default=0.0, metavar="N", help="GPUs per worker; fractions share one")
 @option("--seed", type=int, default=0, metavar="N", help="of the sampler")
@@ -122,7 +131,9 @@ def search(
     trials: int,
     sampler: str,
     storage: str | None,
+    warm_start: tuple[str, ...],
     workers: int,
+    batch: int,
     address: str | None,
     gpus: float,
     seed: int,
@@ -152,6 +163,8 @@ def search(
         address=address,
         gpus=gpus,
         join=join,
+        warm_start=warm_start,
+        batch=batch,
     )
     best = result.best
     best.save(out)
@@ -162,9 +175,12 @@ def search(
         + (f", {cost.generation_s:.3g} s a clip" if budget.generation_s else "")
     )
     if result.failures:
-        print(f"{len(result.failures)} of {trials} trials failed, the last one with: {result.failures[-1]}")
+        print(
+            f"{len(result.failures)} of {trials} trials failed, and their architectures are excluded; "
+            f"the first one with: {result.failures[0]}"
+        )
     if result.reused:
-        print(f"{result.reused} scores were known from searches with another budget or table")
+        print(f"{result.reused} {'score was' if result.reused == 1 else 'scores were'} known from other searches")
     print(f"{without_password(storage)}: the study; open it with optuna-dashboard")
 
 

@@ -11,6 +11,7 @@ _WHERE = {
     "EvaluatorError": "evaluators",
     "EvolutionSampler": "samplers.evolution",
     "GradNorm": "evaluators.proxies",
+    "ImportedEvaluator": "evaluators",
     "Optimum": "exact",
     "Result": "result",
     "ScoreTable": "evaluators",

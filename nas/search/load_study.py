@@ -1,21 +1,28 @@
-"""Load or create the study of a search, and warm-start one whose budget or costs have changed."""
+"""Load or create the study of a search, and warm-start it with the scores of other searches."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from nas.errors import ConfigError
+from nas.csv_files import read_csv
+from nas.errors import ConfigError, SpaceError
 from nas.search.ask_tell import unsaved_trial
+from nas.search.evaluators import parse_score
 from nas.search.identity import costs_identity, evaluator_identity
 from nas.search.optimize_loop import is_ended, set_costs
 from nas.search.problem import Problem
 from nas.search.samplers.base import distributions
-from nas.search.storage import one_line
-from nas.search.trial_history import is_reused
+from nas.search.storage import check_trials, one_line, open_storage, storage_file, without_password
+from nas.search.trial_history import trial_codes
 from nas.search.workers import Evaluator
+from nas.spaces import Architecture
 
 WARM_STARTED = "reused"  # the name in stored studies
 """Attribute of a study: all known scores were added."""
@@ -46,7 +53,7 @@ def load_or_create_study(
     if WARM_STARTED not in study.user_attrs:
         others = [s.study_name for s in optuna.get_all_study_summaries(storage) if s.study_name.startswith(f"{name}, ")]
         for other in [name, *sorted(set(others) - {study.study_name})]:
-            _warm_start(study, _open(storage, other, where), problem)
+            _add_scores(study, _scored_trials(_open(storage, other, where), problem), problem)
         study.set_user_attr(WARM_STARTED, True)
     return study
 
@@ -86,25 +93,124 @@ def _set_user_attrs(study: optuna.Study, identity: dict[str, Any], anew: tuple[s
             study.set_user_attr(key, value)
 
 
-def _warm_start(study: optuna.Study, other: optuna.Study, problem: Problem) -> None:
-    """Add the scored trials of another study, with the costs and constraints of this one.
+# -- scores of other searches ------------------------------------------------------------------------------------------
 
-    Scores do not depend on costs. An interrupted warm start is resumed.
+
+@dataclass(frozen=True)
+class _Scored:
+    """An architecture, its score, and where it is from, such as `nas: trial 3`; the times are of its evaluation."""
+
+    arch: Architecture
+    score: float
+    source: str
+    start: datetime | None = None
+    complete: datetime | None = None
+
+
+def add_known_scores(study: optuna.Study, source: str | Path, problem: Problem, evaluator: Evaluator) -> None:
+    """Add the scored architectures of another search, with the costs and constraints of this one.
+
+    Architectures that the study already has are left out; so an interrupted warm start is resumed.
+
+    Args:
+        source: a CSV file with the column `score` and one per slot, such as a saved `Result.frame` or the `front.csv` of
+            a run; other columns are ignored, and so are rows that `pruned` marks. Or a storage with studies of the
+            same evaluator.
+
+    Raises:
+        ConfigError: the file is missing or invalid, has no scored architecture of this space, or has scores of another
+            evaluator.
     """
-    known = [trial.params for trial in study.get_trials(deepcopy=False)]
-    for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if is_reused(trial) or trial.params in known or set(trial.params) != set(problem.space.slots):
+    if str(source).lower().endswith(".csv"):
+        _add_scores(study, _read_scores(source, problem), problem)
+    else:
+        _add_scores(study, _stored_scores(source, problem, evaluator), problem)
+
+
+def _add_scores(study: optuna.Study, scored: Iterable[_Scored], problem: Problem) -> None:
+    """Scores do not depend on costs or budgets, which are those of the problem."""
+    slots, space = distributions(problem), problem.space
+    trials = study.get_trials(deepcopy=False)
+    known = {space.decode(codes) for trial in trials if (codes := trial_codes(trial, space)) is not None}
+    for item in scored:
+        if item.arch in known:
             continue
-        study._storage.create_new_trial(study._study_id, template_trial=_copy(trial, other.study_name, problem))
-        known.append(trial.params)
+        trial = unsaved_trial(0)
+        trial.params, trial.distributions = item.arch.choices, slots
+        set_costs(trial, item.arch, problem)
+        trial.user_attrs["reused"] = item.source
+        trial.values, trial.state = [item.score], TrialState.COMPLETE
+        trial.datetime_start = item.start or datetime.now()
+        trial.datetime_complete = item.complete or trial.datetime_start
+        study._storage.create_new_trial(study._study_id, template_trial=trial)
+        known.add(item.arch)
 
 
-def _copy(trial: FrozenTrial, source: str, problem: Problem) -> FrozenTrial:
-    copied = unsaved_trial(0)
-    slots = distributions(problem)
-    copied.params, copied.distributions = {slot: trial.params[slot] for slot in slots}, slots
-    set_costs(copied, problem.space.architecture(copied.params), problem)
-    copied.user_attrs["reused"] = f"{source}: trial {trial.number}"
-    copied.values, copied.state = trial.values, TrialState.COMPLETE
-    copied.datetime_start, copied.datetime_complete = trial.datetime_start, trial.datetime_complete
-    return copied
+def _scored_trials(study: optuna.Study, problem: Problem) -> Iterator[_Scored]:
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if (codes := trial_codes(trial, problem.space)) is not None and trial.values:
+            times = trial.datetime_start, trial.datetime_complete
+            source = f"{study.study_name}: trial {trial.number}"
+            yield _Scored(problem.space.decode(codes), trial.values[0], source, *times)
+
+
+def _stored_scores(source: str | Path, problem: Problem, evaluator: Evaluator) -> list[_Scored]:
+    """The scored architectures of every study in a storage that has the same space and evaluator.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    where, file = f"warm start: {without_password(source)}", storage_file(source)
+    if file is not None and not file.exists():
+        raise ConfigError(f"{where}: no such file; give the journal of a search, or a CSV of scored architectures")
+    try:
+        storage = open_storage(source)
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+    except ConfigError as error:
+        raise ConfigError(f"warm start: {str(error).replace('another --storage', 'the journal of a search')}") from None
+    needed = {"space_hash": problem.space.hash, "evaluator": evaluator_identity(evaluator)}
+    found: list[_Scored] = []
+    others = ""
+    for name in names:
+        study = _open(storage, name, where)
+        if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+            continue
+        for key, value in needed.items():
+            if study.user_attrs.get(key, value) != value:
+                others = others or f"{key.replace('_', ' ')} {study.user_attrs[key]}, not {value}"
+                break
+        else:
+            check_trials(study, problem.space, where)
+            found += _scored_trials(study, problem)
+    if not found and others:
+        raise ConfigError(f"{where}: has scores of {others}; if they are comparable nevertheless, give them as a CSV")
+    if not found:
+        raise ConfigError(f"{where}: no study in it has a scored architecture of '{problem.space.name}'")
+    return found
+
+
+def _read_scores(file: str | Path, problem: Problem) -> list[_Scored]:
+    """
+    Raises:
+        ConfigError: a missing column, a choice that its slot does not offer, or a score that is no number; an architecture
+            with two scores; or no rows.
+    """
+    slots = list(problem.space.slots)
+    read = read_csv(file, "score list", ("score", *slots))
+    columns = {name: place for place, name in enumerate(read.header)}
+    found: dict[Architecture, _Scored] = {}
+    for row, line in zip(read.rows, read.lines):
+        if "pruned" in columns and row[columns["pruned"]].strip().lower() in ("true", "1"):
+            continue
+        score = parse_score(read.number(row[columns["score"]]), f"{file}:{line}: score")
+        try:
+            arch = problem.space.architecture({slot: row[columns[slot]].strip() for slot in slots})
+        except SpaceError as error:
+            raise ConfigError(f"{file}:{line}: {error}") from None
+        if arch in found and found[arch].score != score:
+            first = found[arch].source.rpartition(":")[2]
+            raise ConfigError(f"{file}:{line}: another score of the architecture of line {first}; keep one of them")
+        found.setdefault(arch, _Scored(arch, score, f"{file}:{line}"))
+    if not found:
+        raise ConfigError(f"{file}: has no scores; a score list has a row for each architecture")
+    return list(found.values())

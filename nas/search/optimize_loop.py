@@ -17,7 +17,7 @@ from nas.search.samplers.base import distributions
 from nas.search.storage import KEPT
 from nas.search.study_lock import StudyLock
 from nas.search.trial_history import is_reused
-from nas.search.workers import EvaluationReport, LocalPool, RayPool
+from nas.search.workers import EvaluationReport, Pool
 from nas.spaces import Architecture
 
 RETRIES = 2
@@ -56,7 +56,7 @@ class OptimizeLoop:
         """Number of finished trials, without those whose scores come from another study."""
         return sum(is_ended(trial) for trial in self.study.get_trials(deepcopy=False)) + len(self.failures)
 
-    def run(self, pool: LocalPool | RayPool, trials: int) -> None:
+    def run(self, pool: Pool, trials: int) -> None:
         """
         Raises:
             EvaluatorError: the evaluator failed for `FAILURES` architectures in a row, or for all.
@@ -74,12 +74,15 @@ class OptimizeLoop:
                 done = finished
         self._record_failures(last=True)
 
-    def _begin_trials(self, pool: LocalPool | RayPool, trials: int) -> None:
+    def _begin_trials(self, pool: Pool, trials: int) -> None:
         while len(self.running) < pool.workers:
             with self.lock.starting_trial():
                 if self.finished() + self._in_progress() >= trials:
                     return
                 trial, arch = self._next()
+            if reason := self._known_failure(trial):
+                self._tell_failed(trial, reason)
+                continue
             self.running[trial.number] = trial
             pool.begin(trial.number, arch)
 
@@ -128,7 +131,7 @@ class OptimizeLoop:
         set_costs(trial, arch, self.problem)
         return arch
 
-    def _handle(self, pool: LocalPool | RayPool, number: int, report: EvaluationReport) -> None:
+    def _handle(self, pool: Pool, number: int, report: EvaluationReport) -> None:
         """Record a worker's report."""
         trial = self.running[number]
         if report.error:
@@ -163,7 +166,7 @@ class OptimizeLoop:
             score = last if last is not None and math.isfinite(last) else None
         tell(self.study, self.storage.get_trial(trial._trial_id), state, score)
 
-    def _fail(self, pool: LocalPool | RayPool, trial: FrozenTrial, report: EvaluationReport) -> None:
+    def _fail(self, pool: Pool, trial: FrozenTrial, report: EvaluationReport) -> None:
         """Retry the evaluation, or count its trial as failed.
 
         Raises:
@@ -191,11 +194,24 @@ class OptimizeLoop:
         if last and self.failures and not any(is_scored(trial) for trial in self.study.get_trials(deepcopy=False)):
             raise self._broken("every architecture")
         while self.failures:
-            trial, reason = self.failures[0]
-            if trial.user_attrs.get("error") != reason:
-                self.storage.set_trial_user_attr(trial._trial_id, "error", reason)
-            tell(self.study, self.storage.get_trial(trial._trial_id), TrialState.FAIL)
+            self._tell_failed(*self.failures[0])
             self.failures.pop(0)
+
+    def _tell_failed(self, trial: FrozenTrial, reason: str) -> None:
+        if trial.user_attrs.get("error") != reason:
+            self.storage.set_trial_user_attr(trial._trial_id, "error", reason)
+        tell(self.study, self.storage.get_trial(trial._trial_id), TrialState.FAIL)
+
+    def _known_failure(self, trial: FrozenTrial) -> str:
+        """Why an earlier trial of the same architecture failed; empty if none did, or if a user enqueued this one.
+
+        Optuna's samplers may propose it again.
+        """
+        if "fixed_params" in trial.system_attrs:
+            return ""
+        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        reasons = (other.user_attrs.get("error", "") for other in failed if other.params == trial.params)
+        return next(filter(None, reasons), "")
 
     def _broken(self, what: str) -> EvaluatorError:
         return EvaluatorError(f"the evaluator failed for {what}, the last time with: {self.failures[-1][1]}; {KEPT}")

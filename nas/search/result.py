@@ -56,7 +56,7 @@ class Result:
 
     @property
     def reused(self) -> int:
-        """Number of scores taken from a study with the same evaluator and another budget or table."""
+        """Number of scores taken from other searches: with another budget or table, or named by `warm_start`."""
         return sum(is_reused(trial) for trial in self._trials(TrialState.COMPLETE))
 
     def _trials(self, state: TrialState) -> list[optuna.trial.FrozenTrial]:
@@ -71,7 +71,7 @@ class Result:
         frame = self.frame
         slots = list(self.space.slots)
         if frame.empty:
-            failed = f", the last one: {self.failures[-1]}" if self.failures else ""
+            failed = f", the first one: {self.failures[0]}" if self.failures else ""
             raise BudgetError(f"search: no trial has a score; {len(self.failures)} failed{failed}")
         frame = frame[frame["feasible"] & ~frame["pruned"]].sort_values("score", ascending=False, kind="stable")
         if frame.empty:

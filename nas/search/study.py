@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.costs import Budget, CostModel
 from nas.errors import ConfigError
 from nas.search.exact import infeasible, solve
-from nas.search.load_study import load_or_create_study
+from nas.search.load_study import add_known_scores, load_or_create_study
 from nas.search.optimize_loop import OptimizeLoop, is_ended
 from nas.search.problem import Problem
 from nas.search.result import Result
@@ -21,7 +22,7 @@ from nas.search.samplers import make_sampler
 from nas.search.samplers.base import distributions
 from nas.search.storage import check_trials, open_storage, storage_errors, without_password
 from nas.search.study_lock import lock_study
-from nas.search.workers import Evaluator, LocalPool, RayPool
+from nas.search.workers import BulkPool, Evaluator, LocalPool, Pool, RayPool
 from nas.spaces import Architecture, SearchSpace
 
 
@@ -40,6 +41,8 @@ def run(
     address: str | None = None,
     gpus: float = 0.0,
     join: bool = False,
+    warm_start: str | Path | Sequence[str | Path] = (),
+    batch: int = 1,
 ) -> Result:
     """Search for the architecture within the budget that the evaluator scores highest.
 
@@ -52,8 +55,8 @@ def run(
     - a finite number: the score;
     - -inf, or `optuna.TrialPruned` raised: the trial is pruned, and counts;
     - an exception, or a worker that dies: two retries, then the trial fails. None, NaN, infinity and anything else that
-      is not a number fail at once. A failed trial counts, and the samplers of this library do not propose its
-      architecture again; `Result.failures` has the reasons;
+      is not a number fail at once. A failed trial counts, and its architecture is not evaluated again;
+      `Result.failures` has the reasons;
     - 10 consecutive failures, or failures only: the evaluator is assumed to be broken and the search ends. These
       failures are not recorded; the next run evaluates their architectures again.
 
@@ -72,16 +75,24 @@ def run(
         gpus: GPUs per worker.
         join: share the study with other running searches; together they run `trials` trials. On a database server,
             where searches cannot detect one another, all of them must set it.
+        warm_start: scores that are known already: CSV files of scored architectures, or storages of other searches; see
+            `nas.search.load_study.add_known_scores`. They do not count as trials.
+        batch: number of architectures that are proposed, and then evaluated together in this process by the evaluator's
+            method `score_many`, as that of a supernet, which runs the layers that they share once.
 
     Raises:
         BudgetError: no architecture meets the budget; the message names the cheapest one.
-        ConfigError: the study has another space or evaluator, or is broken; or an unknown sampler.
+        ConfigError: the study has another space or evaluator, or is broken; an unknown sampler; or scores for a warm
+            start that cannot be used.
         EvaluatorError: the evaluator is broken.
         LockedError: another search uses the same file, and `join` is not set.
         StorageError: the storage failed, such as on a full disk; finished trials are kept.
     """
     problem = Problem.build(space, cost, budget)
-    return _search(problem, evaluator, trials, sampler, storage, name, seed, pruner, join, workers, address, gpus)
+    sources = [warm_start] if isinstance(warm_start, str | Path) else list(warm_start)
+    return _search(
+        problem, evaluator, trials, sampler, storage, name, seed, pruner, join, workers, address, gpus, sources, batch
+    )
 
 
 def _search(
@@ -97,6 +108,8 @@ def _search(
     workers: int,
     address: str | None,
     gpus: float,
+    sources: Sequence[str | Path] = (),
+    batch: int = 1,
 ) -> Result:
     if seed is not None and seed < 0:
         raise ConfigError(f"seed: must be 0 or more, not {seed}")
@@ -107,19 +120,29 @@ def _search(
     with lock_study(storage, join) as lock, storage_errors(storage):
         study = load_or_create_study(open_storage(storage), name, problem, evaluator, without_password(storage))
         check_trials(study, problem.space, without_password(storage))
+        for source in sources:
+            add_known_scores(study, source, problem, evaluator)
         study.sampler, study.pruner = sampler, pruner or optuna.pruners.NopPruner()
         loop = OptimizeLoop(study, problem, lock)
         lock.allow_joins()
         if isinstance(sampler, ArchitectureListSampler):
             trials = sampler.trials(loop)
         if loop.finished() < trials:
-            local = workers == 1 and address is None and gpus == 0
-            pool = LocalPool(evaluator) if local else RayPool(evaluator, workers, address, gpus)
+            pool = _pool(evaluator, workers, address, gpus, batch)
             try:
                 loop.run(pool, trials)
             finally:
                 pool.close()
     return Result(study, problem.space, problem.cost, problem.budget)
+
+
+def _pool(evaluator: Evaluator, workers: int, address: str | None, gpus: float, batch: int) -> Pool:
+    local = workers == 1 and address is None and gpus == 0
+    if batch > 1:
+        if not local:
+            raise ConfigError("batch: one process evaluates a batch; omit workers, address and gpus, or batch")
+        return BulkPool(evaluator, batch)
+    return LocalPool(evaluator) if local else RayPool(evaluator, workers, address, gpus)
 
 
 def reevaluate_top_k(

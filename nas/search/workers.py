@@ -1,6 +1,6 @@
-"""Worker pools that run evaluators: this process for one worker, Ray actors for several.
+"""Worker pools that run evaluators: this process for one worker or for batches, Ray actors for several workers.
 
-Both pools have the same methods. An evaluator that returns a generator of intermediate scores is advanced step by step,
+All pools have the same methods. An evaluator that returns a generator of intermediate scores is advanced step by step,
 so that its trial can be pruned.
 """
 
@@ -150,6 +150,55 @@ class LocalPool:
         pass
 
 
+class BulkPool:
+    """This process, with an evaluator whose method `score_many` scores a list of architectures.
+
+    `wait` evaluates all architectures that were begun since the last time together. If that fails, each is evaluated by
+    itself, so that a failure is that of one architecture.
+
+    Args:
+        batch: how many architectures are evaluated together.
+    """
+
+    def __init__(self, evaluator: Evaluator, batch: int) -> None:
+        score_many = getattr(evaluator, "score_many", None)
+        if not callable(score_many):
+            raise ConfigError(
+                "batch: this evaluator has no score_many, so it scores one architecture at a time; omit it"
+            )
+        self.workers, self.score_many, self.worker = batch, score_many, Worker(evaluator)
+        self.begun: list[tuple[int, Architecture]] = []
+        self.reports: list[tuple[int, EvaluationReport]] = []
+
+    def begin(self, trial: int, arch: Architecture) -> None:
+        self.begun.append((trial, arch))
+
+    def resume(self, trial: int) -> None:
+        raise RuntimeError("an evaluator with score_many returns scores, not generators of them")
+
+    def stop(self, trial: int) -> None:
+        pass
+
+    def wait(self) -> tuple[int, EvaluationReport]:
+        """The number of the next trial with a report, and the report."""
+        if not self.reports:
+            begun, self.begun = self.begun, []
+            self.reports = self._evaluate(begun)
+        return self.reports.pop(0)
+
+    def _evaluate(self, begun: list[tuple[int, Architecture]]) -> list[tuple[int, EvaluationReport]]:
+        try:
+            scores = list(self.score_many([arch for _, arch in begun]))
+        except Exception:
+            scores = []
+        if len(scores) == len(begun):
+            return [(trial, read_score(score)) for (trial, _), score in zip(begun, scores)]
+        return [(trial, self.worker.begin(arch)) for trial, arch in begun]
+
+    def close(self) -> None:
+        pass
+
+
 class RayPool:
     """Actors on a Ray cluster: one that this process starts, or an existing one by its address.
 
@@ -227,6 +276,9 @@ class RayPool:
     def _disconnect(self) -> None:
         if self.owner:
             self.ray.shutdown()
+
+
+Pool = LocalPool | BulkPool | RayPool
 
 
 def _check_reachable(address: str) -> None:

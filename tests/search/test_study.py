@@ -218,6 +218,27 @@ def test_an_architecture_that_fails_is_excluded_and_the_search_continues(search,
     explain(result)
 
 
+@pytest.mark.parametrize("sampler", ["budget", "evolution", "random", "tpe", "random+repair", "tpe+repair"])
+def test_an_architecture_that_failed_is_not_evaluated_again(sampler):
+    """Not even in a space of four architectures with many more trials."""
+    space, cost, _, table = make(1, 2, 2)
+    calls = []
+
+    def evaluator_(arch):
+        calls.append(arch)
+        if arch.choices["s0"] == arch.choices["s1"] == "o0":
+            raise RuntimeError("out of memory")
+        return table(arch)
+
+    result = run(space, cost, evaluator_, Budget(latency_ms=1e9), trials=25, sampler=sampler)
+    assert len(result.frame) + len(result.failures) == 25
+    assert set(result.failures) == {"RuntimeError: out of memory"}
+    failing = [arch for arch in calls if "none" not in arch.choices.values()]
+    assert 3 <= len(failing) <= 9  # three attempts; and again before another success, as the evaluator might be broken
+    if sampler in ("budget", "evolution") or sampler.endswith("+repair"):
+        assert (len(failing), len(result.failures)) == (3, 1)
+
+
 def test_a_broken_evaluator_ends_the_search_and_records_no_failure(search, tmp_path):
     space, cost, budget, table = search
     journal, broken = tmp_path / "a.journal", []
@@ -301,6 +322,42 @@ def test_evaluators_that_yield_are_pruned(search):
     assert 0 < result.frame["pruned"].sum() < 20
     kept = result.frame[~result.frame["pruned"]]
     assert table(result.best) == pytest.approx(kept["score"].max())
+
+
+class InBulk:
+    """Scores from a table, several at once; fails for whole batches that hold an architecture with o1 in s0."""
+
+    identity = "in bulk"
+
+    def __init__(self, table):
+        self.table, self.batches, self.single = table, [], 0
+
+    def __call__(self, arch):
+        self.single += 1
+        return self.score_many([arch])[0]
+
+    def score_many(self, archs):
+        self.batches.append(len(archs))
+        if any(arch.choices["s0"] == "o1" for arch in archs):
+            raise RuntimeError("no kernel for o1")
+        return [self.table(arch) for arch in archs]
+
+
+def test_architectures_are_evaluated_in_batches(search):
+    space, cost, budget, table = search
+    evaluator = InBulk(table)
+    result = run(space, cost, evaluator, budget, trials=21, batch=4)
+    assert len(result.frame) + len(result.failures) == 21
+    assert set(result.failures) <= {"RuntimeError: no kernel for o1"}
+    assert result.frame["score"].tolist() == [
+        table(space.architecture(t.params)) for t in result.study.trials if t.values
+    ]
+    assert max(evaluator.batches) == 4 and evaluator.batches.count(4) >= 4
+    assert not result.frame.duplicated(list(space.slots)).any()
+    with pytest.raises(ConfigError, match="batch: this evaluator has no score_many"):
+        run(space, cost, table, budget, trials=3, batch=4)
+    with pytest.raises(ConfigError, match="batch: one process evaluates a batch; omit workers"):
+        run(space, cost, evaluator, budget, trials=30, batch=4, workers=2)
 
 
 def test_front_is_not_dominated(search):
@@ -387,6 +444,8 @@ def test_external_command(search, tmp_path):
     assert parse_evaluator(f"{sys.executable} {tmp_path / 'score.py'} {{arch}}")(arch) == 6.0
     with pytest.raises(EvaluatorError, match="exit status 3: no GPU"):
         CommandEvaluator(f"{sys.executable} -c 'import sys; print(\"no GPU\"); sys.exit(3)' {{arch}}", retries=0)(arch)
+    with pytest.raises(EvaluatorError, match=r"was killed by signal 9 \(Killed\)"):
+        CommandEvaluator("sh -c 'kill -9 $$' {arch}", retries=0)(arch)
     with pytest.raises(EvaluatorError, match=r"no answer within 0\.2 s"):
         CommandEvaluator("sh -c 'sleep 5' {arch}", timeout_s=0.2, retries=0)(arch)
     with pytest.raises(EvaluatorError, match="last line must be JSON"):

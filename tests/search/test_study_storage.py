@@ -231,7 +231,7 @@ def test_the_summary_counts_failures_and_known_scores(search, tmp_path, capsys):
     words[words.index("--evaluator") + 1] = f"{sys.executable} {tmp_path / 'score.py'} {{arch}}"
     words[words.index("--trials") + 1] = "12"
     assert main(words) == 0
-    assert "of 12 trials failed, the last one with: " in capsys.readouterr().out
+    assert "of 12 trials failed, and their architectures are excluded; the first one with: " in capsys.readouterr().out
     words[words.index("--budget") + 1] = "latency<=70%"
     assert main(words) == 0
     assert "scores were known" in capsys.readouterr().out

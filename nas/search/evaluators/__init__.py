@@ -1,4 +1,4 @@
-"""Evaluators without training: stored score tables and external commands.
+"""Evaluators without training: stored score tables, external commands and Python callables by their names.
 
 An evaluator is any callable `Architecture -> float`, higher is better. One that returns a generator of intermediate
 scores can be pruned. Evaluators on the supernet are in `nas.training`.
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from nas.config import build
 from nas.csv_files import read_csv
 from nas.errors import ConfigError, NasError, shown, suggestion
 from nas.files import content_hash, open_regular, read_json, short_hash
+from nas.search.evaluators.imported import REFERENCE, ImportedEvaluator
 from nas.search.problem import Pairs, Scores
 from nas.search.workers import Evaluator
 from nas.spaces import Architecture, SearchSpace
@@ -95,7 +97,7 @@ def _from_csv(path: Path) -> ScoreTable:
         slot, choice, score = (row[columns[name]].strip() for name in ("slot", "choice", "score"))
         if choice in scores.setdefault(slot, {}):
             raise ConfigError(f"{path}:{line}: {shown(choice)} of slot {shown(slot)} has two rows; keep one")
-        scores[slot][choice] = _number(found.number(score), f"{path}:{line}: score")
+        scores[slot][choice] = parse_score(found.number(score), f"{path}:{line}: score")
     return ScoreTable(scores)
 
 
@@ -107,13 +109,15 @@ def _from_json(path: Path) -> ScoreTable:
     for slot, choices in value["scores"].items():
         if not isinstance(choices, dict):
             raise ConfigError(f"{path}: scores.{slot}: expected {{choice: score}}, found {shown(choices)}")
-        scores[slot] = {choice: _number(score, f"{path}: scores.{slot}.{choice}") for choice, score in choices.items()}
+        scores[slot] = {
+            choice: parse_score(score, f"{path}: scores.{slot}.{choice}") for choice, score in choices.items()
+        }
     pairs: Pairs = {}
     for i, entry in enumerate(build(_PairsFile, {"pairs": value.get("pairs", [])}, str(path)).pairs):
         table = pairs.setdefault(entry.slots, {})
         if entry.choices in table or entry.choices[::-1] in pairs.get(entry.slots[::-1], {}):
             raise ConfigError(f"{path}: pairs[{i}]: these two choices have a score already; keep one")
-        table[entry.choices] = _number(entry.score, f"{path}: pairs[{i}].score")
+        table[entry.choices] = parse_score(entry.score, f"{path}: pairs[{i}].score")
     return ScoreTable(scores, pairs)
 
 
@@ -174,6 +178,9 @@ class CommandEvaluator:
             raise EvaluatorError(f"evaluator '{words[0]}': no answer within {self.timeout_s:g} s") from None
         except OSError as error:
             raise EvaluatorError(f"evaluator '{words[0]}': cannot be run: {error.strerror}") from None
+        if done.returncode < 0:
+            killed = signal.strsignal(-done.returncode)
+            raise EvaluatorError(f"evaluator '{words[0]}': was killed by signal {-done.returncode} ({killed})")
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
             raise EvaluatorError(f"evaluator '{words[0]}': exit status {done.returncode}: {last}")
@@ -216,10 +223,11 @@ def _is_text(path: Path) -> bool:
 
 
 def parse_evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
-    """An evaluator from the command line: the path of a score table (.json or .csv), or a command with `{arch}`.
+    """An evaluator from the command line: a score table (.json or .csv), a command with `{arch}`, or `module:function`.
 
     Raises:
-        ConfigError: neither, or a score table with slots or choices that `space` does not have.
+        ConfigError: none of these, a score table with slots or choices that `space` does not have, or a callable that
+            cannot be imported.
     """
     if "{arch}" in text:
         return CommandEvaluator(text)
@@ -228,7 +236,12 @@ def parse_evaluator(text: str, space: SearchSpace | None = None) -> Evaluator:
         if space is not None:
             _check_names(table, space, text)
         return table
-    raise ConfigError(f"evaluator '{text}': give a score table (.json, .csv) or a command with {{arch}} in it")
+    if REFERENCE.fullmatch(text):
+        return ImportedEvaluator(text)
+    raise ConfigError(
+        f"evaluator '{text}': give a score table (.json, .csv), a command with {{arch}} in it, or a Python callable as "
+        "module:function"
+    )
 
 
 def _check_names(table: ScoreTable, space: SearchSpace, file: str) -> None:
@@ -245,7 +258,12 @@ def _overflows(value: int | float) -> bool:
     return isinstance(value, int) and abs(value) > sys.float_info.max
 
 
-def _number(value: object, where: str) -> float:
+def parse_score(value: object, where: str) -> float:
+    """A score in a file.
+
+    Raises:
+        ConfigError: not a number, or larger than `LARGEST_SCORE`.
+    """
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         if not isinstance(value, bool) and abs(score := float(value)) <= LARGEST_SCORE:  # type: ignore[arg-type]
             return score
