@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/demo
 
-PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Modules are compiled when they are first imported, which most never are.
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: demo test install lint docs clean
 

@@ -19,6 +19,7 @@ import numpy as np
 from nas.costs import Row
 from nas.failures import Infeasible, ToolError
 from nas.profiling.runtimes.base import Session, WorkloadStats
+from nas.ranges import check_range
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Protocol:
         cap_s: a workload with `min_blocks` blocks is also done after this wall-clock time, which includes the reference.
         slow_cap_s: the cap for a workload of which `min_samples` samples take longer than `cap_s`; from `cap_s` on only
             the interval must be narrow.
-        single_run_s: a workload whose run takes longer than this is timed once, in one process; its row has a count of 1,
-            no interval, and says so in `reason`.
+        single_run_s: a workload of which a sample takes longer than this is timed once, in one process; its row has a count of
+            1, no interval, and says so in `reason`. An operator's sample may be runs of two graphs, four of its own.
         drift: a block is repeated when the reference next to it is slower than its median by more than this fraction.
         cooldown_s: first pause after such a block; the pause doubles while the reference is still slow.
         max_wait_fraction: the pauses take at most this fraction of the time that all blocks took.
@@ -59,6 +60,11 @@ class Protocol:
     max_wait_fraction: float = 0.25
     in_model_below_ms: float = 30.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, ("processes", "min_samples", "min_blocks"), 1)
+        check_range(self, ("reload_s", "interval", "cap_s", "slow_cap_s", "single_run_s", "drift", "cooldown_s"), 0)
+        check_range(self, ("max_wait_fraction", "in_model_below_ms", "seed"), 0)
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,7 @@ def measure(
             elapsed_ms = (time.perf_counter() - start) * 1e3 / runs[name]
             if first and elapsed_ms > protocol.single_run_s * 1e3:
                 blocks.kept.append(block)
-                reason = f"timed once: a run takes longer than {protocol.single_run_s:g} s"
+                reason = f"timed once: a sample takes longer than {protocol.single_run_s:g} s"
                 on_row(replace(blocks.row(name, sessions[name].stats, source), reason=reason))
                 sessions[name].close()
                 del samples[name]

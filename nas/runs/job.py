@@ -65,6 +65,7 @@ class Job:
 
     def __init__(self, config: JobConfig, run: Path, file: str, device: str | None = None) -> None:
         from nas.diffusion.predictions import Objective
+        from nas.profiling import Protocol
         from nas.training import STAGES, ExecutionConfig, FinetuneConfig
         from nas.training.execution import check_device
         from nas.training.recipe import beside, check_shares
@@ -78,6 +79,7 @@ class Job:
         for name in STAGES:
             check_shares(name, self.stages[name], config.workers, file)
         self.objective = build(Objective, config.objective, file, "objective")
+        self.protocol = build(Protocol, config.protocol, file, "protocol")
         self.execution = build(ExecutionConfig, config.execution, file, "execution")
         self.execution = self.execution if device is None else replace(self.execution, device=device)
         check_device(self.execution, "--" if device else f"{file}: execution.")  # before hours of profiling
@@ -101,7 +103,9 @@ class Job:
         """Profile the search space's operators"""
         pipeline = bool(self.space.pipeline_workloads())
         out = self.folder / "table.csv"
-        nas.profile(self.space, self.config.runtime, self.config.device, out=out, pipeline=pipeline)
+        nas.profile(
+            self.space, self.config.runtime, self.config.device, out=out, protocol=self.protocol, pipeline=pipeline
+        )
 
     def decoder(self) -> None:
         """Train the autoencoder with its separable video decoder, and encode the data"""
@@ -174,7 +178,9 @@ class Job:
             inputs = replace(self._inputs("supernet"), architecture=arch)
             loss = retrain(self.folder / "checkpoints" / f"retrain-{i}", inputs, self.stages["retrain"])
             candidates[i] = replace(candidates[i], retrained_loss=loss)
-        rows = measure_architectures(self.space, archs, self.config.runtime, self.config.device, progress=True)
+        rows = measure_architectures(
+            self.space, archs, self.config.runtime, self.config.device, self.protocol, progress=True
+        )
         measured = [
             DenoiserCost(row.latency_ms, row.memory_mb + row.weights_mb, row.params, row.source) for row in rows
         ]

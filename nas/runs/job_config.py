@@ -47,6 +47,7 @@ class JobConfig:
         name: name of the run and of its folder under `runs/`.
         space: a shipped search space's name, or a path; relative paths, here and in `stages`, start in this file's folder.
         budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
+        protocol: how carefully operators and candidates are measured, see `nas.profiling.Protocol`.
         objective: prediction type and training timesteps, as in a training recipe (`nas train`).
         execution: how the steps of every stage are computed, as in a training recipe.
         workers: workers that share each batch of a stage, started by Ray Train if above 1.
@@ -61,6 +62,7 @@ class JobConfig:
     previews: JobPreviewConfig = renamed("samples")
     runtime: str = "eager"
     device: str = "local"
+    protocol: dict[str, Any] = field(default_factory=dict)
     search: SearchConfig = field(default_factory=SearchConfig)
     objective: dict[str, Any] = field(default_factory=dict)
     execution: dict[str, Any] = field(default_factory=dict)

@@ -299,7 +299,7 @@ def test_slow_workload_is_timed_once_in_one_process_and_the_table_says_so(space,
     )
     assert set(table.frame["status"]) == {"ok"} and set(table.frame["count"]) == {1}
     assert table.frame["latency_ci_ms"].isna().all() and (table.frame["latency_ms"] > 0).all()
-    assert set(table.frame["reason"]) == {"timed once: a run takes longer than 0 s"}
+    assert set(table.frame["reason"]) == {"timed once: a sample takes longer than 0 s"}
     messages = [issue.text for issue in check_table(tmp_path / "t.csv", few)]
     assert any("one sample and no interval" in message for message in messages)
 
