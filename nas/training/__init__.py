@@ -25,7 +25,7 @@ at the top of `nas/checkpoint.py`; `adversarial/control/history.csv` is that of 
 
 Configs are read by `nas.config.build(STAGES[name].config, mapping, file)`. The caller sets the number of torch threads.
 Options common to all stages are in `Inputs`: what the denoiser predicts (`Objective`), how steps are computed
-(`ExecutionConfig`: accumulation, precision, checkpointing, sharding) and preview clips (`PreviewConfig`). In a process
+(`ExecutionConfig`: accumulation, precision, checkpointing, compilation, sharding) and preview clips (`PreviewConfig`). In a process
 group of torch.distributed, as `nas train --workers N` starts one with Ray Train, workers share each batch: see
 `nas/distributed.py`.
 """

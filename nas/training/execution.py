@@ -1,4 +1,4 @@
-"""Execution of a training step: gradient accumulation, mixed precision, activation checkpointing, sharding."""
+"""Execution of a training step: gradient accumulation, mixed precision, activation checkpointing, compilation, sharding."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+MAX_SHAPES = 64
+"""Times that the blocks of one class may be compiled."""
+
+
 @dataclass(frozen=True)
 class ExecutionConfig:
     """How the steps of a stage are computed. Up to rounding, the result does not depend on it.
@@ -31,6 +35,7 @@ class ExecutionConfig:
             gradient of the whole. Learning rates and histories count whole steps. Not used by `adversarial`.
         precision: `fp32`, or autocast to `bf16` or `fp16`; weights stay float32. `fp16` uses loss scaling.
         checkpointing: recompute the activations of each block in the backward pass instead of storing them.
+        compile: compile each block with `torch.compile`; the first steps take minutes. Not used by `decoder`.
         shard: with several workers, shard the trained module (FSDP2) instead of replicating it (DDP). For `distill`,
             `supernet` and `finetune`.
         keep: number of training states to keep; more than 1 to be able to go back, and to extend a finished stage.
@@ -44,6 +49,7 @@ class ExecutionConfig:
     accumulate: int = 1
     precision: Precision = "fp32"
     checkpointing: bool = False
+    compile: bool = False
     shard: bool = False
     keep: int = 1
     device: str | None = None
@@ -101,6 +107,17 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
     """The blocks of a denoiser or supernet: resnets, spatial transformers and temporal layers."""
     kinds = (ResnetBlock, SpatialTransformer, *(resolve(spec.module) for spec in operator_kinds().values()))
     return (module for module in model.modules() if isinstance(module, kinds))
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each block in place, before `checkpoint_blocks`; parameter names do not change.
+
+    A whole supernet would be compiled again for every path through it.
+    """
+    # Blocks of one class share a limit, and each width and number of frames is compiled by itself.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_SHAPES)
+    for block in blocks(model):
+        block.forward = torch.compile(block.forward)
 
 
 def checkpoint_blocks(model: nn.Module) -> None:

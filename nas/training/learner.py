@@ -16,7 +16,7 @@ from nas import distributed
 from nas.errors import ConfigError, NasError
 from nas.models import UNet
 from nas.ranges import check_range
-from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks
+from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks, compile_blocks
 
 Loss = Callable[[Any], Tensor | Mapping[str, Tensor]]
 """(batch) -> its loss, or a mapping with it as `loss` and other values for the history."""
@@ -68,7 +68,7 @@ class Learner:
         steps: length of the run, for the learning rate schedule.
         trained: whether to train the parameter of this name; the others are frozen.
         slow: whether the learning rate of the parameter of this name is multiplied by `slow_rate`.
-        execution: accumulation, precision, checkpointing and sharding.
+        execution: accumulation, precision, checkpointing, compilation and sharding.
         use_ddp: whether to wrap the module in DDP when there are several workers; otherwise gradients are averaged
             after the backward pass. Denoisers and supernets are wrapped in FSDP2 instead if `execution.shard` is set.
 
@@ -117,6 +117,8 @@ class Learner:
             # FSDP2 cannot undo the sharding of a module, so keep its structure for `result`.
             self._full_module = copy.deepcopy(self.module).to("meta")
             self._average_gradients = False
+        if self.execution.compile:
+            compile_blocks(self.module)
         if self.execution.checkpointing:
             checkpoint_blocks(self.module)
         if self._full_module is not None:
