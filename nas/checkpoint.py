@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class CheckpointInfo:
         guidance: default scale of classifier-free guidance; 1 is none.
         sampler: `euler` or `renoise`, see `nas.diffusion.sampling`.
         text_encoder: as in `nas.spaces.Text`.
-        objective: `flow`, `epsilon` or `v`: what the denoiser predicts. This and the fields down to `min_snr` are those of
+        objective: `flow`, `epsilon` or `v`: what the denoiser predicts. This and the fields down to `zero_terminal_snr` are those of
             `nas.diffusion.predictions.Objective`, used in training and in sampling.
         provenance: `space_hash`, `architecture`, `architecture_hash`, `table_hash` of the lookup table used in the search,
             `library` version, `training_steps`, `seconds`, and more.
@@ -86,6 +86,7 @@ class CheckpointInfo:
     shift: float = 1.0
     shift_base: int | None = None
     min_snr: float | None = None
+    zero_terminal_snr: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,7 +98,8 @@ class CheckpointInfo:
 
     def to_objective(self) -> Objective:
         """The objective of the denoiser."""
-        return Objective(self.objective, self.time_mean, self.time_std, self.shift, self.shift_base, self.min_snr)
+        names = [field.name for field in fields(Objective) if field.name != "prediction"]
+        return Objective(self.objective, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,8 @@ def data_fps(decoder: str | Path, default: float = DEFAULT_FPS) -> float:
 
 def prediction(denoiser: Denoiser) -> dict[str, Any]:
     """A denoiser's objective as fields of `CheckpointInfo`."""
-    fields = asdict(get_objective(denoiser))
-    return {"objective": fields.pop("prediction"), **fields}
+    values = asdict(get_objective(denoiser))
+    return {"objective": values.pop("prediction"), **values}
 
 
 def save_autoencoder(folder: str | Path, autoencoder: Autoencoder | PublicAutoencoder) -> None:

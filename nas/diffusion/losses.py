@@ -127,6 +127,6 @@ def _quantiles(objective: Objective, count: int, size: tuple[int, int]) -> Tenso
     """`(count,)` timesteps that divide the training distribution evenly."""
     quantiles = (torch.arange(count) + 0.5) / count
     if objective.prediction != "flow":
-        return ddpm.flow_time((ddpm.TIMESTEPS * quantiles).long())
+        return ddpm.flow_time((ddpm.TIMESTEPS * quantiles).long(), objective.zero_terminal_snr)
     t = (objective.time_mean + objective.time_std * torch.special.ndtri(quantiles)).sigmoid()
     return shift_timesteps(t, resolution_shift(objective, size))

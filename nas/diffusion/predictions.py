@@ -41,6 +41,7 @@ class Objective:
         shift_base: height times width of the latents at which `shift` holds; at other sizes it is multiplied by the
             square root of the ratio (arXiv 2403.03206, section 5.3.2). None: the same shift at every size.
         min_snr: gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556, section 3.4), for `epsilon` and `v`.
+        zero_terminal_snr: for `v`: Stable Diffusion's timesteps end in pure noise, see `nas.diffusion.ddpm`.
 
     Raises:
         ConfigError: an unknown prediction, an option that does not apply to it, or a number out of range.
@@ -52,6 +53,7 @@ class Objective:
     shift: float = 1.0
     shift_base: int | None = None
     min_snr: float | None = None
+    zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -66,6 +68,9 @@ class Objective:
             raise ConfigError(
                 "min_snr: applies to 'epsilon' and 'v' only; for 'flow' set time_mean and time_std instead"
             )
+        if self.zero_terminal_snr and self.prediction != "v":
+            reason = "ends in pure noise anyway" if flow else "says nothing about the clip at pure noise; use 'v'"
+            raise ConfigError(f"zero_terminal_snr: applies to 'v' only: '{self.prediction}' {reason}")
         if not flow and (self.shift != 1 or self.shift_base is not None):
             raise ConfigError(f"shift: applies to 'flow' only; remove it for '{self.prediction}'")
 
@@ -94,15 +99,15 @@ def model_input(objective: Objective, x: Tensor, t: Tensor) -> tuple[Tensor, Ten
     """x_t and t -> the input at the denoiser's own scale, and its timestep `(B,)`."""
     if objective.prediction == "flow":
         return x, 1000 * t
-    t = t.clamp(max=ddpm.max_time())
-    return x / per_clip(ddpm.scale(t)), ddpm.timestep(t)
+    t = t.clamp(max=ddpm.max_time(objective.zero_terminal_snr))
+    return x / per_clip(ddpm.scale(t)), ddpm.timestep(t, objective.zero_terminal_snr)
 
 
 def to_velocity(objective: Objective, predicted: Tensor, x: Tensor, t: Tensor) -> Tensor:
     """The velocity that a denoiser's output at x_t implies."""
     if objective.prediction == "flow":
         return predicted
-    t = per_clip(t.clamp(max=ddpm.max_time()))
+    t = per_clip(t.clamp(max=ddpm.max_time(objective.zero_terminal_snr)))
     if objective.prediction == "epsilon":
         return (predicted - x) / (1 - t)
     return (predicted * ddpm.scale(t) + (2 * t - 1) * x) / ddpm.scale(t).square()

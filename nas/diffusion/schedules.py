@@ -21,7 +21,7 @@ def draw_timesteps(objective: Objective, normal: Tensor, size: tuple[int, int]) 
     """Training timesteps `(batch,)` from as many normal numbers, for latents of this height and width."""
     if objective.prediction != "flow":
         steps = (ddpm.TIMESTEPS * torch.special.ndtr(normal)).long()
-        return ddpm.flow_time(steps.clamp(max=ddpm.TIMESTEPS - 1))
+        return ddpm.flow_time(steps.clamp(max=ddpm.TIMESTEPS - 1), objective.zero_terminal_snr)
     t = torch.sigmoid(objective.time_mean + objective.time_std * normal)
     shift = resolution_shift(objective, size)
     return t if shift == 1 else shift_timesteps(t, shift)
@@ -48,7 +48,7 @@ def sampling_schedule(model: torch.nn.Module, steps: int, size: tuple[int, int])
     objective = get_objective(model)
     if objective.prediction == "flow":
         return timesteps(steps, resolution_shift(objective, size))
-    return [*ddpm.flow_time(ddpm.sampling_timesteps(steps)).tolist(), 0.0]
+    return [*ddpm.flow_time(ddpm.sampling_timesteps(steps), objective.zero_terminal_snr).tolist(), 0.0]
 
 
 def scale_noise(noise: Tensor, t: float) -> Tensor:

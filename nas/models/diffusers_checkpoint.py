@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas.errors import ConfigError, MissingDependency
-from nas.files import download_from_hub, read_json, write_atomic, write_json
+from nas.files import download_from_hub, write_atomic, write_json
 from nas.models import pretrained_files
 from nas.models.autoencoder import Autoencoder, PublicAutoencoder
 from nas.models.diffusers_config import number, read_config, unet_backbone, vae_config
@@ -78,20 +78,6 @@ def save_unet(unet: UNet, folder: str | Path) -> Path:
     write_atomic(folder / WEIGHTS, save(state, {"format": "pt"}))
     write_json(folder / "config.json", described)
     return folder
-
-
-def prediction(folder: str | Path) -> str:
-    """Prediction type of a checkpoint's scheduler: `epsilon` (also without a scheduler) or `v`.
-
-    Raises:
-        ConfigError: another prediction type.
-    """
-    path = Path(folder) / "scheduler" / "scheduler_config.json"
-    kind = read_json(path, "scheduler config", dict).get("prediction_type", "epsilon") if path.exists() else "epsilon"
-    names = {"epsilon": "epsilon", "v_prediction": "v"}
-    if kind not in names:
-        raise ConfigError(f"{path}: unknown prediction_type '{kind}'; known: {', '.join(names)}")
-    return names[kind]
 
 
 def checkpoint_folder(name: str | Path, files: Sequence[str] = HUB_FILES) -> Path:

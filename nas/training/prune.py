@@ -18,11 +18,12 @@ from nas import distributed
 from nas.costs import LookupTable
 from nas.data.batches import Batches
 from nas.diffusion.predictions import Objective, add_noise, model_input
+from nas.diffusion.scheduler_config import scheduler_objective
 from nas.errors import ConfigError, suggestion
 from nas.files import write_atomic, write_json
 from nas.locks import output_lock
 from nas.models import UNet
-from nas.models.diffusers_checkpoint import checkpoint_folder, load_unet, prediction, save_unet
+from nas.models.diffusers_checkpoint import checkpoint_folder, load_unet, save_unet
 from nas.pruning.blocks import prune
 from nas.pruning.report import PruningReport, report
 from nas.spaces import SearchSpace
@@ -85,7 +86,7 @@ def _prune(
             raise ConfigError(
                 "importance: 'taylor' scores channels on data; give the folder of a finished decoder stage or of 'nas prepare'"
             )
-        loss = output_distance_loss(unet, Objective(prediction(folder)), calibration)
+        loss = output_distance_loss(unet, scheduler_objective(folder), calibration)
     pruned, removed = prune(unet, space.backbone, loss)
     summary = report(unet, pruned, removed, space.latent, space.text)
     if table is not None:

@@ -268,7 +268,8 @@ def _resolve_config(config: Any, space: SearchSpace) -> Any:
 
 def _with_defaults(recorded: dict[str, Any], path: Path, config: Any, space: SearchSpace) -> dict[str, Any]:
     """A recorded configuration in which options that did not exist then have their present defaults."""
-    recorded = {"objective": asdict(Objective()), "precision": ExecutionConfig().precision, "workers": 1, **recorded}
+    recorded = {"precision": ExecutionConfig().precision, "workers": 1, **recorded}
+    recorded["objective"] = asdict(Objective()) | recorded.get("objective", {})
     try:
         stored = build(type(config), recorded.get("config"), str(path), "config")
         recorded["config"] = asdict(_resolve_config(stored, space))

@@ -66,7 +66,10 @@ class SupernetEvaluator:
         """Changes with what scores depend on: the supernet's weights, the held-out clips and how many are used."""
         weights = require_finished(self.inputs.start, "supernet") / supernet.WEIGHTS
         clips = sorted((require_finished(self.inputs.decoder, "decoder") / "test").glob("*.safetensors"))
-        parts = [content_hash(weights, *clips), asdict(self.inputs.objective), self.clips]
+        objective = asdict(self.inputs.objective)
+        if not objective["zero_terminal_snr"]:  # a study made before that option existed goes on
+            del objective["zero_terminal_snr"]
+        parts = [content_hash(weights, *clips), objective, self.clips]
         return f"{type(self).__name__} {short_hash(parts)}"
 
     def __call__(self, arch: Architecture) -> float:

@@ -19,10 +19,11 @@ from nas import checkpoint, distributed
 from nas.data.batches import Batch
 from nas.diffusion.losses import loss_weights
 from nas.diffusion.predictions import Objective, add_noise, get_objective, model_input, to_velocity, velocity_fn
+from nas.diffusion.scheduler_config import scheduler_objective
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
 from nas.models import UNet
-from nas.models.diffusers_checkpoint import checkpoint_folder, load_unet, prediction
+from nas.models.diffusers_checkpoint import checkpoint_folder, load_unet
 from nas.spaces import SearchSpace
 
 
@@ -51,7 +52,7 @@ def load_teacher(folder: str | Path, space: SearchSpace) -> Teacher:
         teacher = Teacher(unet, unet.objective)
     else:
         folder = checkpoint_folder(folder)
-        teacher = Teacher(load_unet(folder).eval().requires_grad_(False), Objective(prediction(folder)))
+        teacher = Teacher(load_unet(folder).eval().requires_grad_(False), scheduler_objective(folder))
     shapes = {
         "latent.channels": (teacher.unet.conv_in.in_channels, space.latent.channels),
         "text.dim": (teacher.unet.context_dim, space.text.dim),

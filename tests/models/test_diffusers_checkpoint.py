@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from test_autoencoder import diffusers_autoencoder
 
 from nas.errors import ConfigError
-from nas.files import write_json
 from nas.models import UNet, VAEConfig, build
 from nas.models.diffusers_checkpoint import (
     STEM,
@@ -19,7 +18,6 @@ from nas.models.diffusers_checkpoint import (
     load_autoencoder,
     load_spatial_weights,
     load_unet,
-    prediction,
     save_unet,
 )
 from tests.models.test_unet import diffusers_unet
@@ -105,16 +103,6 @@ def test_a_text_embedding_survives_saving(space, tmp_path):
     unet = UNet(replace(space.backbone, text_tokens=5), 4, 12)
     again = load_unet(save_unet(unet, tmp_path))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in unet.state_dict().items())
-
-
-def test_the_scheduler_says_what_is_predicted(tmp_path):
-    assert prediction(tmp_path) == "epsilon"
-    for kind, name in (("epsilon", "epsilon"), ("v_prediction", "v")):
-        write_json(tmp_path / "scheduler" / "scheduler_config.json", {"prediction_type": kind})
-        assert prediction(tmp_path) == name
-    write_json(tmp_path / "scheduler" / "scheduler_config.json", {"prediction_type": "sample"})
-    with pytest.raises(ConfigError, match="unknown prediction_type 'sample'"):
-        prediction(tmp_path)
 
 
 def test_a_name_that_is_no_folder_says_how_to_get_the_files(tmp_path, monkeypatch):
