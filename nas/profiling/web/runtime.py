@@ -71,7 +71,7 @@ class WebRuntime(Runtime):
 
     name = "web"
     in_model = True
-    cap_factor = 10.0  # a block takes three seconds
+    cap_factor = 10.0  # a block takes three seconds, in noise up to nine
 
     def __init__(
         self,

@@ -117,7 +117,7 @@ def provenance(settings: Settings, about: About) -> dict[str, Any]:
         "browser": about.browser or settings.engine,
         "isolated": about.isolated,
         "clock_ms": about.clock_ms,
-        "clock": "performance.now of a worker: wall-clock time, the fastest tenth of 2.5 s",
+        "clock": "performance.now of a worker: wall-clock time, the fastest tenth of 2.5 to 8 s",
         "memory": MEMORY,
         "buffers": "kept",
     }

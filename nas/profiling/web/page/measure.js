@@ -3,7 +3,7 @@
 
 const RELAXED_SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2,
   253, 15, 253, 128, 2, 11];  // a module with the instruction i8x16.relaxed_swizzle
-const TIME_MS = 2500, PROBE_MS = 500;  // of timing a workload, and the reference, whose worker is kept
+const TIME_MS = [2500, 8000], PROBE_MS = [500, 2000];  // at least and at most, of a workload, and of the reference
 const SLEPT_MS = 5000;  // a timer of one second that is late by so much: the page was not running
 
 export class VisitError extends Error {
@@ -69,7 +69,8 @@ export class Measurer {
       session = kept ? this.kept : await this.open(models, build, threads, samples ? warmMs : null, keep);
       this.now = session;
       this.onStep("timing");
-      const timing = {command: "time", samples, sampleMs: this.sampleMs, timeMs: keep ? PROBE_MS : TIME_MS};
+      const [leastMs, mostMs] = keep ? PROBE_MS : TIME_MS;
+      const timing = {command: "time", samples, sampleMs: this.sampleMs, leastMs, mostMs};
       const times = samples ? await session.ask(timing) : models.map(() => []);
       const loaded = session.loaded.map((one, i) => ({...one, samples_ms: times[i]}));
       return {models: loaded, undisturbed: this.undisturbed && !document.hidden};

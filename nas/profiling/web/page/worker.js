@@ -5,6 +5,7 @@
 const TENSORS = {float32: Float32Array, int32: Int32Array, uint8: Uint8Array};
 const WARM_UP_MS = 10;  // before each series of samples
 const SERIES_MS = 60;
+const SETTLED = 0.02;
 const MAX_WARM_UP_MS = 3000;
 const MB = 1e6;
 const NO_MEMORY = /OOM|out of memory|fail\w* to allocate|overflowed|(memory access|table index)( is)? out of bounds/i;
@@ -91,14 +92,13 @@ const commands = {
   },
 
   // At most `samples` of each model, in ms a run; each is the mean of as many runs as take `sampleMs`. The models are timed
-  // in short series by turns, so that a drift falls on all of them, for `timeMs` altogether. A page has only the wall
-  // clock, to which everything else on the device adds, for seconds at a time: the samples are from the fastest tenth, or
-  // the fastest ones where a tenth holds fewer.
-  async time({samples, sampleMs, timeMs}) {
+  // in short series by turns, so that a drift falls on all of them. A page has only the wall clock, to which everything else
+  // on the device adds, for seconds at a time: the samples are from the fastest tenth, or the fastest ones where a tenth
+  // holds fewer, and timing goes on, for `leastMs` to `mostMs`, until many are as fast.
+  async time({samples, sampleMs, leastMs, mostMs}) {
     const times = models.map(() => []), begun = performance.now();
-    do {
+    for (let spent = 0; spent < leastMs || (spent < mostMs && !times.every(settled)); spent = performance.now() - begun)
       for (const [i, model] of models.entries()) times[i].push(...await series(model, sampleMs));
-    } while (performance.now() - begun < timeMs);
     check();
     const count = Math.min(samples, ...times.map(({length}) => length));
     return times.map((all) => fastest(all, count));
@@ -121,6 +121,12 @@ async function series(model, sampleMs) {
 function fastest(times, count) {
   const sorted = [...times].sort((a, b) => a - b), step = Math.max(1, sorted.length / 10 / count);
   return Array.from({length: count}, (_, i) => sorted[Math.floor((i + 0.5) * step)]);
+}
+
+// Whether the fastest tenth is not by chance: a third of the times are within SETTLED of it.
+function settled(times) {
+  const sorted = [...times].sort((a, b) => a - b), at = (share) => sorted[Math.floor(share * sorted.length)];
+  return at(1 / 3) <= (1 + SETTLED) * at(0.05);
 }
 
 // The mean ms of `runs` runs.
