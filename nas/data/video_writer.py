@@ -167,7 +167,8 @@ def _gif(path: Path, frames: np.ndarray, fps: float) -> Path:
 
     file = io.BytesIO()
     delays = gif_delays(len(frames), fps)
-    first, *rest = (Image.fromarray(frames[number]) for number in delays)
+    gray = (frames == frames[..., :1]).all()  # 256 grays are a GIF's palette; that of colors must be searched for
+    first, *rest = (Image.fromarray(frames[number, ..., 0] if gray else frames[number]) for number in delays)
     milliseconds = [10 * delay for delay in delays.values()]
     first.save(
         file, "GIF", save_all=True, append_images=rest, duration=milliseconds if rest else milliseconds[0], loop=0
