@@ -7,12 +7,12 @@ import importlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
-from nas.errors import SpaceError, suggestion
+from nas.errors import ConfigError, SpaceError, suggestion
 
 WIDTH = 110
 """Columns of a help page on a wide terminal."""
@@ -240,10 +240,18 @@ def given_options(**options: Any) -> dict[str, Any]:
 
 
 def cost_options(function: Callable) -> Callable:
-    """`--space`, `--table` and how to read the table: the arguments of `cost_model`."""
+    """`--space`, `--table` and how to read the tables: the arguments of `cost_model`."""
     decorators = [
         space_option,
-        option("--table", required=True, metavar="T.csv", type=PATH, help="a lookup table, or a shipped table's name"),
+        option(
+            "--table",
+            "tables",
+            required=True,
+            multiple=True,
+            metavar="T.csv",
+            type=PATH,
+            help="a lookup table, or a shipped table's name; NAME=T.csv for each of several devices",
+        ),
         option("--estimates", is_flag=True, help="accept a table that mixes measured and estimated rows"),
         option("--interpolate", is_flag=True, help="interpolate operators that the table lacks, with an interval"),
         option("--steps", type=COUNT, default=4, metavar="N", help="denoising steps of a clip"),
@@ -274,9 +282,33 @@ def load_architecture(path: str, space: str) -> Any:
         raise SpaceError(f"{prefix}{error}") from None
 
 
-def cost_model(space: str, table: str, **options: Any) -> Any:
-    """The cost model of `--space` and `--table`; the options are those of `nas.CostModel`."""
-    from nas.costs import CostModel, LookupTable
+def cost_model(space: str, tables: Sequence[str], **options: Any) -> Any:
+    """The costs of `--space` and `--table`, of one device or of several; the options are those of `nas.CostModel`."""
+    from nas.costs import CostModel, DeviceCosts, LookupTable
     from nas.spaces import SearchSpace
 
-    return CostModel(SearchSpace.load(space), LookupTable.load(table), **options)
+    named = _named_tables(tables)
+    loaded = SearchSpace.load(space)
+    models = {name: CostModel(loaded, LookupTable.load(path), **options) for name, path in named.items()}
+    return models[""] if "" in models else DeviceCosts(models)
+
+
+def _named_tables(tables: Sequence[str]) -> dict[str, str]:
+    """The paths of `--table NAME=T.csv` by name; a single one may have none."""
+    from pathlib import Path
+
+    from nas.costs.budget import DEVICE_NAME
+
+    named: dict[str, str] = {}
+    for text in tables:
+        name, sign, path = text.partition("=")
+        if not sign or not DEVICE_NAME.fullmatch(name) or Path(text).exists():
+            name, path = "", text
+        if not name and len(tables) > 1:
+            raise ConfigError(f"--table {text}: several tables need names of their devices: --table iphone={text}")
+        if not path:
+            raise ConfigError(f"--table {text}: needs a table: --table {name}=T.csv")
+        if name in named:
+            raise ConfigError(f"--table {text}: '{name}' has a table already; give each device one name and one table")
+        named[name] = path
+    return named

@@ -2,6 +2,7 @@
 
 from nas.costs.budget import Budget
 from nas.costs.cost import Cost
+from nas.costs.devices import Costs, DeviceCosts, as_costs
 from nas.costs.generation import Generation
 from nas.costs.model import CostModel
 from nas.costs.provenance import Provenance
@@ -15,9 +16,12 @@ __all__ = [
     "Cost",
     "CostModel",
     "CostTerms",
+    "Costs",
+    "DeviceCosts",
     "Generation",
     "LookupTable",
     "Provenance",
     "Row",
     "TableWriter",
+    "as_costs",
 ]

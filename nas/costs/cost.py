@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -21,6 +22,8 @@ class Cost:
             confidence interval: 95% for a measured median, 90% for an interpolated latency.
         generation_s: time to generate one clip with the cost model's number of steps; None where the latency of the text
             encoder or the decoder is not known (`CostModel.generation` raises the reason).
+        devices: with several devices, the cost on each; the numbers above are then the largest of them, and the
+            breakdown has a column `latency_ms@NAME` for each.
     """
 
     latency_ms: float
@@ -28,3 +31,4 @@ class Cost:
     params: int
     breakdown: pd.DataFrame = field(compare=False, repr=False)
     generation_s: float | None = None
+    devices: Mapping[str, Cost] = field(default_factory=dict, repr=False)

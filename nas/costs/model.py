@@ -71,6 +71,11 @@ class CostModel:
         with contextlib.suppress(TableError):  # the generation time stays unknown
             self._generation = self.generation()
 
+    @property
+    def models(self) -> dict[str, CostModel]:
+        """This model by the name "", as `DeviceCosts.models` has those of several devices by theirs."""
+        return {"": self}
+
     def terms(self) -> CostTerms:
         """The model as arrays, with the calibration applied."""
         return self._terms
@@ -135,14 +140,24 @@ class CostModel:
 
         Raises:
             TableError: a bounded cost is not in the table: generation time (see `generation`) or memory.
-            BudgetError: the text encoder and the decoder alone exceed the bound on generation time.
+            BudgetError: the text encoder and the decoder alone exceed the bound on generation time, or a bound names a
+                device.
         """
+        budget.check_devices(())
         if budget.memory_mb is not None:
             self.check_memory()
         if budget.generation_s is None:
             return budget
         bound_ms = self.generation().latency_bound_ms(budget.generation_s)
         return replace(budget, generation_s=None, latency_ms=min(bound_ms, budget.latency_ms or bound_ms))
+
+    def limits(self, budget: Budget) -> dict[str, Budget]:
+        """`resolve_budget` by device, of which there is one, without a name.
+
+        Raises:
+            TableError, BudgetError: as `resolve_budget`.
+        """
+        return {"": self.resolve_budget(budget)}
 
     def check_memory(self) -> None:
         """Check that the memory of every workload is known.

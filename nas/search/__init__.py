@@ -8,6 +8,7 @@ from typing import Any
 _WHERE = {
     "BudgetSampler": "samplers.budget",
     "CommandEvaluator": "evaluators",
+    "Constraints": "constraints",
     "EvaluatorError": "evaluators",
     "EvolutionSampler": "samplers.evolution",
     "GradNorm": "evaluators.proxies",
@@ -16,14 +17,16 @@ _WHERE = {
     "Result": "result",
     "ScoreTable": "evaluators",
     "VBench": "evaluators.vbench",
+    "binding": "solver.bound_effects",
     "explain": "explanation",
     "reevaluate_top_k": "study",
     "open_storage": "storage",
     "optimum": "exact",
-    "pareto": "pareto_front",
+    "pareto": "solver.pareto_front",
     "parse_evaluator": "evaluators",
     "run": "study",
     "shortlist": "exact",
+    "sweep": "solver.pareto_front",
 }
 
 __all__ = sorted(_WHERE)

@@ -1,33 +1,30 @@
-"""Exact solver: the best architecture under a budget as a 0-1 program, solved by HiGHS.
-
-One binary variable per column (a choice of a slot). Peak memory is a true maximum: one continuous variable above every
-chosen peak. A pair score is a product of two binaries; products of one pair of slots are linearized together by their
-local polytope (Sherali and Adams, 1990), which is much tighter than one triangle of inequalities for each.
-"""
+"""Exact solver: the best architectures under a budget and constraints, with a proof, as 0-1 programs (`nas.search.solver.program`)."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import itertools
-import os
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from nas.costs import Budget, CostModel
-from nas.errors import BudgetError
+from nas.costs import Budget, Cost, CostModel, Costs
+from nas.costs.devices.usage import slack, usage
+from nas.errors import BudgetError, ConfigError, NasError, suggestion
+from nas.search.constraints import Constraints
 from nas.search.problem import Pairs, Problem, Scores
+from nas.search.solver.program import Program
 from nas.spaces import Architecture, SearchSpace
 
 GAP = 1e-7
 """Relative optimality gap, per slot, up to which a solution counts as proved."""
+
+OBJECTIVES = ("score", "slack")
+
+
+class TimeLimitError(NasError, TimeoutError):
+    """The solver found no feasible architecture within its time limit."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,16 @@ class Optimum:
         architecture: the best architecture found within the budget.
         score: its score.
         bound: upper bound on the score of any architecture within the budget.
-        proved: whether the score equals the bound, up to `GAP`.
+        proved: whether the score equals the bound, up to `GAP` (with the objective `slack`, less the score given up, and
+            whether none of these scores has more slack).
+        slack: the share of its limit that the tightest bound of any device has left; 1 without a budget.
     """
 
     architecture: Architecture
     score: float
     bound: float
     proved: bool
+    slack: float = 1.0
 
     @property
     def gap(self) -> float:
@@ -54,52 +54,85 @@ class Optimum:
 
 def optimum(
     space: SearchSpace,
-    cost: CostModel,
+    cost: Costs | Mapping[str, CostModel],
     scores: Scores,
     budget: Budget | None = None,
     pairs: Pairs | None = None,
     time_limit_s: float = 60.0,
+    constraints: Constraints | None = None,
+    objective: Literal["score", "slack"] = "score",
+    give: float = 0.0,
 ) -> Optimum:
-    """The architecture with the greatest score within the budget.
+    """The architecture with the greatest score within the budget, on every device.
 
     The score of an architecture is the sum of `scores[slot][choice]` over its slots and of
     `pairs[slot, other][choice, other_choice]` over pairs of slots; anything else scores 0.
 
+    Args:
+        cost: a cost model, or one by each device's name.
+        objective: `slack` takes, of the architectures with the greatest score, the one farthest from its tightest bound.
+        give: how much less than the greatest score an architecture may score for more slack.
+
     Raises:
         BudgetError: no architecture meets the budget; the text names the cheapest one and its costs.
+        ConfigError: no architecture satisfies the constraints, or one cannot be read.
         SpaceError: a slot or choice that the space does not have.
     """
-    return shortlist(space, cost, scores, budget, 1, pairs, time_limit_s)[0]
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"objective '{objective}'{suggestion(objective, OBJECTIVES)}")
+    if not 0 <= give < np.inf:
+        raise ConfigError(f"give: must be 0 or more, not {give}")
+    if give and objective != "slack":
+        raise ConfigError("give: is for the objective 'slack'")
+    problem = Problem.build(space, cost, budget, constraints)
+    utilities, interactions = problem.utilities(scores), problem.interactions(pairs or {})
+    best = solve(problem, utilities, interactions, time_limit_s=time_limit_s)
+    if best is None:
+        raise infeasible(problem)
+    if objective == "slack":
+        best = _most_slack(problem, utilities, interactions, best, give, time_limit_s)
+    return _optimum(problem, best)
 
 
 def shortlist(
     space: SearchSpace,
-    cost: CostModel,
+    cost: Costs | Mapping[str, CostModel],
     scores: Scores,
     budget: Budget | None,
     k: int,
     pairs: Pairs | None = None,
     time_limit_s: float = 60.0,
+    constraints: Constraints | None = None,
+    distance: int = 1,
 ) -> list[Optimum]:
     """The `k` best architectures, best first; fewer when fewer are within the budget.
 
-    Additive scores are an approximation: evaluate the best few before choosing one.
+    Each is the best of those that differ from all before it in at least `distance` slots. Additive scores are an
+    approximation: evaluate the best few before choosing one.
 
     Raises:
-        BudgetError, SpaceError: as `optimum`.
+        BudgetError, SpaceError, ConfigError: as `optimum`.
     """
-    problem = Problem.build(space, cost, budget)
+    problem = Problem.build(space, cost, budget, constraints)
+    if not 1 <= distance <= problem.slots:
+        raise ConfigError(f"distance: must be 1 to {problem.slots}, the number of slots, not {distance}")
     utilities, interactions = problem.utilities(scores), problem.interactions(pairs or {})
     found: list[Optimum] = []
     while len(found) < k:
         taken = [problem.columns(space.encode(o.architecture)) for o in found]
-        best = solve(problem, utilities, interactions, exclude=taken, time_limit_s=time_limit_s)
+        best = solve(problem, utilities, interactions, taken, time_limit_s, distance)
         if best is None:
             break
-        found.append(Optimum(space.decode(problem.codes(best.columns)), best.score, best.bound, best.proved))
+        found.append(_optimum(problem, best))
     if not found:
         raise infeasible(problem)
     return found
+
+
+def _optimum(problem: Problem, found: Solution) -> Optimum:
+    architecture = problem.space.decode(problem.codes(found.columns))
+    left = slack(problem.cost.predict(architecture), problem.budget) if problem.budget.bounds() else 1.0
+    return Optimum(architecture, found.score, found.bound, found.proved, left)
 
 
 @dataclass(frozen=True)
@@ -116,32 +149,33 @@ def solve(
     problem: Problem,
     utilities: np.ndarray,
     interactions: np.ndarray | None = None,
-    exclude: list[np.ndarray] | None = None,
+    exclude: Iterable[np.ndarray] = (),
     time_limit_s: float = 60.0,
+    distance: int = 1,
 ) -> Solution | None:
     """Maximize the sum of utilities `(D,)` and interactions `(D, D)` of the chosen columns within the budget.
 
     Args:
-        exclude: architectures, as columns, that may not be the answer.
+        exclude: architectures, as columns, from which the answer differs in at least `distance` slots.
         time_limit_s: after which the best one so far is returned unproved.
 
     Returns:
         None if no architecture is feasible.
 
     Raises:
-        TimeoutError: no feasible architecture was found within the time limit.
+        TimeLimitError: no feasible architecture was found within the time limit.
     """
     deadline = time.monotonic() + time_limit_s
-    scale = max(np.abs(utilities).max(), 0.0 if interactions is None else np.abs(interactions).max(), 1e-300)
+    scale = _scale(utilities, interactions)
     program = Program.of(problem, utilities / scale, None if interactions is None else interactions / scale)
-    for columns in exclude or []:
-        program.cut(columns)
+    for columns in exclude:
+        program.cut(columns, distance)
     while True:
         values, bound, done = program.maximize(max(deadline - time.monotonic(), 0.01))
         if values is None and done:
             return None
         if values is None:
-            raise TimeoutError(f"no feasible architecture found within {time_limit_s:g} s")
+            raise TimeLimitError(f"no feasible architecture found within {time_limit_s:g} s; raise the time limit")
         columns = program.columns(values)
         if problem.feasible(problem.codes(columns)[None])[0]:
             break
@@ -151,6 +185,41 @@ def solve(
     return Solution(columns, score, bound, bool(done and bound - score <= GAP * scale * problem.slots))
 
 
+def _most_slack(
+    problem: Problem,
+    utilities: np.ndarray,
+    interactions: np.ndarray | None,
+    best: Solution,
+    give: float,
+    time_limit_s: float,
+) -> Solution:
+    """Of the architectures that score at most `give` less than the best, the one whose tightest bound is least used."""
+    if not problem.bounds:
+        return best
+    deadline = time.monotonic() + time_limit_s
+    scale = _scale(utilities, interactions)
+    least = best.score - give - GAP * scale * problem.slots
+    program = Program.of(
+        problem, utilities / scale, None if interactions is None else interactions / scale, budget=False
+    )
+    program.require(least / scale)
+    program.bound(problem.bounds, program.variables(1, -1.0, 0.0, 1.0)[0])
+    while True:
+        values, _, done = program.maximize(max(deadline - time.monotonic(), 0.01))
+        if values is None:  # out of time
+            return replace(best, proved=False)
+        columns = program.columns(values)
+        score = score_of(columns, utilities, interactions)
+        if score >= least and problem.feasible(problem.codes(columns)[None])[0]:
+            return Solution(columns, score, max(best.bound, score), best.proved and done)
+        program.cut(columns)  # is outside by less than HiGHS' tolerance
+
+
+def _scale(utilities: np.ndarray, interactions: np.ndarray | None) -> float:
+    largest = 0.0 if interactions is None else np.abs(interactions).max()
+    return float(max(np.abs(utilities).max(), largest, 1e-300))
+
+
 def score_of(columns: np.ndarray, utilities: np.ndarray, interactions: np.ndarray | None) -> float:
     score = utilities[columns].sum()
     if interactions is not None:
@@ -158,171 +227,58 @@ def score_of(columns: np.ndarray, utilities: np.ndarray, interactions: np.ndarra
     return float(score)
 
 
-@dataclass
-class Program:
-    """A mixed 0-1 program under construction: `maximize objective @ v`, rows `low <= A v <= high`.
+def infeasible(problem: Problem) -> NasError:
+    """The error for a budget and constraints that no architecture meets.
 
-    Variables are the problem's columns, then whatever `variables` appended.
+    It names the cheapest architecture, its costs and the bounds that it breaks; or a constraint that no architecture
+    satisfies with the others.
     """
-
-    problem: Problem
-    objective: list[float]
-    lower: list[float]
-    upper: list[float]
-    integral: list[bool]
-    rows: list[tuple[np.ndarray, np.ndarray, float, float]] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, problem: Problem, utilities: np.ndarray, interactions: np.ndarray | None, elastic: bool = False
-    ) -> Program:
-        size = len(problem.slot)
-        program = cls(problem, list(utilities), [0.0] * size, list(problem.allowed.astype(float)), [True] * size)
-        for first, end in zip(problem.start, problem.start[1:]):
-            program.row(np.arange(first, end), 1.0, 1.0, 1.0)
-        program._canonical_rows()
-        program._budget_rows(elastic)
-        if interactions is not None:
-            program._pair_rows(interactions)
-        return program
-
-    def row(self, variables: np.ndarray, coefficients: ArrayLike, low: float, high: float) -> None:
-        variables = np.asarray(variables)
-        self.rows.append((variables, np.broadcast_to(coefficients, variables.shape), low, high))
-
-    def variables(self, count: int, objective: np.ndarray | float, low: float, high: float) -> np.ndarray:
-        first = len(self.objective)
-        self.objective += list(np.broadcast_to(objective, count))
-        self.lower += [low] * count
-        self.upper += [high] * count
-        self.integral += [False] * count
-        return np.arange(first, first + count)
-
-    def cut(self, columns: np.ndarray) -> None:
-        """Forbid exactly this architecture."""
-        self.row(columns, 1.0, -np.inf, len(columns) - 1.0)
-
-    def columns(self, values: np.ndarray) -> np.ndarray:
-        """The chosen column of each slot."""
-        start = self.problem.start
-        return np.array([first + np.argmax(values[first:end]) for first, end in itertools.pairwise(start)])
-
-    def maximize(self, time_limit_s: float) -> tuple[np.ndarray | None, float, bool]:
-        """The best values, an upper bound on the objective, and whether HiGHS finished."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array
-
-        indices = np.concatenate([row[0] for row in self.rows])
-        data = np.concatenate([row[1] for row in self.rows])
-        pointer = np.concatenate([[0], np.cumsum([len(row[0]) for row in self.rows])])
-        matrix = csr_array((data, indices, pointer), shape=(len(self.rows), len(self.objective)))
-        with _without_debug_output():
-            result = milp(
-                -np.array(self.objective),
-                integrality=np.array(self.integral, dtype=int),
-                bounds=Bounds(np.array(self.lower), np.array(self.upper)),
-                constraints=LinearConstraint(matrix, [row[2] for row in self.rows], [row[3] for row in self.rows]),
-                options={"time_limit": time_limit_s, "mip_rel_gap": 0.0},
-            )
-        if result.x is None:
-            return None, np.inf, result.status == 2
-        return result.x, -result.mip_dual_bound, result.status == 0
-
-    def _canonical_rows(self) -> None:
-        problem = self.problem
-        rows, columns = np.nonzero(problem.conflicts)
-        for none in np.unique(rows[problem.slot[rows] < problem.slot[columns]]):
-            rivals = columns[(rows == none) & (problem.slot[columns] > problem.slot[none])]
-            self.row(np.append(rivals, none), 1.0, -np.inf, 1.0)
-
-    def _budget_rows(self, elastic: bool) -> None:
-        """`cost / bound <= excess`, where excess is 1, or a variable to be kept small when `elastic`.
-
-        Divided by the bound, so that HiGHS' tolerance means the same share of every bound.
-        """
-        problem, every = self.problem, np.arange(len(self.problem.slot))
-        excess = self.variables(1, -1.0 if elastic else 0.0, 0.0 if elastic else 1.0, np.inf if elastic else 1.0)
-
-        def bound(variables: np.ndarray, shares: np.ndarray, base_share: float) -> None:
-            self.row(np.append(variables, excess), np.append(shares, -1.0), -np.inf, -base_share)
-
-        for values, base, limit in zip((problem.latency_ms, problem.params), problem.base, problem.limits):
-            if np.isfinite(limit):
-                bound(every, values / limit, base / limit)
-        base_weights, base_peak, limit = problem.base[2], problem.base[3], problem.limits[2]
-        if not np.isfinite(limit):
-            return
-        peak = self.variables(1, 0.0, base_peak / limit, np.inf)
-        bound(np.append(every, peak), np.append(problem.weights_mb / limit, 1.0), base_weights / limit)
-        for first, end in zip(problem.start, problem.start[1:]):
-            columns = np.arange(first, end)
-            self.row(np.append(columns, peak), np.append(-problem.peak_mb[columns] / limit, 1.0), 0.0, np.inf)
-
-    def _pair_rows(self, interactions: np.ndarray) -> None:
-        """Products y[d, e] = x[d] x[e] of the columns with a pair score, slot pair by slot pair.
-
-        Row sums are at most x[d], column sums at most x[e], and together at least `sum x[d] + sum x[e] - 1`: with
-        integral x exactly the product, however its score is signed.
-        """
-        problem = self.problem
-        wanted = np.triu(interactions * np.outer(problem.allowed, problem.allowed) != 0)
-        rows, columns = np.nonzero(wanted)
-        for i, j in sorted(set(zip(problem.slot[rows].tolist(), problem.slot[columns].tolist()))):
-            here = (problem.slot[rows] == i) & (problem.slot[columns] == j)
-            first, second = np.unique(rows[here]), np.unique(columns[here])
-            objective = interactions[np.ix_(first, second)]
-            y = self.variables(objective.size, objective.ravel(), 0.0, 1.0).reshape(objective.shape)
-            for d, products in zip(first, y):
-                self.row(np.append(products, d), [1.0] * len(products) + [-1.0], -np.inf, 0.0)
-            for e, products in zip(second, y.T):
-                self.row(np.append(products, e), [1.0] * len(products) + [-1.0], -np.inf, 0.0)
-            signs = [1.0] * y.size + [-1.0] * (len(first) + len(second))
-            self.row(np.concatenate([y.ravel(), first, second]), signs, -1.0, np.inf)
-
-
-def infeasible(problem: Problem) -> BudgetError:
-    """The error for a budget that no architecture meets; it names the cheapest one and its costs."""
-    unpruned = replace(problem, allowed=np.isfinite(np.concatenate(problem.cost.terms().latency_ms)))
-    program = Program.of(unpruned, np.zeros(len(problem.slot)), None, elastic=True)
-    values, _, _ = program.maximize(60.0)
-    if values is None:
+    name = problem.space.name
+    runs = np.logical_and.reduce([device.runs for device in problem.devices])
+    if not np.logical_or.reduceat(runs, problem.start[:-1]).all():
+        where = "the device" if len(problem.devices) == 1 else "all devices"
         return BudgetError(
-            f"budget: no architecture of '{problem.space.name}' runs on the device at all; "
+            f"budget: no architecture of '{name}' runs on {where} at all; "
             "every choice of some slot is infeasible in the table: offer it 'none'"
         )
-    nearest = problem.space.decode(problem.codes(program.columns(values)))
+    nearest = _cheapest(problem)
+    if nearest is None:
+        return _unsatisfiable(problem, runs)
     costs = problem.cost.predict(nearest)
-    clip = "" if problem.budget.generation_s is None else f", {costs.generation_s:.4g} s a clip"
+    broken = [text for text in dict.fromkeys(usage(costs, problem.budget).query("used > 1")["bound"])]
+    among = f" with {problem.constraints}" if problem.constraints else ""
     return BudgetError(
-        f"budget: no architecture meets {problem.budget}; the cheapest, {nearest}, costs "
-        f"{costs.latency_ms:.4g} ms, {costs.memory_mb:.4g} MB, {costs.params} params{clip}; raise the bound it breaks"
+        f"budget: no architecture meets {problem.budget}{among}; the cheapest, {nearest}, costs "
+        f"{costs_text(costs, problem.budget)}; raise {' and '.join(broken) or 'the bound it breaks'}"
     )
 
 
-_DEBUG_OUTPUT = b"HighsMipSolverData::"
-_stdout = threading.Lock()
+def _cheapest(problem: Problem) -> Architecture | None:
+    """The architecture whose most exceeded bound is exceeded least; None if none satisfies the constraints."""
+    program = Program.of(replace(problem, allowed=problem.permitted), np.zeros(len(problem.slot)), budget=False)
+    program.bound(problem.bounds, program.variables(1, -1.0, 0.0, np.inf)[0])
+    values, _, _ = program.maximize(60.0)
+    return None if values is None else problem.space.decode(problem.codes(program.columns(values)))
 
 
-@contextlib.contextmanager
-def _without_debug_output() -> Iterator[None]:
-    """Drop the output of a `printf` in HiGHS that no option turns off; other output passes."""
-    flush = ctypes.CDLL(None).fflush
-    with _stdout, tempfile.TemporaryFile() as caught:
-        try:
-            sys.stdout.flush()
-            flush(None)
-            saved = os.dup(1)
-        except (OSError, ValueError, AttributeError):  # there is no stdout
-            yield
-            return
-        os.dup2(caught.fileno(), 1)
-        try:
-            yield
-        finally:
-            flush(None)
-            os.dup2(saved, 1)
-            os.close(saved)
-            caught.seek(0)
-            for line in caught:
-                if not line.startswith(_DEBUG_OUTPUT):
-                    os.write(1, line)
+def costs_text(costs: Cost, budget: Budget) -> str:
+    """Latency, memory, parameters and, if it is bounded, the time of a clip; of each device if there are several."""
+    if costs.devices:
+        return "; ".join(f"{name}: {costs_text(own, budget.on(name))}" for name, own in costs.devices.items())
+    clip = "" if budget.generation_s is None else f", {costs.generation_s:.4g} s a clip"
+    return f"{costs.latency_ms:.4g} ms, {costs.memory_mb:.4g} MB, {costs.params} params{clip}"
+
+
+def _unsatisfiable(problem: Problem, runs: np.ndarray) -> ConfigError:
+    """The error for constraints that no architecture satisfies; it names one without which some do, if there is one."""
+    constraints, space = problem.constraints, problem.space
+    culprit = None
+    for text in reversed(constraints.texts()):
+        rest = constraints.without(text)
+        permitted = rest.permitted(space) & runs
+        relaxed = replace(problem, constraints=rest, counts=rest.counts(space), permitted=permitted, allowed=permitted)
+        if Program.of(relaxed, np.zeros(len(problem.slot)), budget=False).maximize(60.0)[0] is not None:
+            culprit = text
+            break
+    fix = f"without '{culprit}' there are some: drop or relax it" if culprit else "drop or relax some of them"
+    return ConfigError(f"constraints: no architecture of '{space.name}' satisfies {constraints}; {fix}")

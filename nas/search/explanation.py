@@ -26,7 +26,8 @@ def explain(result: Result, arch: Architecture | None = None) -> pd.DataFrame:
 
     Returns:
         One row per slot and choice: slot, choice, chosen, value (score above `none`, or above the slot's cheapest choice
-        where `none` is not offered), value_sd, latency_ms (above the same), value_per_ms.
+        where `none` is not offered), value_sd, latency_ms (above the same; with several devices the largest, followed by
+        `latency_ms@NAME` for each), value_per_ms.
 
     Raises:
         ConfigError: fewer than two finished trials.
@@ -45,16 +46,20 @@ def explain(result: Result, arch: Architecture | None = None) -> pd.DataFrame:
     mean = _values(problem, here, *surrogate.expected())
     reference = _reference(problem)
     rows = []
+    latencies = np.stack([own.latency_ms - own.latency_ms[reference][problem.slot] for own in problem.devices])
     for column, slot_index in enumerate(problem.slot):
         slot = list(result.space.slots)[slot_index]
         zero = reference[slot_index]
-        value, latency = mean[column] - mean[zero], problem.latency_ms[column] - problem.latency_ms[zero]
+        value, latency = mean[column] - mean[zero], latencies[:, column].max()
         choice = result.space.slots[slot][column - problem.start[slot_index]]
         per_ms = value / latency if latency > 0 else float("nan")
         deviation = (values[:, column] - values[:, zero]).std()
         rows.append((slot, choice, column == here[slot_index], value, deviation, latency, per_ms))
     columns = ["slot", "choice", "chosen", "value", "value_sd", "latency_ms", "value_per_ms"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    for i, device in enumerate(problem.devices if len(problem.devices) > 1 else ()):
+        frame.insert(6 + i, f"latency_ms@{device.name}", latencies[i])
+    return frame
 
 
 def _values(problem: Problem, here: np.ndarray, utilities: np.ndarray, interactions: np.ndarray) -> np.ndarray:

@@ -28,12 +28,15 @@ def evaluator_identity(evaluator: Callable[..., Any]) -> str:
 
 
 def costs_identity(problem: Problem) -> str:
-    """A hash of the costs of all choices and of the budget."""
-    arrays = (problem.latency_ms, problem.params, problem.weights_mb, problem.peak_mb, problem.base, problem.limits)
+    """A hash of the costs of all choices on every device, of the budget and of the constraints."""
     digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(array.round(9).tobytes())
+    for device in problem.devices:
+        digest.update(device.name.encode())
+        arrays = (device.latency_ms, device.params, device.weights_mb, device.peak_mb, device.base, device.limits)
+        for array in arrays:
+            digest.update(array.round(9).tobytes())
     digest.update(str(problem.budget).encode())
+    digest.update(str(problem.constraints).encode())
     return digest.hexdigest()[:12]
 
 

@@ -31,14 +31,18 @@ WARM_STARTED = "reused"  # the name in stored studies
 def load_or_create_study(
     storage: optuna.storages.BaseStorage, name: str, problem: Problem, evaluator: Evaluator, where: str
 ) -> optuna.Study:
-    """The study `name`; if that has another budget or other costs, one of its own with the known scores.
+    """The study `name`; if that has another budget, other costs, devices or constraints, one of its own with the known scores.
 
     Raises:
         ConfigError: the study has another space or evaluator.
     """
     scores = {"space_hash": problem.space.hash, "evaluator": evaluator_identity(evaluator)}
     costs: dict[str, Any] = {"budget": str(problem.budget), "costs": costs_identity(problem)}
-    if problem.budget.generation_s is not None:
+    if problem.constraints:
+        costs["constraints"] = str(problem.constraints)
+    if names := [device.name for device in problem.devices if device.name]:
+        costs["devices"] = ", ".join(names)
+    if any(key.startswith("generation_s") for key in problem.budget.bounds()):
         costs |= {"steps": problem.cost.steps, "guidance": problem.cost.guidance}
     first = _open(storage, name, where)
     if not any(is_ended(trial) for trial in first.get_trials(deepcopy=False)):  # such as after a mistyped evaluator

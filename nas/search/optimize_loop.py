@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import datetime
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.costs.budget import cost_of
 from nas.progress import progress
 from nas.search.ask_tell import as_failed, sample_params, tell, unsaved_trial
 from nas.search.evaluators import EvaluatorError
@@ -49,6 +51,8 @@ class OptimizeLoop:
         self.attempts: dict[int, int] = {}
         self.steps: dict[int, int] = {}
         self.failures: list[tuple[FrozenTrial, str]] = []
+        self.is_best_possible: Callable[[], bool] | None = None
+        """Whether no better architecture exists than the best one so far, which ends the search; None: not asked."""
         left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if lock.exclusive else []
         self.left = sorted(left, key=lambda trial: trial.number)
 
@@ -78,6 +82,8 @@ class OptimizeLoop:
         while len(self.running) < pool.workers:
             with self.lock.starting_trial():
                 if self.finished() + self._in_progress() >= trials:
+                    return
+                if self.is_best_possible is not None and self.is_best_possible():
                     return
                 trial, arch = self._next()
             if reason := self._known_failure(trial):
@@ -227,12 +233,17 @@ def set_costs(trial: FrozenTrial, arch: Architecture, problem: Problem) -> None:
     costs = problem.cost.predict(arch)
     runs = math.isfinite(costs.latency_ms)
     trial.user_attrs["choices"] = arch.choices
-    for name in COSTS:
-        value = getattr(costs, name)
-        trial.user_attrs[name] = value if runs or name != "latency_ms" else None
+    for name in [*COSTS, *(f"{name}@{device}" for device in costs.devices for name in COSTS)]:
+        value = cost_of(costs, name)
+        trial.user_attrs[name] = value if math.isfinite(value) or not name.startswith("latency_ms") else None
     trial.set_constraint("runs", -1.0 if runs else WORST_EXCESS)
     for name, bound in problem.budget.bounds().items():
-        trial.set_constraint(name, min(getattr(costs, name) / bound - 1.0, WORST_EXCESS))
+        trial.set_constraint(name, min(cost_of(costs, name) / bound - 1.0, WORST_EXCESS))
+    if problem.constraints:
+        columns = problem.columns(problem.space.encode(arch))
+        for count in problem.counts:
+            trial.set_constraint(count.text, float(count.excess(columns[None])[0]))
+        trial.set_constraint("choices", float((~problem.permitted[columns]).sum()) or -1.0)
 
 
 def is_ended(trial: FrozenTrial) -> bool:

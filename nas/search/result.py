@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
-from nas.costs import Budget, CostModel
+from nas.costs import Budget, Costs
 from nas.errors import BudgetError
+from nas.search.constraints import Constraints
+from nas.search.problem import Problem
 from nas.search.trial_history import is_reused, trial_codes
 from nas.spaces import Architecture, SearchSpace
 
@@ -23,17 +25,21 @@ class Result:
 
     Attributes:
         study: the Optuna study; everything else here is computed from it.
-        space, cost, budget: the arguments of the search.
+        space, cost, budget, constraints: the arguments of the search.
     """
 
     study: optuna.Study
     space: SearchSpace
-    cost: CostModel
+    cost: Costs
     budget: Budget
+    constraints: Constraints = field(default_factory=Constraints)
 
     @property
     def frame(self) -> pd.DataFrame:
-        """Every finished trial, in order: trial, score, the costs, feasible, pruned, and one column per slot."""
+        """Every finished trial, in order: trial, score, the costs, feasible, pruned, and one column per slot.
+
+        With several devices the costs are the largest over them, followed by those on each: `latency_ms@NAME`, ...
+        """
         rows = []
         for trial in self.study.get_trials(deepcopy=False):
             codes = trial_codes(trial, self.space) if trial.state.is_finished() and trial.values else None
@@ -44,7 +50,10 @@ class Result:
         codes = frame[list(self.space.slots)].to_numpy(dtype=np.intp)
         costs = self.cost.predict_many(codes)
         names = {slot: np.array(choices)[codes[:, i]] for i, (slot, choices) in enumerate(self.space.slots.items())}
-        feasible = self.budget.mask(costs) & np.isfinite(costs["latency_ms"])
+        problem = Problem.build(self.space, self.cost, None, self.constraints)
+        feasible = (
+            self.budget.mask(costs) & np.isfinite(costs["latency_ms"]) & problem.satisfies(problem.columns(codes))
+        )
         return pd.concat(
             [frame[["trial", "score", "pruned"]], costs, feasible.rename("feasible"), pd.DataFrame(names)], axis=1
         )
@@ -75,8 +84,9 @@ class Result:
             raise BudgetError(f"search: no trial has a score; {len(self.failures)} failed{failed}")
         frame = frame[frame["feasible"] & ~frame["pruned"]].sort_values("score", ascending=False, kind="stable")
         if frame.empty:
+            among = f" with {self.constraints}" if self.constraints else ""
             raise BudgetError(
-                f"search: none of the {len(self.frame)} finished trials is within {self.budget}; "
+                f"search: none of the {len(self.frame)} finished trials is within {self.budget}{among}; "
                 "run more trials, or use the sampler 'budget' or one with '+repair', which propose only such architectures"
             )
         best = frame.drop_duplicates(slots)[slots].head(k)

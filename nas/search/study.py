@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.costs import Budget, CostModel
+from nas.costs import Budget, CostModel, Costs
 from nas.errors import ConfigError
+from nas.search.constraints import Constraints
 from nas.search.exact import infeasible, solve
 from nas.search.load_study import add_known_scores, load_or_create_study
 from nas.search.optimize_loop import OptimizeLoop, is_ended
@@ -20,6 +21,7 @@ from nas.search.problem import Problem
 from nas.search.result import Result
 from nas.search.samplers import make_sampler
 from nas.search.samplers.base import distributions
+from nas.search.solver.early_stop import early_stop_rule
 from nas.search.storage import check_trials, open_storage, storage_errors, without_password
 from nas.search.study_lock import lock_study
 from nas.search.workers import BulkPool, Evaluator, LocalPool, Pool, RayPool
@@ -28,7 +30,7 @@ from nas.spaces import Architecture, SearchSpace
 
 def run(
     space: SearchSpace,
-    cost: CostModel,
+    cost: Costs | Mapping[str, CostModel],
     evaluator: Evaluator,
     budget: Budget,
     trials: int = 200,
@@ -43,12 +45,14 @@ def run(
     join: bool = False,
     warm_start: str | Path | Sequence[str | Path] = (),
     batch: int = 1,
+    constraints: Constraints | None = None,
+    early_stop: bool = False,
 ) -> Result:
     """Search for the architecture within the budget that the evaluator scores highest.
 
     A study in the storage is resumed: `trials` includes the finished trials of earlier runs, and trials interrupted by
-    a kill are evaluated again under their own numbers. With another budget or table and the same evaluator, a separate
-    study with the known scores is created in the storage, and `trials` counts its new trials.
+    a kill are evaluated again under their own numbers. With another budget, table, device or constraint and the same
+    evaluator, a separate study with the known scores is created in the storage, and `trials` counts its new trials.
 
     Outcomes of an evaluation:
 
@@ -61,6 +65,7 @@ def run(
       failures are not recorded; the next run evaluates their architectures again.
 
     Args:
+        cost: a cost model, or one by each device's name: the budget then holds on all of them.
         evaluator: `Architecture -> float`, higher is better, or a generator of intermediate scores for the pruner. Its
             string attribute `identity` tells which evaluators have comparable scores; the default is
             `nas.search.identity.evaluator_identity`.
@@ -79,19 +84,37 @@ def run(
             `nas.search.load_study.add_known_scores`. They do not count as trials.
         batch: number of architectures that are proposed, and then evaluated together in this process by the evaluator's
             method `score_many`, as that of a supernet, which runs the layers that they share once.
+        constraints: fixed choices, excluded choices and counts, which every sampler's proposals satisfy.
+        early_stop: end before `trials` once no better architecture can exist: the best one reaches the exact solver's
+            bound (the evaluator is a score table), or the evaluator's attribute `upper_bound`, or every architecture
+            within the budget was evaluated.
 
     Raises:
         BudgetError: no architecture meets the budget; the message names the cheapest one.
-        ConfigError: the study has another space or evaluator, or is broken; an unknown sampler; or scores for a warm
-            start that cannot be used.
+        ConfigError: the study has another space or evaluator, or is broken; an unknown sampler; no architecture satisfies
+            the constraints; or scores for a warm start that cannot be used.
         EvaluatorError: the evaluator is broken.
         LockedError: another search uses the same file, and `join` is not set.
         StorageError: the storage failed, such as on a full disk; finished trials are kept.
     """
-    problem = Problem.build(space, cost, budget)
+    problem = Problem.build(space, cost, budget, constraints)
     sources = [warm_start] if isinstance(warm_start, str | Path) else list(warm_start)
     return _search(
-        problem, evaluator, trials, sampler, storage, name, seed, pruner, join, workers, address, gpus, sources, batch
+        problem,
+        evaluator,
+        trials,
+        sampler,
+        storage,
+        name,
+        seed,
+        pruner,
+        join,
+        workers,
+        address,
+        gpus,
+        sources,
+        batch,
+        early_stop,
     )
 
 
@@ -110,6 +133,7 @@ def _search(
     gpus: float,
     sources: Sequence[str | Path] = (),
     batch: int = 1,
+    early_stop: bool = False,
 ) -> Result:
     if seed is not None and seed < 0:
         raise ConfigError(f"seed: must be 0 or more, not {seed}")
@@ -124,6 +148,7 @@ def _search(
             add_known_scores(study, source, problem, evaluator)
         study.sampler, study.pruner = sampler, pruner or optuna.pruners.NopPruner()
         loop = OptimizeLoop(study, problem, lock)
+        loop.is_best_possible = early_stop_rule(study, problem, evaluator) if early_stop else None
         lock.allow_joins()
         if isinstance(sampler, ArchitectureListSampler):
             trials = sampler.trials(loop)
@@ -133,7 +158,7 @@ def _search(
                 loop.run(pool, trials)
             finally:
                 pool.close()
-    return Result(study, problem.space, problem.cost, problem.budget)
+    return Result(study, problem.space, problem.cost, problem.budget, problem.constraints)
 
 
 def _pool(evaluator: Evaluator, workers: int, address: str | None, gpus: float, batch: int) -> Pool:
@@ -160,7 +185,7 @@ def reevaluate_top_k(
 
     This is a study of its own, `name`, and is resumed like any other. `reevaluate_top_k(...).best` is the final choice.
     """
-    problem = Problem.build(result.space, result.cost, result.budget)
+    problem = Problem.build(result.space, result.cost, result.budget, result.constraints)
     listed = ArchitectureListSampler(result.top(k), problem)
     return _search(problem, evaluator, 0, listed, storage, name, 0, None, join, workers, address, gpus)
 

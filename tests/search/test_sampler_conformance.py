@@ -13,8 +13,20 @@ class TestBudgetSampler(ArchitectureSamplerTestCase):
     def make_sampler(self):
         return lambda space, cost, budget, seed: BudgetSampler(space, cost, budget, seed=seed)
 
+    @pytest.fixture
+    def make_constrained_sampler(self):
+        return lambda space, cost, budget, seed, constraints: BudgetSampler(
+            space, cost, budget, seed=seed, constraints=constraints
+        )
+
 
 class TestEvolutionSampler(ArchitectureSamplerTestCase):
     @pytest.fixture
     def make_sampler(self):
         return lambda space, cost, budget, seed: EvolutionSampler(space, cost, budget, seed=seed)
+
+    @pytest.fixture
+    def make_constrained_sampler(self):
+        return lambda space, cost, budget, seed, constraints: EvolutionSampler(
+            space, cost, budget, seed=seed, constraints=constraints
+        )

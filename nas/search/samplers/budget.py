@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nas.costs import Budget, CostModel
+from nas.costs import Budget, CostModel, Costs
+from nas.search.constraints import Constraints
 from nas.search.exact import infeasible, solve
 from nas.search.problem import Problem
 from nas.search.samplers.base import BaseArchitectureSampler, scalarize
@@ -38,25 +39,28 @@ class BudgetSampler(BaseArchitectureSampler):
     at random, anew for each proposal (`nas.search.samplers.base.scalarize`).
 
     Args:
-        space, cost, budget: what is searched. The study's parameters are the slots, categorical over their choices.
+        space, cost, budget, constraints: what is searched; `cost` is a cost model, or one by each device's name. The
+            study's parameters are the slots, categorical over their choices.
         startup: proposals before the surrogate is asked.
         seed: see `BaseArchitectureSampler`.
         links: pairs of slots that may interact as neighbors do; None: `space.links`, such as a UNet's skip connections.
 
     Raises:
         BudgetError: no architecture meets the budget; the text names the cheapest one.
+        ConfigError: no architecture satisfies the constraints, or one cannot be read.
     """
 
     def __init__(
         self,
         space: SearchSpace,
-        cost: CostModel,
+        cost: Costs | Mapping[str, CostModel],
         budget: Budget | None = None,
         startup: int = 5,
         seed: int | None = None,
         links: Sequence[tuple[str, str]] | None = None,
+        constraints: Constraints | None = None,
     ) -> None:
-        super().__init__(Problem.build(space, cost, budget), seed)
+        super().__init__(Problem.build(space, cost, budget, constraints), seed)
         self.startup = startup
         self._typical = self._spread_out(np.random.default_rng(self._seed), 16)
         self._prior = Prior(self.problem, self._typical, links)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from nas.costs import Budget, CostModel
+from nas.costs import Budget, CostModel, Costs
+from nas.search.constraints import Constraints
 from nas.search.problem import Problem
 from nas.search.samplers.base import BaseArchitectureSampler, scalarize
 from nas.search.samplers.repair import repair
@@ -15,7 +18,7 @@ MOVES = ("add", "remove", "replace", "move")
 
 
 class EvolutionSampler(BaseArchitectureSampler):
-    """Mutates the best architectures so far; every proposal is within the budget.
+    """Mutates the best architectures so far; every proposal is within the budget and satisfies the constraints.
 
     The first `population` proposals are random, repaired into the budget. Then the parent is the best of `tournament`
     draws from the `population` best trials, and the child differs by one or more mutations. Children over the budget
@@ -32,13 +35,14 @@ class EvolutionSampler(BaseArchitectureSampler):
     def __init__(
         self,
         space: SearchSpace,
-        cost: CostModel,
+        cost: Costs | Mapping[str, CostModel],
         budget: Budget | None = None,
         population: int = 20,
         tournament: int = 3,
         seed: int | None = None,
+        constraints: Constraints | None = None,
     ) -> None:
-        super().__init__(Problem.build(space, cost, budget), seed)
+        super().__init__(Problem.build(space, cost, budget, constraints), seed)
         self.population, self.tournament = population, tournament
 
     def propose(self, history: TrialHistory, rng: np.random.Generator) -> np.ndarray:
@@ -62,6 +66,7 @@ class EvolutionSampler(BaseArchitectureSampler):
             child = parent.copy()
             for _ in range(rng.geometric(0.5)):
                 child = mutate(space, child, str(rng.choice(MOVES)), rng)
+            child = np.where(self.problem.permitted[self.problem.columns(child)], child, parent)
             child = space.encode(space.decode(child))
             if child.tobytes() not in taken and self.problem.feasible(child[None])[0]:
                 return child

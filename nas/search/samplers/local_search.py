@@ -94,28 +94,32 @@ class LocalSearch:
         return None
 
     def _fits(self, x: np.ndarray) -> np.ndarray:
-        """`(D, D)` bool: whether taking both columns keeps within the budget (up to rounding)."""
+        """`(D, D)` bool: whether taking both columns keeps within the budget (up to rounding) and the counts."""
         problem, slot = self.problem, self.slot
         fits = np.ones((len(slot), len(slot)), dtype=bool)
-        for values, base, limit in zip((problem.latency_ms, problem.params), problem.base, problem.limits):
-            if np.isfinite(limit):
-                change = values - values[x][slot]
-                room = limit - base - values[x].sum()
-                fits &= change[:, None] + change[None, :] <= room + 1e-12 * limit
-        limit = problem.limits[2]
-        if np.isfinite(limit):
-            change = problem.weights_mb - problem.weights_mb[x][slot]
-            room = limit - problem.base[2] - problem.weights_mb[x].sum()
-            highest = np.maximum(self._peak_without(problem.peak_mb[x])[np.ix_(slot, slot)], problem.peak_mb[:, None])
-            np.maximum(highest, problem.peak_mb[None, :], out=highest)
-            fits &= change[:, None] + change[None, :] + highest <= room + 1e-12 * limit
+        for bound in problem.sums:
+            change = bound.values - bound.values[x][slot]
+            room = bound.limit - bound.base - bound.values[x].sum()
+            fits &= change[:, None] + change[None, :] <= room + 1e-12 * bound.limit
+        for memory in problem.peaks:
+            change = memory.weights - memory.weights[x][slot]
+            room = memory.limit - memory.base_weights - memory.weights[x].sum()
+            others = _peak_without(memory.peak[x], memory.base_peak)[np.ix_(slot, slot)]
+            highest = np.maximum(others, memory.peak[:, None])
+            np.maximum(highest, memory.peak[None, :], out=highest)
+            fits &= change[:, None] + change[None, :] + highest <= room + 1e-12 * memory.limit
+        for count in problem.counts:
+            change = count.members.astype(int) - count.members[x][slot]
+            total = count.members[x].sum() + change[:, None] + change[None, :]
+            fits &= (total >= count.low) & (total <= count.high)
         return fits
 
-    def _peak_without(self, peaks: np.ndarray) -> np.ndarray:
-        """`(slots, slots)`: the highest peak of the others and of the backbone, with slots i and j left out."""
-        result = np.full((len(peaks), len(peaks)), self.problem.base[3])
-        order = np.argsort(-peaks)[:3]
-        for k in order[::-1]:  # the highest last, so that it overrides
-            apart = np.arange(len(peaks)) != k
-            result[np.ix_(apart, apart)] = np.maximum(peaks[k], self.problem.base[3])
-        return result
+
+def _peak_without(peaks: np.ndarray, base: float) -> np.ndarray:
+    """`(slots, slots)`: the highest peak of the others and of the backbone, with slots i and j left out."""
+    result = np.full((len(peaks), len(peaks)), base)
+    order = np.argsort(-peaks)[:3]
+    for k in order[::-1]:  # the highest last, so that it overrides
+        apart = np.arange(len(peaks)) != k
+        result[np.ix_(apart, apart)] = np.maximum(peaks[k], base)
+    return result

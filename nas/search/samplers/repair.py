@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ def repair(
 
     Raises:
         BudgetError: no architecture meets the budget.
+        ConfigError: no architecture satisfies the constraints.
     """
     codes = np.asarray(codes, dtype=np.intp)
     exclude = np.empty((0, problem.slots), dtype=np.intp) if exclude is None else exclude
@@ -48,7 +50,7 @@ def repair(
 
 
 class RepairedSampler(BaseSampler):
-    """Replaces each proposal of another sampler by the nearest architecture within the budget."""
+    """Replaces each proposal of another sampler by the nearest architecture within the budget and the constraints."""
 
     def __init__(self, base: BaseSampler, problem: Problem, seed: int | None = None) -> None:
         self.base, self.problem = base, problem
@@ -67,9 +69,12 @@ class RepairedSampler(BaseSampler):
         if set(search_space) != set(self.problem.space.slots) or "fixed_params" in trial.system_attrs:
             return {}
         params = self.base.sample_relative(study, trial, self.base.infer_relative_search_space(study, trial))
+        begun = copy.copy(trial)  # with the slots so far, by which Optuna's brute force knows where it is
+        begun.params, begun.distributions = dict(params), {slot: search_space[slot] for slot in params}
         for slot, distribution in search_space.items():
             if slot not in params:
-                params[slot] = self.base.sample_independent(study, trial, slot, distribution)
+                params[slot] = self.base.sample_independent(study, begun, slot, distribution)
+                begun.params[slot], begun.distributions[slot] = params[slot], distribution
         space = self.problem.space
         codes = space.encode(space.architecture({slot: params[slot] for slot in space.slots}))
         rng = np.random.default_rng([self._seed, trial.number])

@@ -137,7 +137,8 @@ class Prior:
     ) -> AdditiveTerm | SharedPairTerm | FreePairTerm:
         kernel = self.kernel_of(term, sample)
         spread = float(np.mean(np.diag(kernel)) - kernel.mean())
-        scale = 1.0 / max(spread, 1e-12)
+        # what is alike in all typical architectures, such as their number of layers under a constraint, tells nothing
+        scale = 1.0 / spread if spread > 1e-9 * float(np.mean(np.diag(kernel))) else 0.0
         if isinstance(term, AdditiveTerm):
             return AdditiveTerm(term.share, term.factor * np.sqrt(scale))
         if isinstance(term, SharedPairTerm):
