@@ -36,6 +36,8 @@ COMMANDS = {
     "table": "nas.cli.table",
     "cost": "nas.cli.search",
     "search": "nas.cli.search",
+    "optimum": "nas.cli.searching.optimum",
+    "sweep": "nas.cli.searching.optimum",
     "prepare": "nas.cli.data",
     "prune": "nas.cli.models",
     "train": "nas.cli.training",

@@ -18,17 +18,20 @@ from nas.cli.command import (
     option,
     print_json,
 )
+from nas.cli.searching.options import budget_option, constraint_options, constraints, cost_numbers, costs_line
 from nas.errors import ConfigError, TableError
 
 if TYPE_CHECKING:
+    from nas.costs import DeviceCosts
     from nas.search.workers import Evaluator
-    from nas.spaces import SearchSpace
+    from nas.spaces import Architecture, SearchSpace
 
 
 @click.command(
     cls=Command,
     help="predict latency, memory, parameters and generation time of an architecture",
     example="nas cost --space demo --table table.csv --arch architecture.json",
+    also=("nas cost --space demo --table iphone=i.csv --table pixel=p.csv --arch architecture.json",),
 )
 @cost_options
 @option("--arch", required=True, metavar="A.json", type=PATH, help="an architecture, as 'nas search --out' writes it")
@@ -44,6 +47,9 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     architecture = load_architecture(arch, space)
     model = cost_model(space, **options)
     found = model.predict(architecture)
+    if found.devices:
+        _print_devices(model, architecture, as_json)
+        return
     try:
         generation, unknown = model.generation(), ""
     except TableError as error:
@@ -78,21 +84,47 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     print(clip_summary(model, architecture))
 
 
+def _print_devices(model: DeviceCosts, architecture: Architecture, as_json: bool) -> None:
+    """The costs of an architecture on several devices, a column each."""
+    import pandas as pd
+
+    from nas.costs.sources import join_sources
+
+    found = model.predict(architecture)
+    sources = {name: join_sources(own.sources) for name, own in model.models.items()}
+    if as_json:
+        print_json({**cost_numbers(found), "sources": sources, "slots": found.breakdown.to_dict("records")})
+        return
+    slots = found.breakdown.rename(columns=lambda name: name.replace("latency_ms@", "")).rename(columns={"slot": ""})
+    print("latency / ms")
+    print(slots.to_string(index=False, float_format="{:.3f}".format))
+    rows = {
+        "latency / ms": [f"{cost.latency_ms:.3f}" for cost in found.devices.values()],
+        "memory / MB": [_or_unknown(cost.memory_mb, "{:.3f}") for cost in found.devices.values()],
+        "params": [f"{cost.params:,}" for cost in found.devices.values()],
+        "generation / s": [_or_unknown(cost.generation_s, "{:.3f}") for cost in found.devices.values()],
+        "source": list(sources.values()),
+    }
+    print(f"\n{pd.DataFrame(rows, index=list(found.devices)).T.to_string()}")
+
+
+def _or_unknown(value: float | None, text: str) -> str:
+    return "unknown" if value is None or value != value else text.format(value)
+
+
 @click.command(
     cls=Command,
     resumable=True,
     help="search for the best architecture within a budget",
     example="nas search --space demo --table table.csv --budget 'latency<=8ms' --evaluator scores.json --out best.json",
+    also=(
+        "nas search --space demo --table iphone=i.csv --table pixel=p.csv "
+        "--budget 'latency@iphone<=8ms, latency@pixel<=12ms' --evaluator scores.json --out best.json",
+    ),
 )
 @cost_options
-@option(
-    "--budget",
-    "budgets",
-    required=True,
-    multiple=True,
-    metavar="B",
-    help="such as 'latency<=80ms, memory<=1.2GB, params<=600M, generation<=5s'",
-)
+@budget_option(required=True)
+@constraint_options
 @option(
     "--evaluator",
     required=True,
@@ -118,9 +150,10 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
 @option("--seed", type=int, default=0, metavar="N", help="of the sampler")
 @option("--device", metavar="D", help="where a supernet computes: cpu, cuda, cuda:1 or mps  [default: a GPU if any]")
 @option("--join", is_flag=True, help="share the study with a search that is running on it")
+@option("--early-stop", is_flag=True, help="end once no better architecture can exist, by the bound of a score table")
 def search(
     space: str,
-    table: str,
+    tables: tuple[str, ...],
     estimates: bool,
     interpolate: bool,
     steps: int,
@@ -139,13 +172,17 @@ def search(
     seed: int,
     device: str | None,
     join: bool,
+    early_stop: bool,
+    **constrained: tuple[str, ...],
 ) -> None:
     from nas.costs import Budget
+    from nas.costs.devices.usage import tightest
     from nas.locks import output_lock
     from nas.search import run as run_search
+    from nas.search.optimize_loop import is_ended
     from nas.search.storage import without_password
 
-    model = cost_model(space, table, estimates=estimates, interpolate=interpolate, steps=steps, guidance=guidance)
+    model = cost_model(space, tables, estimates=estimates, interpolate=interpolate, steps=steps, guidance=guidance)
     with output_lock(out):
         pass  # what cannot be written is known before anything is searched; searches that share a study end here too
     budget = Budget.parse(", ".join(budgets), model.upper_bounds())
@@ -165,15 +202,19 @@ def search(
         join=join,
         warm_start=warm_start,
         batch=batch,
+        constraints=constraints(**constrained),
+        early_stop=early_stop,
     )
     best = result.best
     best.save(out)
     cost, frame = model.predict(best), result.frame
     score = frame.loc[frame["feasible"] & ~frame["pruned"], "score"].max()
-    print(
-        f"{out}: score {score:.4g}, {cost.latency_ms:.3f} ms, {cost.memory_mb:.3f} MB, {cost.params:,} params"
-        + (f", {cost.generation_s:.3g} s a clip" if budget.generation_s else "")
-    )
+    print(f"{out}: score {score:.4g}, {costs_line(cost, budget)}")
+    if cost.devices:
+        print(tightest(cost, budget))
+    ended = sum(is_ended(trial) for trial in result.study.get_trials(deepcopy=False))
+    if early_stop and ended < trials:
+        print(f"ended after {ended} trials: no better architecture exists within the budget")
     if result.failures:
         print(
             f"{len(result.failures)} of {trials} trials failed, and their architectures are excluded; "

@@ -46,7 +46,7 @@ def plot_front(
     Args:
         front: columns latency_ms, memory_mb, params, score, and one per slot (`nas.search.run(...).front`). A column
             `score_std` is drawn as error bars. Row i's artist has the gid `point-{i}`, its error bar `deviation-{i}`.
-        against: the cost on the axis.
+        against: the cost on the axis: `latency_ms`, or `latency_ms@pixel` for one device of several.
         budget: its bound on that cost is drawn as a line.
         chosen: an architecture is marked where the front has it; a candidate of a run (`RunFolder.chosen`), which
             brings its own score and costs, also off the front.
@@ -55,7 +55,8 @@ def plot_front(
     Raises:
         ConfigError: no such cost, or a frame without the columns.
     """
-    if against not in COST_NAMES:
+    quantity, _, device = against.partition("@")
+    if quantity not in COST_NAMES:
         raise ConfigError(f"plot_front: unknown cost '{against}'{suggestion(against, COST_NAMES)}")
     for column in (against, "score"):
         if column not in front.columns:
@@ -63,7 +64,7 @@ def plot_front(
     ax = _axes(ax, 3.4, 2.6)
     unit, factor = cost_unit(front, against)
     cost, score = front[against].to_numpy(float) * factor, front["score"].to_numpy(float)
-    bound = getattr(budget, against, None)
+    bound = getattr(budget.on(device) if budget and device else budget, quantity, None)
     limits = cost if bound is None else np.append(cost, bound * factor)
     ax.set_xlim(*_limits(limits))
     ax.set_ylim(*_limits(np.append(score, random_scores)))
@@ -91,15 +92,37 @@ def plot_front(
         style = {"facecolors": PAPER, "edgecolors": QUIET} if over else {"color": QUIET, "linewidths": 0}
         ax.scatter(cost[i], score[i], s=22, zorder=3, gid=f"point-{i}", **style)
     if isinstance(chosen, Candidate):
-        marked = [getattr(chosen.predicted, against) * factor], [chosen.score]
+        marked = [getattr(chosen.predicted, quantity) * factor], [chosen.score]
     elif chosen is not None:
         same = np.all([front[s].astype(str) == c for s, c in chosen.choices.items() if s in front.columns], axis=0)
         marked = cost[same], score[same]
     if chosen is not None:
         ax.scatter(*marked, s=90, facecolors="none", edgecolors=MARK, linewidths=1.3, zorder=4, gid="ring")
         ax.scatter(*marked, s=22, color=MARK, zorder=4, gid="chosen")
-    ax.set_xlabel(f"{COST_NAMES[against]} / {unit}")
+    ax.set_xlabel(f"{COST_NAMES[quantity]}{f' on {device}' if device else ''} / {unit}")
     ax.set_ylabel("Score")
+    return ax
+
+
+def plot_sweep(frame: pd.DataFrame, over: str = "latency_ms", ax: Axes | None = None) -> Axes:
+    """The exact optimum under each bound on one cost, as `nas.search.sweep` returns it.
+
+    A bar above a point reaches to the upper bound of the score where the optimum is not proved.
+
+    Args:
+        over: the bounded cost: `latency_ms`, or `latency_ms@pixel` for one device of several.
+
+    Raises:
+        ConfigError: no such cost, or a frame without the columns.
+    """
+    found = frame[frame["score"].notna()].reset_index(drop=True)
+    ax = plot_front(found, over, ax=ax)
+    _, factor = cost_unit(found, over)
+    for row in found[~found["proved"].astype(bool)].to_dict("records"):
+        ax.plot([row[over] * factor] * 2, [row["score"], row["upper_bound"]], color=WARN, linewidth=1.2, zorder=2)
+    open_rows = int((~frame["proved"].astype(bool)).sum())
+    ax.set_title("every point is proved optimal" if not open_rows else f"{open_rows} of {len(frame)} points not proved",
+                 fontsize=8, color=WARN if open_rows else QUIET, loc="left")  # fmt: skip
     return ax
 
 
@@ -265,9 +288,10 @@ def plot_architecture(space: SearchSpace, arch: Architecture, cost: Cost | None 
 
 def cost_unit(front: pd.DataFrame, against: str) -> tuple[str, float]:
     """The unit of a cost on an axis, and the factor from the frame's numbers to it."""
-    if against != "params":
-        return {"latency_ms": "ms", "memory_mb": "MB"}[against], 1.0
-    return ("millions", 1e-6) if len(front) and front["params"].max() >= 1e6 else ("thousands", 1e-3)
+    quantity = against.partition("@")[0]
+    if quantity != "params":
+        return {"latency_ms": "ms", "memory_mb": "MB"}[quantity], 1.0
+    return ("millions", 1e-6) if len(front) and front[against].max() >= 1e6 else ("thousands", 1e-3)
 
 
 def _limits(values: np.ndarray, margin: float = 0.06) -> tuple[float, float]:

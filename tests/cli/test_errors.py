@@ -48,6 +48,9 @@ SEARCH = (
     "nas search --space {d}/space.yaml --table {d}/table.csv --evaluator {d}/scores.json --out {d}/best.json --trials 3"
 )
 BUDGET = " --budget latency<=5ms"
+TWO = "--table fast={d}/table.csv --table slow={d}/table.csv"
+OPTIMUM = "nas optimum --space {d}/space.yaml --table {d}/table.csv --scores {d}/scores.json --out {d}/best.json"
+SWEEP = "nas sweep --space {d}/space.yaml --table {d}/table.csv --scores {d}/scores.json --out {d}/front.csv"
 PROFILE = "nas profile --space {d}/model.yaml --out {d}/new.csv"
 TRAIN = "nas train {stage} --config {d}/recipe.yaml --out {d}/run"
 GENERATE = "nas generate --checkpoint {d}/checkpoint --prompt 'a cat runs' --out {d}/clip.gif"
@@ -176,6 +179,31 @@ CASES = [
     Case("budget without unit", SEARCH + " --budget latency<=5", ("latency", "no unit", "ms")),
     Case("budget without number", SEARCH + " --budget latency", ("latency", "write it like latency<=80ms")),
     Case("budget infeasible", SEARCH + " --budget latency<=1us,params<=1", ("latency", "cheapest"), replace("space.yaml", "[none, x]", "[x]")),
+    Case("device typo in a budget", OPTIMUM.replace("--table {d}/table.csv", TWO) + " --budget latency@fats<=5ms", ("latency@fats", "did you mean 'fast'")),
+    Case("device without a table", SEARCH + " --budget latency@fast<=5ms", ("latency@fast", "--table fast=T.csv")),
+    Case("device in %", OPTIMUM + " --budget latency@fast<=50%", ("latency@fast", "--table fast=T.csv")),
+    Case("tables without names", COST + " --table {d}/table.csv", ("--table {d}/table.csv", "names of their devices")),
+    Case("a device twice", COST.replace("--table {d}/table.csv", "--table a={d}/table.csv --table a={d}/table.csv"), ("--table a=", "'a' has a table already")),
+    Case("a name without a table", COST.replace("--table {d}/table.csv", "--table a="), ("--table a=", "a=T.csv")),
+    Case("the table of a device not there", COST.replace("--table {d}/table.csv", "--table a={d}/none.csv"), ("none.csv", "no such lookup table")),
+    Case("infeasible on a device", OPTIMUM.replace("--table {d}/table.csv", TWO) + " --budget latency@slow<=1us --fix a=x", ("latency@slow<=0.001ms", "with fix a=x", "the cheapest", "raise latency@slow")),
+    Case("fixed slot typo", SEARCH + BUDGET + " --fix aa=x", ("fix 'aa=x'", "did you mean 'a'")),
+    Case("fixed choice typo", SEARCH + BUDGET + " --fix a=xx", ("fix 'a=xx'", "did you mean 'x'")),
+    Case("fixed without a choice", SEARCH + BUDGET + " --fix a", ("fix", "'a'", "write it like")),
+    Case("excluded slot typo", OPTIMUM + " --exclude c*:x", ("exclude 'c*:x'", "no slot 'c*'", "known: a, b")),
+    Case("constraint malformed", OPTIMUM + " --constraint 'count(x)<2'", ("count(x)<2", "write it like count(")),
+    Case("constraint on no kind", OPTIMUM + " --constraint 'count(Conv)<=2'", ("count(Conv)<=2", "known: none, x, y")),
+    Case("constraints that contradict", SEARCH + BUDGET + " --fix a=x --constraint 'count(x)<=0'", ("fix a=x", "without 'count(x)<=0'", "relax")),
+    Case("objective typo", OPTIMUM + " --objective slac", ("--objective", "slac", "slack")),
+    Case("give without slack", OPTIMUM + " --give 1", ("--give 1", "--objective slack")),
+    Case("distance of one", OPTIMUM + " --distance 2", ("--distance 2", "--k")),
+    Case("distance beyond the slots", OPTIMUM + " --k 2 --distance 3", ("distance", "1 to 2", "not 3")),
+    Case("scores of another kind", OPTIMUM.replace("{d}/scores.json", "'python score.py {arch}'"), ("--scores", "score table")),
+    Case("sweep over nothing", SWEEP + " --over latencyy", ("latencyy", "did you mean 'latency'")),
+    Case("sweep over no device", SWEEP + " --over latency@fast", ("latency@fast", "unknown device 'fast'")),
+    Case("sweep without units", SWEEP + " --bounds 1,2", ("latency", "no unit", "ms")),
+    Case("sweep below all", SWEEP + " --fix a=x --bounds 1us", ("latency<=0.001ms", "raise the bounds")),
+    Case("plot of no kind", SWEEP + " --plot {d}/front.gif", ("front.gif", ".png")),
     Case("sampler typo", SEARCH + BUDGET + " --sampler budgett", ("budgett", "did you mean 'budget'")),
     Case("evaluator neither", SEARCH.replace("{d}/scores.json", "supernet") + BUDGET, ("supernet", ".json", "{arch}")),
     Case("score table torn", SEARCH + BUDGET, ("scores.json:", "score table file is not valid JSON"), torn("scores.json")),
@@ -223,6 +251,10 @@ CASES = [
     Case("job stage typo", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "finetun", "did you mean 'finetune'"), lambda d: (d / "job.yaml").write_text(JOB + "stages: {finetun: {}}\n")),
     Case("job wrong type", "nas run {d}/job.yaml --out {d}/run", ("job.yaml:5", "seed", "expected int"), lambda d: (d / "job.yaml").write_text(JOB + "seed: soon\n")),
     Case("job execution typo", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "execution.precison", "did you mean 'precision'"), lambda d: (d / "job.yaml").write_text(JOB + "execution: {precison: bf16}\n")),
+    Case("job of an unknown device", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "latency@pixel", "unknown device 'pixel'", "tables: {pixel: T.csv}"), replace("job.yaml", "latency<=80%", "latency@pixel<=80ms")),
+    Case("job device table missing", "nas run {d}/job.yaml --out {d}/run", ("pixel.csv", "no such lookup table"), lambda d: (d / "job.yaml").write_text(JOB + "tables: {pixel: pixel.csv}\n")),
+    Case("job device named as its own", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "tables.local", "remove it"), lambda d: (d / "job.yaml").write_text(JOB + "tables: {local: table.csv}\n")),
+    Case("job constraint typo", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "search.constraints", "mid.9", "did you mean"), lambda d: (d / "job.yaml").write_text(JOB + "search: {constraints: {fix: [mid.9/0=none]}}\n")),
     Case("job on no device", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "execution.device", "unknown device 'gpu'"), lambda d: (d / "job.yaml").write_text(JOB + "execution: {device: gpu}\n")),
     Case("job batch of no worker", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "stages.decoder.batch: 8 cannot be shared evenly by 3"), lambda d: (d / "job.yaml").write_text(JOB + "workers: 3\n")),
     Case("job format typo", "nas run {d}/job.yaml --out {d}/run", ("job.yaml", "formats", "did you mean 'coreml'"), lambda d: (d / "job.yaml").write_text(JOB + "formats: [coreeml]\n")),
@@ -379,6 +411,8 @@ class Writing:
 WRITING = {
     "profile": Writing(PROFILE, "new.csv"),
     "search": Writing(SEARCH + BUDGET, "best.json"),
+    "optimum": Writing(OPTIMUM, "best.json"),
+    "sweep": Writing(SWEEP, "front.csv"),
     "search's study": Writing(SEARCH + BUDGET, "best.json.journal"),
     "train": Writing(TRAIN.replace("{stage}", "decoder"), "run/decoder", folder=True),
     "train with workers": Writing(TRAIN.replace("{stage}", "decoder") + " --workers 2", "run/decoder", folder=True),

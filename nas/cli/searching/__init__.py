@@ -1,0 +1,1 @@
+"""Commands that solve a search exactly, and the options of all commands that search."""
