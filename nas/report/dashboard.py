@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial
 
 from nas.errors import ConfigError, MissingDependency, NasError
 from nas.report import findings
+from nas.runs.device_tables import own_name
 from nas.runs.folder import RunFolder, file_in_run
 from nas.runs.record import Preview, RunRecord
 from nas.search import open_storage
@@ -106,14 +107,21 @@ class IllustratedStorage(optuna.storages.JournalStorage):
 
     def _costs(self, attributes: dict[str, Any]) -> str:
         """The predicted costs of a trial's architecture as a Markdown list, with the budget if it is known."""
-        lines = []
+        lines, budget = [], self.run.record.budget
         for name, quantity in findings.QUANTITIES.items():
             phrase, unit = quantity.phrase, quantity.format
-            value, bound = attributes.get(name), self.run.record.budget.get(name)
-            if isinstance(value, int | float):
-                limit = f" (budget: at most {unit(bound)})" if bound is not None else ""
-                lines.append(f"- {phrase}: {unit(value)}{limit}")
+            for key in [key for key in attributes if key.startswith(f"{name}@")] or [name]:
+                device = key.partition("@")[2]
+                value, bound = attributes.get(key), budget.get(name if device == self._own_device() else key)
+                if isinstance(value, int | float):
+                    limit = f" (budget: at most {unit(bound)})" if bound is not None else ""
+                    lines.append(f"- {phrase}{f' on {device}' if device else ''}: {unit(value)}{limit}")
         return "\n".join(["Predicted from the lookup table:", "", *lines]) if lines else ""
+
+    def _own_device(self) -> str:
+        """What the budget of a job with several devices calls the one that the job measures on."""
+        config = self.run.record.provenance.get("config", {})
+        return own_name(str(config.get("device", ""))) if isinstance(config, dict) else ""
 
     def previews(self) -> tuple[Preview, ...]:
         """The preview clips recorded so far."""

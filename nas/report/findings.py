@@ -152,6 +152,19 @@ def costs(run: RunFolder) -> list[str]:
             text = _measured_and_predicted(run, name, phrase, unit, predicted, against)
         if text:
             sentences.append(text + ".")
+    return sentences + other_devices(run)
+
+
+def other_devices(run: RunFolder) -> list[str]:
+    """Predicted cost of the chosen architecture on each of the job's other devices, one sentence per device."""
+    sentences = []
+    for device, predicted in run.record.predicted_on.items():
+        parts = []
+        for name, quantity in QUANTITIES.items():
+            value, bound = getattr(predicted, name), run.record.budget.get(f"{name}@{device}")
+            if bound is not None or name != "params":
+                parts.append(f"{quantity.phrase} {quantity.format(value)}{_against(value, bound, quantity.format)}")
+        sentences.append(f"On {device}, predicted from its table: {'; '.join(parts)}.")
     return sentences
 
 
@@ -228,6 +241,12 @@ def warnings(run: RunFolder) -> list[str]:
             bound, value = record.budget.get(name), getattr(costs, name, None)
             if bound is not None and value is not None and value > bound:
                 sentences.append(f"Over budget: the {phrase}, {label}, is {unit(value)} against at most {unit(bound)}.")
+    for device, costs in record.predicted_on.items():
+        for name, quantity in QUANTITIES.items():
+            bound, value = record.budget.get(f"{name}@{device}"), getattr(costs, name)
+            if bound is not None and value > bound:
+                shown = f"{quantity.format(value)} against at most {quantity.format(bound)}"
+                sentences.append(f"Over budget on {device}: the {quantity.phrase}, predicted, is {shown}.")
     if record.measured and record.predicted and record.measured.latency_ms > 0:
         error = record.predicted.latency_ms / record.measured.latency_ms - 1
         if abs(error) > 0.1:

@@ -74,6 +74,7 @@ def _costs(run: RunFolder) -> list[str]:
             best = value if value is not None else prediction
             parts.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
         lines += _labeled(label, ", ".join(parts))
+    lines += [line for sentence in findings.other_devices(run) for line in _labeled("Device", sentence)]
     return lines + [line for sentence in findings.clip_time(run) for line in _labeled("Clip", sentence)]
 
 

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 import nas
 from nas.config import build
-from nas.costs import Budget, CostModel, LookupTable
+from nas.costs import Budget, Cost, CostModel, Costs, DeviceCosts, LookupTable
 from nas.errors import ConfigError
 from nas.files import read_text, write_atomic
 from nas.locks import output_lock
+from nas.runs import device_tables
 from nas.runs.job_config import JobConfig, check_names, load_job_config
 from nas.runs.record import RECORD, Candidate, DenoiserCost, ExportedFile, Preview, RunRecord, StageQuality
 from nas.spaces import Architecture, SearchSpace
@@ -75,6 +77,14 @@ class Job:
         self.space = SearchSpace.load(beside(Path(file), config.space))
         kinds = {name: entry.config for name, entry in STAGES.items()} | {"retrain": FinetuneConfig}
         check_names(config, kinds, file)
+        self.own_device = device_tables.own_name(config.device)
+        self.other_tables = device_tables.load(config.tables, self.base)
+        for table in self.other_tables.values():  # before hours of profiling
+            CostModel(self.space, table)
+        try:
+            config.search.constraints.permitted(self.space), config.search.constraints.counts(self.space)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: search.constraints: {error}") from None
         self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
         for name in STAGES:
             check_shares(name, self.stages[name], config.workers, file)
@@ -86,7 +96,12 @@ class Job:
         self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
 
     def run(self) -> None:
-        """Run every unfinished step."""
+        """Run every unfinished step.
+
+        Raises:
+            ConfigError: the table of another device has changed since the run was started.
+        """
+        device_tables.keep(self.other_tables, self.folder)
         self.space.save(self.folder / "space.yaml")
         for number, (name, step) in enumerate(STEPS.items(), 1):
             if name in self.record.step_seconds:
@@ -138,15 +153,17 @@ class Job:
             sampler=config.sampler,
             storage=self.folder / "study.journal",
             seed=self.config.seed,
+            constraints=config.constraints,
         )
         frame = result.frame
         slots = [*self.space.slots]
-        columns = ["latency_ms", "memory_mb", "params", "score", *slots]
-        write_atomic(self.folder / "front.csv", result.front[columns].to_csv(index=False))
+        write_atomic(self.folder / "front.csv", self._own_costs(result.front).to_csv(index=False))
         scores = frame.groupby(slots)["score"].max()
         self.record.trials = len(frame)
         self.record.infeasible_trials = int((~frame["feasible"]).sum())
-        self.record.budget = self.budget.bounds()
+        self.record.budget = self.own_budget.bounds() | {
+            f"{key}@{name}": bound for name in self.other_tables for key, bound in self.budget.on(name).bounds().items()
+        }
         best = result.top(config.shortlist)
         draws = [evaluator.score_many(best, seed) for seed in range(NOISE_DRAWS)]
         deviations = score_deviations([list(scores_of_one) for scores_of_one in zip(*draws)])
@@ -163,7 +180,8 @@ class Job:
         from nas.search.problem import Problem
         from nas.search.samplers.repair import repair
 
-        problem, rng = Problem.build(self.space, self.cost_model, self.budget), np.random.default_rng(self.config.seed)
+        constraints, rng = self.config.search.constraints, np.random.default_rng(self.config.seed)
+        problem = Problem.build(self.space, self.cost_model, self.budget, constraints)
         random_codes = (self.space.encode(self.space.random(rng)) for _ in range(count))
         return [self.space.decode(repair(problem, codes, rng)) for codes in random_codes]
 
@@ -184,10 +202,16 @@ class Job:
         measured = [
             DenoiserCost(row.latency_ms, row.memory_mb + row.weights_mb, row.params, row.source) for row in rows
         ]
-        best = min(range(len(archs)), key=lambda i: (not self.budget.holds(measured[i]), candidates[i].retrained_loss))
+        within = [self.own_budget.holds(cost) for cost in measured]
+        best = min(range(len(archs)), key=lambda i: (not within[i], candidates[i].retrained_loss))
         self.record.candidates = tuple(candidates)
         self.record.choices = archs[best].choices
         self.record.predicted, self.record.measured = candidates[best].predicted, measured[best]
+        self.record.predicted_on = {
+            name: _denoiser_cost(cost)
+            for name, cost in self.cost_model.predict(archs[best]).devices.items()
+            if name != self.own_device
+        }
         archs[best].save(self.folder / "architecture.json")
 
     def finetune(self) -> None:
@@ -219,7 +243,9 @@ class Job:
 
         exported, checkpoint = [], self.folder / "checkpoints" / "adversarial"
         for name in self.config.formats:
-            for path in FORMATS[name](checkpoint, self.folder / "export", table=self.cost_model.table):
+            for path in FORMATS[name](
+                checkpoint, self.folder / "export", table=LookupTable.load(self.folder / "table.csv")
+            ):
                 exported.append(
                     ExportedFile(name, str(Path(path).relative_to(self.folder)), round(_size_mb(Path(path)), 3))
                 )
@@ -228,13 +254,33 @@ class Job:
     # -- shared by the steps ---------------------------------------------------------------------------------------
 
     @cached_property
-    def cost_model(self) -> CostModel:
-        return CostModel(self.space, LookupTable.load(self.folder / "table.csv"))
+    def cost_model(self) -> Costs:
+        """The costs on the device that the job measures on, and on the others that have a table."""
+        own = CostModel(self.space, LookupTable.load(self.folder / "table.csv"))
+        if not self.other_tables:
+            return own
+        kept = device_tables.kept_tables(self.folder)
+        others = {name: CostModel(self.space, LookupTable.load(kept[name])) for name in self.other_tables}
+        return DeviceCosts({self.own_device: own, **others})
 
     @cached_property
     def budget(self) -> Budget:
         """The budget with a bound on generation time converted to one on latency."""
         return self.cost_model.resolve_budget(Budget.parse(self.config.budget, self.cost_model.upper_bounds()))
+
+    @property
+    def own_budget(self) -> Budget:
+        """What the budget bounds on the device that the job measures on."""
+        return self.budget.on(self.own_device)
+
+    def _own_costs(self, front: pd.DataFrame) -> pd.DataFrame:
+        """The front with the costs on the job's own device, then the scores, the costs on others, and the slots."""
+        columns = ["latency_ms", "memory_mb", "params"]
+        if not self.other_tables:
+            return front[[*columns, "score", *self.space.slots]]
+        own = front.assign(**{column: front[f"{column}@{self.own_device}"] for column in columns})
+        others = [f"{column}@{name}" for name in self.other_tables for column in columns]
+        return own[[*columns, "score", *others, *self.space.slots]]
 
     @property
     def chosen(self) -> Architecture:
@@ -268,7 +314,7 @@ class Job:
 
     def _predicted(self, arch: Architecture) -> DenoiserCost:
         cost = self.cost_model.predict(arch)
-        return DenoiserCost(cost.latency_ms, cost.memory_mb, cost.params)
+        return _denoiser_cost(cost.devices.get(self.own_device, cost))
 
     def _add_quality(self, model: str, rows: list[dict[str, Any]], clips: int) -> None:
         others = tuple(quality for quality in self.record.quality if quality.model != model)
@@ -305,6 +351,10 @@ def score_deviations(scores: list[list[float]]) -> list[float]:
     if len(draws) > 1:
         draws = (draws - draws.mean(axis=0)) * np.sqrt(len(draws) / (len(draws) - 1))
     return [float(deviation) for deviation in draws.std(axis=1, ddof=1)]
+
+
+def _denoiser_cost(cost: Cost) -> DenoiserCost:
+    return DenoiserCost(cost.latency_ms, cost.memory_mb, cost.params)
 
 
 def _new_record(config: JobConfig, space: SearchSpace) -> RunRecord:

@@ -10,6 +10,8 @@ from typing import Any
 from nas.config import AtLeast0, AtLeast1, load, renamed
 from nas.costs import Budget
 from nas.errors import BudgetError, ConfigError, suggestion
+from nas.runs import device_tables
+from nas.search.constraints import Constraints
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class SearchConfig:
         clips: number of held-out clips behind each score.
         shortlist: number of best architectures that are retrained briefly before one is chosen.
         random: number of random architectures within the budget that are also scored, as the report's baseline.
+        constraints: `fix`, `exclude` and `count`, lists of texts as of `nas search --fix`, `--exclude`, `--constraint`.
     """
 
     trials: AtLeast1 = 60
@@ -28,6 +31,7 @@ class SearchConfig:
     clips: AtLeast1 = 64
     shortlist: AtLeast1 = 3
     random: AtLeast0 = 8
+    constraints: Constraints = field(default_factory=Constraints)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class JobConfig:
         space: a shipped search space's name, or a path; relative paths, here and in `stages`, start in this file's folder.
         budget: as `Budget.parse` reads it; % is of the space's most expensive architecture.
         protocol: how carefully operators and candidates are measured, see `nas.profiling.Protocol`.
+        tables: lookup tables of further devices by name, which the budget may bound as `latency@NAME`; the device that the
+            job measures on goes by the name in `device` (`latency@local`).
         objective: prediction type and training timesteps, as in a training recipe (`nas train`).
         execution: how the steps of every stage are computed, as in a training recipe.
         workers: workers that share each batch of a stage, started by Ray Train if above 1.
@@ -60,6 +66,7 @@ class JobConfig:
     space: str
     budget: str
     previews: JobPreviewConfig = renamed("samples")
+    tables: dict[str, str] = field(default_factory=dict)
     runtime: str = "eager"
     device: str = "local"
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +108,9 @@ def check_names(config: JobConfig, stages: Collection[str], file: str) -> None:
         if name not in known:
             raise ConfigError(f"{file}: {field_name}: unknown name '{name}'{suggestion(name, known)}")
     try:
-        Budget.parse(config.budget, upper_bounds=Budget(1.0, 1.0, 1.0, 1.0))
+        device_tables.check_names(config.tables, config.device, file)
+        known = [device_tables.own_name(config.device), *config.tables] if config.tables else []
+        largest = Budget(1.0, 1.0, 1.0, 1.0)
+        Budget.parse(config.budget, Budget(1.0, 1.0, 1.0, 1.0, {name: largest for name in known})).check_devices(known)
     except BudgetError as error:
         raise BudgetError(f"{file}: {error}") from None

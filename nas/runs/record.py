@@ -6,6 +6,7 @@ A run folder holds::
     record.json            this record, rewritten after every step
     space.yaml             the search space, as `SearchSpace.save` writes it
     table.csv              the lookup table (table.meta.json beside it)
+    tables/NAME.csv        the lookup tables of other devices, if the job has some
     study.journal          the Optuna study
     front.csv              the Pareto front of the search: columns latency_ms, memory_mb, params, score, one per slot
     architecture.json      the winner
@@ -109,6 +110,8 @@ class RunRecord:
 
     Attributes:
         step_seconds: duration of each finished step by name; a step that is missing has not finished.
+        budget: by the names of the costs; those of the job's other devices as `latency_ms@NAME`.
+        predicted_on: the chosen architecture's costs on the job's other devices, from their tables.
         random_scores: scores of random architectures within the budget, the baseline of the search's result.
     """
 
@@ -125,6 +128,7 @@ class RunRecord:
     choices: dict[str, str] = field(default_factory=dict)
     predicted: DenoiserCost | None = None
     measured: DenoiserCost | None = None
+    predicted_on: dict[str, DenoiserCost] = field(default_factory=dict)
     quality: tuple[StageQuality, ...] = ()
     previews: tuple[Preview, ...] = ()
     exported: tuple[ExportedFile, ...] = ()
