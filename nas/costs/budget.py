@@ -211,8 +211,10 @@ def _largest(
     """The largest costs that a bound in % is of, by device: of the one that it names, or of each."""
     known: Mapping[str, Cost | Budget] = getattr(upper_bounds, "devices", {})
     found: dict[str | None, Cost | Budget | None] = {}
-    if device is None:
-        found.update(known or {None: upper_bounds})
+    if device is None and known:
+        found.update(known)
+    elif device is None:
+        found[None] = upper_bounds
     elif upper_bounds is not None and device not in known:
         raise _unknown_device(_key(name, device), device, list(known))
     else:
