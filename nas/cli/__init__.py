@@ -30,6 +30,7 @@ COMMANDS = {
     "dashboard": "nas.cli.job",
     "space": "nas.cli.space",
     "profile": "nas.cli.profiling",
+    "transfer": "nas.cli.profiling",
     "calibrate": "nas.cli.profiling",
     "doctor": "nas.cli.profiling",
     "bundle": "nas.cli.bundle",

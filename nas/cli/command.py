@@ -215,6 +215,9 @@ space_option = option("--space", required=True, metavar="S", type=SPACE, help="a
 device_option = option(
     "--device", metavar="D", help="cpu, cuda, cuda:1 or mps  [default: a CUDA GPU if there is one, otherwise the CPU]"
 )
+pipeline_option = option(
+    "--pipeline", is_flag=True, help="also the text encoder and the decoder, for the generation time of a clip"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for scripts")
 
 
@@ -228,6 +231,28 @@ def page_options(function: Callable) -> Callable:
             "--https", is_flag=True, help="web: over https, so that the page keeps the screen on; browsers warn once"
         ),
         option("--browser", metavar="PROGRAM", help="web: measure in this Chromium on this machine, not on a phone"),
+    ]
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def runtime_options(function: Callable) -> Callable:
+    """`--runtime`, `--device` and the settings of runtimes; see `given_options`."""
+    runtimes = "what runs the workloads: eager, litert, coreml, web or roofline"
+    decorators = [
+        option("--runtime", default="eager", metavar="R", help=runtimes),
+        option(
+            "--device",
+            default="local",
+            metavar="D",
+            help="where they run; local is this machine. web: the phone's name",
+        ),
+        option("--threads", type=COUNT, metavar="N", help="CPU threads of each workload  [default: 1]"),
+        option("--precision", metavar="P", help="litert: weights in float32, float16 or int8  [default: float32]"),
+        option("--compute-unit", metavar="U", help="coreml: all, cpu, cpu+gpu or cpu+ne  [default: all]"),
+        option("--target", metavar="OS", help="coreml: iOS17 or iOS18  [default: iOS17]"),
+        page_options,
     ]
     for decorator in reversed(decorators):
         function = decorator(function)

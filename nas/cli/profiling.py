@@ -12,7 +12,9 @@ from nas.cli.command import (
     json_option,
     option,
     page_options,
+    pipeline_option,
     print_json,
+    runtime_options,
     space_option,
 )
 from nas.errors import ConfigError
@@ -26,40 +28,63 @@ from nas.errors import ConfigError
     also=("nas profile --space demo --runtime web --out phone.csv     # then open the address on the phone",),
 )
 @space_option
-@option(
-    "--runtime", default="eager", metavar="R", help="what runs the workloads: eager, litert, coreml, web or roofline"
-)
-@option("--device", default="local", metavar="D", help="where they run; local is this machine. web: the phone's name")
+@runtime_options
 @option("--out", required=True, metavar="T.csv", type=PATH, help="the lookup table; an unfinished one is resumed")
-@option("--threads", type=COUNT, metavar="N", help="CPU threads of each workload  [default: 1]")
-@option("--precision", metavar="P", help="litert: weights in float32, float16 or int8  [default: float32]")
-@option("--compute-unit", metavar="U", help="coreml: all, cpu, cpu+gpu or cpu+ne  [default: all]")
-@option("--target", metavar="OS", help="coreml: iOS17 or iOS18  [default: iOS17]")
-@page_options
-@option("--pipeline", is_flag=True, help="also the text encoder and the decoder, for the generation time of a clip")
-def profile(
-    space: str,
-    runtime: str,
-    device: str,
-    out: str,
-    threads: int | None,
-    precision: str | None,
-    compute_unit: str | None,
-    target: str | None,
-    port: int | None,
-    https: bool,
-    browser: str | None,
-    pipeline: bool,
-) -> None:
+@pipeline_option
+def profile(space: str, runtime: str, device: str, out: str, pipeline: bool, **options: object) -> None:
     from nas.profiling import profile as fill_table
     from nas.spaces import SearchSpace
 
-    settings = {"threads": threads, "precision": precision, "compute_unit": compute_unit, "target": target}
-    options = given_options(**settings, port=port, https=https, browser=browser)
-    table = fill_table(SearchSpace.load(space), runtime, device, out, pipeline=pipeline, **options)
+    table = fill_table(SearchSpace.load(space), runtime, device, out, pipeline=pipeline, **given_options(**options))
     infeasible = int((table.frame["status"] != "ok").sum())
     sources = ", ".join(f"{count} {source}" for source, count in table.frame["source"].value_counts().items())
     print(f"{out}: {len(table.frame)} workloads, {infeasible} infeasible, {sources}")
+
+
+@click.command(
+    cls=Command,
+    resumable=True,
+    help="make a new device's lookup table from other devices' tables and a few measurements",
+    example="nas transfer --from known.csv --space demo --runtime litert --measure 10 --out new.csv",
+    also=("nas transfer --from known.csv --space demo --runtime litert --measure 12 --out new.csv    # two more",),
+)
+@option(
+    "--from",
+    "sources",
+    required=True,
+    multiple=True,
+    metavar="T.csv",
+    type=PATH,
+    help="another device's table; repeatable",
+)
+@space_option
+@runtime_options
+@option("--measure", type=COUNT, default=10, metavar="N", help="workloads measured in the end; those in --out are kept")
+@option("--out", required=True, metavar="T.csv", type=PATH, help="the new device's table; an unfinished one is resumed")
+@pipeline_option
+def transfer(
+    sources: tuple[str, ...],
+    space: str,
+    runtime: str,
+    device: str,
+    measure: int,
+    out: str,
+    pipeline: bool,
+    **options: object,
+) -> None:
+    from nas.profiling import transfer as carry_over
+    from nas.spaces import SearchSpace
+
+    settings = given_options(**options)
+    report = carry_over(SearchSpace.load(space), sources, runtime, device, out, measure, pipeline=pipeline, **settings)
+    frame = report.table.frame
+    counts = ", ".join(f"{count} {source}" for source, count in frame["source"].value_counts().items())
+    infeasible = int((frame["status"] != "ok").sum())
+    print(f"{out}: {len(frame)} workloads, {infeasible} infeasible, {counts}")
+    if report.left_out_error == report.left_out_error:
+        print(f"mean error of a measured row, predicted from the others: {report.left_out_error:.1%}")
+    if report.half_interval == report.half_interval:
+        print(f"a transferred row is in 90% of cases within +-{report.half_interval:.1%} (median)")
 
 
 @click.command(

@@ -42,7 +42,7 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     import pandas as pd
 
     from nas.costs.clip_summary import clip_summary
-    from nas.costs.sources import join_sources
+    from nas.costs.sources import join_sources, transferred_part
 
     architecture = load_architecture(arch, space)
     model = cost_model(space, **options)
@@ -57,7 +57,8 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     source = join_sources(model.sources)
     parts = generation.parts(found.latency_ms, source) if generation else pd.DataFrame()
     if as_json:
-        numbers = {name: getattr(found, name) for name in ("latency_ms", "memory_mb", "params", "generation_s")}
+        names = ("latency_ms", "transferred_ms", "memory_mb", "params", "generation_s")
+        numbers = {name: getattr(found, name) for name in names}
         tables = {"slots": found.breakdown.to_dict("records"), "generation": parts.to_dict("records")}
         clip = model.space.clip and {**asdict(model.space.clip), "seconds": model.space.clip.seconds}
         print_json({**numbers, "clip": clip, "sources": model.sources, **tables})
@@ -67,6 +68,8 @@ def cost(arch: str, as_json: bool, space: str, **options: object) -> None:
     guessed = found.breakdown.loc[found.breakdown["source"] == "interpolated", "latency_ci_ms"]
     interval = f", +-{guessed.sum():.3f} ms in 90% of cases if interpolated rows err alike" if len(guessed) else ""
     print(f"\nlatency    {found.latency_ms:10.3f} ms   ({source}{interval})")
+    if part := transferred_part(found):
+        print(f"           of which {part}")
     if found.memory_mb == found.memory_mb:
         print(f"memory     {found.memory_mb:10.3f} MB   at its peak, weights included")
     else:
@@ -104,6 +107,7 @@ def _print_devices(model: DeviceCosts, architecture: Architecture, as_json: bool
         "params": [f"{cost.params:,}" for cost in found.devices.values()],
         "generation / s": [_or_unknown(cost.generation_s, "{:.3f}") for cost in found.devices.values()],
         "source": list(sources.values()),
+        "transferred / ms": [f"{cost.transferred_ms:.3f}" for cost in found.devices.values()],
     }
     print(f"\n{pd.DataFrame(rows, index=list(found.devices)).T.to_string()}")
 
@@ -177,6 +181,7 @@ def search(
 ) -> None:
     from nas.costs import Budget
     from nas.costs.devices.usage import tightest
+    from nas.costs.sources import transferred_part
     from nas.locks import output_lock
     from nas.search import run as run_search
     from nas.search.optimize_loop import is_ended
@@ -215,6 +220,9 @@ def search(
     ended = sum(is_ended(trial) for trial in result.study.get_trials(deepcopy=False))
     if early_stop and ended < trials:
         print(f"ended after {ended} trials: no better architecture exists within the budget")
+    for name, on_device in (cost.devices or {"": cost}).items():
+        if part := transferred_part(on_device):
+            print(f"of its latency{name and f' on {name}'}, {part}")
     if result.failures:
         print(
             f"{len(result.failures)} of {trials} trials failed, and their architectures are excluded; "

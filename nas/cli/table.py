@@ -45,6 +45,8 @@ def show(path: str, as_json: bool) -> None:
         print(f"\n{row.workload}: {row.latency_ms:.4g} ms, {row.memory_mb:.4g} MB")
     for workload, reason in found["infeasible"].items():
         print(f"\ninfeasible: {workload}: {reason}")
+    for row in lookup.frame.query("status == 'ok' and source == 'transferred'").itertuples():
+        print(f"\ntransferred: {row.workload}: {row.latency_ms:.4g} ms, +-{row.latency_ci_ms:.2g} ms in 90% of cases")
     for row in lookup.frame.query("status == 'ok' and reason != ''").itertuples():
         print(f"\n{row.workload}: {row.reason}")
     if found["unknown_memory"]:
@@ -80,6 +82,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
         (f"only in {first}", found.only_first),
         (f"only in {second}", found.only_second),
         ("runs in one and not in the other", found.feasibility),
+        ("transferred from other devices, not compared", found.transferred),
     ):
         for workload in workloads:
             print(f"{title}: {workload}")

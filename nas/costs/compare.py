@@ -66,10 +66,12 @@ class TableComparison:
     """The comparison of two tables.
 
     Attributes:
-        rows: of workloads that are feasible in both: workload, first_ms, second_ms, ratio (second to first); sorted by
-            decreasing distance of the ratio from 1.
+        rows: of workloads that are feasible in both and transferred in neither: workload, first_ms, second_ms, ratio (second
+            to first); sorted by decreasing distance of the ratio from 1.
         only_first, only_second: workloads of one table only.
         feasibility: workloads that are feasible in one table and infeasible in the other.
+        transferred: workloads in both tables that are transferred in one. They are not compared: such a row is a prediction
+            from other tables, perhaps from the very one it would be compared with.
         provenance: entries that differ: `{key: (first, second)}`.
         geometric_mean: of the ratios.
         rank_correlation: Spearman's, of the latencies; NaN below three rows.
@@ -79,6 +81,7 @@ class TableComparison:
     only_first: list[str]
     only_second: list[str]
     feasibility: list[str]
+    transferred: list[str]
     provenance: dict[str, tuple[Any, Any]]
     geometric_mean: float
     rank_correlation: float
@@ -86,7 +89,9 @@ class TableComparison:
 
 def compare_tables(first: LookupTable, second: LookupTable) -> TableComparison:
     """Compare two tables row by row, also if their devices or settings differ; `provenance` lists the differences."""
-    both = first.frame.merge(second.frame, on="workload", suffixes=("_first", "_second"))
+    every = first.frame.merge(second.frame, on="workload", suffixes=("_first", "_second"))
+    transferred = (every["source_first"] == "transferred") | (every["source_second"] == "transferred")
+    both = every[~transferred]
     runs = (both["status_first"] == "ok"), (both["status_second"] == "ok")
     rows = both.loc[runs[0] & runs[1], ["workload", "latency_ms_first", "latency_ms_second"]]
     rows = rows.set_axis(["workload", "first_ms", "second_ms"], axis=1)
@@ -103,6 +108,7 @@ def compare_tables(first: LookupTable, second: LookupTable) -> TableComparison:
         in_first[~in_first.isin(in_second)].tolist(),
         in_second[~in_second.isin(in_first)].tolist(),
         both.loc[runs[0] != runs[1], "workload"].tolist(),
+        every.loc[transferred, "workload"].tolist(),
         {key: pair for key, pair in pairs.items() if pair[0] != pair[1]},
         float(np.exp(finite.mean())),
         float(rows["first_ms"].corr(rows["second_ms"], method="spearman")) if len(rows) > 2 else float("nan"),
@@ -110,7 +116,7 @@ def compare_tables(first: LookupTable, second: LookupTable) -> TableComparison:
 
 
 def merge_tables(tables: Sequence[LookupTable], prefer_first: bool = False) -> LookupTable:
-    """A table with the rows of all tables; equal rows are kept once.
+    """A table with the rows of all tables; equal rows are kept once, and measured rows instead of transferred ones.
 
     Args:
         tables: measured on the same device with the same settings.
@@ -129,6 +135,8 @@ def merge_tables(tables: Sequence[LookupTable], prefer_first: bool = False) -> L
                 "such rows do not belong in one table"
             )
     every = pd.concat([table.frame for table in tables], ignore_index=True)
+    transferred = every["source"] == "transferred"
+    every = every[~transferred | ~every["workload"].isin(every.loc[~transferred, "workload"])]
     kept = every.drop_duplicates().drop_duplicates("workload")
     twice = every.drop_duplicates()["workload"].value_counts()
     conflicts = [workload for workload, count in twice.items() if count > 1]
@@ -213,8 +221,9 @@ def _values(table: LookupTable) -> list[TableIssue]:
     zero, unknown = ok & (frame["latency_ms"] <= 0), ok & frame["memory_mb"].isna()
     longest = frame.loc[ok, "latency_ms"].max()
     half = frame["latency_ci_ms"]
+    transferred = ok & (frame["source"] == "transferred")
     once = ok & (frame["source"] == "measured") & (frame["count"] == 1)
-    wide = ok & ~zero & (half > WIDE * frame["latency_ms"]) & (half > NEGLIGIBLE * longest)
+    wide = ok & ~transferred & ~zero & (half > WIDE * frame["latency_ms"]) & (half > NEGLIGIBLE * longest)
     issues: list[TableIssue] = []
     if zero.any():
         fix = (
@@ -231,6 +240,16 @@ def _values(table: LookupTable) -> list[TableIssue]:
         share = (half / frame["latency_ms"])[wide]
         worst = f"{share.max():.0%} of '{frame['workload'][share.idxmax()]}'"
         issues.append(TableIssue(False, f"{_rows(frame[wide])} an interval wider than +-{WIDE:.0%}, up to {worst}"))
+    if transferred.any():
+        share = (half / frame["latency_ms"])[transferred]
+        issues.append(
+            TableIssue(
+                False,
+                f"{_rows(frame[transferred])} a latency transferred from other devices, in 90% of cases within "
+                f"+-{share.median():.0%} (median; at most {share.max():.0%}); nas transfer with a larger --measure, or nas "
+                "profile, measures them",
+            )
+        )
     if once.any():
         issues.append(
             TableIssue(False, f"{_rows(frame[once])} one sample and no interval: {_few(frame['workload'][once])}")
@@ -246,7 +265,7 @@ def _values(table: LookupTable) -> list[TableIssue]:
 def _provenance(table: LookupTable, space: SearchSpace) -> list[TableIssue]:
     sources, provenance = table.frame["source"].value_counts(), table.provenance
     issues: list[TableIssue] = []
-    if len(sources) > 1 and "measured" in sources:
+    if len(set(sources.index) - {"transferred"}) > 1 and "measured" in sources:
         counts = ", ".join(f"{count} {source}" for source, count in sources.items())
         issues.append(TableIssue(True, f"mixes sources: {counts}; costs are only computed with --estimates"))
     elif len(sources) and "measured" not in sources:

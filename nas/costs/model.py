@@ -36,7 +36,8 @@ class CostModel:
     Args:
         space: the search space.
         table: rows for every workload of the space; extra rows are ignored. Its calibration is applied.
-        estimates: accept a table that mixes measured rows with estimated or interpolated rows.
+        estimates: accept a table that mixes measured rows with estimated or interpolated rows. Rows transferred from
+            other devices are always accepted beside measured ones; `Cost.transferred_ms` is their part.
         interpolate: add missing rows of operators by interpolation (`nas.costs.interpolate`), with an interval.
         steps, guidance: of the generation of a clip; guidance runs the denoiser twice per step.
 
@@ -202,6 +203,7 @@ class CostModel:
         return None if self._generation is None else self._generation.seconds(latency_ms)
 
     def _check_mixed(self, sources: AbstractSet[str]) -> None:
+        sources = sources - {"transferred"}
         if self.interpolate:
             sources = sources - {"interpolated"}
         if "measured" in sources and len(sources) > 1 and not self.estimates:

@@ -14,7 +14,7 @@ import pandas as pd
 from nas.csv_files import read_csv, shown_cell
 from nas.errors import ConfigError, TableError, shown, suggestion
 
-Source = Literal["measured", "estimated", "interpolated"]
+Source = Literal["measured", "estimated", "interpolated", "transferred"]
 Status = Literal["ok", "infeasible"]
 SOURCES, STATUSES = get_args(Source), get_args(Status)
 REQUIRED_COLUMNS = ("workload", "latency_ms", "memory_mb", "weights_mb", "params")
@@ -32,11 +32,12 @@ class Row:
         weights_mb: weights, in 10^6 bytes.
         params: number of parameters.
         latency_p10_ms, latency_p90_ms: percentiles of the samples.
-        latency_ci_ms: half the width of the 95% confidence interval of the median.
+        latency_ci_ms: half the width of the 95% confidence interval of the median; of an interpolated or transferred row, of
+            the interval that has its latency in 90% of cases.
         count: number of samples.
         load_ms: time to compile or load the workload once.
         variant: the operator variant that was measured (`nas.conversion.variants`).
-        source: `measured`, `estimated` or `interpolated`.
+        source: `measured`, `estimated`, `interpolated`, or `transferred` from other devices' tables.
         status: `ok`, or `infeasible` if it ran out of memory or crashed.
         reason: why it is infeasible, or why it was timed only once.
     """

@@ -1,9 +1,12 @@
-"""Whether a predicted number is measured, estimated or interpolated, in words, from the `source` of table rows."""
+"""Whether a predicted number is measured, estimated, interpolated or transferred, in words, from the `source` of table rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pandas as pd
+
+from nas.costs.cost import Cost
 from nas.costs.provenance import Provenance
 from nas.costs.table import LookupTable
 
@@ -16,6 +19,24 @@ def join_sources(sources: Iterable[str]) -> str:
 def table_source(table: LookupTable) -> str:
     """The sources of all rows of a table; `measured` for an empty one."""
     return join_sources(table.frame["source"]) or "measured"
+
+
+def without_transferred(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that were not transferred from other devices."""
+    return frame[frame["source"] != "transferred"].reset_index(drop=True)
+
+
+def transferred_part(cost: Cost) -> str:
+    """`12.300 ms (15.4%) is transferred from other devices, +-1.200 ms in 90% of cases if these rows err alike`, of a latency;
+    empty if nothing is."""
+    if not 0 < cost.transferred_ms < float("inf"):
+        return ""
+    half_ms = cost.breakdown.loc[cost.breakdown["source"] == "transferred", "latency_ci_ms"].sum()
+    share = cost.transferred_ms / cost.latency_ms
+    return (
+        f"{cost.transferred_ms:.3f} ms ({share:.1%}) is transferred from other devices, +-{half_ms:.3f} ms in 90% of cases if "
+        "these rows err alike"
+    )
 
 
 def memory_source(source: str, provenance: Provenance) -> str:

@@ -11,7 +11,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ class TableWriter:
     """Appends finished rows to a table file so that none is lost if the process is killed.
 
     Args:
-        path: the CSV file; existing rows are kept.
+        path: the CSV file; existing rows are kept, except for transferred ones, which measured rows replace.
         provenance: when resuming, its `COMPARABLE_KEYS` must be equal to those of the existing table.
 
     Attributes:
@@ -208,6 +208,13 @@ class TableWriter:
             write_atomic(self.path, table.frame.to_csv(index=False, columns=list(COLUMNS)))
         elif not data.endswith(b"\n"):
             os.truncate(self.path, data.rfind(b"\n") + 1)
+        transferred = table.frame["source"] == "transferred"
+        if transferred.any():
+            table.frame = table.frame[~transferred]
+            if meta_path(self.path).exists():
+                stored = table.provenance
+                replace(stored, other={k: v for k, v in stored.other.items() if k != "transfer"}).write(self.path)
+            write_atomic(self.path, table.frame.to_csv(index=False, columns=list(COLUMNS)))
         self.done = set(table.frame["workload"])
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nas.profiling.protocol import Protocol
     from nas.profiling.runtimes import RUNTIMES
     from nas.profiling.runtimes.base import Runtime, Session, WholeModel, WorkloadStats
+    from nas.profiling.table_transfer import transfer
 
 _MODULES = {
     "CalibrationReport": "nas.profiling.calibration",
@@ -31,6 +32,7 @@ _MODULES = {
     "measure_architecture": "nas.profiling.measuring",
     "measure_architectures": "nas.profiling.measuring",
     "profile": "nas.profiling.measuring",
+    "transfer": "nas.profiling.table_transfer",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "measure_architecture",
     "measure_architectures",
     "profile",
+    "transfer",
 ]
 
 

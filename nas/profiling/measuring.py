@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ def profile(
     protocol: Protocol | None = None,
     progress: bool = True,
     pipeline: bool = False,
+    only: Collection[Workload] | None = None,
     **options: Any,
 ) -> LookupTable:
     """Measure every workload of a space on a device, into a lookup table.
@@ -52,6 +53,7 @@ def profile(
         protocol: number of repetitions and stopping rule.
         progress: show a bar on a terminal, or print a line per workload into a log file.
         pipeline: also measure the text encoder and the decoder, which generation time needs.
+        only: measure no others of the space's workloads.
         options: for the runtime, such as `threads`.
 
     Raises:
@@ -61,7 +63,8 @@ def profile(
     Example:
         >>> table = nas.profile(nas.SearchSpace.load("demo"), out="table.csv")  # doctest: +SKIP
     """
-    workloads, protocol = _workloads(space, pipeline), protocol or Protocol()
+    workloads, protocol = workloads_to_measure(space, pipeline), protocol or Protocol()
+    workloads = [workload for workload in workloads if only is None or workload in only]
     if Path(out).is_dir():
         raise ConfigError(f"{out}: is a folder; give the table a file name, such as {Path(out) / 'table.csv'}")
     # the lock comes first, so that a folder that cannot be written is an error before anything is measured
@@ -89,7 +92,8 @@ def profile(
                 stored["continued"] = [*stored.get("continued", []), current]
                 _write_provenance(Path(out), stored, len(writer.done))
             title = f"profile {space.name}"
-            with closing(Progress(len(workloads), len(writer.done), progress, title, chosen.progressed)) as bar:
+            done = len(workloads) - len(missing)
+            with closing(Progress(len(workloads), done, progress, title, chosen.progressed)) as bar:
                 current |= measure_all(chosen, runnable, protocol, lambda row: (writer.append(row), bar.finished(row)))
             _write_provenance(Path(out), stored, len(writer.done))
         return LookupTable.load(out)
@@ -306,7 +310,12 @@ def _write_provenance(out: Path, meta: dict[str, Any], rows: int) -> None:
         ) from None
 
 
-def _workloads(space: SearchSpace, pipeline: bool) -> list[Workload]:
+def workloads_to_measure(space: SearchSpace, pipeline: bool = False) -> list[Workload]:
+    """The workloads of a space that a runtime can measure, with those of the pipeline, if asked for.
+
+    Raises:
+        SpaceError: the space is cost-only, or has no pipeline.
+    """
     workloads = space.workloads()
     if any(isinstance(workload, str) for workload in workloads):
         raise SpaceError(

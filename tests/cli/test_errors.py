@@ -52,6 +52,7 @@ TWO = "--table fast={d}/table.csv --table slow={d}/table.csv"
 OPTIMUM = "nas optimum --space {d}/space.yaml --table {d}/table.csv --scores {d}/scores.json --out {d}/best.json"
 SWEEP = "nas sweep --space {d}/space.yaml --table {d}/table.csv --scores {d}/scores.json --out {d}/front.csv"
 PROFILE = "nas profile --space {d}/model.yaml --out {d}/new.csv"
+TRANSFER = "nas transfer --from {d}/table.csv --space {d}/model.yaml --out {d}/new.csv"
 TRAIN = "nas train {stage} --config {d}/recipe.yaml --out {d}/run"
 GENERATE = "nas generate --checkpoint {d}/checkpoint --prompt 'a cat runs' --out {d}/clip.gif"
 EXPORT = "nas export --checkpoint {d}/checkpoint --format {format} --out {d}/export"
@@ -225,6 +226,14 @@ CASES = [
     Case("profile below a file", PROFILE.replace("new.csv", "space.yaml/new.csv"), ("space.yaml", "a file", "another path")),
     Case("profile into a folder", PROFILE, ("new.csv", "is a folder"), folder("new.csv")),
     Case("calibrate without a table", "nas calibrate --space demo --table {d}/none.csv", ("none.csv", "no such lookup table")),
+    Case("transfer from no table", TRANSFER.replace("table.csv", "none.csv"), ("none.csv", "no such lookup table")),
+    Case("transfer from a table of another space", TRANSFER, ("table.csv", "0 of the", "'small'", "profiled for this space")),
+    Case("transfer of a cost-only space", TRANSFER.replace("model.yaml", "space.yaml"), ("two", "cost-only")),
+    Case("transfer by two rows", TRANSFER + " --measure 2", ("--measure", "3 or more")),
+    Case("transfer by no rows", TRANSFER + " --measure 0", ("--measure", "at least 1")),
+    Case("transfer to an estimate", TRANSFER + " --runtime roofline", ("roofline", "nas profile")),
+    Case("transfer into its source", TRANSFER.replace("new.csv", "table.csv"), ("table.csv", "another --out")),
+    Case("transfer without a source", TRANSFER.replace("--from {d}/table.csv", ""), ("--from", "nas transfer --help")),
     # -- tables and bundles
     Case("table action typo", "nas table shw {d}/table.csv", ("shw", "did you mean 'show'")),
     Case("table of nothing", "nas table show {d}/tabel.csv", ("tabel.csv", "did you mean 'table.csv'")),
@@ -335,6 +344,9 @@ def files(tmp_path_factory) -> Path:
     (d / "empty.json").write_text('{"choices": {}}')
     model = SearchSpace.load(d / "model.yaml")
     model.architecture({"mid.0/0": "Conv1D"}).save(d / "model.json")
+    frame = pd.DataFrame({"workload": [str(workload) for workload in model.workloads()], "source": "measured"})
+    frame = frame.assign(latency_ms=1.0, memory_mb=2.5, weights_mb=0.5, params=10)
+    LookupTable.from_frame(frame, {"runtime": "litert", "device": "local"}).save(d / "model.csv")
     (d / "scores.json").write_text(json.dumps({"scores": {"a": {"x": 1.0, "y": 2.0}, "b": {"x": 0.5}}}))
     return d
 
@@ -429,6 +441,7 @@ WRITING = {
     "bundle create": Writing(
         "nas bundle create --space {d}/model.yaml --runtime coreml --out {d}/bundle", "bundle", folder=True
     ),
+    "transfer": Writing(TRANSFER.replace("table.csv", "model.csv"), "new.csv"),
     "calibrate": Writing("nas calibrate --space {d}/model.yaml --table {d}/table.csv", "table.csv"),
     "merge": Writing("nas table merge {d}/table.csv --out {d}/new.csv", "new.csv"),
 }
