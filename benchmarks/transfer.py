@@ -48,7 +48,8 @@ def main() -> None:
         name, _, paths = argument.partition("=")
         space = SearchSpace.load(name)
         for source, target in itertools.permutations(map(LookupTable.load, paths.split(",")), 2):
-            results += compare(space, source, target)
+            if "measured" in set(target.frame["source"]):  # an estimate is a source, and no device to measure on
+                results += compare(space, source, target)
     report(pd.DataFrame(results))
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
@@ -62,7 +63,7 @@ def compare(space: SearchSpace, source: LookupTable, target: LookupTable) -> lis
     keys = [str(workload) for workload in space.workloads()]
     results = []
     for count in [count for count in COUNTS if count < len(keys)]:
-        chosen = [str(workload) for workload in problem.plan({}, count)]
+        chosen = [str(workload) for workload in problem.plan({}, count, target.provenance.runtime)]
 
         def judged(method: str, table: LookupTable, count: int = count) -> dict:
             found = {"pair": pair, "measured": count, "method": method, "rows": len(keys)}
@@ -176,16 +177,14 @@ def intervals(table: LookupTable, truth: dict[str, Row]) -> dict[str, float]:
 
 
 def label(table: LookupTable) -> str:
-    """`litert int8, 2 threads`."""
-    provenance = table.provenance
-    words = [provenance.runtime or "?", *([provenance.precision] if provenance.precision else [])]
-    return " ".join(words) + (f", {provenance.threads} threads" if (provenance.threads or 1) > 1 else "")
+    """`eager.2_threads` of `snapgen_v.eager.2_threads.csv`, `litert` of `litert.csv`."""
+    return table.path.stem.removeprefix(f"{table.provenance.space}.")
 
 
 def report(results: pd.DataFrame) -> None:
     """Print a table of each pair, and the coverage of all."""
     for pair, of_pair in results.groupby("pair", sort=False):
-        print(f"\n{pair}: mean error / Spearman of architectures by measured rows of {of_pair['rows'].iloc[0]}\n")
+        print(f"\n{pair}: mean error / Spearman of architectures by measured rows of {int(of_pair['rows'].iloc[0])}\n")
         methods = of_pair["method"].unique()
         print("| measured | " + " | ".join(methods) + " | covered | half interval |")
         print("| --- " * (len(methods) + 3) + "|")
@@ -194,7 +193,7 @@ def report(results: pd.DataFrame) -> None:
             cells = [f"{by['mean_error'][m]:.1%} / {by['spearman'][m]:.3f}" for m in methods]
             designed = by.loc["designed"]
             cells += [f"{designed['covered']:.0f} of {designed['held_out']:.0f}", f"{designed['half_interval']:.0%}"]
-            print(f"| {count} | " + " | ".join(cells) + " |")
+            print(f"| {int(count)} | " + " | ".join(cells) + " |")
     print("\n| tables | coverage |\n| --- | --- |")
     for method in ("designed", "random", "random + backbone"):
         of_method = results[results["method"] == method]

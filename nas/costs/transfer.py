@@ -86,14 +86,18 @@ class Transfer:
                     f"of '{space.name}', too few to transfer; give a table that was profiled for this space"
                 )
 
-    def plan(self, measured: Mapping[str, Row], count: int) -> list[Workload]:
-        """The workloads to measure next, the most informative first; none that cannot run, by the sources or by what was measured.
+    def plan(self, measured: Mapping[str, Row], count: int, runtime: str = "") -> list[Workload]:
+        """The workloads to measure next, the most informative first.
+
+        None that cannot run by sources of the same runtime, or by what was measured. What did not run with another runtime
+        is tried, since runtimes differ in whether they store attention scores.
 
         As long as all of them run, an interrupted run measures the rest of its plan: in which order does not matter.
 
         Args:
             measured: rows measured on the device, infeasible ones included.
             count: number of workloads measured in the end.
+            runtime: of the device.
         """
         scores_mb = np.array([4 * max(c.attention_scores, default=0.0) / 1e6 for c in self.known.counts])
         doubt = np.where(scores_mb > LARGE_MB, DOUBT**2, 0.0)
@@ -101,11 +105,11 @@ class Transfer:
         ran = [i for i in known if runs(measured[self.keys[i]])]
         order: list[int] = []
         if len(ran) == len(known):
-            importance = self._importance({})
+            importance = self._importance({}, runtime)
             every = [int(i) for i in np.flatnonzero(np.diag(importance))]
             order = choose(self.known.latency, importance, doubt, [], every, count)
         if not set(known) <= set(order):
-            importance = self._importance(measured)
+            importance = self._importance(measured, runtime)
             rest = [int(i) for i in np.flatnonzero(np.diag(importance)) if i not in known]
             order = choose(self.known.latency, importance, doubt, ran, rest, count - len(known))
         return [self.workloads[i] for i in order if i not in known]
@@ -152,14 +156,15 @@ class Transfer:
         provenance = replace(table.provenance, other={**table.provenance.other, "transfer": told})
         return TransferReport(replace(table, frame=frame, provenance=provenance), left_out, half)
 
-    def _importance(self, measured: Mapping[str, Row]) -> np.ndarray:
+    def _importance(self, measured: Mapping[str, Row], runtime: str) -> np.ndarray:
         """`(N, N)`: the expected products of the workloads' shares of the latency of random architectures, and of their
         differences from the average architecture, which decide the ranks."""
         index = {key: i for i, key in enumerate(self.keys)}
         unusable = {
             key
             for i, key in enumerate(self.keys)
-            if self._infeasible(i, measured) or (key not in measured and self._infeasible_on_sources(key, None))
+            if self._infeasible(i, measured)
+            or (key not in measured and self._infeasible_on(self._sources_with(key, runtime)))
         }
         counts = np.zeros((ARCHITECTURES, len(self.keys)))
         backbone = self.space.backbone_workload()
@@ -193,15 +198,11 @@ class Transfer:
         measured: Mapping[str, Row],
     ) -> Row:
         key, nan = self.keys[i], float("nan")
-        if reason := self._infeasible(i, measured) or self._infeasible_on_sources(key, table.provenance):
+        same = self._sources_with(key, _runtime(table.provenance))
+        if reason := self._infeasible(i, measured) or self._infeasible_on(same or self._sources_with(key)):
             return Row(key, float("inf"), nan, nan, 0, source="transferred", status="infeasible", reason=reason)
         # the interval of the log latency is from mean - h to mean + h, that of the latency as wide as their exponentials
         middle, half = np.exp(latency.mean[i]), np.sinh(latency.half_width[i])
-        same_runtime = [
-            rows[key].variant
-            for rows, source in zip(self.known.rows, self.sources)
-            if key in rows and _runtime(source.provenance) == _runtime(table.provenance)
-        ]
         return Row(
             key,
             _rounded(middle),
@@ -209,7 +210,7 @@ class Transfer:
             _rounded(weights_mb),
             self.known.params(i),
             latency_ci_ms=_rounded(middle * half),
-            variant=next(iter(same_runtime), ""),
+            variant=next((row.variant for _, row in same), ""),
             source="transferred",
         )
 
@@ -222,15 +223,16 @@ class Transfer:
                 return f"transferred: the smaller {other} cannot run: {row.reason}"
         return ""
 
-    def _infeasible_on_sources(self, key: str, provenance: Provenance | None) -> str:
-        """Why a workload cannot run, if sources of the same runtime say so, or all sources if there are none; else empty."""
+    def _sources_with(self, key: str, runtime: str | None = None) -> list[tuple[LookupTable, Row]]:
+        """The sources that have a workload, of one runtime if given, with their rows."""
         found = [(table, rows[key]) for table, rows in zip(self.sources, self.known.rows) if key in rows]
-        if provenance is not None:
-            same = [(t, row) for t, row in found if _runtime(t.provenance) == _runtime(provenance)]
-            found = same or found
-        if not found or any(row.status == "ok" for _, row in found):
+        return [(table, row) for table, row in found if runtime is None or _runtime(table.provenance) == runtime]
+
+    def _infeasible_on(self, sources: Sequence[tuple[LookupTable, Row]]) -> str:
+        """Why a workload cannot run, if it does not on any of the sources; else empty."""
+        if not sources or any(row.status == "ok" for _, row in sources):
             return ""
-        table, row = found[0]
+        table, row = sources[0]
         name = table.path.name if table.path else table.provenance.device or "a source"
         return f"transferred: cannot run in {name}: {row.reason or 'no reason given'}"
 

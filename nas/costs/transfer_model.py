@@ -172,8 +172,8 @@ def _half_width(weights: np.ndarray, offsets: np.ndarray, deviations: np.ndarray
     """`(N,)`: the half width of an interval about 0 that has the nominal share of a mixture of normal distributions."""
     from scipy.special import ndtr
 
-    low, high = np.zeros(offsets.shape[1]), np.full(offsets.shape[1], 50.0)
-    for _ in range(60):
+    low, high = np.zeros(offsets.shape[1]), (np.abs(offsets) + 4 * deviations).max(0)
+    for _ in range(25):
         middle = (low + high) / 2
         inside = weights @ (ndtr((middle - offsets) / deviations) - ndtr((-middle - offsets) / deviations))
         low, high = np.where(inside < COVERAGE, middle, low), np.where(inside < COVERAGE, high, middle)

@@ -66,7 +66,7 @@ def transfer(
         raise ConfigError(f"{out}: is a folder; give the table a file name, such as {Path(out) / 'table.csv'}")
     with output_lock(out):
         measured = _measured(Path(out), name)
-        picked = problem.plan(measured, measure)
+        picked = problem.plan(measured, measure, name)
         if picked:
             profile(space, runtime, device, out, protocol, progress, pipeline, picked, **options)
         report = problem.fill(LookupTable.load(out))

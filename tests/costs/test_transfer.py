@@ -31,7 +31,7 @@ def space():
 def pairs(space):
     """For several pairs of devices: the problem, the second device's table, and the table transferred to it."""
     found = []
-    for seed in range(40):
+    for seed in range(30):
         problem, target = Transfer(space, [made_up(space, 2 * seed)]), made_up(space, 2 * seed + 1)
         chosen = [str(workload) for workload in problem.plan({}, MEASURED)]
         found.append((problem, target, problem.fill(only(target, chosen)).table))
@@ -66,9 +66,8 @@ def test_chosen_rows_tell_more_than_random_ones(space, pairs):
     rng, chosen, drawn = np.random.default_rng(0), [], []
     for problem, target, table in pairs:
         chosen.append(error(space, table, target))
-        for _ in range(2):
-            subset = rng.choice(target.frame["workload"], MEASURED, replace=False)
-            drawn.append(error(space, problem.fill(only(target, subset)).table, target))
+        subset = rng.choice(target.frame["workload"], MEASURED, replace=False)
+        drawn.append(error(space, problem.fill(only(target, subset)).table, target))
     assert np.mean(chosen) < 0.6 * np.mean(drawn)
 
 
@@ -156,7 +155,8 @@ def test_what_cannot_run(space):
     large, middle = (str(space.workload(slot, "SelfAttention3D")) for slot in ("down.0.0/0", "down.1.0/0"))
     source, target = made_up(space, 0), made_up(space, 1)
     problem = Transfer(space, [infeasible(source, large)])
-    chosen = [str(w) for w in problem.plan({}, 10)]
+    assert large in map(str, problem.plan({}, 3, "another")), "it may run with another runtime"
+    chosen = [str(w) for w in problem.plan({}, 10, "made-up-0")]
     assert large not in chosen, "no architecture with it runs, by the source"
     row = problem.fill(only(target, chosen)).table.rows()[large]
     assert (row.status, row.source) == ("infeasible", "transferred") and "killed" in row.reason
