@@ -177,7 +177,8 @@ def _half_width(weights: np.ndarray, offsets: np.ndarray, deviations: np.ndarray
         middle = (low + high) / 2
         inside = weights @ (ndtr((middle - offsets) / deviations) - ndtr((-middle - offsets) / deviations))
         low, high = np.where(inside < COVERAGE, middle, low), np.where(inside < COVERAGE, high, middle)
-    return high
+    half_width: np.ndarray = high
+    return half_width
 
 
 def _normalized(log_weights: np.ndarray) -> np.ndarray:
