@@ -1,7 +1,7 @@
 """Carry lookup tables over to a new device: which workloads to measure there, and the rows of the others.
 
 The rows that are not measured on the device are predicted from the tables of other devices by the model of
-`nas.costs.transfer_model`, and have `source` transferred.
+`nas.costs.transfer.model`, and have `source` transferred.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from nas.costs.provenance import Provenance
 from nas.costs.row import COLUMNS, Row
 from nas.costs.sources import without_transferred
 from nas.costs.table import LookupTable
-from nas.costs.transfer_model import Prediction, choose, predict
-from nas.costs.transfer_predictors import MIN_ROWS, SourceTables, noise, runs
+from nas.costs.transfer.model import Prediction, choose, predict
+from nas.costs.transfer.predictors import MIN_ROWS, SourceTables, noise, runs
 from nas.errors import SpaceError, TableError
 from nas.spaces import SearchSpace, Workload
 

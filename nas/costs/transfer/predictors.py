@@ -11,7 +11,7 @@ import numpy as np
 from nas.costs.op_counts import OpCounts
 from nas.costs.row import Row
 from nas.costs.table import LookupTable
-from nas.costs.transfer_model import Predictors, predict
+from nas.costs.transfer.model import Predictors, predict
 from nas.costs.workload_counts import count_ops
 from nas.errors import SpaceError
 from nas.spaces import Operator, Workload

@@ -1,4 +1,4 @@
-"""The statistical model of `nas.costs.transfer`: a cost on a new device, given its value on others and a few measurements.
+"""The statistical model of a transfer: a cost on a new device, given its value on others and a few measurements.
 
     log cost = log cost on the sources + constant + kind + shape + operation counts + differences of the sources + residual
 
