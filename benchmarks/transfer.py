@@ -32,7 +32,7 @@ from scipy.stats import spearmanr
 
 from nas.costs import CostModel, LookupTable, Row
 from nas.costs.row import COLUMNS
-from nas.costs.transfer import Transfer
+from nas.costs.transfer import MIN_ROWS, Transfer
 from nas.spaces import Operator, SearchSpace
 
 COUNTS, DRAWS, ARCHITECTURES = (5, 8, 10, 12, 16), 10, 300
@@ -64,6 +64,8 @@ def compare(space: SearchSpace, source: LookupTable, target: LookupTable) -> lis
     results = []
     for count in [count for count in COUNTS if count < len(keys)]:
         chosen = [str(workload) for workload in problem.plan({}, count, target.provenance.runtime)]
+        if sum(rows[key].status == "ok" for key in chosen) < MIN_ROWS:
+            continue
 
         def judged(method: str, table: LookupTable, count: int = count) -> dict:
             found = {"pair": pair, "measured": count, "method": method, "rows": len(keys)}
@@ -78,7 +80,7 @@ def compare(space: SearchSpace, source: LookupTable, target: LookupTable) -> lis
             while len(drawn) < DRAWS:
                 others = [key for key in keys if key not in always]
                 subset = [*always, *rng.choice(others, count - len(always), replace=False)]
-                if sum(rows[key].status == "ok" for key in subset) >= 3:
+                if sum(rows[key].status == "ok" for key in subset) >= MIN_ROWS:
                     drawn.append(judged(method, problem.fill(only(target, subset)).table))
             frame = pd.DataFrame(drawn)
             numbers = frame.select_dtypes("number")
