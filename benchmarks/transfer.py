@@ -52,7 +52,7 @@ def main() -> None:
                 results += compare(space, source, target)
     report(pd.DataFrame(results))
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        args.out.write_text(json.dumps(results, indent=1).replace("NaN", "null") + "\n")
 
 
 def compare(space: SearchSpace, source: LookupTable, target: LookupTable) -> list[dict]:
