@@ -130,8 +130,24 @@ def known_optimum(
             return found.score, True
     problem, rng = Problem.build(space, cost, budget), np.random.default_rng(0)
     local_search = LocalSearch(problem, problem.utilities(scores), problem.interactions(pairs))
-    starts = (problem.columns(repair(problem, space.encode(space.random(rng)), rng)) for _ in range(CLIMBS))
+    if space.links:
+        starts = (filled_up(problem, rng) for _ in range(CLIMBS))
+    else:
+        starts = (problem.columns(repair(problem, space.encode(space.random(rng)), rng)) for _ in range(CLIMBS))
     return max(local_search.climb(start)[1] for start in starts), False
+
+
+def filled_up(problem: Problem, rng: np.random.Generator) -> np.ndarray:
+    """Columns of a random architecture: from empty slots, random layers slot by slot as far as the budget allows."""
+    x = problem.columns(np.zeros(problem.slots, dtype=np.intp))
+    for slot in rng.permutation(problem.slots):
+        y = x.copy()
+        y[slot] = rng.integers(problem.start[slot], problem.start[slot + 1])
+        memory = problem.base[2] + problem.weights_mb[y].sum() + max(problem.base[3], problem.peak_mb[y].max())
+        costs = (problem.base[0] + problem.latency_ms[y].sum(), problem.base[1] + problem.params[y].sum(), memory)
+        if problem.allowed[y].all() and all(cost <= limit for cost, limit in zip(costs, problem.limits)):
+            x = y
+    return x
 
 
 def costs(rng: np.random.Generator) -> tuple[SearchSpace, CostModel]:
@@ -202,6 +218,7 @@ def deep_unet(rng: np.random.Generator) -> tuple[SearchSpace, CostModel]:
             "memory_mb": 100.0,
             "weights_mb": 600.0,
             "params": 3e8,
+            "status": "ok",
         }
     ]
     for workload in space.workloads()[1:]:

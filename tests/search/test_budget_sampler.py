@@ -67,6 +67,19 @@ def test_without_links_nothing_changes():
     assert proposals[0] == proposals[1] != proposals[2]
 
 
+def test_layers_that_cost_the_same():
+    """All typical architectures then have as many layers as fit; the term for their number must not swamp the others."""
+    space = SearchSpace(name="x", slots={f"s{i}": ["none", "a", "b", "c"] for i in range(7)})
+    sampler = BudgetSampler(space, unit_costs(space), Budget(latency_ms=3), seed=0)
+    assert max(Prior.kernel_of(term, sampler._typical).max() for term in sampler._prior.terms) < 1e5
+    worth = np.random.default_rng(0).gamma(2.0, size=(7, 4)) * (np.arange(4) > 0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for _ in range(30):
+        trial = study.ask({slot: optuna.distributions.CategoricalDistribution(c) for slot, c in space.slots.items()})
+        study.tell(trial, worth[range(7), space.encode(space.architecture(trial.params))].sum())
+    assert study.best_value == pytest.approx(np.sort(worth.max(1))[-3:].sum())
+
+
 def unit_costs(space):
     frame = pd.DataFrame({"workload": space.workloads(), "latency_ms": 1.0, "memory_mb": 0.0, "weights_mb": 0.0})
     return CostModel(space, LookupTable.from_frame(frame.assign(params=0)))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve
 from scipy.optimize import minimize
 
 from nas.search.problem import Problem
@@ -136,9 +136,10 @@ class Prior:
         self, term: AdditiveTerm | SharedPairTerm | FreePairTerm, sample: np.ndarray
     ) -> AdditiveTerm | SharedPairTerm | FreePairTerm:
         kernel = self.kernel_of(term, sample)
-        spread = float(np.mean(np.diag(kernel)) - kernel.mean())
+        size = float(np.mean(np.diag(kernel)))
+        spread = size - float(kernel.mean())
         # what is alike in all typical architectures, such as their number of layers under a constraint, tells nothing
-        scale = 1.0 / spread if spread > 1e-9 * float(np.mean(np.diag(kernel))) else 0.0
+        scale = 1.0 / max(spread, 1e-4 * size) if spread > 1e-9 * size else 0.0
         if isinstance(term, AdditiveTerm):
             return AdditiveTerm(term.share, term.factor * np.sqrt(scale))
         if isinstance(term, SharedPairTerm):
@@ -219,9 +220,9 @@ class Surrogate:
         total = np.tensordot(weights[:-1], kernels, 1) + CONSTANT
         self.noise = np.full(len(self.points), weights[-1])
         known = len(self.x)
-        seen = cho_factor(total[:known, :known] + np.diag(self.noise[:known]), lower=True)
+        seen = _cholesky(total[:known, :known] + np.diag(self.noise[:known])), True
         self.known_alpha = cho_solve(seen, self.y)
-        self.factor = cho_factor(total + np.diag(self.noise), lower=True)
+        self.factor = _cholesky(total + np.diag(self.noise)), True
         expected = total[known:, :known] @ self.known_alpha
         self.targets = np.concatenate([self.y, expected])
 
@@ -273,7 +274,7 @@ def fit(prior: Prior, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     def loss(log_variances: np.ndarray) -> tuple[float, np.ndarray]:
         weights = np.exp(log_variances)
         total = np.tensordot(weights, kernels, 1) + CONSTANT + 1e-8 * np.eye(len(x))
-        factor = np.linalg.cholesky(total)
+        factor = _cholesky(total)
         inverse = cho_solve((factor, True), np.eye(len(x)))
         alpha = inverse @ surrogate.y
         away = (log_variances - center) / deviation
@@ -283,6 +284,17 @@ def fit(prior: Prior, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     bounds = [(c - 8.0, c + 5.0) for c in center]
     return np.asarray(minimize(loss, center, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}).x)
+
+
+def _cholesky(matrix: np.ndarray) -> np.ndarray:
+    """The lower factor of a kernel matrix, with as little added to its diagonal as makes it definite despite rounding."""
+    added, least = 0.0, 1e-12 * float(np.diag(matrix).mean())
+    for _ in range(12):
+        try:
+            return np.linalg.cholesky(matrix + added * np.eye(len(matrix)))
+        except np.linalg.LinAlgError:
+            added = 10.0 * added or least
+    raise np.linalg.LinAlgError("the kernel matrix is not finite or not symmetric")
 
 
 def _mirror(upper: np.ndarray) -> np.ndarray:
