@@ -234,9 +234,7 @@ def _unknown_device(bound: str, device: str, known: list[str]) -> BudgetError:
 def _known(name: str, value: Any) -> Any:
     """The number or array `value`, if there is one and it has no NaN."""
     if value is None or np.isnan(value).any():
-        raise BudgetError(
-            f"budget: {key_name(name)} is bounded but not known; CostModel.resolve_budget raises what is missing"
-        )
+        raise BudgetError(f"budget: {name} is bounded but not known; CostModel.resolve_budget raises what is missing")
     return value
 
 

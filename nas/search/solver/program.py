@@ -109,13 +109,16 @@ class Program:
         data = np.concatenate([row[1] for row in self.rows])
         pointer = np.concatenate([[0], np.cumsum([len(row[0]) for row in self.rows])])
         matrix = csr_array((data, indices, pointer), shape=(len(self.rows), len(self.objective)))
+        presolve = (
+            len(self.problem.peaks) < 2
+        )  # on several memory bounds HiGHS is faster without (benchmarks/devices.py)
         with _without_debug_output():
             result = milp(
                 -np.array(self.objective),
                 integrality=np.array(self.integral, dtype=int),
                 bounds=Bounds(np.array(self.lower), np.array(self.upper)),
                 constraints=LinearConstraint(matrix, [row[2] for row in self.rows], [row[3] for row in self.rows]),
-                options={"time_limit": time_limit_s, "mip_rel_gap": 0.0},
+                options={"time_limit": time_limit_s, "mip_rel_gap": 0.0, "presolve": presolve},
             )
         if result.x is None:
             return None, np.inf, result.status == 2
