@@ -82,6 +82,7 @@ class Constraints:
         return Constraints(*map(tuple, kept))
 
     def texts(self) -> list[str]:
+        """All of them, as they were given."""
         return [*self.fix, *self.exclude, *self.count]
 
     def permitted(self, space: SearchSpace) -> np.ndarray:

@@ -92,8 +92,6 @@ def satisfied(choices):
     ],
 )
 def test_every_proposal_of_every_sampler_satisfies_them(sampler):
-    if sampler in ("gp", "cmaes"):
-        pytest.importorskip("torch" if sampler == "gp" else "cmaes")
     instance = random_search_instance(2, 6, 4, share=0.7)
     result = run(instance.space, instance.cost, instance.scores, instance.budget, 14, sampler, constraints=CONSTRAINTS)
     assert len(result.study.trials) == 14
