@@ -27,6 +27,7 @@ from nas.files import write_json
 from nas.models import Autoencoder, Denoiser, Discriminator, Supernet, UNet
 from nas.spaces import Architecture, SearchSpace
 from nas.training.execution import blocks
+from nas.training.stages.adversarial import AdversarialConfig
 
 GB, TERA = 1e9, 1e12
 BYTES_PER_PARAMETER = 20
@@ -189,9 +190,8 @@ def parameters(module: nn.Module) -> int:
 def stages(space: SearchSpace, arch: Architecture, teacher: SearchSpace) -> list[Stage]:
     """The stages of a space: distillation from a larger backbone, the supernet, and training of one architecture.
 
-    A decoder step is of 17 frames, the first of them once more as an image. An adversarial step is that of the default
-    config: 0.6 of the clips start at pure noise, the others at a later step of four that the student itself takes them
-    to, and the guided teacher takes them to the end.
+    A decoder step is of 17 frames. An adversarial step is that of the default config: some clips start at pure noise, the
+    others at a later step, to which the student takes them, and from which the guided teacher takes them to the end.
     """
     with torch.device("meta"):
         denoiser, supernet = Denoiser(space, arch), Supernet(space)
@@ -228,14 +228,18 @@ def stages(space: SearchSpace, arch: Architecture, teacher: SearchSpace) -> list
     result.append(Stage("finetune", parameters(denoiser), 0, step, own.saved_gb, own.checkpointed_gb))
     with torch.device("meta"):
         discriminator = Discriminator(denoiser).to(torch.bfloat16)
-    scored = count(discriminator, *clip)
-    passes = (
-        0.4 * (1 + 2 + 3) / 3 + 2 * 0.4 * (3 + 2 + 1) / 3
-    )  # the student's to the start, the guided teacher's from it
-    tflop = step + passes * own.forward_tflop + scored.forward_tflop + scored.backward_tflop + 4 * scored.forward_tflop
+    x, *others = clip
+    scored = count(discriminator, x.clone().requires_grad_(), *others)  # of the student's clips, back to the student
+    judged = count(discriminator, *clip)  # in training the heads: of four kinds of clips, the encoder forward only
+    config = AdversarialConfig()
+    starts = range(1, config.sampled_steps)  # after pure noise
+    later = (1 - config.pure_noise_fraction) / len(starts)
+    passes = later * sum(start + 2 * (config.sampled_steps - start) for start in starts)
+    tflop = step + passes * own.forward_tflop + scored.forward_tflop + scored.backward_tflop
+    tflop += 4 * (judged.forward_tflop + judged.backward_tflop)
     frozen = parameters(denoiser) + parameters(discriminator.encoder)
     trained = parameters(denoiser) + parameters(discriminator.heads)
-    saved = (own.saved_gb + scored.saved_gb, own.checkpointed_gb + scored.saved_gb)
+    saved = [max(each + scored.saved_gb, 4 * judged.saved_gb) for each in (own.saved_gb, own.checkpointed_gb)]
     result.append(Stage("adversarial", trained, frozen, tflop, *saved))
     compression = space.autoencoder.downsampling
     size = (space.latent.height * compression, space.latent.width * compression)

@@ -23,41 +23,15 @@ TRAINING = {
     "trained_betas": None,
 }
 """The values that this library implements, by key."""
-SAMPLING = {"clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "set_alpha_to_one"}
-SAMPLING |= {
-    "skip_prk_steps",
-    "steps_offset",
-    "timestep_spacing",
-    "timestep_type",
-    "variance_type",
-    "interpolation_type",
-}
-SAMPLING |= {
-    "use_karras_sigmas",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-    "use_lu_lambdas",
-    "sigma_min",
-    "sigma_max",
-}
-SAMPLING |= {
-    "final_sigmas_type",
-    "algorithm_type",
-    "solver_order",
-    "solver_type",
-    "lower_order_final",
-    "euler_at_final",
-}
-SAMPLING |= {"lambda_min_clipped", "solver_p", "predict_x0", "disable_corrector", "original_inference_steps"}
-SAMPLING |= {
-    "thresholding",
-    "timestep_scaling",
-    "use_flow_sigmas",
-    "flow_shift",
-    "use_dynamic_shifting",
-    "time_shift_type",
-    "shift_terminal",
-}
+SAMPLING = {
+    "algorithm_type", "clip_sample", "clip_sample_range", "disable_corrector", "dynamic_thresholding_ratio",
+    "euler_at_final", "final_sigmas_type", "flow_shift", "interpolation_type", "lambda_min_clipped",
+    "lower_order_final", "original_inference_steps", "predict_x0", "sample_max_value", "set_alpha_to_one",
+    "shift_terminal", "sigma_max", "sigma_min", "skip_prk_steps", "solver_order", "solver_p", "solver_type",
+    "steps_offset", "thresholding", "time_shift_type", "timestep_scaling", "timestep_spacing", "timestep_type",
+    "use_beta_sigmas", "use_dynamic_shifting", "use_exponential_sigmas", "use_flow_sigmas", "use_karras_sigmas",
+    "use_lu_lambdas", "variance_type",
+}  # fmt: skip
 """Keys that only say how diffusers would sample."""
 
 

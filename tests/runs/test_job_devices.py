@@ -13,15 +13,7 @@ from nas.report.summary import summary
 from nas.runs import job as job_module
 from nas.runs.record import DenoiserCost
 from nas.spaces import SearchSpace
-
-SPACE = """
-name: tiny
-latent: {channels: 4, frames: 4, height: 8, width: 8}
-text: {tokens: 16, dim: 384, encoder: minilm}
-backbone: {channels: [16, 32], heads: 2, norm_groups: 8}
-operators: {none: , Conv1D: , SelfAttention1D: {heads: 2}}
-only_sites: [mid.0, up.1.1]
-"""
+from tests.runs.test_job import SPACE
 
 JOB = """
 name: tiny
