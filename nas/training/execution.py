@@ -117,7 +117,8 @@ def compile_blocks(model: nn.Module) -> None:
     # Blocks of one class share a limit, and each width and number of frames is compiled by itself.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_SHAPES)
     for block in blocks(model):
-        block.forward = torch.compile(block.forward)
+        # Not for dynamic shapes: the compiler fails on the backward pass of a `SpatialTransformer` with them.
+        block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def checkpoint_blocks(model: nn.Module) -> None:

@@ -103,3 +103,19 @@ def test_a_supernet_is_not_compiled_again_for_every_path(space):
     loss(both)  # a path that is new, of blocks that are not
     assert [loss(arch) for arch in paths] == first
     assert counters["stats"]["unique_graphs"] == compiled > 0
+
+
+def test_blocks_are_compiled_for_fixed_shapes(space, monkeypatch):
+    """The default backend fails on the backward pass of a `SpatialTransformer` of dynamic shapes (torch 2.13)."""
+    inputs = []
+
+    def backend(graph, given):
+        inputs.extend(given)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile.func, backend=backend))
+    model = denoiser(space)
+    compile_blocks(model)
+    for frames in (None, 1):
+        batch_loss(model, batch(space, frames))
+    assert inputs and not [value for value in inputs if isinstance(value, torch.SymInt)]
