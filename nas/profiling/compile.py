@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.caches import usable, user_cache
-from nas.errors import ConfigError, NasError, suggestion
-from nas.failures import Infeasible
+from nas.errors import ConfigError, suggestion
 from nas.profiling.runtimes.base import Runnable
 from nas.profiling.temporary import TemporaryFolder
-from nas.profiling.workers.pool import Worker, WorkerPool
+from nas.profiling.workers.pool import OnDemandWorker
 from nas.spaces import Operator, Workload
 
 RUNTIMES = {"coreml": "coreml", "litert": "litert", "web": "litert"}
@@ -74,8 +73,7 @@ class Compiler:
         if self.runtime == "litert":
             usable(user_cache("litert"))
         self.folder = TemporaryFolder("nas-packages-")
-        self.pool = WorkerPool("nas.profiling.workers.compile", {}, timeout_s=3600.0, fork=False)
-        self.worker: Worker | None = None
+        self.process = OnDemandWorker("nas.profiling.workers.compile")
 
     def package(self, workload: Runnable | CompiledWorkload, alone: bool = False) -> CompiledWorkload:
         """Compile a workload; a `CompiledWorkload` is returned unchanged.
@@ -90,22 +88,12 @@ class Compiler:
         """
         if isinstance(workload, CompiledWorkload):
             return workload
-        if self.worker is None:
-            self.worker = self.pool.start()
         copies = COPIES if isinstance(workload, Workload) and isinstance(workload.part, Operator) and not alone else 1
-        arguments = (workload, copies, self.runtime, self.target, self.folder.path)
-        try:
-            return self.worker.call("nas.profiling.workers.compile:compile_workload", *arguments)
-        except (Infeasible, NasError):
-            self.worker = None  # a worker that raised has ended
-            raise
+        return self.process.call("compile_workload", workload, copies, self.runtime, self.target, self.folder.path)
 
     def close(self) -> None:
         """End the process and delete the compiled files. Closing twice is allowed."""
-        if self.worker is not None:
-            self.worker.close()
-            self.worker = None
-        self.pool.close()
+        self.process.close()
         self.folder.close()
 
     def __enter__(self) -> Compiler:

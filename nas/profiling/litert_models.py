@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from nas.errors import NasError
-from nas.failures import Infeasible
 from nas.profiling.runtimes.base import ConvertedModel, Runnable
-from nas.profiling.workers.pool import Worker, WorkerPool
+from nas.profiling.workers.pool import OnDemandWorker
 
 MARGIN = 0.05
 """Another variant than the reference is used if it is faster by more than this fraction."""
@@ -26,8 +24,7 @@ class LitertConverter:
 
     def __init__(self, cache: Path, precision: str = "float32") -> None:
         self.cache, self.precision = cache, precision
-        self.pool: WorkerPool | None = None
-        self.worker: Worker | None = None
+        self.process = OnDemandWorker("nas.profiling.workers.litert_convert")
 
     def __call__(self, workload: Runnable, variant: str = "", copies: int = 1) -> ConvertedModel:
         """Convert a workload to a .tflite file; see `nas.profiling.workers.litert_convert.convert_cached`.
@@ -36,24 +33,11 @@ class LitertConverter:
             Infeasible: it cannot be converted.
             NasError: the converter is not installed, or fails for a reason other than the workload.
         """
-        if self.pool is None:
-            self.pool = WorkerPool("nas.profiling.workers.litert_convert", {}, timeout_s=3600.0, fork=False)
-        if self.worker is None:
-            self.worker = self.pool.start()
-        arguments = (workload, variant, copies, self.cache, self.precision)
-        try:
-            return self.worker.call("nas.profiling.workers.litert_convert:convert_cached", *arguments)
-        except (Infeasible, NasError):
-            self.worker = None  # a worker that raised has ended
-            raise
+        return self.process.call("convert_cached", workload, variant, copies, self.cache, self.precision)
 
     def close(self) -> None:
         """End the process. Closing twice is allowed."""
-        if self.worker is not None:
-            self.worker.close()
-        if self.pool is not None:
-            self.pool.close()
-        self.pool = self.worker = None
+        self.process.close()
 
 
 def fastest_variant(variants: Sequence[str], trial_ms: Callable[[str], float], trials: int, longest_s: float) -> str:

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from nas.errors import NasError
 from nas.failures import Infeasible, OutOfMemory, ToolError, infeasible_error
 from nas.profiling.runtimes.base import Session, WorkloadStats
 from nas.profiling.temporary import TemporaryFolder
@@ -21,6 +22,8 @@ from nas.profiling.workers.messages import Call, Failure, Fork, ImportModule, Lo
 CAN_FORK = sys.platform == "linux"
 EXIT_TIMEOUT_S = 5.0
 """How long a worker may take to exit by itself once its connection is closed."""
+CONVERSION_TIMEOUT_S = 3600.0
+"""How long a process may take to convert one workload."""
 TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
@@ -200,6 +203,39 @@ class Worker:
             with contextlib.suppress(Infeasible, ToolError):
                 return self.template.ask(Reap(self.pid, EXIT_TIMEOUT_S))
         return -signal.SIGKILL
+
+
+class OnDemandWorker:
+    """A process that converts workloads: started at the first call, and again after a call that failed.
+
+    Args:
+        module: imported by the process; its functions are called.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.pool: WorkerPool | None = None
+        self.worker: Worker | None = None
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """What the module's `function(*arguments)` returns in the process; raises as `Worker.ask`."""
+        if self.pool is None:
+            self.pool = WorkerPool(self.module, {}, CONVERSION_TIMEOUT_S, fork=False)
+        if self.worker is None:
+            self.worker = self.pool.start()
+        try:
+            return self.worker.call(f"{self.module}:{function}", *arguments)
+        except (Infeasible, NasError):
+            self.worker = None  # a worker that raised has ended
+            raise
+
+    def close(self) -> None:
+        """End the process. Closing twice is fine."""
+        if self.worker is not None:
+            self.worker.close()
+        if self.pool is not None:
+            self.pool.close()
+        self.pool = self.worker = None
 
 
 class WorkerSession(Session):
