@@ -81,6 +81,16 @@ def captions_in(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in texts if text.strip())) or (texts[0],)
 
 
+def read_caption(path: Path) -> str:
+    """The caption in a text file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    with _open_text(path) as file:
+        return file.read(MAX_CAPTION + 2).strip()
+
+
 def check_text(key: str, text: str) -> None:
     """Check a caption.
 

@@ -171,3 +171,53 @@ def test_a_folder_without_images_gives_single_frames_of_its_clips(tmp_path):
     images = {s.image(i).caption: s.image(i).pixels for s in sources for i in range(s.images)}
     assert {caption: pixels.shape for caption, pixels in images.items()} == dict.fromkeys("ab", (3, 1, 32, 32))
     assert 0 < brightness(images["a"])[0] < 200  # a frame from within
+
+
+def test_captions_may_be_in_text_files_beside_the_clips(tmp_path):
+    data = tmp_path / "data"
+    (data / "more").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4", "more/c.mp4", "more/.hidden.mp4", "silent.mp4"):
+        write_clip(data / name, 8)
+    write_image(data / "still.png")
+    (data / "a.txt").write_text("a cat,\nrunning\n")
+    (data / "b.txt").write_bytes("\ufeffein Hund läuft".encode())
+    (data / "more/c.txt").write_text("")  # as in metadata, an empty caption is one
+    (data / "still.txt").write_bytes(b"\xff\xfe\xfd")
+    (data / "notes.txt").write_text("not of a clip")
+    sources = [VideoFolder(data, split, OWN, 8) for split in ("train", "test")]
+    found = {Path(s.name("videos", i)).name: s.captions("videos", i) for s in sources for i in range(s.videos)}
+    assert found == {"a.mp4": ("a cat,\nrunning",), "b.mp4": ("ein Hund läuft",), "c.mp4": ("",)}
+    listed = {Path(sample.file).name: sample.reason for sample in sources[0].skipped}
+    assert listed.keys() == {"silent.mp4", "still.png"} and listed["silent.mp4"].startswith("text: missing")
+
+
+def test_rows_without_a_caption_take_that_of_the_text_file(tmp_path):
+    for name in ("a", "b", "c"):
+        write_clip(tmp_path / f"{name}.mp4", 8)
+        (tmp_path / f"{name}.txt").write_text(f"{name} of the file")
+    lines = ('{"file_name": "a.mp4"}', '{"file_name": "b.mp4", "text": "b of the row"}')
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    sources = [VideoFolder(tmp_path, split, OWN, 8) for split in ("train", "test")]
+    captions = {s.captions("videos", i) for s in sources for i in range(s.videos)}
+    assert captions == {("a of the file",), ("b of the row",)}  # c.mp4 is not in the metadata
+
+
+def test_a_text_file_outside_of_the_data_is_not_read(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "secret.txt").write_text("a secret")
+    for name in ("a", "b"):
+        write_clip(data / f"{name}.mp4", 8)
+    (data / "a.txt").symlink_to(tmp_path / "secret.txt")
+    (data / "b.txt").write_text("fine")
+    source = VideoFolder(data, "train", OWN, 8)
+    assert "outside the data folder" in source.skipped[0].reason
+
+
+def test_a_folder_train_without_a_folder_test_is_not_held_out_of(tmp_path):
+    (tmp_path / "train").mkdir()
+    write_clip(tmp_path / "train/a.mp4", 8)
+    (tmp_path / "train/a.txt").write_text("x")
+    assert VideoFolder(tmp_path, "train", OWN, 8).videos == 1
+    with pytest.raises(ConfigError, match=r"nor a text file beside each clip; add one"):
+        VideoFolder(tmp_path, "test", OWN, 8)
