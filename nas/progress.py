@@ -22,7 +22,7 @@ def progress(
     """
     options: dict[str, Any] = {"mininterval": 1, "maxinterval": 5, "dynamic_ncols": True}
     if not sys.stderr.isatty():
-        wording = "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"
+        wording = "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left{postfix}"
         options = {
             "mininterval": LOG_EVERY_S,
             "maxinterval": LOG_EVERY_S,

@@ -31,12 +31,13 @@ EAGER = "eager"
     "--workers", type=int, default=1, metavar="N", help="split each batch over N Ray workers, one GPU each if available"
 )
 @option("--data", metavar="DIR", type=PATH, help="clips for the decoder stage, instead of the recipe's")
+@option("--profile", is_flag=True, help="write a profiler's trace of three steps into STAGE/profile")
 @device_option
-def train(stage: str, config: str, out: str, workers: int, data: str | None, device: str | None) -> None:
+def train(stage: str, config: str, out: str, workers: int, data: str | None, device: str | None, profile: bool) -> None:
     from nas import distributed
     from nas.training.recipe import train as train_stage
 
-    result = train_stage(stage, config, out, workers, data, device)
+    result = train_stage(stage, config, out, workers, data, device, 3 if profile else 0)
     if distributed.launched_rank() == 0:
         print(f"{result.folder}: {json.dumps(result.metrics)}")
 

@@ -32,12 +32,22 @@ class TrainingBatch(Protocol):
     t: Tensor
 
 
+TIME_BINS = 4
+"""Equal parts of the times 0..1 whose losses `batch_losses` gives."""
+
+
 def flow_loss(velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared error of the velocity, each clip's times its weight `(B,)` if given."""
-    predicted, target = velocity(add_noise(x0, noise, t), t), noise - x0
-    if weight is None:
-        return F.mse_loss(predicted, target)
-    return ((predicted - target).square().flatten(1).mean(1) * weight).mean()
+    return _weighted_error(velocity(add_noise(x0, noise, t), t), noise - x0, weight)
+
+
+def _weighted_error(predicted: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    return F.mse_loss(predicted, target) if weight is None else (_clip_errors(predicted, target) * weight).mean()
+
+
+def _clip_errors(predicted: Tensor, target: Tensor) -> Tensor:
+    """`(B,)`: the mean squared error of each clip."""
+    return (predicted - target).square().flatten(1).mean(1)
 
 
 def denoising_loss(
@@ -50,6 +60,27 @@ def denoising_loss(
 def batch_loss(model: torch.nn.Module, batch: TrainingBatch, *more: object) -> Tensor:
     """`denoising_loss` on a batch."""
     return denoising_loss(model, batch.latents, batch.context, batch.noise, batch.t, *more)
+
+
+def batch_losses(model: torch.nn.Module, batch: TrainingBatch, *more: object) -> dict[str, Tensor]:
+    """`denoising_loss` on a batch as `loss`, and its part at each of `TIME_BINS` times, for `nas.training.history.by_share`.
+
+    `loss_t0` to `loss_t3` are the mean over the batch of the losses of the clips with t in that quarter of 0..1, and
+    `loss_t0:share` etc. the shares of these clips, so that both can be averaged over parts of a batch.
+    """
+    objective, target = get_objective(model), batch.noise - batch.latents
+    weight = loss_weights(objective, batch.t)
+    predicted = velocity_fn(model, batch.context, *more)(add_noise(batch.latents, batch.noise, batch.t), batch.t)
+    losses = {"loss": _weighted_error(predicted, target, weight)}
+    with torch.no_grad():
+        errors = _clip_errors(predicted, target)
+        errors = errors if weight is None else errors * weight
+        bins = (batch.t * TIME_BINS).long().clamp(0, TIME_BINS - 1)
+        for number in range(TIME_BINS):
+            within = bins == number
+            losses[f"loss_t{number}"] = torch.where(within, errors, 0.0).mean()
+            losses[f"loss_t{number}:share"] = within.float().mean()
+    return losses
 
 
 def loss_weights(objective: Objective, t: Tensor) -> Tensor | None:

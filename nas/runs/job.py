@@ -71,6 +71,7 @@ class Job:
         from nas.training import STAGES, ExecutionConfig, FinetuneConfig
         from nas.training.execution import check_device
         from nas.training.recipe import beside, check_shares
+        from nas.training.telemetry.loggers import check_installed
 
         self.config, self.folder = config, run
         self.base = Path(file).absolute().parent  # relative paths are relative to the config file
@@ -93,6 +94,7 @@ class Job:
         self.execution = build(ExecutionConfig, config.execution, file, "execution")
         self.execution = self.execution if device is None else replace(self.execution, device=device)
         check_device(self.execution, "--" if device else f"{file}: execution.")  # before hours of profiling
+        check_installed(self.execution.loggers or (), f"{file}: execution.")
         self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
 
     def run(self) -> None:

@@ -17,6 +17,7 @@ from nas.errors import ConfigError, suggestion
 from nas.models.unet import ResnetBlock, SpatialTransformer
 from nas.ranges import check_range
 from nas.spaces import operator_kinds, resolve
+from nas.training.telemetry.throughput import recomputation
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,9 +42,13 @@ class ExecutionConfig:
         keep: number of training states to keep; more than 1 to be able to go back, and to extend a finished stage.
         device: `cpu`, `cuda`, `cuda:1` or `mps`; None: a CUDA GPU if there is one, otherwise the CPU. Float32 products
             are computed in TF32 on GPUs that have it.
+        peak_tflops: dense peak of one device in this precision, for the share of it that is reached (MFU); None: that of
+            known GPUs.
+        loggers: `tensorboard`, `wandb`, `mlflow`; None: TensorBoard if it is installed.
+        profile_steps: number of steps of which to write a trace; 0 for none.
 
     Raises:
-        ConfigError: an unknown precision, or a number below 1.
+        ConfigError: an unknown precision or logger, or a number out of range.
     """
 
     accumulate: int = 1
@@ -53,6 +58,9 @@ class ExecutionConfig:
     shard: bool = False
     keep: int = 1
     device: str | None = None
+    peak_tflops: float | None = None
+    loggers: tuple[str, ...] | None = None
+    profile_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -60,6 +68,8 @@ class ExecutionConfig:
                 f"precision: unknown precision '{self.precision}'{suggestion(self.precision, PRECISIONS)}"
             )
         check_range(self, ("accumulate", "keep"), 1)
+        check_range(self, ("peak_tflops",), 0, above=True)
+        check_range(self, ("profile_steps",), 0, 1000)
 
     def check(self, device: torch.device) -> None:
         """
@@ -96,6 +106,26 @@ def check_device(execution: ExecutionConfig, where: str) -> None:
         raise ConfigError(f"{where}{error}") from None
 
 
+def memory_advice(stage: str, config: object, execution: ExecutionConfig, device: torch.device) -> str:
+    """Which options of a stage that ran out of memory need less of it, the cheapest first."""
+    batch, workers = getattr(config, "batch", 1), distributed.world_size()
+    denoises = stage in ("distill", "supernet", "finetune", "adversarial")
+    advice = []
+    if execution.precision == "fp32" and device.type == "cuda" and (denoises or stage == "decoder"):
+        advice.append("set execution.precision: bf16")
+    if denoises and not execution.checkpointing:
+        advice.append("set execution.checkpointing: true")
+    if stage != "adversarial" and batch // workers > execution.accumulate:
+        advice.append(f"raise execution.accumulate (now {execution.accumulate})")
+    if stage == "adversarial" and batch > workers:
+        advice.append(f"lower stages.adversarial.batch (now {batch})")
+    if denoises and stage != "adversarial" and workers > 1 and not execution.shard:
+        advice.append("set execution.shard: true")
+    if stage == "decoder":
+        advice.append("train on fewer frames (stages.decoder.frames)")
+    return ", or ".join(advice) or "use a device with more memory"
+
+
 def allow_tf32(device: torch.device) -> None:
     """Let a GPU compute float32 products in TF32: several times faster, with the mantissa of fp16."""
     if device.type == "cuda":
@@ -124,4 +154,6 @@ def compile_blocks(model: nn.Module) -> None:
 def checkpoint_blocks(model: nn.Module) -> None:
     """Enable activation checkpointing of each block, in place; parameter names do not change."""
     for block in blocks(model):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, context_fn=recomputation
+        )

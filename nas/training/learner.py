@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nas import distributed
-from nas.errors import ConfigError, NasError
+from nas.errors import ConfigError, NasError, shown
 from nas.models import UNet
 from nas.ranges import check_range
 from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks, compile_blocks
+from nas.training.telemetry.throughput import Timer
 
 Loss = Callable[[Any], Tensor | Mapping[str, Tensor]]
 """(batch) -> its loss, or a mapping with it as `loss` and other values for the history."""
 
+MIN_EMA_HORIZON = 100
 MAX_SKIPPED_STEPS = 20
 """This many steps in a row without a finite gradient end the run."""
 
@@ -32,10 +34,13 @@ class Optimization:
     Attributes:
         lr: peak learning rate; it rises linearly over `warmup` steps and decays on a cosine to a twentieth of it.
         clip: maximum norm of the gradient.
-        ema: decay of the exponential moving average of the weights; lower in the first steps.
+        weight_decay_on: `all`, or `weights`: not biases, the scales of norms, and embeddings.
+        ema_horizon: steps over which the weights are averaged (EMA), up to a factor e; None: a twentieth of the run, at
+            least `MIN_EMA_HORIZON`. Shorter in the first steps.
+        ema: the same as a decay, 1 - 1 / horizon; give one of them.
 
     Raises:
-        ConfigError: a number is not finite or out of range.
+        ConfigError: a number is not finite or out of range, or there are both `ema` and `ema_horizon`.
     """
 
     lr: float
@@ -43,20 +48,41 @@ class Optimization:
     clip: float = 1.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
-    ema: float = 0.99
+    weight_decay_on: Literal["all", "weights"] = "all"
+    ema_horizon: float | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
+        if self.weight_decay_on not in ("all", "weights"):
+            raise ConfigError(f"weight_decay_on: must be all or weights, not {shown(self.weight_decay_on)}")
+        check_range(self, ("ema_horizon",), 1)
+        if self.ema is not None and self.ema_horizon is not None:
+            raise ConfigError("ema_horizon: says the same as ema; remove one of the two")
         check_range(self, ("lr", "warmup", "weight_decay"), 0)
         check_range(self, ("clip",), 0, above=True)
         check_range(self, ("betas", "ema"), 0, 1)
         if 1 in self.betas:
             raise ConfigError("betas: must be below 1, or the moment estimates never change")
 
+    def with_ema(self, steps: int) -> Optimization:
+        """These options with the `ema` of a run of this many steps."""
+        if self.ema is not None:
+            return self
+        horizon = max(MIN_EMA_HORIZON, steps / 20) if self.ema_horizon is None else self.ema_horizon
+        return replace(self, ema=1 - 1 / horizon, ema_horizon=None)
+
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0, 1, ... of `steps`."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
         return self.lr * rise * fall
+
+
+def names_without_decay(module: nn.Module) -> set[str]:
+    """The parameters that are biases, scales of norms, or embeddings."""
+    vectors = {name for name, parameter in module.named_parameters() if parameter.ndim < 2}
+    tables = (name for name, part in module.named_modules() if isinstance(part, nn.Embedding))
+    return vectors | {f"{name}.weight".removeprefix(".") for name in tables}
 
 
 class Learner:
@@ -74,6 +100,7 @@ class Learner:
 
     Attributes:
         model: the module in its distributed wrapper; losses call this one.
+        timer: learns when the parts of a step begin.
     """
 
     def __init__(
@@ -87,8 +114,8 @@ class Learner:
         execution: ExecutionConfig | None = None,
         use_ddp: bool = False,
     ) -> None:
-        self.config, self.steps, self.execution = config, steps, execution or ExecutionConfig()
-        self.device = distributed.device()
+        self.config, self.steps, self.execution = config.with_ema(steps), steps, execution or ExecutionConfig()
+        self.device, self.timer = distributed.device(), Timer()
         self.module = module.to(self.device)
         names = {name for name, _ in module.named_parameters() if trained(name)}
         for name, parameter in module.named_parameters():
@@ -97,12 +124,15 @@ class Learner:
         self.names = [name for name, _ in module.named_parameters() if name in names]
         parameters = dict(module.named_parameters())
         self.parameters = [parameters[name] for name in self.names]
-        groups = [(p, slow_rate if slow(name) else 1.0) for name, p in zip(self.names, self.parameters)]
+        undecayed = names_without_decay(module) if config.weight_decay_on == "weights" else set()
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in zip(self.names, self.parameters):
+            kind = (slow_rate if slow(name) else 1.0, 0.0 if name in undecayed else config.weight_decay)
+            groups.setdefault(kind, []).append(parameter)
         self.optimizer = torch.optim.AdamW(
-            [{"params": [p for p, r in groups if r == rate], "rate": rate} for rate in sorted({r for _, r in groups})],
+            [{"params": groups[kind], "rate": kind[0], "weight_decay": kind[1]} for kind in sorted(groups)],
             lr=config.lr,
             betas=config.betas,
-            weight_decay=config.weight_decay,
             fused=True,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.execution.precision == "fp16")
@@ -135,23 +165,26 @@ class Learner:
 
         Args:
             loss: of a part of the batch: the loss, or a mapping with it as `loss` and other values for the history.
-            batch: an object with `split(parts)`.
+            batch: a data class with `split(parts)`, whose first field are the clips `(B, ...)`.
 
         Returns:
             The means over the parts of what `loss` gives, as numbers, and `grad_norm` as `update` returns it.
         """
+        self.timer.begin(next(iter(vars(batch).values())))
         parts, means = batch.split(self.execution.accumulate), {}
         self.optimizer.zero_grad()
         for number, part in enumerate(parts, 1):
+            self.timer.part("forward")
             last = number == len(parts)
             with contextlib.nullcontext() if last else distributed.no_gradient_sync(self.model):
                 with self.autocast():
                     values = loss(part)
                     values = dict(values) if isinstance(values, Mapping) else {"loss": values}
                     values = {name: value / len(parts) for name, value in values.items()}
+                self.timer.part("backward")
                 self.scaler.scale(values["loss"]).backward()
             means = {name: means.get(name, 0.0) + value.detach() for name, value in values.items()}
-        return self._apply_gradients(means, step)
+        return _take_steps([(self, means)], step)[0]
 
     def update(self, loss: Tensor, step: int) -> float:
         """One optimizer step on `loss`; the step is skipped when the loss or its gradient is not finite.
@@ -166,18 +199,22 @@ class Learner:
 
     def update_and_read(self, values: Mapping[str, Tensor], step: int) -> dict[str, float]:
         """`update` on `values["loss"]`: all values as numbers, for which the host waits once, and `grad_norm`."""
-        self.optimizer.zero_grad()
-        self.scaler.scale(values["loss"]).backward()
-        return self._apply_gradients(values, step)
+        return update_together([(self, values)], step)[0]
 
-    def _apply_gradients(self, values: Mapping[str, Tensor], step: int) -> dict[str, float]:
+    def _backward(self, loss: Tensor) -> None:
+        self.timer.part("backward")
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+
+    def _gradient_norm(self) -> Tensor:
+        """The norm `()` of the gradient, which is averaged over the workers and clipped."""
         if self._average_gradients:
             distributed.average_gradients(self.parameters)
+        self.timer.part("optimizer")
         self.scaler.unscale_(self.optimizer)
-        norm = distributed.full_tensor(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
-        values = {**values, "grad_norm": norm}
-        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
-        row = dict(zip(values, numbers))
+        return distributed.full_tensor(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+
+    def _take_step(self, row: dict[str, float], step: int) -> dict[str, float]:
         # The norm is the same on every worker, the loss is not: either all workers take the step, or none does.
         finite = distributed.mean_over_workers({"loss": row["loss"]})["loss"]
         if not math.isfinite(row["grad_norm"]) or not math.isfinite(finite):
@@ -194,7 +231,24 @@ class Learner:
         decay = min(self.config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
+        self.timer.part("other")
         return row
+
+    @contextlib.contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Inside, the module has the EMA weights."""
+        self._swap_ema()
+        try:
+            yield
+        finally:
+            self._swap_ema()
+
+    @torch.no_grad()
+    def _swap_ema(self) -> None:
+        for parameter, mean in zip(self.parameters, self.ema):
+            current = parameter.detach().clone()
+            parameter.copy_(mean)
+            mean.copy_(current)
 
     def ema_state(self) -> dict[str, Tensor]:
         """The module's state dict with the EMA weights, on rank 0; a collective call, {} on the other workers."""
@@ -255,3 +309,17 @@ class Learner:
             scale, growth = state[f"{prefix}scaler"].tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
         self.skipped.copy_(state[f"{prefix}bad"])
+
+
+def update_together(updates: Sequence[tuple[Learner, Mapping[str, Tensor]]], step: int) -> list[dict[str, float]]:
+    """`Learner.update_and_read` of several learners, for whose values the host waits once."""
+    for learner, values in updates:
+        learner._backward(values["loss"])
+    return _take_steps(updates, step)
+
+
+def _take_steps(updates: Sequence[tuple[Learner, Mapping[str, Tensor]]], step: int) -> list[dict[str, float]]:
+    values = [{**values, "grad_norm": learner._gradient_norm()} for learner, values in updates]
+    numbers = iter(torch.stack([value.detach().float() for row in values for value in row.values()]).tolist())
+    rows = [dict(zip(row, numbers)) for row in values]
+    return [learner._take_step(row, step) for (learner, _), row in zip(updates, rows)]

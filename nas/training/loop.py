@@ -8,7 +8,9 @@ weights, optimizer moments, EMA weights and the number of steps; no random state
     state-STEP...       older states, if `ExecutionConfig.keep` is above 1; to go back, rename one to state.safetensors
     history.csv         step, loss, ...; one row per step
     warnings.txt        the warnings of the monitors, if any
-    tensorboard/        the history for TensorBoard, if it is installed
+    throughput.csv      clips per second, parts of a step, FLOP/s, memory: see `nas.training.telemetry.throughput`
+    tensorboard/        both for TensorBoard, if it is installed; see `nas.training.telemetry.loggers` for others
+    profile/            the trace of a few steps, if `ExecutionConfig.profile_steps` asks for it
     result.json         written last: the stage is finished
 """
 
@@ -27,10 +29,10 @@ from nas.errors import ConfigError, NasError
 from nas.files import link_or_copy
 from nas.models import safetensors_io
 from nas.progress import progress
-from nas.training import monitors
-from nas.training.history import History, read_history
+from nas.training.history import History, by_share, read_history
 from nas.training.learner import Learner
 from nas.training.monitors import HistoryMonitor
+from nas.training.telemetry.recorder import Recorder
 
 STATE, WARNINGS = "state.safetensors", "warnings.txt"
 
@@ -60,38 +62,58 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     done, before = _restore(folder, learners)
-    history = History(folder, done) if distributed.is_main() else None
-    monitor = HistoryMonitor(read_history(folder)) if history else None
-    board = monitors.TensorBoardLog(folder, done) if history else None
     started = time.monotonic()
 
     def seconds() -> float:
         return before + time.monotonic() - started
 
-    numbers = range(done, steps)
-    for number in progress(numbers, title, steps, done) if history else numbers:
-        row = distributed.mean_over_workers(step(number))
-        if history:
-            history.append(number + 1, row)
-            for line in monitor.check({"step": number + 1, **row}):
-                _warn(folder, f"{title}: {line}")
-        if board:
-            board.add(number + 1, row)
+    def save_at(number: int, row: Mapping[str, float]) -> None:
         if number + 1 == steps:
             _check_end(title, row, learners)
         if (number + 1) % save_every == 0 or number + 1 == steps:
             _save(folder, learners, number + 1, seconds())
-    if history:
-        history.close()
-    if board:
-        board.close()
+
+    if distributed.is_main():
+        _take_and_record(title, folder, range(done, steps), learners, step, save_at)
+    else:
+        for number in range(done, steps):
+            save_at(number, by_share(distributed.mean_over_workers(step(number))))
     distributed.barrier()  # the other workers read what rank 0 wrote
     return seconds()
 
 
+def _take_and_record(
+    title: str,
+    folder: Path,
+    numbers: range,
+    learners: Mapping[str, Learner],
+    step: Callable[[int], Mapping[str, float]],
+    after: Callable[[int, Mapping[str, float]], None],
+) -> None:
+    """Take the steps of these numbers; write their history, warnings and throughput; call `after` with each row."""
+    history, recorder = History(folder, numbers.start), Recorder(title, folder, numbers, learners)
+    monitor, failed = HistoryMonitor(read_history(folder)), True
+    try:
+        bar = progress(numbers, title, numbers.stop, numbers.start)
+        for number in bar:
+            with recorder.step(number):
+                row = step(number)
+            row = by_share(distributed.mean_over_workers(row))
+            history.append(number + 1, row)
+            for line in monitor.check({"step": number + 1, **row}):
+                _warn(folder, f"{title}: {line}")
+            if text := recorder.add(number + 1, row):
+                bar.set_postfix_str(text, refresh=False)
+            after(number, row)
+        failed = False
+    finally:
+        history.close()
+        recorder.close(failed)
+
+
 def _check_end(title: str, last: Mapping[str, float], learners: Mapping[str, Learner]) -> None:
     """Raise if the loss of the last step is not finite, or if every step of a learner was skipped."""
-    losses = [name for name, value in last.items() if "loss" in name and not math.isfinite(value)]
+    losses = [name for name, value in last.items() if name.endswith("loss") and not math.isfinite(value)]
     idle = [name for name, learner in learners.items() if learner.skipped[1] >= learner.steps > 0]
     if losses or idle:
         what = (

@@ -1,19 +1,14 @@
-"""Monitors of a training run: warnings about static clips, drifting latents and a saturated discriminator; TensorBoard."""
+"""Monitors of a training run: warnings about static clips, drifting latents and a saturated discriminator."""
 
 from __future__ import annotations
 
 import math
-import sys
-import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -90,47 +85,3 @@ class HistoryMonitor:
                 what = bounds.below if mean < bounds.low else bounds.above
                 warnings.append(f"step {row['step']}: {bounds.column} {mean:.3g}: {what}")
         return warnings
-
-
-class TensorBoardLog:
-    """Writes the history to `folder/tensorboard`, if tensorboard is installed; steps that are repeated are replaced.
-
-    If a file cannot be written, it prints a warning and training continues without it.
-    """
-
-    def __init__(self, folder: Path, steps_done: int) -> None:
-        self._writer, self._folder = None, folder / "tensorboard"
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        threading.excepthook = _without_tensorboard  # its writer thread prints a traceback when the disk is full
-        self._try(lambda: SummaryWriter(str(self._folder), purge_step=steps_done + 1), opens=True)
-
-    def add(self, step: int, row: Mapping[str, float]) -> None:
-        """Write one row of the history."""
-        if self._writer is not None:
-            self._try(lambda: [self._writer.add_scalar(name, value, step) for name, value in row.items()])
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        if self._writer is not None:
-            self._try(self._writer.close)
-
-    def _try(self, write: Callable[[], Any], opens: bool = False) -> None:
-        try:
-            done = write()
-            self._writer = done if opens else self._writer
-        except OSError as error:
-            self._writer = None
-            tqdm.write(
-                f"warning: {self._folder}: cannot be written and is not updated any more: {error.strerror or error}",
-                file=sys.stderr,
-            )
-
-
-def _without_tensorboard(failed: threading.ExceptHookArgs) -> None:
-    """The default hook, except for disk errors in tensorboard's thread, which are raised again where it is used."""
-    module = type(failed.thread).__module__
-    if not (module.startswith("tensorboard") and issubclass(failed.exc_type, OSError)):
-        threading.__excepthook__(failed)

@@ -32,6 +32,7 @@ from nas.spaces import Architecture, SearchSpace
 from nas.training.execution import ExecutionConfig, check_device
 from nas.training.previews import PreviewConfig
 from nas.training.stage import Inputs, StageResult, check_or_record_config, extend, file_hash, needs_run
+from nas.training.telemetry.loggers import check_installed
 
 PREVIOUS_STAGE = dict(zip(STAGE_ORDER, (None, *STAGE_ORDER)))
 """For each stage, the one it starts from; keys are in the order in which the stages run."""
@@ -64,6 +65,7 @@ def train(
     workers: int = 1,
     data: str | Path | None = None,
     device: str | None = None,
+    profile_steps: int = 0,
 ) -> StageResult:
     """Run or resume stage `stage` of a recipe file in `out/STAGE`; the stages before it must be finished in `out`.
 
@@ -72,6 +74,7 @@ def train(
             it at 1 under `torchrun`, which has started them.
         data: overrides the recipe's data of the `decoder` stage: `digits`, or a folder.
         device: overrides the recipe's `execution.device`.
+        profile_steps: overrides the recipe's `execution.profile_steps`, unless it is 0.
 
     Raises:
         ConfigError: unknown stage, invalid file, the previous stage is not finished, or the folder was started with
@@ -107,7 +110,9 @@ def train(
     table = file_hash(beside(path, loaded.table)) if loaded.table else None
     base = path.absolute().parent
     execution = loaded.execution if device is None else replace(loaded.execution, device=device)
+    execution = replace(execution, profile_steps=profile_steps or execution.profile_steps)
     check_device(execution, "--" if device else f"{path}: execution.")
+    check_installed(execution.loggers or (), f"{path}: execution.")
     inputs = Inputs(space, decoder, start, arch, loaded.objective, execution, loaded.previews, table, base)
     check_shares(stage, options, max(workers, launched), str(path))
     return run_on_workers(stage, out / stage, options, inputs, workers)

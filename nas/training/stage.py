@@ -7,7 +7,7 @@ import errno
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from nas.failures import lacks_memory
 from nas.files import read_json, read_text, short_hash, write_json
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
-from nas.training.execution import ExecutionConfig, allow_tf32
+from nas.training.execution import ExecutionConfig, allow_tf32, memory_advice
+from nas.training.learner import Optimization
 from nas.training.loop import STATE, older_states
 from nas.training.previews import PreviewConfig
 
@@ -95,7 +96,8 @@ def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: In
             check_or_record_config(name, folder, config, inputs, distributed.world_size())
             if not done.exists():
                 allow_tf32(distributed.device())
-                with _explain_resource_errors(folder):
+                advice = memory_advice(name, config, inputs.execution, distributed.device())
+                with _explain_resource_errors(folder, advice):
                     _finish(name, stage, folder, config, inputs)
     check_or_record_config(name, folder, config, inputs, distributed.world_size())
     result = build(_ResultFile, read_json(done, "stage result"), str(done))
@@ -135,8 +137,8 @@ def check_finite(value: float, what: str) -> float:
 
 
 @contextlib.contextmanager
-def _explain_resource_errors(folder: Path) -> Iterator[None]:
-    """Turn out-of-disk and out-of-memory errors into a NasError that says how to continue."""
+def _explain_resource_errors(folder: Path, advice: str) -> Iterator[None]:
+    """Turn out-of-disk and out-of-memory errors into a NasError that says how to continue; `advice` is for the latter."""
     kept = "the saved state is kept, and the same command resumes from it"
     try:
         yield
@@ -156,9 +158,7 @@ def _explain_resource_errors(folder: Path) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        raise NasError(
-            f"{folder}: out of memory; {kept}; raise execution.accumulate or set execution.checkpointing"
-        ) from None
+        raise NasError(f"{folder}: out of memory; {kept}; {advice}") from None
 
 
 def file_hash(file: str | Path) -> str:
@@ -205,7 +205,7 @@ def extend(name: str, folder: Path, config: Any, inputs: Inputs) -> None:
     for evaluation in folder.glob("quality-*.jsonl"):
         evaluation.unlink()
     recorded = read_json(path, "stage", dict)
-    write_json(path, {**recorded, "config": {**recorded["config"], "steps": config.steps}})
+    write_json(path, {**recorded, "config": asdict(_resolve_config(config, inputs.space))})
 
 
 def needs_run(folder: Path, config: Any) -> bool:
@@ -262,8 +262,19 @@ def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs,
 
 
 def _resolve_config(config: Any, space: SearchSpace) -> Any:
-    """The config with defaults taken from the search space, for configs that have `with_space_defaults`."""
-    return config.with_space_defaults(space) if hasattr(config, "with_space_defaults") else config
+    """The config with defaults taken from the search space, if it has any, and from the number of steps."""
+    return _with_ema(config.with_space_defaults(space) if hasattr(config, "with_space_defaults") else config)
+
+
+def _with_ema(config: Any, steps: int = 0) -> Any:
+    """The config with the horizon of the EMA in each of its `Optimization`s, of a run of these or its own steps."""
+    steps, changed = getattr(config, "steps", steps), {}
+    for name, value in vars(config).items():
+        if isinstance(value, Optimization):
+            changed[name] = value.with_ema(steps)
+        elif is_dataclass(value):
+            changed[name] = _with_ema(value, steps)
+    return replace(config, **changed) if changed else config
 
 
 def _with_defaults(recorded: dict[str, Any], path: Path, config: Any, space: SearchSpace) -> dict[str, Any]:

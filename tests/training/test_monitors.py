@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from nas.data.batches import held_out
 from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import WARNINGS, run
-from nas.training.monitors import HistoryMonitor, TensorBoardLog, latent_statistics, motion_energy
+from nas.training.monitors import HistoryMonitor, latent_statistics, motion_energy
 from nas.training.previews import PreviewConfig
 
 
@@ -90,41 +89,6 @@ def test_a_run_warns_in_one_line_and_does_not_repeat_it_when_resumed(tmp_path, c
     run("adversarial", tmp_path, 60, {"x": again}, step_that_stops_moving(again), save_every=50)
     assert "warning" not in capsys.readouterr().err
     assert len((tmp_path / WARNINGS).read_text().splitlines()) == 1
-
-
-def test_tensorboard_has_every_step_once_after_a_resume(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def dies(step):
-        def dying(number: int) -> dict[str, float]:
-            if number == 25:
-                raise KeyboardInterrupt
-            return step(number)
-
-        return dying
-
-    first, second = learner(), learner()
-    with pytest.raises(KeyboardInterrupt):
-        run("a", tmp_path, 40, {"x": first}, dies(step_that_stops_moving(first)), save_every=10)
-    time.sleep(1.1)  # TensorBoard reads files in the order of their names, and a name's time is in whole seconds
-    run("a", tmp_path, 40, {"x": second}, step_that_stops_moving(second), save_every=10)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    history = read_history(tmp_path)
-    for column in ("loss", "grad_norm", "motion"):
-        scalars = events.Scalars(column)
-        assert [scalar.step for scalar in scalars] == list(range(1, 41))
-        assert [scalar.value for scalar in scalars] == pytest.approx([row[column] for row in history], rel=1e-4)
-
-
-def test_without_tensorboard_nothing_is_written(tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it fails
-    board = TensorBoardLog(tmp_path, 0)
-    board.add(1, {"loss": 1.0})
-    board.close()
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from nas import distributed
 from nas.config import renamed
 from nas.data.batches import Batch, Batches, held_out
 from nas.data.latent_cache import LatentCache
-from nas.diffusion.losses import batch_loss, validation_loss
+from nas.diffusion.losses import batch_losses, validation_loss
 from nas.files import local_or_hub
 from nas.models import build, safetensors_io
 from nas.models.diffusers_checkpoint import load_spatial_weights
@@ -82,7 +82,7 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     def step(number: int) -> dict[str, float]:
         batch = batches.of_images(number)
         if teacher is None:
-            return learner.train_step(lambda part: batch_loss(learner.model, part), batch, number)
+            return learner.train_step(lambda part: batch_losses(learner.model, part), batch, number)
 
         def loss(part: Batch) -> dict[str, Tensor]:
             values = distillation_losses(learner.model, teacher, part)

@@ -18,7 +18,7 @@ import torch
 from nas import distributed
 from nas.config import renamed
 from nas.data.batches import Batches, held_out
-from nas.diffusion.losses import batch_loss, validation_losses
+from nas.diffusion.losses import batch_losses, validation_losses
 from nas.models import Denoiser, Supernet, build, fair_round, safetensors_io
 from nas.models.safetensors_io import load_into
 from nas.ranges import check_range
@@ -94,7 +94,7 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
 
     def step(number: int) -> dict[str, float]:
         batch = batches.joint(number)
-        row = learner.train_step(lambda part: batch_loss(learner.model, part, rounds(number)), batch, number)
+        row = learner.train_step(lambda part: batch_losses(learner.model, part, rounds(number)), batch, number)
         return {**row, "frames": batch.latents.shape[2]}
 
     seconds = run("supernet", folder, config.steps, {"supernet": learner}, step, config.save_every)
