@@ -1,11 +1,13 @@
-"""Compares the adversarial stage with continued fine-tuning at equal compute, for sampling in few steps.
+"""Compares methods of the adversarial stage, and continued fine-tuning, at equal compute, for sampling in few steps.
 
     python benchmarks/adversarial.py --run runs/demo --converge 3000 --out runs/adversarial
 
 The fine-tuned denoiser of a demo run is first trained for `--converge` more steps: a start that has not converged would
-gain more from plain training than from distillation. From there the config's `adversarial` stage trains the student,
-and its control, which is plain fine-tuning from the same start with equal compute. Both are evaluated at 1, 2 and 4
-steps, the start also at 25, with the demo's digit classifier. An interrupted benchmark resumes. Prints a Markdown table, and writes it to OUT/adversarial.md.
+gain more from plain training than from distillation. From there the config's `adversarial` stage trains the student by
+each of `--methods`, and a control by plain fine-tuning, all with the compute of `reflow-gan`, which includes what its
+teacher samples (in passes of the denoiser, by `STEP_COST` of the stage). All are evaluated at 1, 2 and 4 steps, the start
+also at 25, with the demo's digit classifier. An interrupted benchmark resumes. Prints a Markdown table, and writes it to
+OUT/adversarial.md.
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import torch
 
 import nas
 from nas.config import build
 from nas.diffusion.predictions import Objective
+from nas.metrics.evaluation import evaluate_denoiser
 from nas.runs.job_config import load_job_config
 from nas.training import AdversarialConfig, FinetuneConfig, Inputs, run_stage
+from nas.training.stages.adversarial import STEP_COST
 
 FEW = (1, 2, 4)
 
@@ -32,7 +37,11 @@ def main() -> None:
     parser.add_argument(
         "--converge", type=int, default=3000, help="fine-tuning steps before the comparison; 0: the run's own model"
     )
-    parser.add_argument("--steps", type=int, help="adversarial steps (default: the config's)")
+    parser.add_argument("--methods", nargs="+", choices=list(STEP_COST), default=list(STEP_COST))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, help="steps of reflow-gan (default: the config's)")
+    parser.add_argument("--critic-steps", type=int, default=5, help="steps of dmd2 per update of the student")
+    parser.add_argument("--no-control", action="store_true")
     parser.add_argument("--batch", type=int, default=16, help="clips per step in all trainings")
     parser.add_argument("--teacher-batches", type=int, default=160, help="batches that the teacher samples")
     parser.add_argument(
@@ -51,8 +60,25 @@ def main() -> None:
     inputs = Inputs(space, checkpoints / "decoder", checkpoints / "finetune", arch, objective=objective)
 
     plain = build(FinetuneConfig, job.stages.get("finetune", {}), name, "stages.finetune")
-    plain = replace(plain, batch=args.batch, eval_steps=(*FEW, 25), eval_clips=args.clips, steps=args.converge, seed=1)
-    start = run_stage("finetune", args.out / "start", plain, inputs)
+    plain = replace(plain, batch=args.batch, eval_steps=(*FEW, 25), eval_clips=args.clips, seed=1)
+    if args.converge:
+        start = run_stage("finetune", args.out / "start", replace(plain, steps=args.converge), inputs).folder
+    else:
+        start = checkpoints / "finetune"
+    args.out.mkdir(parents=True, exist_ok=True)
+    loaded, shape = nas.checkpoint.load(start), space.input_shape()[1:]
+    quality = {
+        ("start", 0): evaluate_denoiser(
+            "start",
+            args.out,
+            checkpoints / "decoder",
+            loaded.denoiser,
+            shape,
+            (*FEW, 25),
+            loaded.info.guidance,
+            args.clips,
+        )
+    }
 
     config = build(AdversarialConfig, job.stages.get("adversarial", {}), name, "stages.adversarial")
     config = replace(
@@ -62,34 +88,61 @@ def main() -> None:
         teacher_batches=args.teacher_batches,
         pure_noise_fraction=args.pure_noise_fraction,
         control=plain,
-        control_steps=None,
         eval_steps=FEW,
         control_eval_steps=FEW,
         eval_clips=args.clips,
     )
-    few = run_stage("adversarial", args.out / "adversarial", config, replace(inputs, start=start.folder))
-    text = report({"start": start.metrics["quality"], **few.metrics["quality"]}, config, args)
+    compute = equal_steps(config, loaded.info.guidance)
+    for seed in args.seeds:
+        for method in args.methods:
+            control = seed == args.seeds[0] and method == "reflow-gan" and not args.no_control
+            changed = replace(config, seed=seed, control_steps=compute if control else 0)
+            if method == "dmd2":
+                every = args.critic_steps
+                steps = round(compute / STEP_COST["dmd2"] / every) * every
+                options = replace(config.dmd2, critic_steps=every)
+                changed = replace(changed, dmd2=options, steps=steps, method=method)
+            done = run_stage("adversarial", args.out / f"{method}-{seed}", changed, replace(inputs, start=start))
+            print(f"{method}, seed {seed}: {changed.steps} steps in {done.seconds:.0f} s")
+            quality[method, seed] = done.metrics["quality"]["adversarial"]
+            if control:
+                quality["control", seed] = done.metrics["quality"]["control"]
+    text = report(quality, config, compute, args)
     (args.out / "adversarial.md").write_text(text + "\n")
     print(text)
 
 
-def report(quality: dict[str, list[dict]], config: AdversarialConfig, args: argparse.Namespace) -> str:
+def equal_steps(config: AdversarialConfig, guidance: float) -> int:
+    """Steps of plain fine-tuning with the compute of `reflow-gan`, including what its teacher samples."""
+    passes = config.teacher_batches * config.sampled_steps * (1 if guidance == 1 else 2)
+    return round(config.steps * STEP_COST["reflow-gan"] + passes / 3)
+
+
+def report(
+    quality: dict[tuple[str, int], list[dict]], config: AdversarialConfig, compute: int, args: argparse.Namespace
+) -> str:
+    """A row per model, number of steps and seed."""
     lines = [
-        f"{args.converge} fine-tuning steps before; {config.steps} adversarial steps of {args.batch} clips, "
-        f"{config.pure_noise_fraction:.0%} of the inputs pure noise, {config.teacher_batches} teacher batches. {args.clips} clips per evaluation.",
+        f"{args.converge} fine-tuning steps before; then the compute of {compute} more, of {config.batch} clips. `reflow-gan`: "
+        f"{config.steps} steps, {config.teacher_batches} teacher batches; {config.pure_noise_fraction:.0%} of the inputs pure "
+        f"noise. `dmd2`: the student in one of {args.critic_steps} steps. {args.clips} clips per evaluation.",
         "",
-        "| model | steps | Frechet | digit | direction |",
-        "| --- | --- | --- | --- | --- |",
+        "| model | seed | steps | Frechet | digit | direction |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for model, rows in quality.items():
+    for (model, seed), rows in quality.items():
         lines += [
-            f"| {model} | {row['steps']} | {row['frechet']:.1f} | {row['digit_accuracy']:.2f} | "
+            f"| {model} | {seed} | {row['steps']} | {row['frechet']:.1f} | {row['digit_accuracy']:.2f} | "
             f"{row['direction_accuracy']:.2f} |"
             for row in rows
         ]
-    of = {(model, row["steps"]): row["frechet"] for model, rows in quality.items() for row in rows}
-    ratios = ", ".join(f"{of['control', steps] / of['adversarial', steps]:.2f} at {steps}" for steps in FEW)
-    return "\n".join([*lines, "", f"Frechet distance of the control over the student's: {ratios} steps."])
+    best = next(row["frechet"] for row in quality["start", 0] if row["steps"] == 25)
+    lines += ["", f"Frechet distance relative to 25 guided steps of the start ({best:.1f}), means over seeds:", ""]
+    for model in dict.fromkeys(model for model, _ in quality if model != "start"):
+        rows = [row for (name, _), rows in quality.items() if name == model for row in rows]
+        means = {steps: mean(row["frechet"] for row in rows if row["steps"] == steps) for steps in FEW}
+        lines.append(f"- {model}: " + ", ".join(f"{means[steps] / best:.2f} at {steps}" for steps in FEW))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

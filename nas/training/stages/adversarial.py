@@ -8,6 +8,8 @@ the frozen encoder of the start with trained heads. The discriminator sees predi
 loss is the hinge loss with an approximate R1 penalty (APT, arXiv 2501.08316, eq. 7) and with real clips under wrong
 captions as further negatives.
 
+`method: dmd2` is distribution matching distillation instead, without regression: see `nas.training.stages.dmd2`.
+
 The paper regresses to the real latent. With few steps this gives the mean of all clips, since noise and clip are drawn
 independently (see docs/demo_recipe.md); the end of the teacher's trajectory is a function of the noise (reflow, see
 `nas.training.reflow`).
@@ -18,9 +20,10 @@ for it, `control`: plain fine-tuning continued from the same start. It is saved 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +35,10 @@ from nas.diffusion.predictions import add_noise, get_objective, model_input, pre
 from nas.diffusion.sampling import MAX_SAMPLING_STEPS
 from nas.diffusion.schedules import sampling_schedule, scale_noise
 from nas.diffusion.seeding import normal_rows
+from nas.errors import ConfigError, suggestion
 from nas.metrics.evaluation import evaluate_denoiser
 from nas.models import Discriminator
-from nas.ranges import check_range
+from nas.ranges import MAX_GUIDANCE, check_range
 from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner, Optimization
 from nas.training.loop import run
@@ -45,16 +49,39 @@ from nas.training.stages.finetune import FinetuneConfig, train_jointly
 
 
 @dataclass(frozen=True)
+class Dmd2Config:
+    """Options of `method: dmd2`.
+
+    Attributes:
+        critic_steps: the fake score is updated in every step, the student in one of so many.
+        fake_score: optimizer options of the fake score.
+        guidance: scale of the teacher's classifier-free guidance; None: that of its checkpoint.
+    """
+
+    critic_steps: int = 5
+    fake_score: Optimization = field(default_factory=lambda: Optimization(lr=1e-3))
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, ("critic_steps",), 1)
+        check_range(self, ("guidance",), 0, MAX_GUIDANCE)
+
+
+@dataclass(frozen=True)
 class AdversarialConfig:
     """Config of the stage.
 
     Attributes:
+        method: `reflow-gan`, or `dmd2`, which needs no teacher batches.
+        start: a checkpoint of this library to start from instead of the stage before, which is then not needed.
         sampled_steps: denoising steps that the model is distilled for, at least 2.
         batch, image_batch_size: clips in a video step, images in an image step; `image_share` of the steps are image steps.
         generator, heads: optimizer options of the denoiser and of the discriminator's heads.
         teacher_batches: batches of noise from which the teacher samples clips, in `sampled_steps` steps, before training.
+            Not used by `dmd2`.
         pure_noise_fraction: share of the inputs that are pure noise; the rest is spread evenly over the other timesteps.
-        adversarial: weight of the adversarial loss relative to the pseudo-Huber loss.
+        adversarial: weight of the adversarial loss relative to the pseudo-Huber loss, or to the one of distribution
+            matching; there, 0 is without a discriminator.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
         control_steps: fine-tuning steps of the control; 0 for no control, None for about equal compute.
         eval_steps, control_eval_steps: numbers of denoising steps at which quality is measured.
@@ -80,6 +107,9 @@ class AdversarialConfig:
     eval_clips: int = renamed("judged_clips", default=160)
     save_every: int = 100
     seed: int = 0
+    method: Literal["reflow-gan", "dmd2"] = "reflow-gan"
+    dmd2: Dmd2Config = field(default_factory=Dmd2Config)
+    start: str | None = None
 
     def __post_init__(self) -> None:
         check_range(self, ("steps", "batch", "image_batch_size", "teacher_batches", "eval_clips", "save_every"), 1)
@@ -87,9 +117,26 @@ class AdversarialConfig:
         check_range(self, ("image_share", "pure_noise_fraction"), 0, 1)
         check_range(self, ("adversarial", "penalty", "penalty_noise", "control_steps"), 0)
         check_range(self, ("eval_steps", "control_eval_steps"), 1, MAX_SAMPLING_STEPS)
+        if self.method not in STEP_COST:
+            raise ConfigError(f"method: unknown method '{self.method}'{suggestion(self.method, STEP_COST)}")
+        if self.method == "dmd2" and self.steps % self.dmd2.critic_steps:
+            raise ConfigError(
+                f"steps: {self.steps} is not a multiple of dmd2.critic_steps, {self.dmd2.critic_steps}: the last step has to "
+                "update the student"
+            )
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether anything trains against one; `reflow-gan` always has one, so that its history has the same columns."""
+        return self.method == "reflow-gan" or self.adversarial > 0
+
+    @property
+    def updates(self) -> int:
+        """The number of steps that update the student."""
+        return self.steps // self.dmd2.critic_steps if self.method == "dmd2" else self.steps
 
 
-STEP_COST = 2.8
+STEP_COST = {"reflow-gan": 2.8, "dmd2": 2.8}
 """Compute of an adversarial step relative to a plain fine-tuning step of the same batch.
 
 Measured on the demo's denoiser with 8 clips, the default `pure_noise_fraction` (a lower one costs more) and one CPU
@@ -99,7 +146,8 @@ thread: 0.57 s against 0.20 s of CPU time, means of 20 steps.
 
 def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     """The stage function; see the module's docstring."""
-    source, start = require_finished(inputs.decoder, "decoder"), require_finished(inputs.start, "finetune")
+    source = require_finished(inputs.decoder, "decoder")
+    start = require_finished(inputs.start, "finetune") if config.start is None else inputs.path(config.start)
     base = checkpoint.load(start)
     torch.manual_seed(config.seed)
     batches = Batches(
@@ -112,17 +160,26 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
         get_objective(base.denoiser),
         other_contexts=True,
     )
-    reflow_pairs = ReflowPairs(folder / "teacher_latents", batches, config.teacher_batches)
     latent = base.space.latent
     times = sampling_schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
     frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
     teacher = TeacherSampler(frozen, batches.cache.empty, base.info.guidance, times)
-    reflow_pairs.generate(teacher, inputs.execution)
-    trainer = AdversarialTrainer(base.denoiser, teacher, config, inputs.execution)
-    learners = {"denoiser": trainer.generator, "heads": trainer.heads}
-    seconds = run(
-        "adversarial", folder, config.steps, learners, lambda n: trainer.step(*reflow_pairs(n), n), config.save_every
-    )
+    if config.method == "dmd2":
+        from nas.training.stages.dmd2 import Dmd2Trainer
+
+        trainer = Dmd2Trainer(base.denoiser, teacher, config, inputs.execution)
+
+        def step(number: int) -> dict[str, float]:
+            return trainer.step(batches.joint(number), number)
+    else:
+        trainer = AdversarialTrainer(base.denoiser, teacher, config, inputs.execution)
+        reflow_pairs = ReflowPairs(folder / "teacher_latents", batches, config.teacher_batches)
+        reflow_pairs.generate(teacher, inputs.execution)
+
+        def step(number: int) -> dict[str, float]:
+            return trainer.step(*reflow_pairs(number), number)
+
+    seconds = run("adversarial", folder, config.steps, trainer.learners(), step, config.save_every)
     student = trainer.generator.result()
     info = checkpoint.CheckpointInfo(
         "adversarial",
@@ -154,7 +211,7 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
 
 
 @dataclass(frozen=True)
-class _Draws:
+class Draws:
     """The random numbers of a step.
 
     Attributes:
@@ -162,6 +219,7 @@ class _Draws:
         level: `(B,)`, the time that the discriminator's inputs are noised to.
         t: `(B,)`, the times of the student's inputs.
         starts: the same as places in the schedule.
+        more: what else a method asks for.
     """
 
     noise: Tensor
@@ -169,6 +227,7 @@ class _Draws:
     level: Tensor
     t: Tensor
     starts: Starts
+    more: tuple[Tensor, ...] = ()
 
 
 class AdversarialTrainer:
@@ -189,11 +248,17 @@ class AdversarialTrainer:
         # Negatives pair clips of one batch, so it is not split; and workers run different numbers of forward passes.
         execution = replace(execution or ExecutionConfig(), accumulate=1, shard=False)
         self.config = config
-        self.discriminator = Discriminator(denoiser).to(distributed.device())
+        self.discriminator = None
+        if config.has_discriminator:
+            self.discriminator = Discriminator(denoiser).to(distributed.device())
+            self.heads = Learner(self.discriminator.heads, config.heads, config.steps, execution=execution)
         self.student = denoiser.train().requires_grad_(True)
-        self.generator = Learner(self.student, config.generator, config.steps, execution=execution, use_ddp=True)
-        self.heads = Learner(self.discriminator.heads, config.heads, config.steps, execution=execution)
+        self.generator = Learner(self.student, config.generator, config.updates, execution=execution, use_ddp=True)
         self.teacher, self.times = teacher, teacher.times
+
+    def learners(self) -> dict[str, Learner]:
+        """What is trained, by the name in the training state."""
+        return {"denoiser": self.generator, **({"heads": self.heads} if self.discriminator else {})}
 
     def step(self, batch: Batch, teacher_latents: Tensor, number: int) -> dict[str, float]:
         """One update of student and discriminator.
@@ -203,6 +268,7 @@ class AdversarialTrainer:
             teacher_latents: what the teacher samples from that noise under those captions, of the same shape.
         """
         config = self.config
+        self.generator.timer.begin(batch.latents)
         draws = self._draw(batch, number)
         with self.generator.autocast():
             xt, t, target = self.inputs(batch, teacher_latents, draws.starts, draws.t)
@@ -215,6 +281,7 @@ class AdversarialTrainer:
         shown = {"loss": loss, "pull": pull, **latent_statistics(fake, batch.latents)}
         generator = self.generator.update_and_read(shown, number)
 
+        self.heads.timer.part("forward")
         with self.heads.autocast():
             values = self.heads_loss(real_noised, fake_noised.detach(), draws, batch)
         heads = self.heads.update_and_read(values, number)
@@ -230,8 +297,12 @@ class AdversarialTrainer:
             "spread": generator["spread"],
         }
 
-    def _draw(self, batch: Batch, number: int) -> _Draws:
-        """The random numbers of a step: of each clip, whichever worker has it, and on the device after one copy."""
+    def _draw(self, batch: Batch, number: int, more: Sequence[Tensor] = ()) -> Draws:
+        """The random numbers of a step: of each clip, whichever worker has it, and on the device after one copy.
+
+        Args:
+            more: tensors to copy with them.
+        """
         config, shape, size = self.config, batch.latents.shape, batch.latents[0].numel()
         clips = range(distributed.rank() * shape[0], (distributed.rank() + 1) * shape[0])
         rows = normal_rows(2 * size + 3, clips, config.seed, number, 7)
@@ -242,8 +313,8 @@ class AdversarialTrainer:
         indices = torch.where(torch.special.ndtr(share) < config.pure_noise_fraction, 0, indices)
         values = [noise, perturbation, torch.sigmoid(level - 0.5), torch.tensor(self.times)[indices]]
         order = Starts.order_of(indices)
-        *values, order = distributed.move([*values, order.float()], batch.latents.device)
-        return _Draws(*values, Starts(indices, order.long()))
+        *values, order = distributed.move([*values, *more, order.float()], batch.latents.device)
+        return Draws(*values[:4], Starts(indices, order.long()), tuple(values[4:]))
 
     def inputs(self, batch: Batch, teacher_latents: Tensor, starts: Starts, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the student, their times `t` `(B,)`, and its targets.
@@ -251,13 +322,17 @@ class AdversarialTrainer:
         The inputs are what the student's own sampling makes of the noise up to where each clip starts; the targets are
         the ends of the teacher's trajectories from there.
         """
-        noise = scale_noise(batch.noise, self.times[0])
-        x = advance(noise, self.times, starts.later, lambda clips: velocity_fn(self.student, batch.context[clips]))
+        x = self.sampled(batch, starts)
         started = starts.later(0)
         target = teacher_latents.index_copy(0, started, x[started])
         return x, t, self.teacher.end(target, batch.context, starts.begun)
 
-    def heads_loss(self, real: Tensor, fake: Tensor, draws: _Draws, batch: Batch) -> dict[str, Tensor]:
+    def sampled(self, batch: Batch, starts: Starts) -> Tensor:
+        """What the student's own sampling makes of the noise up to where each clip starts."""
+        noise = scale_noise(batch.noise, self.times[0])
+        return advance(noise, self.times, starts.later, lambda clips: velocity_fn(self.student, batch.context[clips]))
+
+    def heads_loss(self, real: Tensor, fake: Tensor, draws: Draws, batch: Batch) -> dict[str, Tensor]:
         """`loss` of the discriminator, and its mean scores of `real` and `fake` clips."""
         config, context = self.config, batch.context
         other = context.roll(1, 0) if batch.other_context is None else batch.other_context
@@ -288,7 +363,8 @@ def _control(
 ) -> nn.Module:
     """The start, fine-tuned further; by default with the compute of the adversarial steps and the teacher's sampling."""
     passes = config.teacher_batches * config.sampled_steps * (1 if base.info.guidance == 1 else 2)
-    equal = round(config.steps * STEP_COST + passes / 3)  # a training step costs three forward passes
+    passes = passes if config.method == "reflow-gan" else 0
+    equal = round(config.steps * STEP_COST[config.method] + passes / 3)  # a training step costs three forward passes
     steps = equal if config.control_steps is None else config.control_steps
     # The learning rate schedule spans these steps; another seed gives other data than the start was trained on.
     plain = replace(config.control, steps=steps, seed=config.seed + 1000)

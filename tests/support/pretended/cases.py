@@ -35,6 +35,8 @@ from nas.training import (
 )
 from nas.training.history import History
 from nas.training.prune import PruningData, prune_checkpoint
+from nas.training.stages.adversarial import Dmd2Config
+from nas.training.stages.finetune import LoraConfig
 from nas.training.stages.prepare import PrepareConfig, prepare
 from tests.conftest import _text_encoder
 from tests.support.clip_files import write_clip
@@ -173,6 +175,28 @@ def test_adversarial_with_its_control(root, inputs, seen):
     )
     run_stage("adversarial", root / "adversarial", config, replace(inputs, start=root / "finetune"))
     del seen.steps[4]  # the first of the control, with its setup
+    seen.check()
+
+
+def test_distribution_matching(root, inputs, seen):
+    config = AdversarialConfig(
+        method="dmd2",
+        steps=4,
+        batch=4,
+        image_batch_size=4,
+        image_share=0.3,
+        pure_noise_fraction=0.4,
+        dmd2=Dmd2Config(critic_steps=2),
+        eval_steps=(),
+        save_every=9,
+    )
+    run_stage("adversarial", root / "dmd2", config, replace(inputs, start=root / "finetune"))
+    seen.check()
+
+
+def test_low_rank_additions(root, inputs, seen):
+    config = replace(FINETUNE, eval_steps=(), lora=LoraConfig(rank=2), start=str(root / "finetune"))
+    run_stage("finetune", root / "lora", config, inputs)
     seen.check()
 
 
