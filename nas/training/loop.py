@@ -107,8 +107,8 @@ def _take_and_record(
             after(number, row)
         failed = False
     finally:
-        history.close()
         recorder.close(failed)
+        history.close()
 
 
 def _check_end(title: str, last: Mapping[str, float], learners: Mapping[str, Learner]) -> None:

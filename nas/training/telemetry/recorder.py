@@ -64,7 +64,7 @@ class Recorder:
 
     def close(self, failed: bool) -> None:
         """Close the files, end the logged runs, and print the throughput of the last window."""
-        self._throughput.close()
         self._loggers.close(failed)
+        self._throughput.close()
         if self._last and not failed:
             tqdm.write(f"{self._title}: {long_text(self._last)}", file=sys.stderr)
