@@ -15,6 +15,7 @@ from nas.files import write_json
 from nas.spaces import SearchSpace
 from nas.training import STAGES
 from nas.training.recipe import PREVIOUS_STAGE, Recipe
+from tests.support.forked import run_python
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,8 @@ def test_the_model_file_computes_the_same_without_this_library(folder, tiny_chec
     }
     save_file(inputs, tmp_path / "inputs.safetensors")
     paths = [str(tmp_path / "inputs.safetensors"), str(tmp_path / "outputs.safetensors")]
-    subprocess.run([sys.executable, "-c", STANDALONE, *paths], cwd=folder, check=True)
+    done = run_python(STANDALONE, *paths, folder=folder)
+    assert done.returncode == 0, done.stderr
     outputs = load_file(paths[1])
     for name, output in outputs.items():
         with torch.no_grad():

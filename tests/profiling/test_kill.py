@@ -13,6 +13,7 @@ import pytest
 
 from nas.costs import LookupTable
 from nas.spaces import SearchSpace
+from tests.support.forked import Running, start_python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
 
@@ -20,6 +21,7 @@ PROFILE = """
 import sys
 from nas.profiling import Protocol, profile
 from nas.spaces import SearchSpace
+from tests.support.forked import Running, start_python
 profile(SearchSpace.load(sys.argv[1]), out=sys.argv[2], protocol=Protocol(processes=1, cap_s=0.2, min_samples=6))
 """
 COMPLETE = f"""
@@ -48,19 +50,19 @@ def space(tmp_path) -> Path:
 
 def profile(space: Path, out: Path, kill_after: int | None = None) -> tuple[list[str], set[int]]:
     """Run a profile, and kill it with -9 once it has told of so many rows: what it told, and all its processes."""
-    process = subprocess.Popen([sys.executable, "-c", PROFILE, space, out], stderr=subprocess.PIPE, text=True)
-    told, family = [], set()
-    for line in process.stderr:
-        match = FINISHED.match(line)
-        told += [match[1]] if match else []
-        if kill_after is not None and len(told) >= kill_after:
+    process, family = start_python(PROFILE, space, out), set()
+    while process.poll() is None:
+        if kill_after is not None and len(finished(process)) >= kill_after:
             family = descendants(process.pid)
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    status = process.wait()
-    process.stderr.close()
-    assert status == (0 if kill_after is None else -signal.SIGKILL)
-    return told, family
+            process.kill()
+        time.sleep(0.002)
+    assert process.wait() == (0 if kill_after is None else -signal.SIGKILL), process.stderr.read_text()
+    return finished(process), family
+
+
+def finished(process: Running) -> list[str]:
+    """The rows that it has told of."""
+    return [match[1] for line in process.stderr.read_text().splitlines() if (match := FINISHED.match(line))]
 
 
 def descendants(pid: int) -> set[int]:
@@ -107,20 +109,16 @@ def test_no_row_is_lost_and_none_is_measured_twice(space, tmp_path):
 @pytest.mark.parametrize("rows", [0, 1])
 def test_ctrl_c_is_one_line_and_leaves_no_process(rows, space, tmp_path):
     """Of the whole group of processes, as a terminal sends it: before the first row, and between two."""
-    command = [sys.executable, "-c", COMMAND, "profile", "--space", space, "--out", tmp_path / "t.csv"]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(tmp_path)}
-    )
+    words, environment = ["profile", "--space", space, "--out", tmp_path / "t.csv"], {"TMPDIR": str(tmp_path)}
+    process = start_python(COMMAND, *words, environment=environment, new_session=True)
     deadline = time.monotonic() + 120
-    while len(descendants(process.pid)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for line in process.stderr if rows else ():
-        if FINISHED.match(line):
-            break
+    while time.monotonic() < deadline and (len(descendants(process.pid)) < 2 or len(finished(process)) < rows):
+        time.sleep(0.002)
     family = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate()[1].splitlines()
-    assert process.returncode == 130
+    done = process.finish()
+    said = done.stderr.splitlines()
+    assert done.returncode == 130
     assert [line for line in said if not FINISHED.match(line)] == [
         "nas profile: stopped; run the same command again to resume"
     ]

@@ -1,7 +1,6 @@
 """Studies: budgets, resuming, retries, pruning."""
 
 import functools
-import signal
 import subprocess
 import sys
 import textwrap
@@ -33,6 +32,7 @@ from nas.search.identity import evaluator_identity
 from nas.search.problem import Problem
 from nas.search.samplers import SAMPLERS, make_sampler
 from nas.search.samplers.base import distributions
+from tests.support.forked import start_python
 from tests.support.instances import make
 
 
@@ -485,7 +485,9 @@ def start_search(journal, trials, seconds, workers=1):
     code = DRIVER.format(
         tests=str(Path(__file__).parents[2]), journal=str(journal), trials=trials, seconds=seconds, workers=workers
     )
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    if workers == 1:
+        return start_python(textwrap.dedent(code))
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])  # Ray does not start in a copy of a process
 
 
 def finished(journal):
@@ -518,7 +520,7 @@ def test_a_killed_search_keeps_its_finished_trials(tmp_path):
     journal = tmp_path / "study.journal"
     process = start_search(journal, 12, 0.1)
     wait_for(journal, 4, process)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     before = {trial.number: trial.value for trial in finished(journal)}
     assert start_search(journal, 12, 0.0).wait(timeout=600) == 0

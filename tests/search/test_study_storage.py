@@ -19,6 +19,7 @@ from nas.locks import LockedError
 from nas.search import open_storage, run
 from nas.search import storage as storages
 from nas.search.storage import StorageError
+from tests.support.forked import run_python, start_python
 from tests.support.instances import make
 
 
@@ -141,7 +142,7 @@ def test_a_full_database_is_one_line(search, tmp_path):
         except StorageError as error:
             print(error)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    done = run_python(textwrap.dedent(code), folder=tmp_path)
     assert "a.db: the study's database failed (" in done.stdout, done.stderr
     assert "what finished is kept" in done.stdout
 
@@ -257,7 +258,7 @@ def test_a_second_search_is_refused_or_joins(search, tmp_path, kind):
 
     def start(join, seed):
         code = SHARED.format(tests=str(Path(__file__).parents[2]), storage=storage, join=join, seed=seed)
-        return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE, text=True)
+        return start_python(textwrap.dedent(code))
 
     space, cost, table, budget = search
     others = []
@@ -265,15 +266,15 @@ def test_a_second_search_is_refused_or_joins(search, tmp_path, kind):
     def starts_others(arch):
         if not others:
             others.append(start(False, 1))
-            others.append(others[0].communicate()[1])
+            others.append(others[0].finish().stderr)
             others.append(start(True, 2))
         return table(arch)
 
     starts_others.identity = "slow"
     run(space, cost, starts_others, budget, trials=16, storage=storage, seed=0)
     joined, refused = others[2], others[1]
-    assert joined.wait(120) == 0, joined.stderr.read()
-    assert others[0].returncode and "LockedError" in refused and "--join" in refused
+    assert joined.wait(120) == 0, joined.stderr.read_text()
+    assert others[0].wait() and "LockedError" in refused and "--join" in refused
     states = [t.state.name for t in optuna.load_study(study_name="nas", storage=open_storage(storage)).trials]
     assert states == ["COMPLETE"] * 16
     assert not [file for file in os.listdir(tmp_path) if file.endswith(".lock")]

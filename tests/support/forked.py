@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 LIBRARIES = ["torch", "pandas", "optuna"]
@@ -22,30 +24,77 @@ class Finished:
     stderr: str
 
 
-def run_python(program: str, *arguments: str, folder: Path, environment: dict[str, str] | None = None) -> Finished:
-    """Run `program` as `python -c PROGRAM ARGUMENTS` in `folder` would, in the environment of this process.
+class Running:
+    """A program that was started, with the methods of `subprocess.Popen`.
+
+    Attributes:
+        stdout, stderr: files with what it has written.
+    """
+
+    def __init__(self, process: BaseProcess, logs: tempfile.TemporaryDirectory[str]) -> None:
+        self.process, self._logs, self.pid = process, logs, process.pid
+        self.stdout, self.stderr = (Path(logs.name, name) for name in ("stdout", "stderr"))
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise TimeoutError(f"still running after {timeout} s")
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def finish(self, timeout: float | None = None) -> Finished:
+        """Wait for its end."""
+        return Finished(self.wait(timeout), *(path.read_text(errors="replace") for path in (self.stdout, self.stderr)))
+
+
+def start_python(
+    program: str,
+    *arguments: object,
+    folder: Path | None = None,
+    environment: dict[str, str] | None = None,
+    new_session: bool = False,
+) -> Running:
+    """Start `program` as `python -c PROGRAM ARGUMENTS` would, in the environment of this process.
 
     Args:
+        folder: the working folder; by default that of this process.
         environment: variables that are other than here. PYTHONPATH is one folder.
+        new_session: whether it leads a session and a group of processes of its own.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
-    with tempfile.TemporaryDirectory() as logs:
-        paths = [Path(logs, name) for name in ("stdout", "stderr")]
-        variables = {**os.environ, **(environment or {})}
-        process = context.Process(target=_run, args=(program, arguments, str(folder), variables, list(map(str, paths))))
-        process.start()
-        process.join()
-        return Finished(process.exitcode, *(path.read_text(errors="replace") for path in paths))
+    logs = tempfile.TemporaryDirectory()
+    variables = {**os.environ, **(environment or {})}
+    words = tuple(map(str, arguments))
+    process = context.Process(
+        target=_run, args=(program, words, str(folder or Path.cwd()), variables, logs.name, new_session)
+    )
+    process.start()
+    return Running(process, logs)
 
 
-def _run(program: str, arguments: tuple[str, ...], folder: str, variables: dict[str, str], logs: list[str]) -> None:
-    for number, log in enumerate(logs, start=1):
-        with open(log, "wb") as file:
+def run_python(program: str, *arguments: object, folder: Path, environment: dict[str, str] | None = None) -> Finished:
+    """Run `program` to its end, see `start_python`."""
+    return start_python(program, *arguments, folder=folder, environment=environment).finish()
+
+
+def _run(
+    program: str, arguments: tuple[str, ...], folder: str, variables: dict[str, str], logs: str, new_session: bool
+) -> None:
+    if new_session:
+        os.setsid()
+    for number, name in enumerate(("stdout", "stderr"), start=1):
+        with open(Path(logs, name), "wb") as file:
             os.dup2(file.fileno(), number)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
+    tempfile.tempdir = None  # by TMPDIR, whatever was imported before
     sys.argv = ["-c", *arguments]
     sys.path[:0] = ["", *filter(None, [variables.get("PYTHONPATH")])]
     exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
