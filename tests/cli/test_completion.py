@@ -38,12 +38,12 @@ def test_the_script_is_one_of_that_shell(shell, tmp_path, capsys):
         ("nas completion z", {"plain,zsh"}),
     ],
 )
-def test_bash_completes(line, wanted):
+def test_bash_completes(line, wanted, monkeypatch, capsys):
     environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), COMPLETE: "bash_complete"}
-    done = subprocess.run(
-        [sys.executable, "-m", "nas.cli"], env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    )
-    assert set(done.stdout.split()) == wanted
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main() == 0
+    assert set(capsys.readouterr().out.split()) == wanted
 
 
 def test_bash_runs_the_script(tmp_path, capsys):

@@ -1,7 +1,7 @@
 """How commands end: readers that have gone, Ctrl-C at any moment, and what the system refuses."""
 
 import errno
-import os
+import io
 import shutil
 import subprocess
 import sys
@@ -52,16 +52,17 @@ def test_output_that_does_not_fit(words):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
 
 
-def test_an_ascii_terminal(tiny_checkpoint, tmp_path):
+def test_an_ascii_terminal(tiny_checkpoint, tmp_path, monkeypatch):
     out = tmp_path / "clip \N{LATIN SMALL LETTER E WITH ACUTE}.gif"
     words = ["generate", "--checkpoint", str(tiny_checkpoint), "--prompt", "a cat", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "nas.cli", *words],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )
-    assert done.returncode == 0 and out.exists() and b"Traceback" not in done.stderr
-    assert done.stdout.decode("ascii").strip().endswith("clip \\xe9.gif")
+    shown = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    with monkeypatch.context() as patch:
+        for name, stream in shown.items():
+            patch.setattr(sys, name, stream)
+        assert main(words) == 0 and out.exists()
+        shown["stderr"].flush()
+    assert b"Traceback" not in shown["stderr"].buffer.getvalue()
+    assert shown["stdout"].buffer.getvalue().decode("ascii").strip().endswith("clip \\xe9.gif")
 
 
 # -- what the system refuses
