@@ -8,7 +8,7 @@ import inspect
 import io
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def to_coreml(
         return ct.converters.mil.mil.types.fp32 if name in float32 else ct.converters.mil.mil.types.fp16
 
     try:
-        with quiet():
+        with quiet(), _validated_at_the_end():
             program = exported_program(module, inputs)
             returned = program.call_spec.out_spec
             names = list(returned.context) if returned.type is dict else [output]
@@ -87,6 +87,25 @@ def to_coreml(
             )
     except Exception as error:
         raise _conversion_error(module, "Core ML", error) from error
+
+
+@contextlib.contextmanager
+def _validated_at_the_end() -> Iterator[None]:
+    """Let coremltools validate the program when it is finished, not also after each of a hundred passes, which takes a
+    fourth of a conversion's time."""
+    from coremltools.converters.mil.mil.program import Program
+
+    validate = Program.validate
+
+    def only_with_scopes(self: Any, check_essential_scope: bool = False) -> None:
+        if check_essential_scope:  # of the finished program, and after passes that delete operations
+            validate(self, check_essential_scope)
+
+    Program.validate = only_with_scopes
+    try:
+        yield
+    finally:
+        Program.validate = validate
 
 
 def exported_program(module: nn.Module, inputs: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
