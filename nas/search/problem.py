@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -36,6 +37,9 @@ class PeakBound:
     base_weights: float
     base_peak: float
     limit: float
+
+
+_Bound = TypeVar("_Bound", SumBound, PeakBound)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,23 +183,25 @@ class Problem:
 
     @cached_property
     def sums(self) -> list[SumBound]:
-        """The bounds on latency and parameters, without repetitions."""
-        found: list[SumBound] = []
-        for device in self.devices:
-            for column, limit in zip(("latency_ms", "params"), device.limits):
-                bound = device.bound(column, limit)
-                if np.isfinite(limit) and isinstance(bound, SumBound):
-                    same = (
-                        o.limit == limit and o.base == bound.base and (o.values == bound.values).all() for o in found
-                    )
-                    found += [] if any(same) else [bound]
-        return found
+        """The bounds on latency and parameters, without those that others imply, such as one on parameters of each device."""
+        bounds = [
+            device.bound(column, limit)
+            for device in self.devices
+            for column, limit in zip(("latency_ms", "params"), device.limits)
+        ]
+        found = [bound for bound in bounds if isinstance(bound, SumBound) and np.isfinite(bound.limit)]
+        return _not_implied(found, [np.append(b.values * self.permitted, b.base) for b in found])
 
     @cached_property
     def peaks(self) -> list[PeakBound]:
-        """The bounds on memory."""
+        """The bounds on memory, without those that others imply."""
         bounds = [device.bound("memory_mb", device.limits[2]) for device in self.devices]
-        return [bound for bound in bounds if isinstance(bound, PeakBound) and np.isfinite(bound.limit)]
+        found = [bound for bound in bounds if isinstance(bound, PeakBound) and np.isfinite(bound.limit)]
+        amounts = [
+            np.concatenate([b.weights * self.permitted, b.peak * self.permitted, [b.base_weights, b.base_peak]])
+            for b in found
+        ]
+        return _not_implied(found, amounts)
 
     @property
     def bounds(self) -> list[SumBound | PeakBound]:
@@ -296,6 +302,17 @@ class Problem:
             if (fits == self.allowed).all():
                 return
             self.allowed[:] = fits
+
+
+def _not_implied(bounds: list[_Bound], amounts: list[np.ndarray]) -> list[_Bound]:
+    """The bounds without those that another one implies: every amount is at least as large a share of the other's limit."""
+    shares = [amount / bound.limit for bound, amount in zip(bounds, amounts)]
+
+    def implies(i: int, j: int) -> bool:
+        return bool((shares[j] <= shares[i]).all()) and (i < j or bool((shares[j] < shares[i]).any()))
+
+    indices = range(len(bounds))
+    return [bounds[j] for j in indices if not any(implies(i, j) for i in indices if i != j)]
 
 
 def _conflicts(space: SearchSpace, sizes: np.ndarray) -> np.ndarray:

@@ -8,17 +8,24 @@ from nas.costs.budget import Budget, bound_text, cost_of
 from nas.costs.cost import Cost
 
 
-def usage(cost: Cost, budget: Budget) -> pd.DataFrame:
+def usage(cost: Cost, budget: Budget, same_params: bool | None = None) -> pd.DataFrame:
     """One row for each bound and device that it holds on, the most used first.
 
-    Columns: bound (as text), key (`latency_ms`, or `latency_ms@pixel` for one device of several), device (empty if there
-    is only one), cost, limit, and used, the cost as a share of the limit.
+    Args:
+        same_params: whether parameters are one cost, the same on all devices; None: if the architecture's are.
+
+    Returns:
+        Columns bound (as text), key (`latency_ms`, or `latency_ms@pixel` for one device of several), device (empty if there
+        is only one, or if it does not matter), cost, limit, and used, the cost as a share of the limit.
     """
     rows = []
+    if same_params is None:
+        same_params = len({own.params for own in cost.devices.values()}) == 1
     for key, limit in budget.bounds().items():
         column, _, device = key.partition("@")
-        for name in [device] if device or not cost.devices else cost.devices:
-            own = f"{column}@{name}" if name else column
+        shared = column == "params" and same_params and bool(cost.devices)
+        for name in [device] if device or shared or not cost.devices else cost.devices:
+            own = f"{column}@{name}" if name and not shared else column
             value = float(cost_of(cost, own))
             rows.append((bound_text(key, limit), own, name, value, limit, value / limit))
     frame = pd.DataFrame(rows, columns=["bound", "key", "device", "cost", "limit", "used"])

@@ -33,9 +33,9 @@ def binding(
     together neither binds by itself; then both have a loss.
 
     Returns:
-        One row per bound and device, those that cost most first: bound (as text), device (empty if there is only one),
-        cost (of the best architecture), limit, used (cost / limit), gain (in score, without this bound), loss (in score,
-        if this were the only bound), binds.
+        One row per bound and device, those that cost most first: bound (as text), device (empty if there is only one,
+        or for parameters that are the same on all), cost (of the best architecture), limit, used (cost / limit), gain
+        (in score, without this bound), loss (in score, if this were the only bound), binds.
 
     Raises:
         BudgetError, ConfigError, SpaceError: as `optimum`.
@@ -52,14 +52,16 @@ def binding(
     best = solve(problem, utilities, interactions, time_limit_s=time_limit_s)
     if best is None:
         raise infeasible(problem)
-    frame = usage(problem.cost.predict(space.decode(problem.codes(best.columns))), budget)
+    first, *others = problem.devices
+    same_params = all((own.params == first.params).all() and own.base[1] == first.base[1] for own in others)
+    frame = usage(problem.cost.predict(space.decode(problem.codes(best.columns))), budget, same_params)
     limits = frame.groupby("key")["limit"].min().to_dict()  # of two bounds on one device the tighter
     unbounded = best_under({})
     frame["gain"], frame["loss"] = 0.0, 0.0
     for row in frame.itertuples():
         if row.limit == limits[row.key]:
-            others = {key: limit for key, limit in limits.items() if key != row.key}
-            frame.loc[row.Index, "gain"] = best_under(others) - best.score
+            rest = {key: limit for key, limit in limits.items() if key != row.key}
+            frame.loc[row.Index, "gain"] = best_under(rest) - best.score
             frame.loc[row.Index, "loss"] = unbounded - best_under({row.key: row.limit})
     amounts = frame[["gain", "loss"]]
     frame[["gain", "loss"]] = amounts.where(amounts > tolerance, 0.0)

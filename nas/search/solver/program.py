@@ -122,7 +122,7 @@ class Program:
             )
         if result.x is None:
             return None, np.inf, result.status == 2
-        return result.x, -result.mip_dual_bound, result.status == 0
+        return result.x, 0.0 - result.mip_dual_bound, result.status == 0  # not -0
 
     def _canonical_rows(self) -> None:
         problem = self.problem
