@@ -18,11 +18,12 @@ from nas.cli.command import (
     option,
     print_json,
 )
-from nas.cli.searching.options import budget_option, constraint_options, constraints, cost_numbers, costs_line
+from nas.cli.searching.options import budget_option, constraint_options, cost_numbers, costs_line
 from nas.errors import ConfigError, TableError
 
 if TYPE_CHECKING:
     from nas.costs import DeviceCosts
+    from nas.search import Constraints
     from nas.search.workers import Evaluator
     from nas.spaces import Architecture, SearchSpace
 
@@ -139,7 +140,12 @@ def _or_unknown(value: float | None, text: str) -> str:
 @option("--out", required=True, metavar="A.json", type=PATH, help="file for the best architecture")
 @option("--trials", type=COUNT, default=200, metavar="N", help="number of evaluations, including those of earlier runs")
 @option("--sampler", default="budget", metavar="S", help="budget, evolution, or one of Optuna's: tpe, nsga2, gp, ...")
-@option("--storage", metavar="J", type=PATH, help="the study's journal or database URL  [default: A.json.journal]")
+@option(
+    "--storage",
+    metavar="J",
+    type=PATH,
+    help="a journal or database URL for the study, which may hold those of other budgets  [default: A.json.journal]",
+)
 @option(
     "--warm-start",
     multiple=True,
@@ -177,7 +183,7 @@ def search(
     device: str | None,
     join: bool,
     early_stop: bool,
-    **constrained: tuple[str, ...],
+    constraints: Constraints,
 ) -> None:
     from nas.costs import Budget
     from nas.costs.devices.usage import tightest
@@ -191,6 +197,7 @@ def search(
     with output_lock(out):
         pass  # what cannot be written is known before anything is searched; searches that share a study end here too
     budget = Budget.parse(", ".join(budgets), model.upper_bounds())
+    strict = storage is None  # the journal beside --out is of one search; one that is named may hold several
     storage = storage or f"{out}.journal"
     result = run_search(
         model.space,
@@ -207,8 +214,9 @@ def search(
         join=join,
         warm_start=warm_start,
         batch=batch,
-        constraints=constraints(**constrained),
+        constraints=constraints,
         early_stop=early_stop,
+        strict=strict,
     )
     best = result.best
     best.save(out)

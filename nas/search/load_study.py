@@ -29,12 +29,17 @@ WARM_STARTED = "reused"  # the name in stored studies
 
 
 def load_or_create_study(
-    storage: optuna.storages.BaseStorage, name: str, problem: Problem, evaluator: Evaluator, where: str
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    problem: Problem,
+    evaluator: Evaluator,
+    where: str,
+    strict: bool = False,
 ) -> optuna.Study:
     """The study `name`; if that has another budget, other costs, devices or constraints, one of its own with the known scores.
 
     Raises:
-        ConfigError: the study has another space or evaluator.
+        ConfigError: the study has another space or evaluator; or, if `strict`, another budget, costs, devices or constraints.
     """
     scores = {"space_hash": problem.space.hash, "evaluator": evaluator_identity(evaluator)}
     costs: dict[str, Any] = {"budget": str(problem.budget), "costs": costs_identity(problem)}
@@ -52,12 +57,18 @@ def load_or_create_study(
         _set_user_attrs(first, {"space": problem.space.name} | scores | costs)
         return first
     clip = f", {costs['steps']} steps, guidance {costs['guidance']}" if "steps" in costs else ""
-    study = _open(storage, f"{name}, {problem.budget}, {costs['costs']}{clip}", where)
+    own = f"{name}, {problem.budget}, {costs['costs']}{clip}"
+    names = [s.study_name for s in optuna.get_all_study_summaries(storage) if s.study_name.startswith(f"{name}, ")]
+    others = [_open(storage, other, where) for other in [name, *sorted(set(names) - {own})]]
+    if strict and own not in names:
+        for other in others:
+            if any(is_ended(trial) for trial in other.get_trials(deepcopy=False)):
+                raise _begun_with(other, costs, where)
+    study = _open(storage, own, where)
     _set_user_attrs(study, {"space": problem.space.name} | scores | costs)
     if WARM_STARTED not in study.user_attrs:
-        others = [s.study_name for s in optuna.get_all_study_summaries(storage) if s.study_name.startswith(f"{name}, ")]
-        for other in [name, *sorted(set(others) - {study.study_name})]:
-            _add_scores(study, _scored_trials(_open(storage, other, where), problem), problem)
+        for other in others:
+            _add_scores(study, _scored_trials(other, problem), problem)
         study.set_user_attr(WARM_STARTED, True)
     return study
 
@@ -88,6 +99,21 @@ def _check(study: optuna.Study, scores: dict[str, Any], where: str) -> None:
 
 def _same(study: optuna.Study, costs: dict[str, Any]) -> bool:
     return all(study.user_attrs.get(key, value) == value for key, value in costs.items())
+
+
+def _begun_with(study: optuna.Study, costs: dict[str, Any], where: str) -> ConfigError:
+    """The error for a study that has another budget, or other costs, devices or constraints."""
+    begun = {"budget": costs["budget"]} | study.user_attrs
+    changed = [
+        key for key in ("budget", "constraints", "devices", "steps", "guidance") if begun.get(key) != costs.get(key)
+    ]
+    change = "a lookup table with other costs"
+    if changed:
+        change = f"{changed[0]} {begun.get(changed[0], 'none')}, not {costs.get(changed[0], 'none')}"
+    return ConfigError(
+        f"{where}: study '{study.study_name}' was begun with {change}; give another --out, "
+        f"and --storage {where} to reuse its scores"
+    )
 
 
 def _set_user_attrs(study: optuna.Study, identity: dict[str, Any], anew: tuple[str, ...] = ()) -> None:

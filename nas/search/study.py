@@ -47,6 +47,7 @@ def run(
     batch: int = 1,
     constraints: Constraints | None = None,
     early_stop: bool = False,
+    strict: bool = False,
 ) -> Result:
     """Search for the architecture within the budget that the evaluator scores highest.
 
@@ -88,11 +89,13 @@ def run(
         early_stop: end before `trials` once no better architecture can exist: the best one reaches the exact solver's
             bound (the evaluator is a score table), or the evaluator's attribute `upper_bound`, or every architecture
             within the budget was evaluated.
+        strict: refuse another budget, table, device or constraint than the study was begun with, instead of creating a
+            separate study with the known scores.
 
     Raises:
         BudgetError: no architecture meets the budget; the message names the cheapest one.
-        ConfigError: the study has another space or evaluator, or is broken; an unknown sampler; no architecture satisfies
-            the constraints; or scores for a warm start that cannot be used.
+        ConfigError: the study has another space or evaluator, or if `strict` another budget, or is broken; an unknown
+            sampler; no architecture satisfies the constraints; or scores for a warm start that cannot be used.
         EvaluatorError: the evaluator is broken.
         LockedError: another search uses the same file, and `join` is not set.
         StorageError: the storage failed, such as on a full disk; finished trials are kept.
@@ -115,6 +118,7 @@ def run(
         sources,
         batch,
         early_stop,
+        strict,
     )
 
 
@@ -134,6 +138,7 @@ def _search(
     sources: Sequence[str | Path] = (),
     batch: int = 1,
     early_stop: bool = False,
+    strict: bool = False,
 ) -> Result:
     if seed is not None and seed < 0:
         raise ConfigError(f"seed: must be 0 or more, not {seed}")
@@ -142,8 +147,9 @@ def _search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = make_sampler(sampler, problem, seed)
     with lock_study(storage, join) as lock, storage_errors(storage):
-        study = load_or_create_study(open_storage(storage), name, problem, evaluator, without_password(storage))
-        check_trials(study, problem.space, without_password(storage))
+        where = without_password(storage)
+        study = load_or_create_study(open_storage(storage), name, problem, evaluator, where, strict)
+        check_trials(study, problem.space, where)
         for source in sources:
             add_known_scores(study, source, problem, evaluator)
         study.sampler, study.pruner = sampler, pruner or optuna.pruners.NopPruner()

@@ -1,6 +1,7 @@
 """`nas optimum`, `nas sweep`, and `nas cost` and `nas search` on several devices."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -95,3 +96,49 @@ def test_a_table_whose_path_has_an_equals_sign(files, capsys):
     files.architecture({"a": "x"}).save("arch.json")
     assert call("cost --space s.yaml --table t=1.csv --arch arch.json --json") == 0
     assert "devices" not in json.loads(capsys.readouterr().out)
+
+
+def test_a_bound_on_parameters_is_explained_once(files, capsys):
+    """Parameters are the same on every device: one bound, which binds by itself."""
+    words = f"optimum {BOTH} --scores scores.json --out best.json --explain"
+    assert call(f"{words} --budget params<=20,latency@iphone<=100ms --json") == 0
+    bounds = json.loads(capsys.readouterr().out)["bounds"]
+    assert [(row["bound"], row["device"], row["binds"]) for row in bounds] == [
+        ("params<=20", "", True), ("latency@iphone<=100ms", "iphone", False),
+    ]  # fmt: skip
+    assert bounds[0]["gain"] == pytest.approx(0.7)
+    assert call(f"{words} --budget params<=20,params@pixel<=10") == 0
+    output = capsys.readouterr().out
+    assert "binding: params@pixel<=10 (100.0% used; without it the score is 1.5 higher)" in output
+
+
+def test_a_sweep_prints_no_negative_zero(files, capsys):
+    Path("negative.json").write_text(json.dumps({"scores": {"a": {"x": -1.0}}}))
+    words = "sweep --space s.yaml --table i.csv --bounds 0.5ms,3ms --scores negative.json --out front.csv"
+    assert call(words) == 0
+    assert "-0" not in capsys.readouterr().out + Path("front.csv").read_text()
+
+
+def test_a_study_refuses_another_budget_table_or_constraint(files, capsys):
+    """The journal beside the output belongs to one search; a storage that is named may hold several."""
+    words = "search --space s.yaml --table t.csv --evaluator scores.json --trials 4"
+    LookupTable.load("i.csv").save("t.csv")
+    assert call(f"{words} --budget latency<=4ms --out best.json") == 0
+    assert call(f"{words} --budget latency<=4ms --out best.json") == 0
+    best = Architecture.load("best.json")
+    capsys.readouterr()
+    for changed, text in (
+        ("--budget latency<=3ms", "was begun with budget latency<=4ms, not latency<=3ms"),
+        ("--budget latency<=4ms --fix a=x", "was begun with constraints none, not fix a=x"),
+    ):
+        assert call(f"{words} {changed} --out best.json") == 2
+        error = capsys.readouterr().err
+        assert text in error and "--storage best.json.journal to reuse its scores" in error and error.count("\n") == 1
+    LookupTable.load("p.csv").save("t.csv")
+    assert call(f"{words} --budget latency<=4ms --out best.json") == 2
+    assert "was begun with a lookup table with other costs" in capsys.readouterr().err
+    assert Architecture.load("best.json") == best
+    reused = f"{words} --budget latency<=3ms --out less.json --storage best.json.journal"
+    assert call(reused) == 0
+    assert "4 scores were known from other searches" in capsys.readouterr().out
+    assert call(reused.replace("--storage best.json.journal", "")) == 0  # a journal of its own

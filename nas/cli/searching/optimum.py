@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nas.cli.command import COUNT, PATH, Command, cost_model, cost_options, json_option, option, print_json
-from nas.cli.searching.options import budget_option, constraint_options, constraints, cost_numbers, costs_line
+from nas.cli.searching.options import budget_option, constraint_options, cost_numbers, costs_line
 from nas.errors import ConfigError, suggestion
 
 if TYPE_CHECKING:
-    from nas.search import Optimum, ScoreTable
+    from nas.search import Constraints, Optimum, ScoreTable
     from nas.spaces import SearchSpace
 
 PLOTS = (".svg", ".png", ".pdf")
@@ -61,9 +61,7 @@ _time_option = option(
 def optimum(
     space: str,
     budgets: tuple[str, ...],
-    fix: tuple[str, ...],
-    exclude: tuple[str, ...],
-    counts: tuple[str, ...],
+    constraints: Constraints,
     scores: str,
     out: str,
     k: int,
@@ -89,7 +87,6 @@ def optimum(
         raise ConfigError(f"--distance {distance}: is between several architectures; give --k too")
     model = cost_model(space, **options)
     budget = Budget.parse(", ".join(budgets), model.upper_bounds())
-    constrained = constraints(fix, exclude, counts)
     table = _score_table(scores, model.space)
     with output_lock(out):
         pass  # what cannot be written is known before anything is solved
@@ -102,21 +99,21 @@ def optimum(
                 budget,
                 table.pairs,
                 time_limit_s,
-                constraints=constrained,
+                constraints=constraints,
                 objective=objective,
                 give=give,
             )
         ]
     else:
         found = search.shortlist(
-            model.space, model, table.scores, budget, k, table.pairs, time_limit_s, constrained, distance
+            model.space, model, table.scores, budget, k, table.pairs, time_limit_s, constraints, distance
         )
     files = [Path(out) if i == 1 else Path(out).with_stem(f"{Path(out).stem}-{i}") for i in range(1, len(found) + 1)]
     for path, best in zip(files, found):
         best.architecture.save(path)
     bounds = None
     if explain:
-        bounds = binding(model.space, model, table.scores, budget, table.pairs, constrained, time_limit_s)
+        bounds = binding(model.space, model, table.scores, budget, table.pairs, constraints, time_limit_s)
     costs = [model.predict(best.architecture) for best in found]
     if as_json:
         rows = [
@@ -180,9 +177,7 @@ def _proof(best: Optimum) -> str:
 def sweep(
     space: str,
     budgets: tuple[str, ...],
-    fix: tuple[str, ...],
-    exclude: tuple[str, ...],
-    counts: tuple[str, ...],
+    constraints: Constraints,
     scores: str,
     over: str,
     bounds: str | None,
@@ -215,7 +210,7 @@ def sweep(
         points,
         budget,
         table.pairs,
-        constraints(fix, exclude, counts),
+        constraints,
         time_limit_s,
     )
     write_atomic(out, frame.to_csv(index=False))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.command import option
 
 if TYPE_CHECKING:
     from nas.costs import Budget, Cost
-    from nas.search import Constraints
 
 
 def budget_option(required: bool) -> Callable:
@@ -25,7 +25,14 @@ def budget_option(required: bool) -> Callable:
 
 
 def constraint_options(function: Callable) -> Callable:
-    """`--fix`, `--exclude` and `--constraint`, which may be repeated: the arguments of `constraints`."""
+    """`--fix`, `--exclude` and `--constraint`, which may be repeated: the command's argument `constraints`."""
+
+    @functools.wraps(function)
+    def command(*, fix: tuple[str, ...], exclude: tuple[str, ...], counts: tuple[str, ...], **arguments: Any) -> Any:
+        from nas.search import Constraints
+
+        return function(constraints=Constraints(fix, exclude, counts), **arguments)
+
     decorators = [
         option("--fix", multiple=True, metavar="F", help="a choice for a slot, a site or a pattern: 'mid.0/0=Conv1D'"),
         option(
@@ -39,16 +46,10 @@ def constraint_options(function: Callable) -> Callable:
             help="how many slots take a choice: 'count(SelfAttention3D)<=2', 'count(*@down.*)>=1'",
         ),
     ]
+    decorated: Callable = command
     for decorator in reversed(decorators):
-        function = decorator(function)
-    return function
-
-
-def constraints(fix: Sequence[str], exclude: Sequence[str], counts: Sequence[str]) -> Constraints:
-    """What the three options say."""
-    from nas.search import Constraints
-
-    return Constraints(tuple(fix), tuple(exclude), tuple(counts))
+        decorated = decorator(decorated)
+    return decorated
 
 
 def costs_line(cost: Cost, budget: Budget) -> str:
