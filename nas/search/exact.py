@@ -14,6 +14,7 @@ from nas.costs.devices.usage import slack, usage
 from nas.errors import BudgetError, ConfigError, NasError, suggestion
 from nas.search.constraints import Constraints
 from nas.search.problem import Pairs, Problem, Scores
+from nas.search.solver.enumeration import Enumeration
 from nas.search.solver.program import Program
 from nas.spaces import Architecture, SearchSpace
 
@@ -170,6 +171,13 @@ def solve(
     program = Program.of(problem, utilities / scale, None if interactions is None else interactions / scale)
     for columns in exclude:
         program.cut(columns, distance)
+    if interactions is None:
+        best, done = Enumeration(program).maximize(time_limit_s)
+        if done and best is None:
+            return None
+        if done and best is not None:
+            score = score_of(best, utilities, None)
+            return Solution(best, score, score, True)
     while True:
         values, bound, done = program.maximize(max(deadline - time.monotonic(), 0.01))
         if values is None and done:
