@@ -18,7 +18,7 @@ from nas.cli.command import COUNT, PATH, Command, device_option, option, space_o
     required=True,
     metavar="DIR",
     type=PATH,
-    help="clips and images with metadata.csv or .jsonl, or .tar shards",
+    help="clips and images with metadata.csv or .jsonl, or .tar shards; or scenes, or a YAML file of scenes",
 )
 @space_option
 @option(

@@ -52,24 +52,17 @@ class MovingDigits:
     skipped = ()
 
     def __init__(self, split: str = "train", frames: int = 8) -> None:
-        if split not in ("train", "test"):
-            raise ConfigError(f"digits: unknown split '{split}'; known: train, test")
+        _check_split(split)
         self.split, self.frames = split, frames
 
     @cached_property
     def _digits(self) -> tuple[np.ndarray, np.ndarray]:
         """Images `(N, 16, 16)` in [-1, 1] and their labels `(N,)`."""
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError:
-            raise MissingDependency("scikit-learn is not installed; run: pip install 'nas-video[demo]'") from None
         from scipy.ndimage import zoom
 
-        data = load_digits()
-        held_out = np.arange(len(data.images)) % 5 == 0
-        chosen = held_out if self.split == "test" else ~held_out
-        images = zoom(data.images[chosen] / 8 - 1, (1, 2, 2), order=1, mode="nearest", grid_mode=True)
-        return images.astype(np.float32), data.target[chosen]
+        images, labels = _split_images(self.split)
+        images = zoom(images / 8 - 1, (1, 2, 2), order=1, mode="nearest", grid_mode=True)
+        return images.astype(np.float32), labels
 
     @property
     def videos(self) -> int:
@@ -98,3 +91,32 @@ class MovingDigits:
         first[:DIGIT, :DIGIT] = self._digits[0][index // 4]
         steps = SPEED * np.arange(self.frames)
         return np.stack([np.roll(first, (y + dy * step, x + dx * step), (0, 1)) for step in steps])[None]
+
+
+def handwritten(split: str) -> dict[str, np.ndarray]:
+    """The handwritten images `(N, 8, 8)` of each digit, by its word, from 0 (paper) to 1 (ink).
+
+    Raises:
+        ConfigError: an unknown split.
+        MissingDependency: scikit-learn is not installed.
+    """
+    _check_split(split)
+    images, labels = _split_images(split)
+    return {word: images[labels == digit] / 16 for digit, word in enumerate(WORDS)}
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "test"):
+        raise ConfigError(f"digits: unknown split '{split}'; known: train, test")
+
+
+def _split_images(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images `(N, 8, 8)` from 0 to 16 and their labels `(N,)`."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise MissingDependency("scikit-learn is not installed; run: pip install 'nas-video[demo]'") from None
+    data = load_digits()
+    held_out = np.arange(len(data.images)) % 5 == 0
+    chosen = held_out if split == "test" else ~held_out
+    return data.images[chosen], data.target[chosen]

@@ -98,6 +98,13 @@ class LatentCache:
             captions.append(choices[chosen])
         return torch.cat(latents), self.contexts(captions)
 
+    def captions(self, kind: str, indices: Sequence[int], bucket: int = 0) -> tuple[str, ...]:
+        """The first caption of each of these items of `videos` or `images` of one bucket."""
+        starts, tensor = self._starts[kind][bucket], self._tensors[kind][bucket]
+        shards = [int(np.searchsorted(starts, index, side="right")) - 1 for index in indices]
+        items = (self._shard(kind, s, tensor)[1][i - int(starts[s])] for s, i in zip(shards, indices))
+        return tuple(item_captions(item)[0] for item in items)
+
     def contexts(self, captions: Sequence[str]) -> Tensor:
         """Contexts `(n, tokens, dim)` of captions in the cache.
 

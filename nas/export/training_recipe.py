@@ -12,6 +12,7 @@ import yaml
 import nas
 from nas import checkpoint as checkpoints
 from nas.costs import LookupTable
+from nas.data import GENERATED
 from nas.diffusion.predictions import get_objective
 from nas.errors import ConfigError
 from nas.export import manifest, standalone
@@ -73,16 +74,16 @@ def recipe(checkpoint: str | Path, out: str | Path, table: LookupTable | None = 
     return [folder, manifest.record(out, "recipe", [folder], loaded, table)]
 
 
-CHECK = "[ -d {folder} ] || {{ echo {message} >&2; exit 2; }}\n"
+CHECK = "[ -{kind} {folder} ] || {{ echo {message} >&2; exit 2; }}\n"
 
 
 def _copy_inputs(stages: dict[str, dict[str, Any]], space: SearchSpace, folder: Path) -> list[str]:
     """Copy the small inputs of the stages into the recipe's folder; return shell checks that the others exist."""
     checks = []
     decoder, distill = stages.get("decoder", {}), stages.get("distill", {})
-    if decoder.get("data", "digits") != "digits":
+    if decoder.get("data", "digits") not in GENERATED:
         message = '"train.sh: folder $data not found; pass the folder of the clips: train.sh OUT DATA"'
-        checks.append(CHECK.format(folder='"$data"', message=message))
+        checks.append(CHECK.format(kind="e", folder='"$data"', message=message))  # scenes are a file
     pruned = distill.get("pruned")
     if pruned is not None:
         unet = Path(pruned) / "unet" if (Path(pruned) / "unet").is_dir() else Path(pruned)
@@ -97,7 +98,7 @@ def _copy_inputs(stages: dict[str, dict[str, Any]], space: SearchSpace, folder: 
     for field, name in others.items():
         if name is not None and Path(name).is_absolute():
             message = shlex.quote(f"train.sh: folder {name} not found; change {field}")
-            checks.append(CHECK.format(folder=shlex.quote(name), message=message))
+            checks.append(CHECK.format(kind="d", folder=shlex.quote(name), message=message))
     return checks
 
 
@@ -126,7 +127,7 @@ def _with_absolute_paths(config: dict[str, Any], base: Path, where: str) -> dict
     located = dict(config)
     for field in ("data", "pruned", "teacher"):
         name = config.get(field)
-        if name is None or (field == "data" and name == "digits"):
+        if name is None or (field == "data" and name in GENERATED):
             continue
         if not isinstance(name, str):
             raise ConfigError(f"{where}: config.{field}: expected text; train the stage again, or restore the file")

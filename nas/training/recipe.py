@@ -9,7 +9,7 @@
     execution: {precision: bf16, accumulate: 4, checkpointing: true}
     previews: {every: 1000}               # clips that `finetune` samples while it trains
     stages:
-      decoder: {steps: 400, data: digits}    # or the folder of a data set
+      decoder: {steps: 400, data: digits}    # or scenes, a YAML file of scenes, or the folder of a data set
       finetune: {steps: 450, optimization: {lr: 2e-3}}
 
 A stage that the file does not mention has its default config. Relative paths are resolved against the recipe's folder.
@@ -72,7 +72,7 @@ def train(
     Args:
         workers: number of data-parallel workers, started by Ray Train if above 1; all must see the folder `out`. Leave
             it at 1 under `torchrun`, which has started them.
-        data: overrides the recipe's data of the `decoder` stage: `digits`, or a folder.
+        data: overrides the recipe's data of the `decoder` stage: `digits`, `scenes`, a YAML file of scenes, or a folder.
         device: overrides the recipe's `execution.device`.
         profile_steps: overrides the recipe's `execution.profile_steps`, unless it is 0.
 
@@ -82,6 +82,7 @@ def train(
         LockedError: another process trains this stage in this folder.
         NasError: a worker failed, or the training diverged.
     """
+    from nas.data import GENERATED
     from nas.training import STAGES
 
     if workers < 1:
@@ -97,7 +98,7 @@ def train(
             raise ConfigError(f"{where}unknown stage '{name}'{suggestion(name, STAGES)}")
     options = build(STAGES[stage].config, loaded.stages.get(stage) or {}, str(path), f"stages.{stage}")
     if stage == "decoder" and data is not None:
-        options = replace(options, data=str(data) if str(data) == "digits" else str(Path(data).absolute()))
+        options = replace(options, data=str(data) if str(data) in GENERATED else str(Path(data).absolute()))
     space = SearchSpace.load(beside(path, loaded.space))
     arch = None
     if stage == "finetune":
