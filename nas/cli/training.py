@@ -127,11 +127,23 @@ def generate(
 
 @click.command(
     cls=Command,
-    help="measure a checkpoint: its loss on held-out clips, and the quality of generated moving digits",
-    example="nas evaluate --checkpoint runs/demo/checkpoints/adversarial --data runs/demo/checkpoints/decoder --steps 1 2 4",
+    help="measure a checkpoint: its loss on held-out clips, and the quality of clips that it generates",
+    example="nas evaluate --checkpoint runs/demo/checkpoints/adversarial --steps 1 2 4",
+    also=("nas evaluate --checkpoint run/finetune --data run/decoder --suite stress --seeds 3",),
 )
 @option("--checkpoint", required=True, metavar="DIR", type=PATH, help="a finished stage's folder")
-@option("--data", required=True, metavar="DIR", type=PATH, help="a decoder stage's or 'nas prepare' folder")
+@option(
+    "--data",
+    metavar="DIR",
+    type=PATH,
+    help="a decoder stage's or 'nas prepare' folder  [default: the folder 'decoder' beside the checkpoint]",
+)
+@option(
+    "--suite",
+    metavar="S",
+    help="standard; long: 2 and 4 times the trained length; stress: scenes with three objects, crossing paths, unseen "
+    "combinations, long, contradictory and empty captions; vbench: VBench's prompts  [default: standard]",
+)
 @option(
     "--steps",
     cls=RepeatableOption,
@@ -139,22 +151,37 @@ def generate(
     metavar="N...",
     help="numbers of denoising steps  [default: as trained]",
 )
-@option("--clips", type=COUNT, default=160, metavar="N", help="held-out clips, and generated clips per number of steps")
+@option(
+    "--clips",
+    type=COUNT,
+    metavar="N",
+    help="held-out clips, and generated clips of each case and number of steps  [default: 80; 160 moving digits]",
+)
+@option("--seeds", type=COUNT, default=1, metavar="N", help="noise seeds, each with all clips")
+@option("--fvd", metavar="FILE", type=PATH, help="i3d_torchscript.pt, for Frechet video distances as published")
+@option("--clip-model", metavar="M", help="folder or Hub name of a CLIP model, for CLIP scores")
+@option(
+    "--dimension",
+    "dimensions",
+    cls=RepeatableOption,
+    metavar="D...",
+    help="vbench: evaluate only these dimensions  [default: all]",
+)
+@option(
+    "--out", metavar="FILE", type=PATH, help="JSON with the result  [default: evaluation/SUITE.json in the checkpoint]"
+)
 @device_option
 @json_option
-def evaluate(checkpoint: str, data: str, steps: tuple[int, ...], clips: int, device: str | None, as_json: bool) -> None:
-    from nas.metrics.evaluation import evaluate_checkpoint
+def evaluate(
+    checkpoint: str, data: str | None, device: str | None, out: str | None, as_json: bool, **options: Any
+) -> None:
+    from nas.metrics.checkpoint_evaluation import EvaluationOptions, evaluate_checkpoint
 
-    found = evaluate_checkpoint(checkpoint, data, steps, clips, device)
+    found = evaluate_checkpoint(checkpoint, data, EvaluationOptions(**options), device, out)
     if as_json:
         print_json(found)
         return
-    print(f"loss on held-out clips: {found['validation_loss']:.4f}")
-    for row in found["quality"]:
-        print(
-            f"{row['steps']} steps: Frechet distance {row['frechet']:.1f}, digit {row['digit_accuracy']:.2f}, "
-            f"direction {row['direction_accuracy']:.2f}"
-        )
+    print(found.text())
 
 
 def _check_source(runtime: str, checkpoint: str | None, export_dir: str | None) -> None:

@@ -1,29 +1,36 @@
-"""Evaluates a denoiser on moving digits: generates clips for every caption and measures their quality."""
+"""Evaluates a denoiser in training, on moving digits or scenes: generates clips and measures their quality."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from nas import checkpoint, distributed
-from nas.data.batches import held_out
-from nas.data.digits import LABELS, caption_of
+from nas.config import build
+from nas.data.digits import LABELS, MovingDigits, caption_of
 from nas.data.latent_cache import LatentCache
-from nas.diffusion.losses import validation_loss
+from nas.data.scenes import SceneConfig, Scenes
+from nas.data.source import Source
 from nas.diffusion.sampling import generate
-from nas.errors import ConfigError
 from nas.files import read_json
 from nas.metrics.digit_classifier import DigitEvaluator, load_digit_evaluator
+from nas.metrics.fvd import frechet_distance
+from nas.metrics.judges import load_judges
+from nas.metrics.scene_scores import score
 from nas.models import Autoencoder
 from nas.progress import progress
 
 DECODED_AT_ONCE = 5
 """Clips: on a CPU, 40 at once take twice as long, because their activations do not fit the cache."""
+EVALUATED, REFERENCE = 160, 200
+"""Held-out scenes that clips are generated for, and those after them that Frechet distances are to."""
 
 
 class DenoiserEvaluator:
@@ -58,45 +65,96 @@ class DenoiserEvaluator:
         return {"steps": steps, **asdict(self.digits(clips, self.labels))}
 
 
-def evaluate_checkpoint(
-    folder: str | Path, decoder: str | Path, steps: tuple[int, ...] = (), clips: int = 160, device: str | None = None
-) -> dict[str, Any]:
-    """The loss of a checkpoint on held-out clips, and for moving digits its quality at numbers of denoising steps.
+class SceneEvaluator:
+    """Generates clips of held-out scenes with a denoiser and measures their quality, see `nas.metrics.scene_scores`.
 
     Args:
-        decoder: the folder of a finished `decoder` stage or of `nas prepare`, with clips of the checkpoint's size.
-        steps: default: as the checkpoint was trained.
-        clips: held-out clips behind the loss, and generated clips behind each quality.
-        device: as in `nas.distributed.use_device`.
-
-    Returns:
-        `validation_loss`, and `quality`: a list with a `DigitQuality` and `steps` for each number of steps; empty for
-        other data.
-
-    Raises:
-        ConfigError: the checkpoint or the data are missing, or do not match.
+        decoder: folder of the finished `decoder` stage, or of `nas prepare`.
+        clips: number of clips to generate; at most `EVALUATED`.
     """
-    decoder = Path(decoder)
-    with distributed.use_device(device):
-        loaded = checkpoint.load(folder)
-        latents, contexts = held_out(decoder, clips)
-        expected = loaded.space.input_shape()[1], *loaded.space.context_shape()[1:]
-        if (latents.shape[1], *contexts.shape[1:]) != expected:
-            raise ConfigError(
-                f"{decoder}: holds latents or texts of another shape than the checkpoint {folder} expects"
-            )
-        denoiser = loaded.denoiser.to(distributed.device())
-        result = {"validation_loss": validation_loss(denoiser, latents, contexts), "quality": []}
-        if is_digits(decoder):
-            evaluator, shape = DenoiserEvaluator(decoder, clips), loaded.space.input_shape()[1:]
-            for count in progress(steps or (loaded.info.steps,), "evaluate", len(steps) or 1):
-                result["quality"].append(evaluator(denoiser, shape, count, loaded.info.guidance))
-    return result
+
+    def __init__(self, decoder: Path, clips: int) -> None:
+        path = decoder / "data.json"
+        about = read_json(path, "data", dict)
+        self.autoencoder: Autoencoder = checkpoint.load_autoencoder(decoder).to(distributed.device())
+        cache = LatentCache(decoder / "train")
+        latents, _ = cache.latents("videos", [0])
+        factor = self.autoencoder.config.downsampling
+        height, width = (side * factor for side in latents.shape[-2:])
+        self.fps = float(about["fps"])
+        config = build(SceneConfig, about["scenes"], str(path), "scenes")
+        self.source = Scenes(config, "test", about["frames"], self.fps, height, width)
+        self.judges = load_judges()
+        self.scenes = [self.source.scene(index) for index in range(min(clips, EVALUATED))]
+        captions = eval_captions(self.source)[: len(self.scenes)]
+        self.context, self.empty = cache.contexts(captions), cache.empty
+        held_out = range(EVALUATED, EVALUATED + REFERENCE)
+        self.reference = np.concatenate([self._features(self.source.video(index).pixels) for index in held_out])
+
+    def __call__(
+        self, denoiser: nn.Module, shape: tuple[int, int, int, int], steps: int, guidance: float
+    ) -> dict[str, Any]:
+        """Quality at a number of sampling steps: `steps`, and what `score` returns."""
+        was_training = denoiser.training
+        denoiser.eval()
+        latents = generate(denoiser, self.context, self.empty, shape, steps, guidance)
+        denoiser.train(was_training)
+        parts = (part.to(distributed.device()) for part in latents.split(DECODED_AT_ONCE))
+        clips = (clip for part in parts for clip in self.autoencoder.decode(part).cpu().numpy())
+        return {"steps": steps, **self.score(clips)}
+
+    def score(self, clips: Iterable[np.ndarray]) -> dict[str, float]:
+        """Quality of clips `(3, T, H, W)` in [-1, 1] that were generated for the scenes, in order.
+
+        `frechet`; `digit_accuracy`: share of the objects whose class and color are right; `direction_accuracy`: share of
+        the objects that move as their caption says; `scene_accuracy`: share of the clips in which everything is right.
+        """
+        scores, features = [], []
+        for clip, scene in zip(clips, self.scenes):
+            scores.append(score(clip, scene, self.judges))
+            features.append(self._features(clip))
+
+        def share(name: str) -> float:
+            return sum(one.right[name] for one in scores) / max(sum(one.total[name] for one in scores), 1)
+
+        return {
+            "frechet": frechet_distance(np.concatenate(features), self.reference),
+            "digit_accuracy": share("object"),
+            "direction_accuracy": share("direction"),
+            "scene_accuracy": share("scene"),
+        }
+
+    def real(self) -> Iterator[np.ndarray]:
+        """The pixels of the scenes themselves."""
+        return (self.source.paint(scene) for scene in self.scenes)
+
+    def _features(self, clip: np.ndarray) -> np.ndarray:
+        return self.judges.features(torch.from_numpy(clip)[None])
 
 
-def is_digits(decoder: Path) -> bool:
-    """Whether a stage encoded moving digits, whose generated clips can be classified."""
-    return read_json(decoder / "data.json", "data", dict)["data"] == "digits"
+def eval_captions(source: Source) -> list[str]:
+    """The captions for which clips are generated to evaluate a denoiser; empty for data that cannot be judged."""
+    if isinstance(source, MovingDigits):
+        return [caption_of(label) for label in LABELS]
+    if isinstance(source, Scenes):
+        test = Scenes(source.config, "test", source.frames, source.fps, source.height, source.width)
+        scenes = (test.scene(index) for index in range(EVALUATED))
+        return [test.captions(scene, "videos", index)[0] for index, scene in enumerate(scenes)]
+    return []
+
+
+def load_evaluator(decoder: Path, clips: int) -> DenoiserEvaluator | SceneEvaluator | None:
+    """The evaluator of a stage's data; None if generated clips of these cannot be judged."""
+    about = read_json(decoder / "data.json", "data", dict)
+    if "scenes" in about:
+        return SceneEvaluator(decoder, clips)
+    return DenoiserEvaluator(decoder, clips) if about["data"] == "digits" else None
+
+
+def can_be_judged(decoder: Path) -> bool:
+    """Whether a stage encoded data whose generated clips can be judged: moving digits or scenes."""
+    about = read_json(decoder / "data.json", "data", dict)
+    return about["data"] == "digits" or "scenes" in about
 
 
 def evaluate_denoiser(
@@ -109,17 +167,17 @@ def evaluate_denoiser(
     guidance: float,
     clips: int,
 ) -> list[dict[str, Any]]:
-    """Quality at each number of sampling steps; empty if the data are not moving digits.
+    """Quality at each number of sampling steps; empty if the data are neither moving digits nor scenes.
 
     Results are appended to `quality-TITLE.jsonl` in `folder`, from which an interrupted evaluation resumes.
     """
-    if not (distributed.is_main() and is_digits(decoder)):
+    if not (distributed.is_main() and can_be_judged(decoder)):
         return []
     path = folder / f"quality-{title}.jsonl"
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if len(results) >= len(steps):
         return results
-    evaluator = DenoiserEvaluator(decoder, clips)
+    evaluator = load_evaluator(decoder, clips)
     for count in progress(steps[len(results) :], f"evaluate {title}", len(steps), len(results)):
         results.append(evaluator(denoiser, shape, count, guidance))
         with path.open("a") as file:

@@ -62,7 +62,7 @@ class FVD:
 
     def features(self, clips: Iterable[Tensor], name: str = "given") -> np.ndarray:
         """`(N, D)`, float64, of clips in batches; raises as `__call__`. Only features are kept in memory."""
-        batches = [self._batch_features(part, name) for batch in clips for part in batch.split(self.batch)]
+        batches = [self.batch_features(part, name) for batch in clips for part in batch.split(self.batch)]
         features = torch.cat(batches).double().cpu().numpy() if batches else np.empty((0, 0))
         if len(features) < 2:
             raise ConfigError(f"fvd: {len(features)} {name} clip(s) have no covariance; give at least two")
@@ -71,7 +71,8 @@ class FVD:
         return features
 
     @torch.no_grad()
-    def _batch_features(self, clips: Tensor, name: str) -> Tensor:
+    def batch_features(self, clips: Tensor, name: str = "given") -> Tensor:
+        """`(B, D)` of one batch of clips; raises as `__call__`."""
         pixels = ((clips.to(self.device).float().clamp(-1, 1) + 1) * 127.5).round()  # as they are in a file
         pixels = pixels.expand(-1, 3, -1, -1, -1)
         try:

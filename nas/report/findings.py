@@ -59,10 +59,7 @@ def one_sentence_summary(run: RunFolder) -> str:
     if last:
         row = last[0]
         of = f" of {row.clips} clips" if row.clips else ""
-        parts.append(
-            f"at {plural(row.steps, 'step')} {percent_with_interval(row.direction_accuracy, row.clips)}{of} move as their"
-            f" caption says and {percent_with_interval(row.digit_accuracy, row.clips)} show its digit"
-        )
+        parts.append(f"at {plural(row.steps, 'step')} {_accuracies(row, of)}")
     if record.trials and run.choices:
         score = f", score {_score(run)}" if _score(run) != MISSING else ""
         against = (
@@ -192,15 +189,15 @@ def quality(run: RunFolder) -> list[str]:
     for row in last[:1] + last[1:][-1:]:
         text = (
             f"After the {row.model} stage, at {plural(row.steps, 'step')}, the Fréchet distance to held-out clips"
-            f" is {format_number(row.frechet)}{_beside(rows, row)}; {percent_with_interval(row.direction_accuracy, row.clips)} of the clips"
-            f" move as their caption says and {percent_with_interval(row.digit_accuracy, row.clips)} show its digit"
+            f" is {format_number(row.frechet)}{_beside(rows, row)}; {_accuracies(row, ' of the clips')}"
         )
         sentences.append(text + ".")
     real = next((row for row in rows if row.model == REAL), None)
     if real:
         sentences.append(
             f"Held-out real clips reach {format_number(real.frechet)}, {percent_with_interval(real.direction_accuracy, real.clips)}"
-            f" and {percent_with_interval(real.digit_accuracy, real.clips)} under the same classifier, an upper bound."
+            f" and {percent_with_interval(real.digit_accuracy, real.clips)} under the same"
+            f" {'classifier' if real.shown == 'digit' else 'judges'}, an upper bound."
         )
     judged = {row.clips for row in last if row.clips}
     if judged:
@@ -280,6 +277,20 @@ def _against(value: float | None, bound: float | None, unit) -> str:
         return ""
     verdict = "within the budget of" if value <= bound else "over the budget of"
     return f", {verdict} {unit(bound)}"
+
+
+def _accuracies(row: StageQuality, of: str) -> str:
+    """How many clips, or how many objects of scenes, are as their caption says."""
+    direction, shown = (
+        percent_with_interval(share, row.clips) for share in (row.direction_accuracy, row.digit_accuracy)
+    )
+    if row.scene_accuracy is None:
+        return f"{direction}{of} move as their caption says and {shown} show its digit"
+    every = percent_with_interval(row.scene_accuracy, row.clips)
+    return (
+        f"{direction} of the objects move as their caption says, {shown} have its class and color, and in {every}{of} every"
+        " object is right"
+    )
 
 
 def _beside(rows: tuple[StageQuality, ...], row: StageQuality) -> str:

@@ -116,6 +116,7 @@ def _sections(run: RunFolder, plotted: list[PlottedArchitecture]) -> list[Sectio
         ("costs", "Costs", "What it costs", lambda: cost.costs(run)),
         ("previews", "Clips", "Clips, stage by stage", lambda: clips.previews(run)),
         ("quality", "Quality", "How good the clips are", lambda: results.quality(run)),
+        ("evaluation", "Evaluation", "The evaluation suites", lambda: results.evaluation(run)),
         ("training", "Training", "Training, stage by stage", lambda: results.training(run)),
         ("table", "Table", "The lookup table", lambda: table.lookup_table(run)),
         ("export", "Export", "Exported", lambda: results.exported(run)),

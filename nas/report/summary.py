@@ -96,11 +96,9 @@ def _quality(run: RunFolder) -> list[str]:
 
 
 def _numbers(row: StageQuality) -> str:
-    direction, digit = (
-        percent_with_interval(share, row.clips) for share in (row.direction_accuracy, row.digit_accuracy)
-    )
-    accuracies = f"direction {direction}, digit {digit}"
-    return f"Frechet {format_number(row.frechet)}, {accuracies}"
+    accuracies = {"direction": row.direction_accuracy, row.shown: row.digit_accuracy, "all right": row.scene_accuracy}
+    shares = [f"{name} {percent_with_interval(s, row.clips)}" for name, s in accuracies.items() if s is not None]
+    return ", ".join([f"Frechet {format_number(row.frechet)}", *shares])
 
 
 def _where(run: RunFolder) -> list[str]:

@@ -16,6 +16,7 @@ import pandas as pd
 from nas.costs import Cost, CostModel, LookupTable
 from nas.errors import ConfigError, NasError
 from nas.files import read_json, read_text
+from nas.metrics.results import FOLDER, Evaluation
 from nas.runs.record import RECORD, Candidate, RunRecord
 from nas.spaces import NONE, Architecture, SearchSpace, colors
 
@@ -38,6 +39,7 @@ class RunFolder:
         choices: choice by slot of the chosen architecture; empty before the choice.
         histories: training history by stage, in display order; columns `step` and any other numeric ones.
         results: numeric metrics of each finished stage: stage -> name -> value.
+        evaluations: what `nas evaluate` has written of each stage's checkpoint: stage -> one result per suite.
         missing: part -> reason why it is missing, one line each.
     """
 
@@ -50,6 +52,7 @@ class RunFolder:
     choices: dict[str, str] = field(default_factory=dict)
     histories: dict[str, pd.DataFrame] = field(default_factory=dict)
     results: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluations: dict[str, list[Evaluation]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -71,6 +74,7 @@ class RunFolder:
         run.choices = run._winner()
         run.histories = run._histories()
         run.results = run._results()
+        run.evaluations = run._evaluations()
         return run
 
     @property
@@ -89,7 +93,7 @@ class RunFolder:
 
     @property
     def no_classifier(self) -> bool:
-        """Whether there is no classifier for this run's data; it exists for moving digits only."""
+        """Whether there is no classifier for this run's data; it exists for moving digits and scenes only."""
         return (
             "decoder" in self.results and not self.record.quality and "digit_classifier" not in self.results["decoder"]
         )
@@ -199,6 +203,15 @@ class RunFolder:
                 results[stage] = value
         return {stage: results[stage] for stage in sorted(results, key=lambda stage: (stage_order(stage), stage))}
 
+    def _evaluations(self) -> dict[str, list[Evaluation]]:
+        found: dict[str, list[Evaluation]] = {}
+        for path in sorted(self.path.glob(f"checkpoints/**/{FOLDER}/*.json")):
+            stage, file = path.parent.parent.name, str(path.relative_to(self.path))
+            value = self._part(f"evaluation {stage} {path.stem}", file, Evaluation.load)
+            if value is not None and value.cases:
+                found.setdefault(stage, []).append(value)
+        return {stage: found[stage] for stage in sorted(found, key=lambda stage: (stage_order(stage), stage))}
+
 
 def one_line(error: Exception) -> str:
     """An error's message on one line of at most 300 characters, with its type unless it is a `NasError`."""
@@ -233,7 +246,8 @@ def _read_result(path: Path) -> dict[str, float]:
     if not isinstance(metrics, dict):
         raise ConfigError("'metrics' is missing or not a mapping")
     numbers = {n: float(v) for n, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
-    return numbers | ({"digit_classifier": 1.0} if {"digit_classifier", "judge"} & metrics.keys() else {})
+    judged = {"digit_classifier", "judge", "scene_judges"} & metrics.keys()
+    return numbers | ({"digit_classifier": 1.0} if judged else {})
 
 
 def _read_history(path: Path) -> pd.DataFrame:

@@ -126,11 +126,14 @@ class Job:
 
     def decoder(self) -> None:
         """Train the autoencoder with its separable video decoder, and encode the data"""
-        from nas.training.stages.decoder import REAL_CLIPS
+        from nas.training.stages.decoder import REAL_CLIPS, REAL_SCENES
 
         metrics = self._train("decoder").metrics
         accuracy = metrics.get("digit_classifier", metrics.get("judge"))  # its name in earlier versions
-        self._add_quality("real", [{"steps": 0, **accuracy["real"]}] if accuracy else [], REAL_CLIPS)
+        clips = REAL_CLIPS
+        if "scene_judges" in metrics:
+            accuracy, clips = metrics["scene_judges"], REAL_SCENES
+        self._add_quality("real", [{"steps": 0, **accuracy["real"]}] if accuracy else [], clips)
 
     def distill(self) -> None:
         """Train the spatial backbone on images"""

@@ -72,7 +72,9 @@ class StageQuality:
             (held-out clips of the data under the same classifier: an upper bound).
         steps: denoising steps; 0 for real clips.
         frechet: Frechet distance to held-out clips in the classifier's features (lower is better).
-        digit_accuracy, direction_accuracy: share of clips that show the digit / direction of their caption.
+        digit_accuracy, direction_accuracy: share of clips that show the digit / direction of their caption. Of scenes:
+            share of the objects whose class and color, and whose direction, are their caption's.
+        scene_accuracy: of scenes: share of the clips in which every object and their number are right; None of digits.
         clips: number of evaluated clips, for confidence intervals of the shares; 0 if not recorded.
     """
 
@@ -82,6 +84,12 @@ class StageQuality:
     digit_accuracy: AnyNumber
     direction_accuracy: AnyNumber
     clips: int = 0
+    scene_accuracy: AnyNumber | None = None
+
+    @property
+    def shown(self) -> str:
+        """What `digit_accuracy` is about, in words."""
+        return "digit" if self.scene_accuracy is None else "objects"
 
 
 @dataclass(frozen=True)

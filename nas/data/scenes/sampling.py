@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -15,9 +16,9 @@ from nas.data.scenes.labels import Background, Scene, SceneObject
 T = TypeVar("T")
 ATTEMPTS = 1000
 """Draws before a fitting object is taken from the list of all that are allowed."""
-PLACES = 60
-"""Draws of a place before objects may lie on others."""
-CLEARANCE = 0.8
+PLACES = 100
+"""Draws of places before objects may lie on others."""
+CLEARANCE = 0.55
 """Least distance of two objects' centers at the start, in shares of the sum of their sides."""
 DRIFT = 0.06
 """Speed of a texture, in shares of the canvas per second."""
@@ -50,16 +51,17 @@ def draw_scene(
             found = _attributes(config, kind, random, colors)
         colors -= {found["color"]}
         attributes.append(found)
-    shape = np.array([height, width], float)
+    attributes = [attributes[index] for index in random.permutation(count)]
+    sides = np.array([SIZES[found["size"]] for found in attributes]) * min(height, width)
+    starts = _places(sides, np.array([height, width], float), random, config.crossing)
     things: list[SceneObject] = []
-    for index in random.permutation(count):
-        found = attributes[index]
+    for found, (y, x) in zip(attributes, starts):
         glyph = int(random.integers(glyphs[found["class"]])) if found["class"] in WORDS else 0
         event = float(random.uniform(0.3, 0.6))
-        thing = SceneObject(found["class"], *(found[k] for k in ("color", "size")), glyph=glyph, event=event)
+        thing = SceneObject(found["class"], found["color"], found["size"], start=(y, x), glyph=glyph, event=event)
         if kind == "videos":
             thing = replace(thing, **{k: found[k] for k in ("direction", "speed", "manner")})
-        things.append(replace(thing, start=_place(thing, things, shape, random, config.crossing)))
+        things.append(thing)
     background = _background(config, random)
     return Scene(tuple(things), background, frames if kind == "videos" else 1, fps, height, width)
 
@@ -91,20 +93,18 @@ def _with_combination(
     return consistent({name: pick(random, choices) for name, choices in (values | given).items()})
 
 
-def _place(
-    thing: SceneObject, others: Sequence[SceneObject], shape: np.ndarray, random: np.random.Generator, crossing: bool
-) -> tuple[float, float]:
-    """A start, in shares of the canvas, at which the object is inside the canvas and, unless `crossing`, lies on no other."""
-    border = SIZES[thing.size] * shape.min() / 2 / shape
+def _places(
+    sides: np.ndarray, shape: np.ndarray, random: np.random.Generator, crossing: bool
+) -> list[tuple[float, float]]:
+    """Starts of objects, in shares of the canvas: inside it and, unless `crossing` or there is no room, not on each other."""
+    borders = sides[:, None] / 2 / shape
+    pairs = list(itertools.combinations(range(len(sides)), 2))
     for _ in range(PLACES):
-        start = random.uniform(border, 1 - border)
-        if crossing or all(
-            np.linalg.norm((start - np.array(other.start)) * shape)
-            >= CLEARANCE * (SIZES[thing.size] + SIZES[other.size]) * shape.min()
-            for other in others
-        ):
+        starts = random.uniform(borders, 1 - borders)
+        apart = (np.linalg.norm((starts[a] - starts[b]) * shape) >= CLEARANCE * (sides[a] + sides[b]) for a, b in pairs)
+        if crossing or all(apart):
             break
-    return float(start[0]), float(start[1])
+    return [(float(y), float(x)) for y, x in starts]
 
 
 def _background(config: SceneConfig, random: np.random.Generator) -> Background:

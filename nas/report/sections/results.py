@@ -139,13 +139,22 @@ def quality(run: RunFolder) -> Markup:
         rows.append(QualityRow(title, row, " ".join(classes)))
         previous = row.steps
     text = " ".join(findings.quality(run))
-    return render("quality", text=text, rows=rows, largest_frechet=max(finite, default=0.0) or 1.0)
+    shown = run.record.quality[0].shown
+    return render("quality", text=text, rows=rows, shown=shown, largest_frechet=max(finite, default=0.0) or 1.0)
+
+
+def evaluation(run: RunFolder) -> Markup:
+    """What `nas evaluate` measured of the run's checkpoints, suite by suite."""
+    if not run.evaluations:
+        return absent_text("'nas evaluate --checkpoint RUN/checkpoints/STAGE' has not been run")
+    return render("evaluation", stages=run.evaluations)
 
 
 def _without_classifier(run: RunFolder) -> Markup:
     """The metrics measured on data for which there is no classifier."""
     text = (
-        "No classifier for this data: whether clips show what their caption says is evaluated on moving digits only."
+        "No classifier for this data: whether clips show what their caption says is evaluated on moving digits and"
+        " scenes only."
         " Measured on held-out clips instead: how well the decoder reconstructs them, and the denoiser's loss. The"
         " Fréchet video distance (FVD) needs a feature network that no package includes; with the file"
         " i3d_torchscript.pt, nas.metrics.fvd.FVD computes it."

@@ -5,7 +5,8 @@ space names a public autoencoder (`autoencoder: {from: ...}`), that one encodes,
 decoder, see `nas.training.decoder_distillation`.
 On moving digits it first trains and checks the classifier that evaluates generated clips. Unusable clips are listed in
 the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` of held-out clips, `public` (those of the
-public autoencoder), `digit_classifier` (its accuracy on held-out real clips and on their reconstructions), and counts.
+public autoencoder), `digit_classifier` or `scene_judges` (what they find in held-out real clips and in their
+reconstructions), and counts.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 import torch
 
 from nas import checkpoint, distributed
-from nas.data import clip_fps, latent_cache_writer, load_source, skipped
-from nas.data.digits import LABELS, caption_of
+from nas.data import GENERATED, clip_fps, described, latent_cache_writer, load_source, skipped
+from nas.data.scenes import Scenes
 from nas.data.skipped import SkippingSource
 from nas.data.source import Source, batch_indices
 from nas.errors import ConfigError, NasError
 from nas.files import write_json
 from nas.metrics.digit_classifier import DigitEvaluator, load_digit_evaluator
+from nas.metrics.evaluation import SceneEvaluator, eval_captions
 from nas.metrics.reconstruction import WINDOW, Fidelity, reconstruct
 from nas.models import Autoencoder, VAEConfig
 from nas.models.autoencoder import PublicAutoencoder, encode_clips
@@ -37,8 +39,8 @@ from nas.training.learner import Optimization
 from nas.training.loop import run
 from nas.training.stage import Inputs, check_finite
 
-REAL_CLIPS = 256
-"""Held-out real clips that are classified, as the upper bound of what generated ones can reach."""
+REAL_CLIPS, REAL_SCENES = 256, 160
+"""Held-out real clips that are classified, as the upper bound of what generated ones can reach; those of scenes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class DecoderConfig:
     """Config of the stage.
 
     Attributes:
-        data: `digits`, or the folder of a data set, relative to the file that names it.
+        data: `digits`, `scenes`, or a YAML file of scenes or the folder of a data set, relative to the file that names it.
         fps: frames per second that the clips of a folder are resampled to; None: those of the search space's clip.
         buckets: encode the clips of a folder in buckets of shape and length, not at one size. The autoencoder itself is
             trained at the search space's size.
@@ -129,7 +131,7 @@ class DecoderConfig:
 def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
     """The stage function; see the module's docstring."""
     space, config = inputs.space, config.with_space_defaults(inputs.space)
-    data = config.data if config.data == "digits" else str(inputs.path(config.data))
+    data = config.data if config.data in GENERATED else str(inputs.path(config.data))
     vae = config.vae(space)
     teacher = load_public(vae.encoder) if vae.encoder is not None else None
     source, test = (load_source(data, split, space, vae, config.fps) for split in ("train", "test"))
@@ -157,10 +159,9 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     checkpoint.save_autoencoder(folder, autoencoder)
 
     text, encode = PromptEncoder(space.text, learner.device), partial(encode_clips, autoencoder)
-    eval_captions = [caption_of(label) for label in LABELS] if evaluator else []
     shaped = load_source(data, "train", space, vae, config.fps, config.buckets)
     train = latent_cache_writer.fill_cache(
-        folder / "train", shaped, encode, text, config.videos, config.images, eval_captions, "encode train"
+        folder / "train", shaped, encode, text, config.videos, config.images, eval_captions(source), "encode train"
     )
     held = latent_cache_writer.fill_cache(folder / "test", test, encode, text, config.held_out, 0, title="encode test")
     write_json(
@@ -171,6 +172,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
             "fps": config.fps,
             "classifier_steps": config.classifier_steps,
             "seed": config.seed,
+            **described(source),
         },
     )
     held_out = SkippingSource(test, folder / "test" / skipped.SKIPPED)
@@ -186,6 +188,8 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
         metrics["public"] = _fidelity(teacher, held_out)
     if evaluator is not None:
         metrics["digit_classifier"] = _classifier_metrics(evaluator, autoencoder)
+    if isinstance(source, Scenes):
+        metrics["scene_judges"] = _judge_metrics(folder, autoencoder)
     return metrics, seconds
 
 
@@ -195,8 +199,8 @@ def check_data(folder: Path, config: DecoderConfig, inputs: Inputs) -> None:
     Raises:
         ConfigError: the data have other clips or captions under the same names.
     """
-    data = inputs.path(config.data)
-    if config.data == "digits" or not data.is_dir():
+    data = Path(config.data) if config.data in GENERATED else inputs.path(config.data)
+    if config.data == "digits" or not (config.data in GENERATED or data.exists()):
         return
     config = config.with_space_defaults(inputs.space)
     for split in ("train", "test"):
@@ -268,6 +272,17 @@ def _scaled(autoencoder: Autoencoder, source: SkippingSource, clips: int = 64) -
         scaled = Autoencoder(replace(autoencoder.config, scaling_factor=1 / spread))
     scaled.load_state_dict(autoencoder.state_dict(), assign=True)
     return scaled.eval().requires_grad_(False).to(next(autoencoder.parameters()).device)
+
+
+def _judge_metrics(folder: Path, autoencoder: Autoencoder | PublicAutoencoder) -> dict[str, Any]:
+    """What the judges say of held-out real scenes and of their reconstructions: upper bounds for generated clips."""
+    evaluator = SceneEvaluator(folder, REAL_SCENES)
+    device = next(autoencoder.parameters()).device
+    rebuilt = (reconstruct(autoencoder, torch.from_numpy(clip)[None].to(device))[0].cpu() for clip in evaluator.real())
+    return {
+        "real": evaluator.score(evaluator.real()),
+        "reconstructed": evaluator.score(clip.numpy() for clip in rebuilt),
+    }
 
 
 @torch.no_grad()

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from nas import checkpoint, distributed
-from nas.data import clip_fps, latent_cache_writer, load_source, skipped
-from nas.data.file_source import FileSource
+from nas.data import clip_fps, described, latent_cache_writer, load_source, skipped
 from nas.data.source import Source
 from nas.errors import ConfigError
 from nas.files import local_or_hub, read_json, write_json
 from nas.locks import output_lock
+from nas.metrics.evaluation import eval_captions
 from nas.models.autoencoder import encode_clips
 from nas.models.diffusers_checkpoint import public_folder
 from nas.models.text_encoder import PromptEncoder
@@ -34,7 +34,7 @@ class PrepareConfig:
     """Config of a prepared folder.
 
     Attributes:
-        data: the folder of a data set.
+        data: the folder of a data set, `scenes`, or a YAML file of scenes.
         decoder: the folder of an autoencoder: a `decoder` stage, or a checkpoint of this library or of diffusers; or the
             Hub name of one of diffusers.
         fps: frames per second that clips are resampled to; None: those of the search space's clip.
@@ -71,7 +71,7 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace, device: 
         if count is not None and (not isinstance(count, int) or count < (name != "images")):
             raise ConfigError(f"{name}: must be a number of at least {int(name != 'images')}, not {count}")
     if config.data == "digits":
-        raise ConfigError("data: digits are prepared by the decoder stage; give a folder of clips")
+        raise ConfigError("data: digits are prepared by the decoder stage; give a folder of clips, or scenes")
     if space.backbone is None:
         raise ConfigError(f"{space.name}: is a cost-only space; give one with a backbone")
     config = replace(config, fps=clip_fps(space, config.fps))
@@ -118,10 +118,11 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace, execution: Ex
             folder / "test", test, encode, text, config.held_out, 0, title="encode test"
         )
         done = latent_cache_writer.fill_cache(
-            folder / "train", train, encode, text, config.videos, config.images, title="encode train"
+            folder / "train", train, encode, text, config.videos, config.images, eval_captions(train), "encode train"
         )
         checkpoint.save_autoencoder(folder, autoencoder)
-        write_json(folder / "data.json", {"data": config.data, "frames": train.frames, "fps": config.fps})
+        about = {"data": config.data, "frames": train.frames, "fps": config.fps, **described(train)}
+        write_json(folder / "data.json", about)
         lists = [skipped.read(folder / split / skipped.SKIPPED) for split in ("test", "train")]
         metrics = {"videos": done.videos, "images": done.images, "held_out": held.videos}
         metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
@@ -168,4 +169,4 @@ def _check_same_data(out: Path, config: PrepareConfig) -> None:
 
 
 def _hash(source: Source) -> str:
-    return source.hash if isinstance(source, FileSource) else ""
+    return getattr(source, "hash", "")
