@@ -13,6 +13,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from torch.nn import functional as F
 
 from nas.data.scenes import SceneConfig, Scenes
 from nas.files import write_json
-from nas.metrics.judges import load_judges
-from nas.metrics.measures import Collected, Networks, collect
+from nas.metrics.judges import Judges, load_judges
 from nas.metrics.results import JUDGED, TITLES
+from nas.metrics.scene_scores import score
+from nas.metrics.statistics import Estimate, share
 
-SIZES = ((25, 8.0, 64), (29, 8.0, 32), (17, 8.0, 128))
+SIZES = ((25, 8.0, 64), (29, 8.0, 32))
 """Frames, frames per second, and side of the clips."""
 OBJECTS = (1, 2, 3)
 
@@ -40,29 +42,28 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        networks = Networks(load_judges(args.judges or Path(folder)))
-        trained_s = time.process_time() - started
+        judges = load_judges(args.judges or Path(folder))
+        trained_s = None if args.judges else round(time.process_time() - started, 1)
     rows = []
     for frames, fps, side in SIZES:
         source = Scenes(SceneConfig(objects=OBJECTS), "test", frames, fps, side, side)
         for name, change in (("real", lambda clip: clip), ("blurred", blurred)):
             started = time.process_time()
-            measured = judged(source, args.clips, networks, change)
+            measured = judged(source, args.clips, judges, change)
             seconds = (time.process_time() - started) / args.clips
             row = {"frames": frames, "fps": fps, "side": side, "clips": name, "seconds_a_clip": round(seconds, 3)}
             rows.append({**row, "accuracy": {key: asdict(value) for key, value in measured.items()}})
             print(f"{frames} frames of {side}x{side}, {name}, {seconds:.2f} s a clip")
             for key, value in measured.items():
                 print(f"  {TITLES[key]:<28} {value.value:.3f}  {value.low:.3f} to {value.high:.3f}  of {value.count}")
-    write_json(args.out, {"clips": args.clips, "training_cpu_s": round(trained_s, 1), "rows": rows})
+    write_json(args.out, {"clips": args.clips, "training_cpu_s": trained_s, "rows": rows})
 
 
-def judged(source: Scenes, count: int, networks: Networks, change):
+def judged(source: Scenes, count: int, judges: Judges, change: Callable[[Tensor], Tensor]) -> dict[str, Estimate]:
     """The accuracies on this many scenes."""
     scenes = [source.scene(index) for index in range(count)]
-    clips = (change(torch.from_numpy(source.paint(scene))) for scene in scenes)
-    found = collect(Collected(), clips, [""] * count, scenes, source.fps, networks, True).estimates({})
-    return {name: found[name] for name in JUDGED if name in found}
+    scores = [score(change(torch.from_numpy(source.paint(scene))).numpy(), scene, judges) for scene in scenes]
+    return {name: share([one.right[name] for one in scores], [one.total[name] for one in scores]) for name in JUDGED}
 
 
 def blurred(clip: Tensor) -> Tensor:
