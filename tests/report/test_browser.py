@@ -1,12 +1,7 @@
 """The page in a real browser: nothing overflows, no script fails, pictures answer, and light and dark look it."""
 
-import base64
-import hashlib
-import html as html_module
-import json
-import re
+import io
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -14,56 +9,40 @@ from PIL import Image
 
 from nas.report import RunRecord, write
 from nas.spaces import SearchSpace, colors, operator_kinds
+from tests.support import browser as browsers
 from tests.support import report_folders
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on PATH: apt-get install chromium"),
-]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-    "--virtual-time-budget=1500",
+    pytest.mark.skipif(browsers.CHROMIUM is None, reason="needs Chromium on PATH: apt-get install chromium"),
 ]
 WIDTHS = {"phone": 390, "desktop": 1280}
 
 
-def browse(page, *flags: str, tmp_path) -> subprocess.CompletedProcess:
-    profile = tmp_path / "profile"
-    shutil.rmtree(profile, ignore_errors=True)
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-1000:]
-    consoled = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not consoled, consoled  # errors, failed loads and broken content policy all speak there
-    return done
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.chromium() as browser:
+        yield browser
 
 
-def ask(page, script: str, width: int, tmp_path):
-    """What the JavaScript expression `script` is on the page, shown `width` pixels wide.
+@pytest.fixture
+def show(browser):
+    """Open a page, `width` pixels wide; whatever it logs, or fails at, fails the test."""
+    shown, problems = [], []
 
-    The page stands in a frame, since a window of the browser cannot be as narrow as a phone.
-    """
-    ready = "document.documentElement.dataset.ready"
-    probe = f'parent.postMessage(JSON.stringify({ready} ? {script} : "page.js stopped before its end"), "*");'
-    digest = base64.b64encode(hashlib.sha256(probe.encode()).digest()).decode()
-    text = page.read_text(encoding="utf-8").replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
-    (tmp_path / "inside.html").write_text(text.replace("</body>", f"<script>{probe}</script></body>"), encoding="utf-8")
-    outside = tmp_path / "outside.html"
-    listen = "onmessage = (event) => (document.documentElement.dataset.answer = event.data)"
-    frame = f'<iframe src="inside.html" style="border: 0; width: {width}px; height: 900px"></iframe>'
-    outside.write_text(f"<!doctype html><script>{listen}</script>{frame}")
-    dom = browse(outside, "--dump-dom", "--window-size=1400,1000", tmp_path=tmp_path).stdout
-    return json.loads(html_module.unescape(re.search(r'data-answer="([^"]*)"', dom)[1]))
+    def show(path, width, height=900, **options):
+        page = browser.new_page(viewport={"width": width, "height": height}, **options)
+        shown.append(page)
+        page.on("console", lambda message: problems.append(message.text))  # failed loads and the content policy's, too
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.dataset.ready"), "page.js stopped before its end"
+        return page
+
+    yield show
+    for page in shown:
+        page.close()
+    assert not problems
 
 
 OVERFLOW = """(() => {
@@ -96,12 +75,12 @@ def pages(finished_run, tmp_path_factory):
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("name", ["demo", "snapgen_v", "long words", "half"])
-def test_nothing_overflows_and_no_script_fails(pages, name, width, tmp_path):
-    found = ask(pages[name], OVERFLOW, width, tmp_path)
+def test_nothing_overflows_and_no_script_fails(pages, name, width, show):
+    found = show(pages[name], width).evaluate(OVERFLOW)
     assert found == {"width": width, "scroll": width, "wide": []}
 
 
-def test_choosing_a_point_draws_it_and_back_returns(pages, finished_run, tmp_path):
+def test_choosing_a_point_draws_it_and_back_returns(pages, finished_run, show):
     script = """(() => {
         const data = JSON.parse(document.getElementById("data").textContent);
         const look = () => ({
@@ -120,7 +99,7 @@ def test_choosing_a_point_draws_it_and_back_returns(pages, finished_run, tmp_pat
         document.getElementById("back").click();
         return {before, after, back: look(), other: data.architectures[other], slots: data.slots, tooltip};
     })()"""
-    told = ask(pages["demo"], script, 1280, tmp_path)
+    told = show(pages["demo"], 1280).evaluate(script)
     for slot, choice in zip(told["slots"], told["other"]["choices"]):
         assert told["after"]["layers"][slot].startswith(f"{slot}: {choice}")
         if choice != "none":
@@ -130,7 +109,7 @@ def test_choosing_a_point_draws_it_and_back_returns(pages, finished_run, tmp_pat
     assert told["back"] == told["before"] != told["after"]  # the script writes numbers exactly as the page was written
 
 
-def test_the_table_sorts_by_number(pages, tmp_path):
+def test_the_table_sorts_by_number(pages, show):
     script = """(() => {
         const heads = document.querySelectorAll(".sortable thead th"), read = () =>
             [...document.querySelectorAll(".sortable tbody tr")].map((row) => Number(row.cells[1].dataset.value));
@@ -139,23 +118,17 @@ def test_the_table_sorts_by_number(pages, tmp_path):
         heads[1].querySelector("button").click();
         return [up, read(), heads[1].getAttribute("aria-sort")];
     })()"""
-    up, down, sort = ask(pages["demo"], script, 1280, tmp_path)
+    up, down, sort = show(pages["demo"], 1280).evaluate(script)
     assert up == sorted(up) and down == up[::-1] and sort == "descending" and len(up) > 10
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_screenshots(pages, finished_run, width, scheme, tmp_path):
-    picture = tmp_path / f"{scheme}.png"
-    flags = [
-        f"--screenshot={picture}",
-        f"--window-size={width},3200",
-        *["--blink-settings=preferredColorScheme=0"] * (scheme == "dark"),
-    ]
-    browse(pages["demo"], *flags, tmp_path=tmp_path)
-    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+def test_screenshots(pages, finished_run, width, scheme, show):
+    page = show(pages["demo"], width, 3200, color_scheme=scheme)
+    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(np.int16)
     assert pixels.shape[1] == width
-    paper = np.median(pixels.reshape(-1, 3), axis=0)
+    paper = np.median(pixels[::4, ::4].reshape(-1, 3), axis=0)
     assert paper.min() > 240 if scheme == "light" else paper.max() < 40
     for choice in set(RunRecord.load(finished_run).choices.values()) - {"none"}:
         color = [int(operator_kinds()[choice].color[i : i + 2], 16) for i in (1, 3, 5)]

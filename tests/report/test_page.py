@@ -477,7 +477,7 @@ def plain_page(run) -> Page:
     return Page(render_page(named("word", run)))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.sampled_from(NASTY), st.text(alphabet=st.characters(codec=None), min_size=1, max_size=40)))
 def test_words_never_become_markup(text, small_run):
     plain = plain_page(small_run)

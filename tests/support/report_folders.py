@@ -102,12 +102,11 @@ def front_of(space: SearchSpace, cost: CostModel, seed: int = 0, most: int = 24)
     rng = np.random.default_rng(seed)
     worth = {slot: rng.uniform(0.1, 1.0, len(choices)) for slot, choices in space.slots.items()}
     rows = []
-    for arch in (space.random(rng) for _ in range(400)):
-        choices = arch.choices
-        gain = sum(worth[s][space.slots[s].index(c)] for s, c in choices.items() if c != "none")
-        predicted = cost.predict(arch)
-        numbers = {n: getattr(predicted, n) for n in ("latency_ms", "memory_mb", "params")}
-        rows.append({**numbers, "score": -0.3 + 0.02 * gain**0.7, **choices})
+    drawn = [space.random(rng) for _ in range(400)]
+    costs = cost.predict_many([space.encode(arch) for arch in drawn])[["latency_ms", "memory_mb", "params"]]
+    for arch, numbers in zip(drawn, costs.to_dict("records")):
+        gain = sum(worth[s][space.slots[s].index(c)] for s, c in arch.choices.items() if c != "none")
+        rows.append({**numbers, "score": -0.3 + 0.02 * gain**0.7, **arch.choices})
     frame = pd.DataFrame(rows).drop_duplicates(list(space.slots)).reset_index(drop=True)
     values = frame[["latency_ms", "memory_mb", "params"]].assign(loss=-frame["score"]).to_numpy()
     beaten = [((values <= v).all(1) & (values < v).any(1)).any() for v in values]
