@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -23,29 +22,27 @@ from nas.models import safetensors_io
 from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
 from nas.training.recipe import train
 from tests.support.distributed_worker import gradients
+from tests.support.forked import Running, start_python
 
-STEPS = 20
-FINETUNE = FinetuneConfig(steps=STEPS, batch=4, image_batch_size=8, validation=4, eval_steps=(), save_every=5)
+STEPS = 12
+FINETUNE = FinetuneConfig(steps=STEPS, batch=4, image_batch_size=8, validation=4, eval_steps=(), save_every=4)
 WORKER = Path(__file__).parents[1] / "support" / "distributed_worker.py"
 
 
-def start(tmp_path: Path, workers: int, function: str, *arguments: object) -> list[subprocess.Popen]:
+def start(tmp_path: Path, workers: int, function: str, *arguments: object) -> list[Running]:
     tmp_path.mkdir(parents=True, exist_ok=True)
     (tmp_path / "task").write_bytes(pickle.dumps((function, arguments)))
     (tmp_path / "store").unlink(missing_ok=True)
+    program = WORKER.read_text()
     return [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), str(workers), tmp_path / "store", tmp_path / "task"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=(tmp_path / f"stderr-{rank}").open("w"),
-        )
+        start_python(program, rank, workers, tmp_path / "store", tmp_path / "task", folder=tmp_path)
         for rank in range(workers)
     ]
 
 
-def finish(tmp_path: Path, workers: list[subprocess.Popen]) -> None:
-    for rank, worker in enumerate(workers):
-        assert worker.wait(timeout=600) == 0, (tmp_path / f"stderr-{rank}").read_text()[-3000:]
+def finish(workers: list[Running]) -> None:
+    for worker in workers:
+        assert worker.wait(timeout=600) == 0, worker.stderr.read_text()[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +64,7 @@ def test_workers_take_the_steps_of_the_whole_batch(space, decoder, tmp_path):
     kinds, alone = ("ddp", "averaged", "sharded"), tmp_path / "alone"
     workers = start(tmp_path, 2, "gradients_of_kinds", tmp_path, space_file, decoder, kinds, 4)
     gradients(alone, space_file, decoder, "ddp", 4)
-    finish(tmp_path, workers)
+    finish(workers)
     for folder in (tmp_path / kind for kind in kinds):
         first, expected = (
             safetensors_io.load(folder / "first.safetensors"),
@@ -84,20 +81,20 @@ def test_workers_take_the_steps_of_the_whole_batch(space, decoder, tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_killed_and_started_again_end_where_a_straight_run_does(inputs, tmp_path):
-    """kill -9 of both once the history has passed step 10."""
+    """kill -9 of both once the history has passed step 6."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    finish(tmp_path / "a", start(tmp_path / "a", 2, "stage", "finetune", straight, FINETUNE, inputs))
+    finish(start(tmp_path / "a", 2, "stage", "finetune", straight, FINETUNE, inputs))
     workers = start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs)
     deadline = time.monotonic() + 600
-    while len(read_history(killed)) < 10 and time.monotonic() < deadline and workers[0].poll() is None:
+    while len(read_history(killed)) < 6 and time.monotonic() < deadline and workers[0].poll() is None:
         time.sleep(0.002)
     for worker in workers:
-        worker.send_signal(signal.SIGKILL)
+        worker.kill()
         worker.wait()
-    assert len(read_history(killed)) >= 10 and not (killed / "result.json").exists()
+    assert len(read_history(killed)) >= 6 and not (killed / "result.json").exists()
     with pytest.raises(ConfigError, match=r"was started with another workers \(2, now 1\); use the same value"):
         run_stage("finetune", killed, FINETUNE, inputs)
-    finish(tmp_path / "b", start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs))
+    finish(start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs))
     a, b = (safetensors_io.load(folder / "denoiser.safetensors") for folder in (straight, killed))
     assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], rtol=0, atol=1e-6) for key in a)
     assert (straight / "history.csv").read_text() == (killed / "history.csv").read_text()

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +36,7 @@ from nas.training import (
 )
 from nas.training.learner import Learner
 from nas.training.loop import run
+from tests.support.forked import start_python
 
 STEPS = 8
 FINETUNE = FinetuneConfig(
@@ -186,14 +183,11 @@ def test_killed_and_started_again_it_ends_bitwise_where_a_straight_run_does(fini
     folder.mkdir()
     (folder / ".state.safetensors.torn").write_bytes(b"torn")  # as if killed earlier while it saved
     (tmp_path / "pickled").write_bytes(pickle.dumps((config, inputs)))
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, "supernet", str(folder), str(tmp_path / "pickled")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    child = start_python(CHILD, "supernet", folder, tmp_path / "pickled")
     deadline = time.monotonic() + 600  # on a machine that does much else besides
     while len(read_history(folder)) < 4 and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     child.wait()
     assert len(read_history(folder)) >= 4 and not (folder / "result.json").exists()
     run_stage("supernet", folder, config, inputs)
