@@ -151,6 +151,7 @@ def test_impossible_pieces_are_refused(options, message):
         next(decode_chunks(Autoencoder(CONFIGS[0]), torch.randn(1, 4, 2, 8, 8), **options))
 
 
+@pytest.mark.parametrize("config", CONFIGS[:2], ids=str, indirect=True)  # with attention and without
 def test_the_decoder_exports_with_tensors_of_rank_five_at_most(config):
     class Decode(torch.nn.Module):
         def __init__(self):
