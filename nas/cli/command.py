@@ -318,6 +318,29 @@ def cost_model(space: str, tables: Sequence[str], **options: Any) -> Any:
     return models[""] if "" in models else DeviceCosts(models)
 
 
+def check_outputs(outputs: Mapping[str, object], tables: Sequence[str], *others: str) -> None:
+    """Refuse to write a file that is read, or one for two options.
+
+    Args:
+        outputs: the files to write, by option; None for options that were not given.
+        tables: as of `--table`.
+        others: what else is read, whether these are files or not.
+
+    Raises:
+        ConfigError: as said.
+    """
+    from pathlib import Path
+
+    taken = {Path(path).resolve(): "a file that is read" for path in (*_named_tables(tables).values(), *others)}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        resolved = Path(str(path)).resolve()
+        if resolved in taken:
+            raise ConfigError(f"{name} {path}: is {taken[resolved]}; give another file")
+        taken[resolved] = f"the file of {name}"
+
+
 def _named_tables(tables: Sequence[str]) -> dict[str, str]:
     """The paths of `--table NAME=T.csv` by name; a single one may have none."""
     from pathlib import Path

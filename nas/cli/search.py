@@ -11,6 +11,7 @@ from nas.cli.command import (
     COUNT,
     PATH,
     Command,
+    check_outputs,
     cost_model,
     cost_options,
     json_option,
@@ -193,6 +194,7 @@ def search(
     from nas.search.optimize_loop import is_ended
     from nas.search.storage import without_password
 
+    check_outputs({"--out": out}, tables, space, evaluator, *warm_start)
     model = cost_model(space, tables, estimates=estimates, interpolate=interpolate, steps=steps, guidance=guidance)
     with output_lock(out):
         pass  # what cannot be written is known before anything is searched; searches that share a study end here too

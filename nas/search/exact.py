@@ -106,7 +106,7 @@ def shortlist(
     constraints: Constraints | None = None,
     distance: int = 1,
 ) -> list[Optimum]:
-    """The `k` best architectures, best first; fewer when fewer are within the budget.
+    """The `k` best architectures, best first; fewer when fewer are within the budget, or found within the time limit.
 
     Each is the best of those that differ from all before it in at least `distance` slots. Additive scores are an
     approximation: evaluate the best few before choosing one.
@@ -121,7 +121,12 @@ def shortlist(
     found: list[Optimum] = []
     while len(found) < k:
         taken = [problem.columns(space.encode(o.architecture)) for o in found]
-        best = solve(problem, utilities, interactions, taken, time_limit_s, distance)
+        try:
+            best = solve(problem, utilities, interactions, taken, time_limit_s, distance)
+        except TimeLimitError:
+            if not found:
+                raise
+            break
         if best is None:
             break
         found.append(_optimum(problem, best))

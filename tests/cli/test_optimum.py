@@ -142,3 +142,35 @@ def test_a_study_refuses_another_budget_table_or_constraint(files, capsys):
     assert call(reused) == 0
     assert "4 scores were known from other searches" in capsys.readouterr().out
     assert call(reused.replace("--storage best.json.journal", "")) == 0  # a journal of its own
+
+
+def test_a_share_of_the_parameters_is_one_bound_too(files, capsys):
+    words = f"optimum {BOTH} --scores scores.json --out best.json --explain --json --budget params<=70%,latency<=99%"
+    assert call(words) == 0
+    bounds = json.loads(capsys.readouterr().out)["bounds"]
+    assert [row["bound"] for row in bounds if "params" in row["bound"]] == ["params<=21"]
+    assert len(bounds) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("optimum --scores scores.json --out i.csv", "--out i.csv: is a file that is read; give another file"),
+        ("optimum --scores scores.json --out scores.json", "--out scores.json: is a file that is read"),
+        ("optimum --scores scores.json --k 2 --out best.json", "--out best-2.json: is a file that is read"),
+        ("sweep --scores scores.json --out ./p.csv", "--out ./p.csv: is a file that is read"),
+        ("sweep --scores scores.json --out f.svg --plot f.svg", "--plot f.svg: is the file of --out"),
+        ("search --evaluator scores.json --budget latency<=9ms --out s.yaml", "--out s.yaml: is a file that is read"),
+        ("sweep --scores scores.json --out f.csv --bounds 3ms,4", "--bounds 3ms,4: the unit of latency must be"),
+        ("sweep --scores scores.json --out f.csv --bounds 0.1ms --fix a=x", "the cheapest one needs latency<=2ms"),
+    ],
+)
+def test_what_is_read_is_not_overwritten_and_wrong_bounds_are_named(files, capsys, words, text):
+    command, _, rest = words.partition(" ")
+    LookupTable.load("i.csv").save("best-2.json")
+    before = {path: Path(path).read_bytes() for path in ("i.csv", "p.csv", "scores.json", "s.yaml", "best-2.json")}
+    tables = f"{BOTH} --table third=best-2.json" if "--k" in words else BOTH
+    assert call(f"{command} {tables} {rest}") == 2
+    error = capsys.readouterr().err
+    assert text in error and error.count("\n") == 1
+    assert before == {path: Path(path).read_bytes() for path in before}

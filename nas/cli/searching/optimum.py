@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli.command import COUNT, PATH, Command, cost_model, cost_options, json_option, option, print_json
+from nas.cli.command import (
+    COUNT,
+    PATH,
+    Command,
+    check_outputs,
+    cost_model,
+    cost_options,
+    json_option,
+    option,
+    print_json,
+)
 from nas.cli.searching.options import budget_option, constraint_options, cost_numbers, costs_line
-from nas.errors import ConfigError, suggestion
+from nas.errors import BudgetError, ConfigError, suggestion
 
 if TYPE_CHECKING:
     from nas.search import Constraints, Optimum, ScoreTable
@@ -85,6 +95,7 @@ def optimum(
         raise ConfigError(f"--give {give:g}: is for --objective slack")
     if distance > 1 and k == 1:
         raise ConfigError(f"--distance {distance}: is between several architectures; give --k too")
+    check_outputs({"--out": out}, options["tables"], space, scores)
     model = cost_model(space, **options)
     budget = Budget.parse(", ".join(budgets), model.upper_bounds())
     table = _score_table(scores, model.space)
@@ -109,6 +120,8 @@ def optimum(
             model.space, model, table.scores, budget, k, table.pairs, time_limit_s, constraints, distance
         )
     files = [Path(out) if i == 1 else Path(out).with_stem(f"{Path(out).stem}-{i}") for i in range(1, len(found) + 1)]
+    for path in files:
+        check_outputs({"--out": path}, options["tables"], space, scores)
     for path, best in zip(files, found):
         best.architecture.save(path)
     bounds = None
@@ -134,7 +147,9 @@ def optimum(
     for path, best, cost in zip(files, found, costs):
         print(f"{path}: score {best.score:.6g}, {_proof(best)}, {costs_line(cost, budget)}")
     if len(found) < k:
-        print(f"{len(found)} of {k}: no more architectures within the budget differ in {distance} slots")
+        print(
+            f"{len(found)} of {k}: no more architectures within the budget were found that differ in {distance} slots"
+        )
     if used := tightest(costs[0], budget):
         print(used)
     if bounds is not None:
@@ -195,6 +210,7 @@ def sweep(
 
     if plot is not None and Path(plot).suffix.lower() not in PLOTS:
         raise ConfigError(f"--plot {plot}: unknown suffix '{Path(plot).suffix}'{suggestion(Path(plot).suffix, PLOTS)}")
+    check_outputs({"--out": out, "--plot": plot}, options["tables"], space, scores)
     model = cost_model(space, **options)
     budget = Budget.parse(", ".join(budgets), model.upper_bounds())
     table = _score_table(scores, model.space)
@@ -233,7 +249,10 @@ def _limits(over: str, bounds: str, model: Any) -> list[float]:
 
     found: list[float] = []
     for text in bounds.split(","):
-        parsed = list(Budget.parse(f"{over}<={text.strip()}", model.upper_bounds()).bounds().values())
+        try:
+            parsed = list(Budget.parse(f"{over}<={text.strip()}", model.upper_bounds()).bounds().values())
+        except BudgetError as error:
+            raise ConfigError(f"--bounds {bounds}: {str(error).removeprefix('budget: ')}") from None
         if len(parsed) != 1:
             raise ConfigError(
                 f"--bounds {text}: a % of every device is not one bound; give a unit, or --over {over}@NAME"

@@ -19,11 +19,18 @@ def usage(cost: Cost, budget: Budget, same_params: bool | None = None) -> pd.Dat
         is only one, or if it does not matter), cost, limit, and used, the cost as a share of the limit.
     """
     rows = []
+    seen: set[float] = set()  # a bound in % is one for each device
     if same_params is None:
         same_params = len({own.params for own in cost.devices.values()}) == 1
     for key, limit in budget.bounds().items():
         column, _, device = key.partition("@")
         shared = column == "params" and same_params and bool(cost.devices)
+        if shared and limit in seen:
+            continue
+        if shared:
+            everywhere = all(budget.on(name).params == limit for name in cost.devices)
+            key, device = ("params", "") if everywhere else (key, device)
+            seen.add(limit)
         for name in [device] if device or shared or not cost.devices else cost.devices:
             own = f"{column}@{name}" if name and not shared else column
             value = float(cost_of(cost, own))

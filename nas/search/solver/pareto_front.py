@@ -99,8 +99,8 @@ def sweep(
     if not found:
         loosest = max(row.limit for row in rows)
         raise BudgetError(
-            f"sweep: no architecture meets {bound_text(key, loosest)}, the loosest of the bounds: the cheapest one has "
-            f"{_least_cost(problem, key):.4g}; raise the bounds"
+            f"sweep: no architecture meets {bound_text(key, loosest)}, the loosest of the bounds; the cheapest one needs "
+            f"{bound_text(key, _least_cost(problem, key))}: raise the bounds"
         )
     frame = _frame(problem, np.array([problem.codes(s.columns) for s in found]), utilities, interactions)
     frame.index = pd.Index([i for i, row in enumerate(rows) if row.found])
