@@ -121,7 +121,7 @@ def test_a_prepared_folder_is_not_mixed_with_other_data_or_weights(data, vae, sp
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--data", "nowhere", "'nowhere' is neither 'digits' nor a folder"),
+        ("--data", "nowhere", "'nowhere' is neither 'digits' nor 'scenes', nor a YAML file of scenes, nor a folder"),
         ("--decoder", "nowhere", "nowhere/decoder.json: no such decoder file"),
         ("--space", "demmo", "demmo"),
         ("--videos", "0", "at least 1"),
