@@ -33,7 +33,7 @@ from nas.training import (
     SupernetEvaluator,
     run_stage,
 )
-from nas.training.history import History
+from nas.training.history import HISTORY, History
 from nas.training.prune import PruningData, prune_checkpoint
 from nas.training.stages.adversarial import Dmd2Config
 from nas.training.stages.finetune import LoraConfig
@@ -86,8 +86,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
         steps, append = [], History.append
 
         def append_and_count(history: History, *row: object) -> None:
-            steps.append((Counter(recorder.waits), Counter(recorder.uploads)))
-            recorder.waits.clear(), recorder.uploads.clear()
+            if history.path.name == HISTORY:  # the row of a step
+                steps.append((Counter(recorder.waits), Counter(recorder.uploads)))
+                recorder.waits.clear(), recorder.uploads.clear()
             append(history, *row)
 
         monkeypatch.setattr(History, "append", append_and_count)

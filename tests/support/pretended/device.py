@@ -139,10 +139,10 @@ _NAS = str(Path(nas.__file__).parent)
 
 
 def _place() -> str:
-    """The innermost line of nas that is running, such as `training/learner.py:130`."""
+    """The innermost line of nas that is running, such as `training/learner.py:130`, but not of its counter of operations."""
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_NAS):
+        if frame.f_code.co_filename.startswith(_NAS) and frame.f_code.co_name != "__torch_dispatch__":
             return f"{frame.f_code.co_filename[len(_NAS) + 1 :]}:{frame.f_lineno}"
         frame = frame.f_back
     return "outside"
