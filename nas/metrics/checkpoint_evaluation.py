@@ -128,6 +128,9 @@ class _Run:
             raise ConfigError(
                 f"{self.decoder}: holds latents or texts of another shape than the checkpoint {self.loaded.folder} expects"
             )
+        planned: list[Case] = []  # before anything is computed: the suite may not be for these data
+        if suite != VBENCH and (not digits or options.suite is not None):
+            planned = self._suite(suite, options.clips or CLIPS)
         loss = validation_loss(self.loaded.denoiser, latents, contexts)
         quality, cases = [], []
         if digits and suite != VBENCH:
@@ -136,8 +139,8 @@ class _Run:
                 quality.append(evaluator(self.loaded.denoiser, shape, count, self.loaded.info.guidance))
         if suite == VBENCH:
             cases = [self._vbench(count) for count in self.steps]
-        elif not digits or options.suite is not None:
-            cases = self._cases(suite)
+        elif planned:
+            cases = self._cases(planned)
         return Evaluation(
             str(self.loaded.folder),
             str(self.decoder),
@@ -152,8 +155,7 @@ class _Run:
     def steps(self) -> tuple[int, ...]:
         return self.options.steps or (self.loaded.info.steps,)
 
-    def _cases(self, suite: str) -> list[CaseResult]:
-        cases = self._suite(suite, self.options.clips or CLIPS)
+    def _cases(self, cases: list[Case]) -> list[CaseResult]:
         needs_judges = any(case.on_scenes for case in cases) or len(cases[0].captions) >= MIN_CLIPS
         networks = Networks(
             load_judges() if needs_judges else None,
