@@ -13,12 +13,18 @@ LOG_EVERY_S = 15
 
 
 def progress(
-    items: Iterable | None = None, title: str = "", total: int | None = None, done: int = 0, unit: str = "step"
+    items: Iterable | None = None,
+    title: str = "",
+    total: int | None = None,
+    done: int = 0,
+    unit: str = "step",
+    shown: bool = True,
 ):
     """A tqdm bar over `items`, or one to `update` by hand.
 
     Args:
         total: number of items, including those `done` in an earlier run.
+        shown: False for a bar that prints nothing, such as that of another worker than the first.
     """
     options: dict[str, Any] = {"mininterval": 1, "maxinterval": 5, "dynamic_ncols": True}
     if not sys.stderr.isatty():
@@ -29,7 +35,7 @@ def progress(
             "bar_format": wording,
             "file": _Log(sys.stderr),
         }
-    return tqdm(items, title, total, initial=done, unit=unit, **options)
+    return tqdm(items, title, total, initial=done, unit=unit, disable=not shown, **options)
 
 
 class _Log:

@@ -21,14 +21,26 @@ def save(path: str | Path, values: Mapping[str, Tensor], metadata: Mapping[str, 
     Raises:
         NasError: a tensor holds NaN or infinity; nothing is written.
     """
-    broken = not_finite(values)
+    check_finite(path, not_finite(values))
+    return write(path, values, metadata)
+
+
+def write(path: str | Path, values: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    """`save` without looking at the values."""
+    plain = {name: value.detach().contiguous().cpu() for name, value in values.items()}
+    return write_atomic(path, to_bytes(plain, dict(metadata or {}) or None))
+
+
+def check_finite(path: str | Path, broken: str | None) -> None:
+    """
+    Raises:
+        NasError: `not_finite` has found the tensor `broken`, so `path` is not written.
+    """
     if broken:
         raise NasError(
             f"{path}: not written, since '{broken}' holds NaN or infinity: the training diverged; "
             "lower the learning rate and train in another folder"
         )
-    plain = {name: value.detach().contiguous().cpu() for name, value in values.items()}
-    return write_atomic(path, to_bytes(plain, dict(metadata or {}) or None))
 
 
 def load(path: str | Path, what: str = "weights") -> dict[str, Tensor]:
@@ -80,6 +92,12 @@ class TensorFile(Mapping[str, Tensor]):
                 f"{self.path}: '{name}' holds NaN or infinity; this {self.what} file is damaged, or training diverged"
             )
         return value
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, which is not read; raises KeyError if there is none of this name."""
+        if name not in self._names:
+            raise KeyError(name)
+        return tuple(self._file.get_slice(name).get_shape())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

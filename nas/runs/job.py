@@ -87,14 +87,14 @@ class Job:
         except ConfigError as error:
             raise ConfigError(f"{file}: search.constraints: {error}") from None
         self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
-        for name in STAGES:
-            check_shares(name, self.stages[name], config.workers, file)
         self.objective = build(Objective, config.objective, file, "objective")
         self.protocol = build(Protocol, config.protocol, file, "protocol")
         self.execution = build(ExecutionConfig, config.execution, file, "execution")
         self.execution = self.execution if device is None else replace(self.execution, device=device)
         check_device(self.execution, "--" if device else f"{file}: execution.")  # before hours of profiling
         check_installed(self.execution.loggers or (), f"{file}: execution.")
+        for name in STAGES:
+            check_shares(name, self.stages[name], self.execution, config.workers, file)
         self.record = RunRecord.load(run) if (run / RECORD).exists() else _new_record(config, self.space)
 
     def run(self) -> None:

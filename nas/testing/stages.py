@@ -23,8 +23,8 @@ import torch
 from nas.errors import ConfigError
 from nas.models import safetensors_io
 from nas.training.history import HISTORY, History, read_history
-from nas.training.loop import STATE
 from nas.training.stage import Inputs, Stage, StageResult, run_in_folder
+from nas.training.states import STATE
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,11 @@ class ExecutionConfig:
         compile: compile each block with `torch.compile`; the first steps take minutes. Not used by `decoder`.
         shard: with several workers, shard the trained module (FSDP2) instead of replicating it (DDP). For `distill`,
             `supernet` and `finetune`.
+        shard_size: with `shard`, number of workers that share one copy of the module, such as the GPUs of a machine; the
+            others hold further copies (HSDP). None: all.
         keep: number of training states to keep; more than 1 to be able to go back, and to extend a finished stage.
+        data_workers: processes of each worker that read and decode the data of the next steps. None: 2 with a CUDA GPU,
+            otherwise none.
         device: `cpu`, `cuda`, `cuda:1` or `mps`; None: a CUDA GPU if there is one, otherwise the CPU. Float32 products
             are computed in TF32 on GPUs that have it.
         peak_tflops: dense peak of one device in this precision, for the share of it that is reached (MFU); None: that of
@@ -56,7 +60,9 @@ class ExecutionConfig:
     checkpointing: bool = False
     compile: bool = False
     shard: bool = False
+    shard_size: int | None = None
     keep: int = 1
+    data_workers: int | None = None
     device: str | None = None
     peak_tflops: float | None = None
     loggers: tuple[str, ...] | None = None
@@ -67,9 +73,12 @@ class ExecutionConfig:
             raise ConfigError(
                 f"precision: unknown precision '{self.precision}'{suggestion(self.precision, PRECISIONS)}"
             )
-        check_range(self, ("accumulate", "keep"), 1)
+        check_range(self, ("accumulate", "keep", "shard_size"), 1)
+        check_range(self, ("data_workers",), 0)
         check_range(self, ("peak_tflops",), 0, above=True)
         check_range(self, ("profile_steps",), 0, 1000)
+        if self.shard_size is not None and not self.shard:
+            raise ConfigError("shard_size: is part of 'shard: true'; add that, or remove it")
 
     def check(self, device: torch.device) -> None:
         """
@@ -81,6 +90,19 @@ class ExecutionConfig:
         emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
         if self.precision == "bf16" and emulated:
             raise ConfigError("precision: this GPU does not support bf16, it can only emulate it; use fp16")
+
+    def loaders(self, device: torch.device) -> int:
+        """The number of processes that read ahead for a device."""
+        return self.data_workers if self.data_workers is not None else 2 if device.type == "cuda" else 0
+
+    def check_workers(self, workers: int) -> None:
+        """
+        Raises:
+            ConfigError: this many workers cannot form groups of `shard_size`.
+        """
+        if workers > 1 and workers % (self.shard_size or 1):
+            sizes = ", ".join(str(size) for size in range(1, workers + 1) if workers % size == 0)
+            raise ConfigError(f"shard_size: {self.shard_size} does not divide {workers} workers; choose one of {sizes}")
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager:
         """The context for forward passes on a device; raises as `check`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -97,6 +97,7 @@ class Learner:
         execution: accumulation, precision, checkpointing, compilation and sharding.
         use_ddp: whether to wrap the module in DDP when there are several workers; otherwise gradients are averaged
             after the backward pass. Denoisers and supernets are wrapped in FSDP2 instead if `execution.shard` is set.
+        unused: whether some steps leave trained parameters without a gradient, which DDP must know.
 
     Attributes:
         model: the module in its distributed wrapper; losses call this one.
@@ -113,6 +114,7 @@ class Learner:
         slow_rate: float = 1.0,
         execution: ExecutionConfig | None = None,
         use_ddp: bool = False,
+        unused: bool = False,
     ) -> None:
         self.config, self.steps, self.execution = config.with_ema(steps), steps, execution or ExecutionConfig()
         self.device, self.timer = distributed.device(), Timer()
@@ -120,7 +122,7 @@ class Learner:
         names = {name for name, _ in module.named_parameters() if trained(name)}
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in names)
-        self._distribute(use_ddp, isinstance(module, UNet))
+        self._distribute(use_ddp, isinstance(module, UNet), unused)
         self.names = [name for name, _ in module.named_parameters() if name in names]
         parameters = dict(module.named_parameters())
         self.parameters = [parameters[name] for name in self.names]
@@ -139,7 +141,7 @@ class Learner:
         self.ema = [p.detach().clone() for p in self.parameters]
         self.skipped = torch.zeros(2, dtype=torch.int64)  # steps skipped in a row, and in total
 
-    def _distribute(self, use_ddp: bool, shards: bool) -> None:
+    def _distribute(self, use_ddp: bool, shards: bool, unused: bool) -> None:
         self._full_module = None
         self._average_gradients = not use_ddp
         self.model = self.module
@@ -152,9 +154,10 @@ class Learner:
         if self.execution.checkpointing:
             checkpoint_blocks(self.module)
         if self._full_module is not None:
-            self.model = distributed.shard_fsdp(self.module, list(blocks(self.module)))
+            self.execution.check_workers(distributed.world_size())
+            self.model = distributed.shard_fsdp(self.module, list(blocks(self.module)), self.execution.shard_size)
         elif use_ddp:
-            self.model = distributed.wrap_ddp(self.module)
+            self.model = distributed.wrap_ddp(self.module, unused)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context for forward passes, with the precision of `execution`."""
@@ -270,7 +273,7 @@ class Learner:
         return self._full_module
 
     def state(self) -> dict[str, Tensor]:
-        """All that is needed to resume training, on rank 0; a collective call, {} on the other workers."""
+        """All that is needed to resume training: the tensors in use, of at least one dimension, sharded as they are."""
         state = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
         state |= {f"mean.{name}": value for name, value in zip(self.names, self.ema)}
         for name, parameter in zip(self.names, self.parameters):
@@ -279,36 +282,38 @@ class Learner:
         if self.scaler.is_enabled():
             scaler = self.scaler.state_dict()
             state["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
-        return distributed.gather({**state, "bad": self.skipped})
+        state["bad"] = self.skipped
+        return {name: value if value.ndim else value.view(1) for name, value in state.items()}
 
-    def load(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
-        """Restore what `state` returned, from names with a prefix.
+    def load(self, names: Collection[str], fill: Callable[[Mapping[str, Tensor]], None]) -> None:
+        """Restore a saved state.
+
+        Args:
+            names: the keys of the saved state.
+            fill: copies the saved values of these names into the tensors of a mapping. A collective call.
 
         Raises:
             KeyError: it is the state of a module with other weights.
         """
-        weights, own = f"{prefix}weights.", self.module.state_dict()
-        different = {name.removeprefix(weights) for name in state if name.startswith(weights)} ^ set(own)
+        self._start_moments(names)
+        state = self.state()
+        different = {name for name in set(names) ^ set(state) if name.startswith("weights.")} or set(state) - set(names)
         if different:
             raise KeyError(min(different))
-        if self._full_module is None:
-            self.module.load_state_dict({name: state[weights + name] for name in own})
-        else:
-            for name, value in own.items():
-                distributed.copy_full_tensor(value, state, weights + name)
-        for name, parameter, mean in zip(self.names, self.parameters, self.ema):
-            distributed.copy_full_tensor(mean, state, f"{prefix}mean.{name}")
-            moments = {}
-            for kind in ("exp_avg", "exp_avg_sq"):
-                if f"{prefix}{kind}:{name}" in state:
-                    moments[kind] = torch.zeros_like(parameter)
-                    distributed.copy_full_tensor(moments[kind], state, f"{prefix}{kind}:{name}")
-            if moments:
-                self.optimizer.state[parameter] = {"step": state[f"{prefix}step:{name}"].to(self.device), **moments}
+        fill(state)
         if self.scaler.is_enabled():
-            scale, growth = state[f"{prefix}scaler"].tolist()
+            scale, growth = state["scaler"].tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
-        self.skipped.copy_(state[f"{prefix}bad"])
+
+    def _start_moments(self, names: Collection[str]) -> None:
+        """Let the optimizer have moments of the parameters of which a saved state has some."""
+        started = {name.partition(":")[2] for name in names if ":" in name}
+        for name, parameter in zip(self.names, self.parameters):
+            parameter.grad = torch.zeros_like(parameter) if name in started else None
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def update_together(updates: Sequence[tuple[Learner, Mapping[str, Tensor]]], step: int) -> list[dict[str, float]]:

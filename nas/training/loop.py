@@ -5,7 +5,9 @@ weights, optimizer moments, EMA weights and the number of steps; no random state
 
     stage.json          the stage and its configuration; another configuration is refused
     state.safetensors   weights, moments, EMA weights and the step, written atomically; removed when the stage is finished
-    state-STEP...       older states, if `ExecutionConfig.keep` is above 1; to go back, rename one to state.safetensors
+    state-STEP/         the same, saved by several workers; see `nas.training.states`
+    state-STEP...       older states, if `ExecutionConfig.keep` is above 1; to go back, rename one to state.safetensors, or remove
+                        the newer folders
     history.csv         step, loss, ...; one row per step
     warnings.txt        the warnings of the monitors, if any
     throughput.csv      clips per second, parts of a step, FLOP/s, memory: see `nas.training.telemetry.throughput`
@@ -25,16 +27,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nas import distributed
-from nas.errors import ConfigError, NasError
-from nas.files import link_or_copy
-from nas.models import safetensors_io
+from nas.errors import NasError
 from nas.progress import progress
+from nas.training import states
 from nas.training.history import History, by_share, read_history
 from nas.training.learner import Learner
 from nas.training.monitors import HistoryMonitor
 from nas.training.telemetry.recorder import Recorder
 
-STATE, WARNINGS = "state.safetensors", "warnings.txt"
+WARNINGS = "warnings.txt"
 
 
 def run(
@@ -47,7 +48,7 @@ def run(
 ) -> float:
     """Take steps 0 .. steps-1, resuming from the state in the folder, and save the state every `save_every` steps.
 
-    All workers take the steps; rank 0 writes the files.
+    All workers take the steps; rank 0 writes the files, but each worker its part of the states.
 
     Args:
         step: takes the step of this number and returns its row of the history, which is averaged over the workers.
@@ -61,23 +62,25 @@ def run(
             finite at the last step. That state is not saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    done, before = _restore(folder, learners)
+    done, before = states.restore(folder, learners)
     started = time.monotonic()
 
     def seconds() -> float:
         return before + time.monotonic() - started
 
-    def save_at(number: int, row: Mapping[str, float]) -> None:
-        if number + 1 == steps:
-            _check_end(title, row, learners)
-        if (number + 1) % save_every == 0 or number + 1 == steps:
-            _save(folder, learners, number + 1, seconds())
+    with states.StateWriter(folder, learners) as writer:
 
-    if distributed.is_main():
-        _take_and_record(title, folder, range(done, steps), learners, step, save_at)
-    else:
-        for number in range(done, steps):
-            save_at(number, by_share(distributed.mean_over_workers(step(number))))
+        def save_at(number: int, row: Mapping[str, float]) -> None:
+            if number + 1 == steps:
+                _check_end(title, row, learners)
+            if (number + 1) % save_every == 0 or number + 1 == steps:
+                writer.save(number + 1, seconds())
+
+        if distributed.is_main():
+            _take_and_record(title, folder, range(done, steps), learners, step, save_at)
+        else:
+            for number in range(done, steps):
+                save_at(number, by_share(distributed.mean_over_workers(step(number))))
     distributed.barrier()  # the other workers read what rank 0 wrote
     return seconds()
 
@@ -126,43 +129,3 @@ def _warn(folder: Path, line: str) -> None:
     tqdm.write(f"warning: {line}", file=sys.stderr)
     with (folder / WARNINGS).open("a") as file:
         file.write(line + "\n")
-
-
-def _save(folder: Path, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
-    state = {f"{name}/{key}": value for name, learner in learners.items() for key, value in learner.state().items()}
-    if not distributed.is_main():  # but they took part in gathering it
-        return
-    keep = max(learner.execution.keep for learner in learners.values())
-    if keep > 1:
-        _keep(folder, keep - 1)
-    safetensors_io.save(folder / STATE, state, {"step": str(step), "seconds": repr(seconds)})
-
-
-def _keep(folder: Path, older: int) -> None:
-    """Keep the state that is about to be replaced under another name; remove all but the `older` newest of these."""
-    if (folder / STATE).exists():
-        step = int(safetensors_io.metadata(folder / STATE)["step"])
-        link_or_copy(folder / STATE, folder / f"state-{step:08d}.safetensors")
-    for path in older_states(folder)[:-older]:
-        path.unlink()
-
-
-def older_states(folder: Path) -> list[Path]:
-    """The kept older states, oldest first."""
-    return sorted(folder.glob("state-*.safetensors"))
-
-
-def _restore(folder: Path, learners: Mapping[str, Learner]) -> tuple[int, float]:
-    path = folder / STATE
-    if not path.exists():
-        return 0, 0.0
-    state = safetensors_io.TensorFile(path, "training state")
-    try:
-        for name, learner in learners.items():
-            learner.load(state, f"{name}/")
-        return max(0, int(state.metadata["step"])), float(state.metadata["seconds"])
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"{path}: is the state of another model ({reason}); give another folder, or remove this file"
-        ) from None

@@ -18,6 +18,7 @@ A stage that the file does not mention has its default config. Relative paths ar
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from nas import distributed
 from nas.checkpoint import STAGE_ORDER
 from nas.config import build, load, renamed
 from nas.diffusion.predictions import Objective
+from nas.distributed import launch
 from nas.errors import ConfigError, suggestion
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
@@ -78,18 +80,15 @@ def train(
 
     Raises:
         ConfigError: unknown stage, invalid file, the previous stage is not finished, or the folder was started with
-            another configuration or number of workers.
+            another configuration.
         LockedError: another process trains this stage in this folder.
         NasError: a worker failed, or the training diverged.
     """
     from nas.data import GENERATED
     from nas.training import STAGES
 
-    if workers < 1:
-        raise ConfigError(f"workers: must be at least 1, not {workers}")
+    launch.check_workers(workers)
     launched = distributed.launched_workers()
-    if launched > 1 and workers > 1:
-        raise ConfigError(f"workers: torchrun has started {launched} processes; leave out --workers")
     path, out = Path(recipe), Path(out).absolute()  # workers have other working directories
     loaded = load(Recipe, path, "recipe")
     for name in (stage, *loaded.stages):
@@ -115,16 +114,21 @@ def train(
     check_device(execution, "--" if device else f"{path}: execution.")
     check_installed(execution.loggers or (), f"{path}: execution.")
     inputs = Inputs(space, decoder, start, arch, loaded.objective, execution, loaded.previews, table, base)
-    check_shares(stage, options, max(workers, launched), str(path))
+    check_shares(stage, options, execution, max(workers, launched), str(path))
     return run_on_workers(stage, out / stage, options, inputs, workers)
 
 
-def check_shares(stage: str, options: Any, workers: int, file: str) -> None:
-    """Check, before any worker starts, that workers can share the batches of a stage evenly.
+def check_shares(stage: str, options: Any, execution: ExecutionConfig, workers: int, file: str) -> None:
+    """Check, before any worker starts, that workers can share the batches and the weights of a stage evenly.
 
     Raises:
-        ConfigError: a batch is not a multiple of the number of workers; it names the file and the field.
+        ConfigError: a batch is not a multiple of the number of workers, or that is not one of `shard_size`; it names the
+            file and the field.
     """
+    try:
+        execution.check_workers(workers)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: execution.{error}") from None
     for name in ("batch", "image_batch_size"):
         if getattr(options, name, workers) % workers:
             raise ConfigError(
@@ -133,26 +137,37 @@ def check_shares(stage: str, options: Any, workers: int, file: str) -> None:
             )
 
 
-def run_on_workers(stage: str, folder: Path, options: Any, inputs: Inputs, workers: int) -> StageResult:
-    """`run_stage` on this many workers that Ray Train starts, on those that torchrun has started, or in this process."""
+def run_on_workers(
+    stage: str,
+    folder: Path,
+    options: Any,
+    inputs: Inputs,
+    workers: int,
+    run: Callable[[str, Path, Any, Inputs], StageResult] | None = None,
+) -> StageResult:
+    """`run` on this many workers that Ray Train starts, on those that torchrun has started, or in this process.
+
+    Args:
+        run: runs the stage of this name, as `run_stage`, which is the default.
+    """
     from nas.training import run_stage
 
-    arguments = (stage, folder, options, inputs)
+    run, arguments = run or run_stage, (stage, folder, options, inputs)
     with distributed.use_device(inputs.execution.device):
         if distributed.launched_workers() > 1:
-            with distributed.launched_group(), contextlib.ExitStack() as held:
+            with launch.launched_group(), contextlib.ExitStack() as held:
                 if distributed.is_main():
                     held.enter_context(output_lock(folder, folder=True))
                     extend(*arguments)
                     check_or_record_config(*arguments, distributed.world_size())
                 distributed.barrier()
-                return run_stage(*arguments)
+                return run(*arguments)
         if workers > 1 and needs_run(folder, options):
             with output_lock(folder, folder=True):
                 extend(*arguments)
                 check_or_record_config(*arguments, workers)  # before workers start, for a one-line error
-                distributed.launch(run_stage, arguments, workers, folder / "ray")
-    return run_stage(*arguments)
+                launch.start(run, arguments, workers, folder / "ray")
+    return run(*arguments)
 
 
 def beside(recipe: Path, name: str) -> str | Path:

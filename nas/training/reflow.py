@@ -21,6 +21,7 @@ from nas.data.batches import Batch, Batches
 from nas.diffusion.predictions import Velocity, guided_velocity_fn
 from nas.diffusion.sampling import sample_euler
 from nas.diffusion.schedules import scale_noise
+from nas.distributed.prefetch import StepLoader
 from nas.models import safetensors_io
 from nas.progress import progress
 from nas.training.execution import ExecutionConfig
@@ -98,7 +99,7 @@ class ReflowPairs:
     """A fixed number of batches with the latents that the teacher samples for their noise and captions.
 
     Args:
-        folder: one file per batch and worker; existing files are not computed again.
+        folder: one file per batch; existing files are not computed again.
         batches: the source of captions, noise and real clips.
         count: number of batches; step n uses batch n modulo `count`.
     """
@@ -107,24 +108,46 @@ class ReflowPairs:
         self.folder, self.batches, self.count = folder, batches, count
 
     def generate(self, teacher: TeacherSampler, execution: ExecutionConfig | None = None) -> None:
-        """Sample every missing batch with the teacher, in the precision of `execution`."""
-        execution = execution or ExecutionConfig()
-        missing = [number for number in range(self.count) if not self._path(number).exists()]
-        for number in progress(missing, "teacher batches", self.count, self.count - len(missing)):
-            batch = self.batches.joint(number)
-            everything = torch.arange(len(batch.t), device=batch.noise.device)
-            with execution.autocast(batch.noise.device):
-                noise = scale_noise(batch.noise, teacher.times[0])
-                latents = teacher.end(noise, batch.context, lambda step: everything)  # noqa: B023
-            safetensors_io.save(self._path(number), {"latents": latents.cpu()})
+        """Sample every missing batch with the teacher, in the precision of `execution`. All workers must call this.
+
+        Each worker samples some of the batches, in parts of the size of its share of a batch.
+        """
+        execution, workers = execution or ExecutionConfig(), distributed.world_size()
+        numbers = range(distributed.rank(), self.count, workers)
+        missing = [number for number in numbers if not self._path(number).exists()]
+        done, shown = len(numbers) - len(missing), distributed.is_main()
+        for number in progress(missing, "teacher batches", len(numbers), done, shown=shown):
+            size = self.batches.joint_size(number)
+            parts = [range(size)[part] for part in distributed.shares(size)]
+            latents = torch.cat([self._sample(teacher, number, part, execution) for part in parts])
+            safetensors_io.save(self._path(number), {"latents": latents})
+        distributed.barrier()
+
+    def _sample(self, teacher: TeacherSampler, number: int, rows: range, execution: ExecutionConfig) -> Tensor:
+        batch = self.batches.joint_on_host(number, rows)
+        noise, context = distributed.move([batch.noise, batch.context], distributed.device())
+        everything = torch.arange(len(noise), device=noise.device)
+        with execution.autocast(noise.device):
+            return teacher.end(scale_noise(noise, teacher.times[0]), context, lambda step: everything).cpu()
 
     def __call__(self, step: int) -> tuple[Batch, Tensor]:
         """A batch with real latents, and the teacher's latents `(B, C, T, h, w)` for its noise and captions."""
+        return self.ahead(0)(step)
+
+    def ahead(self, workers: int) -> Callable[[int], tuple[Batch, Tensor]]:
+        """The same, with processes that read the pairs of the next steps; see `StepLoader`."""
+        inputs = StepLoader(self._read, workers)
+
+        def pair(step: int) -> tuple[Batch, Tensor]:
+            *fields, latents = inputs(step)
+            return Batch(*fields), latents
+
+        return pair
+
+    def _read(self, step: int) -> list[Tensor]:
         number = step % self.count
-        latents = safetensors_io.load(self._path(number))["latents"]
-        batch = self.batches.joint_on_host(number)
-        *fields, latents = distributed.move([*batch.tensors(), latents], distributed.device())
-        return Batch(*fields), latents
+        latents = safetensors_io.load(self._path(number))["latents"][distributed.share(self.batches.joint_size(number))]
+        return [*self.batches.joint_on_host(number).tensors(), latents]
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}-{distributed.rank()}.safetensors"
+        return self.folder / f"{number:06d}.safetensors"

@@ -20,9 +20,9 @@ from nas.failures import lacks_memory
 from nas.files import read_json, read_text, short_hash, write_json
 from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
+from nas.training import states
 from nas.training.execution import ExecutionConfig, allow_tf32, memory_advice
 from nas.training.learner import Optimization
-from nas.training.loop import STATE, older_states
 from nas.training.previews import PreviewConfig
 
 
@@ -82,7 +82,7 @@ def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: In
     """Run a stage, resume it, or return the result of a finished one.
 
     Raises:
-        ConfigError: the folder belongs to another stage, configuration, space, architecture or number of workers.
+        ConfigError: the folder belongs to another stage, configuration, space or architecture.
         LockedError: another process uses the folder.
         NasError: the training diverged, or ran out of memory or disk space; the saved state is kept.
     """
@@ -93,13 +93,15 @@ def run_in_folder(name: str, stage: Stage, folder: Path, config: Any, inputs: In
             if single:  # of several workers none takes the lock: the process that started them holds it
                 held.enter_context(output_lock(folder, folder=True))
                 extend(name, folder, config, inputs)
-            check_or_record_config(name, folder, config, inputs, distributed.world_size())
+            if distributed.is_main():
+                check_or_record_config(name, folder, config, inputs, distributed.world_size())
             if not done.exists():
                 allow_tf32(distributed.device())
                 advice = memory_advice(name, config, inputs.execution, distributed.device())
                 with _explain_resource_errors(folder, advice):
                     _finish(name, stage, folder, config, inputs)
-    check_or_record_config(name, folder, config, inputs, distributed.world_size())
+    if distributed.is_main():
+        check_or_record_config(name, folder, config, inputs, distributed.world_size())
     result = build(_ResultFile, read_json(done, "stage result"), str(done))
     return StageResult(folder, result.metrics, result.seconds)
 
@@ -120,8 +122,8 @@ def _finish(name: str, stage: Stage, folder: Path, config: Any, inputs: Inputs) 
                 check_finite(value, f"{name}: {metric}")
         write_json(folder / "result.json", asdict(_ResultFile(metrics, seconds)))
         if inputs.execution.keep == 1:  # more are kept to go back to, and to extend the stage
-            for state in (folder / STATE, *older_states(folder), folder / "control" / STATE):
-                state.unlink(missing_ok=True)
+            for trained in (folder, folder / "control"):
+                states.remove(trained)
     distributed.barrier()
 
 
@@ -195,7 +197,7 @@ def extend(name: str, folder: Path, config: Any, inputs: Inputs) -> None:
     reason = None
     if name == "decoder":
         reason = "its latents would have to be encoded again"
-    elif not (folder / STATE).exists():
+    elif states.current(folder) is None:
         reason = "its training state was not kept; next time, set execution.keep above 1"
     if reason is not None:
         raise ConfigError(
@@ -227,7 +229,7 @@ def _steps_before(folder: Path, config: Any) -> int | None:
 def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs, workers: int) -> None:
     """Record the configuration in a new folder, or check that a folder has the same one. The caller holds the lock.
 
-    An unfinished run resumes with the number of workers that it was started with.
+    A run may resume with another number of workers than it was started with.
 
     Raises:
         ConfigError: the folder was started with another configuration.
@@ -254,8 +256,7 @@ def check_or_record_config(name: str, folder: Path, config: Any, inputs: Inputs,
         )
     recorded.pop(BASE, None)  # a recipe and its data may be moved together
     recorded = _with_defaults(recorded, path, config, inputs.space)
-    if (folder / "result.json").exists():
-        requested["workers"] = recorded["workers"]
+    requested["workers"] = recorded["workers"]
     if recorded != requested:
         key = _difference(recorded, requested)
         raise ConfigError(f"{path}: was started with another {key}; use the same value, or another folder")

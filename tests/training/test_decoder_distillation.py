@@ -29,8 +29,8 @@ from nas.models.autoencoder import PublicAutoencoder
 from nas.models.diffusers_checkpoint import load_public
 from nas.models.safetensors_io import load
 from nas.models.text_encoder import PromptEncoder
-from nas.training.decoder_distillation import DecoderStudent, distillation_losses
 from nas.training.recipe import train
+from nas.training.stages.decoder_distillation import DecoderStudent, distillation_losses
 from nas.training.stages.prepare import PrepareConfig, prepare
 from tests.support.clip_files import write_clip
 from tests.support.exported import text_encoder

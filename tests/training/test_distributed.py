@@ -1,4 +1,4 @@
-"""Two workers over gloo match one process with the whole batch; they resume after kill -9; Ray Train starts them."""
+"""Two workers over gloo do what one process does; they resume as more or fewer after kill -9; Ray Train starts them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +16,34 @@ import yaml
 
 import nas
 from nas import checkpoint
+from nas.data import latent_cache
 from nas.errors import ConfigError
 from nas.models import safetensors_io
-from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
+from nas.training import (
+    AdversarialConfig,
+    DecoderConfig,
+    DistillConfig,
+    ExecutionConfig,
+    FinetuneConfig,
+    Inputs,
+    SupernetConfig,
+    read_history,
+    run_stage,
+    states,
+)
+from nas.training.history import History
 from nas.training.recipe import train
-from tests.support.distributed_worker import gradients
+from nas.training.stages.prepare import PrepareConfig, prepare
+from tests.support.clip_files import write_clip
+from tests.support.distributed_worker import gradients, learner_of
 from tests.support.forked import Running, start_python
 
-STEPS = 12
-FINETUNE = FinetuneConfig(steps=STEPS, batch=4, image_batch_size=8, validation=4, eval_steps=(), save_every=4)
+STEPS = 10
+FINETUNE = FinetuneConfig(steps=STEPS, batch=4, image_batch_size=8, validation=4, eval_steps=(), save_every=2)
 WORKER = Path(__file__).parents[1] / "support" / "distributed_worker.py"
 
 
-def start(tmp_path: Path, workers: int, function: str, *arguments: object) -> list[Running]:
+def start_workers(tmp_path: Path, workers: int, function: str, *arguments: object) -> list[Running]:
     tmp_path.mkdir(parents=True, exist_ok=True)
     (tmp_path / "task").write_bytes(pickle.dumps((function, arguments)))
     (tmp_path / "store").unlink(missing_ok=True)
@@ -57,49 +71,147 @@ def inputs(space: nas.SearchSpace, decoder: Path, backbone: Path) -> Inputs:
     return Inputs(space, decoder, backbone, arch)
 
 
-@pytest.mark.slow
-def test_workers_take_the_steps_of_the_whole_batch(space, decoder, tmp_path):
-    """Each with half the batch, itself in two parts: DDP, averaged gradients and FSDP2 against one process."""
-    space_file = space.save(tmp_path / "space.yaml")
-    kinds, alone = ("ddp", "averaged", "sharded"), tmp_path / "alone"
-    workers = start(tmp_path, 2, "gradients_of_kinds", tmp_path, space_file, decoder, kinds, 4)
-    gradients(alone, space_file, decoder, "ddp", 4)
-    finish(workers)
-    for folder in (tmp_path / kind for kind in kinds):
-        first, expected = (
-            safetensors_io.load(folder / "first.safetensors"),
-            safetensors_io.load(alone / "first.safetensors"),
+TINY = {"batch": 2, "image_batch_size": 4, "validation": 4, "save_every": 2}
+CONFIGS = {
+    "decoder": DecoderConfig(steps=2, batch=2, channels=(8, 16, 16), held_out=2),
+    "distill": DistillConfig(steps=2, batch=4, validation=4),
+    "supernet": SupernetConfig(steps=2, image_share=0.5, paths=1, **TINY),
+    "finetune": FinetuneConfig(steps=2, image_share=0.5, eval_steps=(), **TINY),
+    "adversarial": AdversarialConfig(
+        steps=2, batch=2, image_batch_size=4, image_share=0.5, teacher_batches=3, eval_steps=(), save_every=2
+    ),
+}
+KINDS = ("ddp", "averaged", "sharded", "hybrid")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, space, decoder, inputs, vae) -> Path:
+    """What one process does, in folders `alone` and NAME-alone, and what two workers do: see `like_one_process`."""
+    root = tmp_path_factory.mktemp("together")
+    space_file, start, stages = space.save(root / "space.yaml"), inputs.start, []
+    gradients(root / "alone", space_file, decoder, "ddp", 2)
+    data = clips(root / "clips")
+    for name, config in CONFIGS.items():
+        config = replace(config, data=str(data)) if name == "decoder" else config
+        arch = inputs.architecture if name == "finetune" else None
+        given = (
+            Inputs(space) if name == "decoder" else Inputs(space, decoder, None if name == "distill" else start, arch)
         )
-        assert first.keys() == expected.keys()
-        assert all(torch.allclose(value, first[name], atol=1e-6) for name, value in expected.items()), folder
-        for row, theirs in zip(read_history(alone), read_history(folder), strict=True):
-            assert row["loss"] == pytest.approx(theirs["loss"], abs=2e-5) and row["step"] == theirs["step"]
-        mean, wanted = safetensors_io.load(folder / "mean.safetensors"), safetensors_io.load(alone / "mean.safetensors")
-        # Adam's first steps are all of length lr, whichever way rounding turns a gradient that is zero
-        assert all((value - mean[name]).abs().mean() < 1e-5 for name, value in wanted.items()), folder
+        alone = run_stage(name, root / f"{name}-alone", config, given).folder
+        for way in ("ddp", "sharded") if name in ("distill", "supernet", "finetune") else ("ddp",):
+            there = replace(given, execution=ExecutionConfig(shard=way == "sharded"))
+            stages.append((name, root / f"{name}-{way}", config, there))
+        start = start if name == "decoder" else alone
+    prepared = (PrepareConfig(str(data), str(vae)), space)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latent_cache, "SHARD", 2)
+        prepare(root / "cache-alone", *prepared)
+    half = root / "cache" / "train"  # as after kill -9: complete shards, but not all, and not the first
+    half.mkdir(parents=True)
+    for name in ("source.json", "videos-00001.json", "videos-00001.safetensors"):
+        shutil.copy(root / "cache-alone" / "train" / name, half)
+    task = (root, space_file, decoder, KINDS, 2, stages, (root / "cache", *prepared))
+    finish(start_workers(root, 2, "like_one_process", *task))
+    return root
+
+
+def clips(folder: Path) -> Path:
+    folder.mkdir()
+    names = [f"{number}.mp4" for number in range(12)]
+    for frames, name in enumerate(names, 8):
+        write_clip(folder / name, frames)
+    (folder / "bad.mp4").write_bytes(b"nothing")
+    rows = [f"{name},take {name}" for name in [*names, "bad.mp4"]]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+    return folder
 
 
 @pytest.mark.slow
-def test_two_workers_killed_and_started_again_end_where_a_straight_run_does(inputs, tmp_path):
-    """kill -9 of both once the history has passed step 6."""
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    finish(start(tmp_path / "a", 2, "stage", "finetune", straight, FINETUNE, inputs))
-    workers = start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs)
-    deadline = time.monotonic() + 600
-    while len(read_history(killed)) < 6 and time.monotonic() < deadline and workers[0].poll() is None:
-        time.sleep(0.002)
-    for worker in workers:
-        worker.kill()
-        worker.wait()
-    assert len(read_history(killed)) >= 6 and not (killed / "result.json").exists()
-    with pytest.raises(ConfigError, match=r"was started with another workers \(2, now 1\); use the same value"):
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_take_the_steps_of_the_whole_batch(kind, together, space):
+    """Each with half the batch, itself in two parts: DDP, averaged gradients, FSDP2 and HSDP against one process."""
+    alone, folder = together / "alone", together / kind
+    first, expected = (safetensors_io.load(path / "first.safetensors") for path in (folder, alone))
+    assert first.keys() == expected.keys()
+    assert all(torch.allclose(value, first[name], atol=1e-6) for name, value in expected.items())
+    for row, theirs in zip(read_history(alone), read_history(folder), strict=True):
+        assert row["loss"] == pytest.approx(theirs["loss"], abs=2e-5) and row["step"] == theirs["step"]
+    check_close(folder / "mean.safetensors", alone / "mean.safetensors")
+    again = learner_of(space, "ddp")  # what two workers have saved, in one process
+    assert states.restore(folder, {"model": again})[0] == 100
+    mean = safetensors_io.load(folder / "mean.safetensors")
+    assert all(torch.equal(value, mean[name]) for name, value in again.ema_state().items())
+    if (folder / "reread.safetensors").exists():  # what one process has saved, in two workers
+        reread, wanted = (
+            safetensors_io.load(folder / "reread.safetensors"),
+            safetensors_io.load(alone / "mean.safetensors"),
+        )
+        assert all(torch.equal(value, reread[name]) for name, value in wanted.items())
+
+
+def check_close(path: Path, expected: Path) -> None:
+    found, wanted = safetensors_io.load(path), safetensors_io.load(expected)
+    assert found.keys() == wanted.keys()
+    # Adam's first steps are all of length lr, whichever way rounding turns a gradient that is zero
+    assert all((value.float() - found[name].float()).abs().mean() < 1e-5 for name, value in wanted.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_stage_ends_with_the_weights_of_one_process(name, together):
+    """With DDP, and with FSDP2 where it can be sharded."""
+    ways = [way for way in ("ddp", "sharded") if (together / f"{name}-{way}" / "result.json").exists()]
+    assert len(ways) == 1 + (name in ("distill", "supernet", "finetune"))
+    weights = {"decoder": "decoder", "supernet": "supernet"}.get(name, "denoiser") + ".safetensors"
+    for way in ways:
+        check_close(together / f"{name}-{way}" / weights, together / f"{name}-alone" / weights)
+        assert not list((together / f"{name}-{way}").glob("*state*"))
+        rows = zip(read_history(together / f"{name}-alone"), read_history(together / f"{name}-{way}"), strict=True)
+        assert all(row["loss"] == pytest.approx(theirs["loss"], abs=1e-5) for row, theirs in rows)
+
+
+@pytest.mark.slow
+def test_two_workers_prepare_the_files_of_one(together):
+    """Half of which a killed run has left."""
+    for split in ("train", "test"):
+        names = sorted(path.name for path in (together / "cache-alone" / split).iterdir())
+        assert names == sorted(path.name for path in (together / "cache" / split).iterdir()) and len(names) > 5
+        for name in names:
+            one, two = (together / folder / split / name for folder in ("cache-alone", "cache"))
+            assert one.read_bytes() == two.read_bytes(), name
+    assert (together / "cache-alone/skipped.csv").read_text() == (together / "cache/skipped.csv").read_text()
+    assert "bad.mp4" in (together / "cache/skipped.csv").read_text()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_with_another_number_of_workers_it_ends_where_a_straight_run_does(inputs, tmp_path):
+    """SIGKILL of one of two workers that save a sharded state; then one process, interrupted; then two workers."""
+    straight = run_stage("finetune", tmp_path / "straight", FINETUNE, inputs)
+    killed, sharded = tmp_path / "killed", replace(inputs, execution=ExecutionConfig(shard=True))
+    workers = start_workers(tmp_path / "a", 2, "stage", "finetune", killed, FINETUNE, sharded, (1, 4))
+    assert [worker.wait(timeout=600) != 0 for worker in workers] == [True, True]
+    assert [path.name for path in killed.glob("state*")] == ["state-00000002"] and list(killed.glob(".state-*"))
+
+    append = History.append
+
+    def interrupted(self: History, step: int, losses: object) -> None:
+        if step == 7:
+            raise KeyboardInterrupt
+        append(self, step, losses)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(History, "append", interrupted)
         run_stage("finetune", killed, FINETUNE, inputs)
-    finish(start(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs))
-    a, b = (safetensors_io.load(folder / "denoiser.safetensors") for folder in (straight, killed))
-    assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], rtol=0, atol=1e-6) for key in a)
-    assert (straight / "history.csv").read_text() == (killed / "history.csv").read_text()
-    result = run_stage("finetune", killed, FINETUNE, inputs)  # finished, it can be read with any number of workers
-    assert result.metrics["validation_loss"] > 0
+    assert [path.name for path in killed.glob("state*")] == ["state.safetensors"] and not list(killed.glob(".state-*"))
+    finish(start_workers(tmp_path / "b", 2, "stage", "finetune", killed, FINETUNE, inputs))
+
+    rows = list(zip(read_history(straight.folder), read_history(killed), strict=True))
+    assert len(rows) == STEPS
+    assert all(row["loss"] == pytest.approx(theirs["loss"], abs=1e-5) for row, theirs in rows)
+    check_close(killed / "denoiser.safetensors", straight.folder / "denoiser.safetensors")
+    assert run_stage("finetune", killed, FINETUNE, inputs).metrics["validation_loss"] == pytest.approx(
+        straight.metrics["validation_loss"], abs=1e-5
+    )
 
 
 def test_a_batch_that_does_not_divide_evenly_is_refused_before_anything_starts(space, tmp_path):
@@ -112,6 +224,14 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_before_anything_starts(s
         train("distill", recipe, tmp_path / "run", workers=3)
     with pytest.raises(ConfigError, match="workers: must be at least 1, not 0"):
         train("distill", recipe, tmp_path / "run", workers=0)
+    for execution, reason in (
+        ("{shard: true, shard_size: 3}", "execution.shard_size: 3 does not divide 4 workers; choose one of 1, 2, 4"),
+        ("{shard_size: 2}", "execution: shard_size: is part of 'shard: true'; add that, or remove it"),
+    ):
+        recipe.write_text(f"{{space: space.yaml, execution: {execution}, stages: {{distill: {{batch: 4}}}}}}")
+        with pytest.raises(ConfigError, match=f"recipe.yaml.*{reason}") as error:
+            train("distill", recipe, tmp_path / "run", workers=4)
+        assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 

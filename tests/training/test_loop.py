@@ -16,8 +16,10 @@ from nas.models import safetensors_io
 from nas.training.execution import ExecutionConfig
 from nas.training.history import read_history
 from nas.training.learner import Learner, Optimization
-from nas.training.loop import older_states, run
+from nas.training.loop import run
 from nas.training.stage import Inputs, run_in_folder
+from nas.training.state_folders import share
+from nas.training.states import older_states
 
 
 def learner(steps: int = 40, execution: ExecutionConfig | None = None) -> Learner:
@@ -257,12 +259,25 @@ def test_a_finished_stage_without_its_state_or_with_encoded_data_cannot_be_exten
         assert run_in_folder(name, line_stage, tmp_path / name, LineConfig(4), inputs) == first
 
 
-def test_only_the_first_worker_keeps_what_is_saved(monkeypatch):
+def test_only_the_first_worker_keeps_the_weights_of_the_checkpoint(monkeypatch):
     trained = learner()
-    trained.update(trained.module(torch.ones(1, 3)).sum(), 0)
-    assert "exp_avg:weight" in trained.state()
+    assert "weight" in trained.ema_state()
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    assert trained.state() == {} and trained.ema_state() == {}
+    assert trained.ema_state() == {}
+
+
+def test_each_worker_writes_an_equal_part_of_what_all_hold(monkeypatch):
+    state = {f"w{number}": torch.zeros(size) for number, size in enumerate((40, 30, 20, 10, 20, 25, 15, 5, 35))}
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    parts = []
+    for worker in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda worker=worker: worker)
+        parts.append(share(state))
+    assert sorted([*parts[0], *parts[1]]) == sorted(state)
+    assert [sum(value.numel() for value in part.values()) for part in parts] == [
+        85,
+        115,
+    ]  # of 200, the largest being 40
 
 
 def test_a_state_with_other_weights_besides_is_refused(tmp_path):

@@ -140,6 +140,8 @@ RANGES = [
     ("objective", {"time_std": 0}),
     ("execution", {"accumulate": 0}),
     ("execution", {"keep": 0}),
+    ("execution", {"shard_size": 0}),
+    ("execution", {"data_workers": -1}),
     ("previews", {"every": -1}),
     ("previews", {"steps": 0}),
 ]

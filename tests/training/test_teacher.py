@@ -65,14 +65,14 @@ def test_interrupted_it_ends_bitwise_where_a_straight_run_does(wide, narrow, dec
     space, pruned = narrow
     config, inputs = replace(CONFIG, teacher=str(wide), pruned=str(pruned)), Inputs(space, decoder)
     straight = run_stage("distill", tmp_path / "straight", config, inputs).folder
-    of_images = Batches.of_images
+    read = Batches.joint_on_host
 
     def stop(self, step):
         if step == 12:
             raise KeyboardInterrupt
-        return of_images(self, step)
+        return read(self, step)
 
-    monkeypatch.setattr(Batches, "of_images", stop)
+    monkeypatch.setattr(Batches, "joint_on_host", stop)
     with pytest.raises(KeyboardInterrupt):
         run_stage("distill", tmp_path / "stopped", config, inputs)
     monkeypatch.undo()

@@ -164,20 +164,22 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     times = sampling_schedule(base.denoiser, config.sampled_steps, (latent.height, latent.width))
     frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
     teacher = TeacherSampler(frozen, batches.cache.empty, base.info.guidance, times)
+    workers = inputs.execution.loaders(distributed.device())
     if config.method == "dmd2":
         from nas.training.stages.dmd2 import Dmd2Trainer
 
-        trainer = Dmd2Trainer(base.denoiser, teacher, config, inputs.execution)
+        trainer, batch_of = Dmd2Trainer(base.denoiser, teacher, config, inputs.execution), batches.ahead(workers)
 
         def step(number: int) -> dict[str, float]:
-            return trainer.step(batches.joint(number), number)
+            return trainer.step(batch_of(number), number)
     else:
         trainer = AdversarialTrainer(base.denoiser, teacher, config, inputs.execution)
         reflow_pairs = ReflowPairs(folder / "teacher_latents", batches, config.teacher_batches)
         reflow_pairs.generate(teacher, inputs.execution)
+        pair_of = reflow_pairs.ahead(workers)
 
         def step(number: int) -> dict[str, float]:
-            return trainer.step(*reflow_pairs(number), number)
+            return trainer.step(*pair_of(number), number)
 
     seconds = run("adversarial", folder, config.steps, trainer.learners(), step, config.save_every)
     student = trainer.generator.result()
@@ -246,14 +248,21 @@ class AdversarialTrainer:
         execution: ExecutionConfig | None = None,
     ) -> None:
         # Negatives pair clips of one batch, so it is not split; and workers run different numbers of forward passes.
-        execution = replace(execution or ExecutionConfig(), accumulate=1, shard=False)
+        execution = replace(execution or ExecutionConfig(), accumulate=1, shard=False, shard_size=None)
         self.config = config
         self.discriminator = None
         if config.has_discriminator:
             self.discriminator = Discriminator(denoiser).to(distributed.device())
             self.heads = Learner(self.discriminator.heads, config.heads, config.steps, execution=execution)
         self.student = denoiser.train().requires_grad_(True)
-        self.generator = Learner(self.student, config.generator, config.updates, execution=execution, use_ddp=True)
+        self.generator = Learner(
+            self.student,
+            config.generator,
+            config.updates,
+            execution=execution,
+            use_ddp=True,
+            unused=config.image_share > 0,
+        )
         self.teacher, self.times = teacher, teacher.times
 
     def learners(self) -> dict[str, Learner]:
@@ -342,9 +351,10 @@ class AdversarialTrainer:
         contexts = torch.cat([context, context, context, other])
         on_real, on_fake, on_perturbed, on_other = self._scores(inputs, draws.level.repeat(4), contexts).chunk(4)
         negative = (1 + on_fake).relu().mean()
-        of_others = ((1 + on_other).relu().mean(1) * differs).sum() / differs.sum().clamp(min=1)
+        differ = distributed.sum_over_workers(differs.sum())  # so that the workers' mean is that of all clips
+        of_others = ((1 + on_other).relu().mean(1) * differs).sum() * distributed.world_size() / differ.clamp(min=1)
         # Half the weight each: two negatives per positive drive all scores to -1, where learning stops.
-        negative = negative + differs.amax() / 2 * (of_others - negative)
+        negative = negative + (differ > 0).float() / 2 * (of_others - negative)
         loss = (1 - on_real).relu().mean() + negative
         loss = loss + config.penalty * (on_perturbed - on_real).square().mean()
         return {"loss": loss, "real": on_real.mean(), "fake": on_fake.mean()}

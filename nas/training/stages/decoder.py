@@ -2,7 +2,7 @@
 
 With temporal compression the first frame of each clip is also decoded as an image, which is encoded alike. If the search
 space names a public autoencoder (`autoencoder: {from: ...}`), that one encodes, and the decoder is distilled from its
-decoder, see `nas.training.decoder_distillation`.
+decoder, see `nas.training.stages.decoder_distillation`.
 On moving digits it first trains and checks the classifier that evaluates generated clips. Unusable clips are listed in
 the folder's skipped.csv and replaced by others. Metrics: `psnr_db` and `ssim` of held-out clips, `public` (those of the
 public autoencoder), `digit_classifier` or `scene_judges` (what they find in held-out real clips and in their
@@ -34,10 +34,10 @@ from nas.models.diffusers_checkpoint import load_public, public_folder
 from nas.models.text_encoder import PromptEncoder
 from nas.ranges import check_range
 from nas.spaces import SearchSpace
-from nas.training.decoder_training import distillation, read_clips, reconstruction
 from nas.training.learner import Optimization
 from nas.training.loop import run
 from nas.training.stage import Inputs, check_finite
+from nas.training.stages.decoder_training import distillation, read_clips, reconstruction
 
 REAL_CLIPS, REAL_SCENES = 256, 160
 """Held-out real clips that are classified, as the upper bound of what generated ones can reach; those of scenes."""
@@ -145,7 +145,7 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
         latent_cache_writer.check_source(folder / split, data_source)
     usable = SkippingSource(source, folder / skipped.SKIPPED)
     evaluator = None
-    if config.data == "digits":
+    if config.data == "digits" and distributed.is_main():
         evaluator = load_digit_evaluator(folder, source.frames, config.classifier_steps, config.seed)
     torch.manual_seed(config.seed)
     vae = _check_data(vae, source, config, space)
@@ -153,17 +153,27 @@ def decoder(folder: Path, config: DecoderConfig, inputs: Inputs) -> tuple[dict[s
     learner, step = start(vae, config, usable, space.latent, inputs.execution)
     seconds = run("decoder", folder, config.steps, {"autoencoder": learner}, step, config.save_every)
     trained = learner.result()
-    if not distributed.is_main():
-        return {}, seconds
     autoencoder = _scaled(trained, usable) if teacher is None else trained.autoencoder.eval().requires_grad_(False)
-    checkpoint.save_autoencoder(folder, autoencoder)
+    if distributed.is_main():
+        checkpoint.save_autoencoder(folder, autoencoder)
 
     text, encode = PromptEncoder(space.text, learner.device), partial(encode_clips, autoencoder)
     shaped = load_source(data, "train", space, vae, config.fps, config.buckets)
-    train = latent_cache_writer.fill_cache(
-        folder / "train", shaped, encode, text, config.videos, config.images, eval_captions(source), "encode train"
+    loaders = inputs.execution.loaders(learner.device)
+    fill = partial(
+        latent_cache_writer.fill_cache, encode=encode, encode_text=text, latent=space.latent, workers=loaders
     )
-    held = latent_cache_writer.fill_cache(folder / "test", test, encode, text, config.held_out, 0, title="encode test")
+    train = fill(
+        folder / "train",
+        shaped,
+        videos=config.videos,
+        images=config.images,
+        more_captions=eval_captions(source),
+        title="encode train",
+    )
+    held = fill(folder / "test", test, videos=config.held_out, images=0, title="encode test")
+    if not distributed.is_main():
+        return {}, seconds
     write_json(
         folder / "data.json",
         {

@@ -75,12 +75,11 @@ def distill(folder: Path, config: DistillConfig, inputs: Inputs) -> tuple[dict[s
     )
     trained = backbone if teacher is None else Student(backbone, teacher)
     learner = Learner(trained, config.optimization, config.steps, execution=inputs.execution, use_ddp=True)
-    batches = Batches(
-        source, config.seed, 0, config.batch, caption_dropout=config.caption_dropout, objective=inputs.objective
-    )
+    batches = Batches(source, config.seed, 0, config.batch, 1.0, config.caption_dropout, inputs.objective)
+    batch_of = batches.ahead(inputs.execution.loaders(learner.device))
 
     def step(number: int) -> dict[str, float]:
-        batch = batches.of_images(number)
+        batch = batch_of(number)
         if teacher is None:
             return learner.train_step(lambda part: batch_losses(learner.model, part), batch, number)
 

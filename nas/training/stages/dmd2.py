@@ -57,7 +57,10 @@ class Dmd2Trainer(AdversarialTrainer):
         super().__init__(denoiser, teacher, config, execution)
         options, execution = config.dmd2, self.generator.execution
         self.guidance = teacher.guidance if options.guidance is None else options.guidance
-        self.fake_score = Learner(fake_score, options.fake_score, config.steps, execution=execution, use_ddp=True)
+        images = config.image_share > 0
+        self.fake_score = Learner(
+            fake_score, options.fake_score, config.steps, execution=execution, use_ddp=True, unused=images
+        )
 
     def learners(self) -> dict[str, Learner]:
         return {**super().learners(), "fake_score": self.fake_score}

@@ -175,7 +175,7 @@ def train_jointly(
         The learner after the last step, and the seconds spent.
     """
     denoiser.requires_grad_(True)
-    options = {"execution": execution, "use_ddp": True}
+    options = {"execution": execution, "use_ddp": True, "unused": config.image_share > 0}  # images skip temporal layers
     if config.lora is not None:
         if not add_lora(denoiser, config.lora.rank, config.lora.alpha, config.lora.targets == "attention"):
             raise ConfigError("finetune.lora: this architecture has no such layers; train all weights")
@@ -191,6 +191,7 @@ def train_jointly(
         config.caption_dropout,
         get_objective(denoiser),
     )
+    batch_of = batches.ahead(learner.execution.loaders(learner.device))
     held = held_out(source, config.validation) if config.validate_every else None
 
     def validate(steps_done: int) -> dict[str, float]:
@@ -203,7 +204,7 @@ def train_jointly(
             return {"validation_loss": validation_loss(learner.module, *held)}
 
     def step(number: int) -> dict[str, float]:
-        batch = batches.joint(number)
+        batch = batch_of(number)
         row = learner.train_step(lambda part: batch_losses(learner.model, part), batch, number)
         watched = {**validate(number + 1), **preview_writer(denoiser, number + 1)}
         return {**row, "frames": batch.latents.shape[2], **watched}

@@ -1,7 +1,8 @@
 """Encoding of a data set with an existing autoencoder (`nas prepare`): latents and text embeddings.
 
 The folder it writes takes the place of a finished `decoder` stage: the autoencoder, the caches `train` and `test`, the
-lists of skipped files. After an interruption it resumes after the last complete shard.
+lists of skipped files. After an interruption it resumes after the shards that are complete. Several workers share the
+shards, and write the same files as one.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from typing import Any
 from nas import checkpoint, distributed
 from nas.data import clip_fps, described, latent_cache_writer, load_source, skipped
 from nas.data.source import Source
+from nas.distributed import launch
 from nas.errors import ConfigError
 from nas.files import local_or_hub, read_json, write_json
 from nas.locks import output_lock
 from nas.metrics.evaluation import eval_captions
-from nas.models.autoencoder import encode_clips
+from nas.models import Autoencoder
+from nas.models.autoencoder import PublicAutoencoder, encode_clips
 from nas.models.diffusers_checkpoint import public_folder
 from nas.models.text_encoder import PromptEncoder
 from nas.spaces import Decoder, SearchSpace, VAEConfig
 from nas.spaces.public_configs import PublicVAEConfig
 from nas.training.execution import ExecutionConfig
+from nas.training.recipe import run_on_workers
 from nas.training.stage import Inputs, StageResult, run_in_folder
 
 
@@ -55,16 +59,21 @@ class PrepareConfig:
     decoder_hash: str = ""
 
 
-def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace, device: str | None = None) -> StageResult:
+def prepare(
+    out: str | Path, config: PrepareConfig, space: SearchSpace, device: str | None = None, workers: int = 1
+) -> StageResult:
     """Fill the folder `out`, or resume. Metrics: the numbers of `videos`, `images`, `held_out` and `skipped`.
 
     Args:
         device: that encodes, as in `ExecutionConfig`.
+        workers: number of workers that share the encoding, started by Ray if above 1; all must see the folders. Leave it
+            at 1 under `torchrun`, which has started them.
 
     Raises:
         ConfigError: the data or the autoencoder cannot be read or do not match the space, or `out` was started with
             another configuration.
         LockedError: another process uses the folder.
+        NasError: a worker failed.
     """
     for name in ("videos", "images", "held_out"):
         count = getattr(config, name)
@@ -74,14 +83,30 @@ def prepare(out: str | Path, config: PrepareConfig, space: SearchSpace, device: 
         raise ConfigError("data: digits are prepared by the decoder stage; give a folder of clips, or scenes")
     if space.backbone is None:
         raise ConfigError(f"{space.name}: is a cost-only space; give one with a backbone")
-    config = replace(config, fps=clip_fps(space, config.fps))
-    out = Path(out)
-    done = (out / "result.json").exists()
-    with contextlib.nullcontext() if done else output_lock(out, folder=True):  # before anything is read
-        return _prepare(out, config, space, ExecutionConfig(device=device))
+    launch.check_workers(workers)
+    out, config = Path(out), replace(config, fps=clip_fps(space, config.fps))
+    inputs = Inputs(space, execution=ExecutionConfig(device=device))
+    first, done = distributed.is_main() and distributed.launched_rank() == 0, (out / "result.json").exists()
+    with output_lock(out, folder=True) if first and not done else contextlib.nullcontext():  # before anything is read
+        loaded = _load(config, space)
+        if first:  # the others need no hashes of the files
+            hashes = _hash(loaded.train) + _hash(loaded.test), checkpoint.autoencoder_hash(_folder(config.decoder))
+            config = replace(config, data_hash=hashes[0], decoder_hash=hashes[1])
+            _check_same_data(out, config)
+        run = _run if workers > 1 else partial(_run, loaded=loaded)
+        return run_on_workers("prepare", out, config, inputs, workers, run)
 
 
-def _prepare(out: Path, config: PrepareConfig, space: SearchSpace, execution: ExecutionConfig) -> StageResult:
+@dataclass(frozen=True)
+class _Loaded:
+    """What a config names."""
+
+    autoencoder: Autoencoder | PublicAutoencoder
+    train: Source
+    test: Source
+
+
+def _load(config: PrepareConfig, space: SearchSpace) -> _Loaded:
     decoder = _folder(config.decoder)
     autoencoder = checkpoint.load_autoencoder(decoder)
     vae = autoencoder.config
@@ -103,33 +128,41 @@ def _prepare(out: Path, config: PrepareConfig, space: SearchSpace, execution: Ex
         raise ConfigError(
             f"{config.decoder}: takes {vae.image_channels} color channels, {config.data} has {train.channels}"
         )
-    hashed = PrepareConfig(
-        **{
-            **vars(config),
-            "data_hash": _hash(train) + _hash(test),
-            "decoder_hash": checkpoint.autoencoder_hash(decoder),
-        }
+    return _Loaded(autoencoder, train, test)
+
+
+def _run(name: str, folder: Path, config: PrepareConfig, inputs: Inputs, loaded: _Loaded | None = None) -> StageResult:
+    return run_in_folder(name, partial(_encode, loaded or _load(config, inputs.space)), folder, config, inputs)
+
+
+def _encode(loaded: _Loaded, folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
+    """The stage function."""
+    started, device = time.monotonic(), distributed.device()
+    fill = partial(
+        latent_cache_writer.fill_cache,
+        encode=partial(encode_clips, loaded.autoencoder.to(device)),
+        encode_text=PromptEncoder(inputs.space.text, device),
+        latent=inputs.space.latent,
+        workers=inputs.execution.loaders(device),
     )
-
-    def encode_all(folder: Path, config: PrepareConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
-        started, device = time.monotonic(), distributed.device()
-        text, encode = PromptEncoder(space.text, device), partial(encode_clips, autoencoder.to(device))
-        held = latent_cache_writer.fill_cache(
-            folder / "test", test, encode, text, config.held_out, 0, title="encode test"
-        )
-        done = latent_cache_writer.fill_cache(
-            folder / "train", train, encode, text, config.videos, config.images, eval_captions(train), "encode train"
-        )
-        checkpoint.save_autoencoder(folder, autoencoder)
-        about = {"data": config.data, "frames": train.frames, "fps": config.fps, **described(train)}
-        write_json(folder / "data.json", about)
-        lists = [skipped.read(folder / split / skipped.SKIPPED) for split in ("test", "train")]
-        metrics = {"videos": done.videos, "images": done.images, "held_out": held.videos}
-        metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
-        return metrics, time.monotonic() - started
-
-    _check_same_data(out, hashed)
-    return run_in_folder("prepare", encode_all, out, hashed, Inputs(space, execution=execution))
+    held = fill(folder / "test", loaded.test, videos=config.held_out, images=0, title="encode test")
+    done = fill(
+        folder / "train",
+        loaded.train,
+        videos=config.videos,
+        images=config.images,
+        more_captions=eval_captions(loaded.train),
+        title="encode train",
+    )
+    if not distributed.is_main():
+        return {}, 0.0
+    checkpoint.save_autoencoder(folder, loaded.autoencoder)
+    about = {"data": config.data, "frames": loaded.train.frames, "fps": config.fps, **described(loaded.train)}
+    write_json(folder / "data.json", about)
+    lists = [skipped.read(folder / split / skipped.SKIPPED) for split in ("test", "train")]
+    metrics = {"videos": done.videos, "images": done.images, "held_out": held.videos}
+    metrics["skipped"] = skipped.write(folder / skipped.SKIPPED, [row for rows in lists for row in rows])
+    return metrics, time.monotonic() - started
 
 
 def _folder(name: str) -> str | Path:

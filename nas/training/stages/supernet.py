@@ -90,10 +90,10 @@ def supernet(folder: Path, config: SupernetConfig, inputs: Inputs) -> tuple[dict
         config.caption_dropout,
         inputs.objective,
     )
-    rounds = fair_paths(inputs, config.seed)
+    batch_of, rounds = batches.ahead(inputs.execution.loaders(learner.device)), fair_paths(inputs, config.seed)
 
     def step(number: int) -> dict[str, float]:
-        batch = batches.joint(number)
+        batch = batch_of(number)
         row = learner.train_step(lambda part: batch_losses(learner.model, part, rounds(number)), batch, number)
         return {**row, "frames": batch.latents.shape[2]}
 

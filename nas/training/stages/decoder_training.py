@@ -16,19 +16,20 @@ from nas import distributed
 from nas.data.skipped import SkippingSource
 from nas.data.source import batch_indices
 from nas.diffusion.seeding import generator, normal_rows
+from nas.distributed.prefetch import StepLoader
 from nas.errors import ConfigError
 from nas.models import Autoencoder, VAEConfig
 from nas.models.autoencoder import PublicAutoencoder, encode_clips
 from nas.spaces import Latent
-from nas.training.decoder_distillation import (
+from nas.training.execution import ExecutionConfig
+from nas.training.learner import Learner
+from nas.training.stages.decoder_distillation import (
     DecoderStudent,
     Latents,
     distillation_losses,
     perceptual_distance,
     with_normalization,
 )
-from nas.training.execution import ExecutionConfig
-from nas.training.learner import Learner
 
 if TYPE_CHECKING:
     from nas.training.stages.decoder import DecoderConfig
@@ -45,11 +46,13 @@ def reconstruction(
     frames = vae.latent_frames(config.frames) if config.frames else latent.frames
     shape = (latent.channels, frames, latent.height, latent.width)
 
-    def step(number: int) -> dict[str, float]:
+    def read(number: int) -> list[Tensor]:
         noise = normal_rows(math.prod(shape), range(config.batch)[distributed.share(config.batch)], config.seed, number)
-        noise = noise.reshape(-1, *shape)
-        clips = _training_clips(source, config, number, generator(config.seed, number))
+        return [_training_clips(source, config, number), noise.reshape(-1, *shape)]
 
+    inputs = StepLoader(read, execution.loaders(learner.device))
+
+    def step(number: int) -> dict[str, float]:
         def loss(part: _Noised) -> dict[str, Tensor]:
             mean, log_variance = autoencoder.encode_moments(part.clips)
             latents = mean + part.noise * (0.5 * log_variance).exp()
@@ -60,7 +63,7 @@ def reconstruction(
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
             return {"loss": error + config.kl * divergence, "error": error, "kl": divergence}
 
-        row = learner.train_step(loss, _Noised(*distributed.move([clips, noise], learner.device)), number)
+        row = learner.train_step(loss, _Noised(*inputs(number)), number)
         return {"loss": row["error"], "kl": row["kl"], "grad_norm": row["grad_norm"]}
 
     return learner, step
@@ -81,9 +84,10 @@ def distillation(
     teacher.to(learner.device)
     perceptual = perceptual_distance(learner.device) if config.lpips else None
 
+    inputs = StepLoader(lambda number: [_training_clips(source, config, number)], execution.loaders(learner.device))
+
     def step(number: int) -> dict[str, float]:
-        clips = _training_clips(source, config, number, generator(config.seed, number))
-        latents = encode_clips(teacher, clips.to(learner.device))
+        latents = encode_clips(teacher, *inputs(number))
 
         def loss(part: Latents) -> dict[str, Tensor]:
             losses = distillation_losses(student, teacher, part.latents)
@@ -113,12 +117,13 @@ class _Noised:
         return [_Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
 
 
-def _training_clips(source: SkippingSource, config: DecoderConfig, number: int, stream: torch.Generator) -> Tensor:
+def _training_clips(source: SkippingSource, config: DecoderConfig, number: int) -> Tensor:
     """This process's share of the clips of a step, or the parts of them that `config.frames` asks for."""
     mine = distributed.share(config.batch)
     clips = read_clips(source, batch_indices(config.seed, number, config.batch, source.videos)[mine])
     if config.frames is None or config.frames == clips.shape[2]:
         return clips
+    stream = generator(config.seed, number)
     starts = torch.randint(clips.shape[2] - config.frames + 1, (config.batch,), generator=stream)[mine].tolist()
     return torch.stack([clip[:, start : start + config.frames] for clip, start in zip(clips, starts)])
 

@@ -1,10 +1,10 @@
-"""Data-parallel training: ranks, batch shares, gradient averaging, DDP and FSDP2 wrappers, and launch through Ray Train.
+"""Data-parallel training: ranks, batch shares, gradient averaging, DDP and FSDP2 wrappers.
 
 Every worker runs the same stage on its share of each step's batch; gradients are averaged, so W workers with B / W clips
 each take the same step as one worker with B. Rank 0 writes all files; all workers must see the folder. In a single
 process these functions do nothing, and Ray is not needed.
 
-The workers are started by Ray Train (`launch`), or by `torchrun` (`launched_group`).
+`nas.distributed.launch` starts the workers, or joins those that `torchrun` has started.
 
 Gradients are averaged in one of two ways. Denoisers are wrapped in torch's DistributedDataParallel, or in FSDP2 when
 sharded. Modules that are trained through other methods than `forward` (autoencoder, discriminator heads), and the
@@ -15,17 +15,13 @@ after the backward pass.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
 
-from nas.errors import ConfigError, NasError
+from nas.errors import ConfigError
 
 TIMEOUT_S = 6 * 3600
 """Rank 0 may evaluate a finished stage for a long time while the other workers wait."""
@@ -106,14 +102,28 @@ def move(values: Sequence[Tensor], target: torch.device) -> list[Tensor]:
     """Float32 tensors on a device, after one copy of all of them, which the host does not wait for."""
     if target.type == "cpu":
         return list(values)
-    joined = torch.cat([value.reshape(-1) for value in values])
-    joined = (joined.pin_memory() if target.type == "cuda" else joined).to(target, non_blocking=True)
-    parts = joined.split([value.numel() for value in values])
-    return [part.view(value.shape) for part, value in zip(parts, values)]
+    joined, shapes = pack(values)
+    return unpack((joined.pin_memory() if target.type == "cuda" else joined).to(target, non_blocking=True), shapes)
+
+
+def pack(values: Sequence[Tensor]) -> tuple[Tensor, list[torch.Size]]:
+    """Float32 tensors as one, and the shapes that `unpack` needs."""
+    return torch.cat([value.reshape(-1) for value in values]), [value.shape for value in values]
+
+
+def unpack(joined: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Views of the tensors that `pack` has joined."""
+    parts = joined.split([shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes)]
 
 
 def share(count: int) -> slice:
-    """This worker's part of a batch of `count` samples.
+    """This worker's part of a batch of `count` samples; raises as `shares`."""
+    return shares(count)[rank()]
+
+
+def shares(count: int) -> list[slice]:
+    """The parts of a batch of `count` samples that the workers have.
 
     Raises:
         ConfigError: the batch cannot be divided evenly; the mean of the workers' gradients would not be the batch's.
@@ -124,7 +134,7 @@ def share(count: int) -> slice:
             f"batch: {count} cannot be shared evenly by {workers} workers; choose a multiple of {workers}"
         )
     size = count // workers
-    return slice(rank() * size, (rank() + 1) * size)
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def mean_over_workers(values: Mapping[str, float]) -> dict[str, float]:
@@ -135,6 +145,15 @@ def mean_over_workers(values: Mapping[str, float]) -> dict[str, float]:
     distributed.all_reduce(numbers)
     kinds = [int if isinstance(value, int) else float for value in values.values()]
     return {name: kind(x) for name, kind, x in zip(values, kinds, (numbers / world_size()).tolist())}
+
+
+def sum_over_workers(value: Tensor) -> Tensor:
+    """The sum of a tensor over the workers, on its device; not differentiable."""
+    if world_size() == 1:
+        return value
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -151,28 +170,36 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def wrap_ddp(module: nn.Module) -> nn.Module:
-    """The module in DistributedDataParallel; the module itself if there is one worker."""
+def wrap_ddp(module: nn.Module, unused: bool = False) -> nn.Module:
+    """The module in DistributedDataParallel; the module itself if there is one worker.
+
+    Args:
+        unused: whether some steps leave parameters without a gradient; to find them takes time in each step.
+    """
     if world_size() == 1:
         return module
     device_ids = [device()] if device().type == "cuda" else None
-    # An image step skips the temporal layers, so not every parameter has a gradient in every step.
     return nn.parallel.DistributedDataParallel(
-        module, device_ids=device_ids, find_unused_parameters=True, forward_sync_buffers=False
+        module, device_ids=device_ids, find_unused_parameters=unused, forward_sync_buffers=False
     )
 
 
-def shard_fsdp(module: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+def shard_fsdp(module: nn.Module, blocks: Iterable[nn.Module], size: int | None = None) -> nn.Module:
     """Shard parameters, gradients and optimizer state over the workers, in place (FSDP2's `fully_shard`).
 
     Args:
         blocks: submodules that are sharded as separate groups, each gathered while it runs; the rest is one group.
+        size: number of workers that share one copy of the module (HSDP), a divisor of all; None: all.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    mesh = None
+    if size is not None:
+        mesh = init_device_mesh(device().type, (world_size() // size, size), mesh_dim_names=("copies", "shards"))
     for block in blocks:
-        fully_shard(block)
-    return fully_shard(module)
+        fully_shard(block, mesh=mesh)
+    return fully_shard(module, mesh=mesh)
 
 
 @contextlib.contextmanager
@@ -192,6 +219,23 @@ def no_gradient_sync(model: nn.Module):
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor gathered from its shards, by a collective call of all workers; an ordinary tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This worker's part of a tensor that may be sharded."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def copies(tensor: Tensor) -> tuple[int, int]:
+    """How many workers hold the same part of a tensor as this one, and the place of this one among them."""
+    if not hasattr(tensor, "placements"):
+        return world_size(), rank()
+    count, place = 1, 0
+    for dimension, placement in enumerate(tensor.placements):
+        if placement.is_replicate():
+            size = tensor.device_mesh.size(dimension)
+            count, place = count * size, place * size + tensor.device_mesh.get_local_rank(dimension)
+    return count, place
 
 
 def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -229,70 +273,6 @@ def launched_workers() -> int:
 def launched_rank() -> int:
     """The rank of this process among those that `launched_workers` counts; else 0."""
     return int(os.environ["RANK"]) if launched_workers() > 1 else 0
-
-
-@contextlib.contextmanager
-def launched_group() -> Iterator[None]:
-    """Join the process group of the processes that `torchrun` has started, each with the GPU of its local rank.
-
-    On the CPU if `device` is it.
-    """
-    gpus = device().type == "cuda"
-    if gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    distributed.init_process_group("nccl" if gpus else "gloo", timeout=datetime.timedelta(seconds=TIMEOUT_S))
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
-
-
-def launch(function: Callable[..., Any], arguments: tuple, workers: int, storage: Path) -> None:
-    """Run `function(*arguments)` on the workers of a Ray cluster, by default one started on this machine.
-
-    They have a GPU each if `device` is one.
-
-    Args:
-        storage: folder for the state of Ray Train.
-
-    Raises:
-        NasError: a worker failed; the message gives the reason.
-    """
-    import ray
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    gpus, owner = device().type == "cuda", not ray.is_initialized()
-    if owner:
-        ray.init(log_to_driver=True, include_dashboard=False, logging_level="ERROR")
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"function": function, "arguments": arguments},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
-        run_config=RunConfig(name=f"{time.time_ns()}", storage_path=str(storage.resolve())),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=TIMEOUT_S),
-    )
-    try:
-        trainer.fit()
-    except Exception as error:
-        raise NasError(f"training on {workers} workers stopped: {_reason(error)}") from error
-    finally:
-        if owner:
-            ray.shutdown()
-
-
-def _worker(task: dict[str, Any]) -> None:
-    from ray.train.torch import get_device
-
-    if get_device().type == "cuda":
-        torch.cuda.set_device(get_device())
-    task["function"](*task["arguments"])
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of a worker's traceback, which says what went wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else repr(error))[:300]
 
 
 def _initialized() -> bool:
