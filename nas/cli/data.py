@@ -40,6 +40,13 @@ from nas.cli.command import COUNT, PATH, Command, device_option, option, space_o
 @option("--videos", type=COUNT, metavar="N", help="use at most N clips")
 @option("--images", type=COUNT, metavar="N", help="use at most N images")
 @option("--held-out", type=COUNT, default=256, metavar="N", help="clips kept for validation losses")
+@option(
+    "--workers",
+    type=int,
+    default=1,
+    metavar="N",
+    help="share the encoding over N Ray workers, one GPU each if available",
+)
 @device_option
 def prepare(
     data: str,
@@ -51,15 +58,19 @@ def prepare(
     videos: int | None,
     images: int | None,
     held_out: int,
+    workers: int,
     device: str | None,
 ) -> None:
+    from nas import distributed
     from nas.data.skipped import SKIPPED
     from nas.spaces import SearchSpace
     from nas.training.stages.prepare import PrepareConfig
     from nas.training.stages.prepare import prepare as prepare_data
 
     config = PrepareConfig(data, decoder, fps, buckets, videos, images, held_out)
-    result = prepare_data(out, config, SearchSpace.load(space), device)
+    result = prepare_data(out, config, SearchSpace.load(space), device, workers)
+    if distributed.launched_rank() > 0:
+        return
     counts = result.metrics
     print(f"{result.folder}: {counts['videos']} clips, {counts['images']} images, {counts['held_out']} held-out clips")
     if counts["skipped"]:

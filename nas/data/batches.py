@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nas.data.source import bucket_batch
 from nas.diffusion.predictions import Objective
 from nas.diffusion.schedules import draw_timesteps
 from nas.diffusion.seeding import normal_rows
+from nas.distributed.prefetch import StepLoader
 from nas.errors import ConfigError
 
 
@@ -89,18 +91,32 @@ class Batches:
         """Images in `image_share` of the steps, evenly distributed, clips in the others."""
         return self._on_device(self.joint_on_host(step))
 
-    def joint_on_host(self, step: int) -> Batch:
-        """The batch of `joint` in the memory of the host."""
-        images = self.image_share
-        image_step = int((step + 1) * images) > int(step * images)
-        return self._batch("images", step, self.images) if image_step else self._batch("videos", step, self.videos)
+    def ahead(self, workers: int) -> Callable[[int], Batch]:
+        """`joint`, with processes that read the batches of the next steps; see `StepLoader`."""
+        inputs = StepLoader(lambda step: self.joint_on_host(step).tensors(), workers)
+        return lambda step: Batch(*inputs(step))
+
+    def joint_on_host(self, step: int, rows: range | None = None) -> Batch:
+        """The batch of `joint` in the memory of the host.
+
+        Args:
+            rows: numbers of the items in the batch of all workers; default: this process's share.
+        """
+        return self._batch("images" if self._of_images(step) else "videos", step, self.joint_size(step), rows)
+
+    def joint_size(self, step: int) -> int:
+        """Items of the batch of all workers of a `joint` step."""
+        return self.images if self._of_images(step) else self.videos
+
+    def _of_images(self, step: int) -> bool:
+        return int((step + 1) * self.image_share) > int(step * self.image_share)
 
     def _on_device(self, batch: Batch) -> Batch:
         return Batch(*distributed.move(batch.tensors(), distributed.device()))
 
-    def _batch(self, kind: str, step: int, size: int) -> Batch:
+    def _batch(self, kind: str, step: int, size: int, rows: range | None = None) -> Batch:
         """This process's share of the batch of a step; its items and their noise do not depend on the number of workers."""
-        mine = range(size)[distributed.share(size)]
+        mine = range(size)[distributed.share(size)] if rows is None else rows
         bucket, indices = bucket_batch(self.seed, step, size, self.cache.counts(kind))
         draw = (self.seed, step)
         latents, context = self.cache.latents(kind, indices[mine.start : mine.stop], bucket, draw)
@@ -109,11 +125,11 @@ class Batches:
             _, before = self.cache.latents(kind, [indices[mine.start - 1]], bucket, draw)
             other = torch.cat([before, context[:-1]])
         numbers = latents[0].numel()
-        rows = normal_rows(numbers + 2, mine, self.seed, step, kind == "images")
-        t = draw_timesteps(self.objective, rows[:, numbers], latents.shape[-2:])
-        dropped = torch.special.ndtr(rows[:, numbers + 1]) < self.caption_dropout
+        drawn = normal_rows(numbers + 2, mine, self.seed, step, kind == "images")
+        t = draw_timesteps(self.objective, drawn[:, numbers], latents.shape[-2:])
+        dropped = torch.special.ndtr(drawn[:, numbers + 1]) < self.caption_dropout
         context = torch.where(dropped[:, None, None], self.cache.empty, context)
-        return Batch(latents, context, rows[:, :numbers].reshape(latents.shape), t, other)
+        return Batch(latents, context, drawn[:, :numbers].reshape(latents.shape), t, other)
 
 
 def held_out(decoder: Path, count: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,8 @@
-"""Writes a latent cache: encodes a source's clips, images and captions shard by shard; see `nas.data.latent_cache`."""
+"""Writes a latent cache: encodes a source's clips, images and captions shard by shard; see `nas.data.latent_cache`.
+
+Which items a shard holds is known before they are read, so several workers each encode some of the shards, and write the
+same files as one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,15 +19,17 @@ from nas import distributed
 from nas.data import latent_cache, skipped
 from nas.data.latent_cache import KINDS, LatentCache, item_captions
 from nas.data.source import Sample, Source, UnreadableSample, batch_indices
+from nas.distributed.prefetch import read_ahead
 from nas.errors import ConfigError
 from nas.files import read_json, write_json
 from nas.models import safetensors_io
 from nas.models.autoencoder.streaming import MAX_PIXELS
 from nas.models.text_encoder import EMPTY
 from nas.progress import progress
+from nas.spaces import Latent
 
 SHARD_MB = 128
-"""A shard of large latents is closed once it holds this many megabytes."""
+"""A shard has as many large latents as these megabytes hold."""
 GROUP = 32
 """Most clips encoded at once; groups have at most `MAX_PIXELS` pixels over all frames, or one clip."""
 OTHER_DATA = "was started with other clips or captions than the data hold now; restore them, or use another folder"
@@ -42,8 +47,10 @@ def fill_cache(
     images: int | None = None,
     more_captions: Sequence[str] = (),
     title: str = "prepare",
+    latent: Latent | None = None,
+    workers: int = 0,
 ) -> LatentCache:
-    """Fill `folder` from a source; an interrupted call resumes after the last complete shard.
+    """Fill `folder` from a source; an interrupted call resumes after the shards that exist. All workers must call it.
 
     Args:
         encode: clips `(B, C, T, H, W)` -> latents, in bounded memory for any length, such as
@@ -51,6 +58,8 @@ def fill_cache(
         encode_text: captions -> contexts `(B, tokens, dim)`, such as a `PromptEncoder`.
         videos, images: number of each, from a fixed shuffle of the source; default: all.
         more_captions: further captions to embed.
+        latent: size of the largest latents, so that shards of large ones have fewer items.
+        workers: processes that read and decode ahead.
 
     Raises:
         ConfigError: the folder was started with other clips or captions.
@@ -63,32 +72,38 @@ def fill_cache(
         kind: available if limit is None else min(limit, available)
         for kind, limit, available in (("videos", videos, source.videos), ("images", images, source.images))
     }
-    sizes: dict[str, list[dict[str, int]]] = {kind: [] for kind in KINDS}
+    plan = [shard for kind in KINDS for shard in _plan(folder, kind, counts[kind], _shard_items(kind, latent))]
+    _encode_missing(plan, source, encode, title, workers)
     captions = dict.fromkeys([EMPTY, *more_captions])
     bad = [(error.file, error.reason) for error in source.skipped]
-    with progress(None, title, sum(counts.values()), unit="clip") as bar:
-        for kind, read in zip(KINDS, (source.video, source.image)):
-            for shard in _shards(folder, kind, counts[kind], getattr(source, kind), read, encode, bar.update):
-                sizes[kind].append({bucket: len(items) for bucket, items in shard.captions.items()})
-                bad += shard.skipped
-                for item in chain.from_iterable(shard.captions.values()):
-                    captions |= dict.fromkeys(item_captions(item))
-    skipped.write(folder / skipped.SKIPPED, bad)
+    sizes: dict[str, list[dict[str, int]]] = {kind: [] for kind in KINDS}
+    for planned in plan:
+        shard = _read_shard(planned.path)
+        sizes[planned.kind].append({bucket: len(items) for bucket, items in shard.captions.items()})
+        bad += shard.skipped
+        for item in chain.from_iterable(shard.captions.values()):
+            captions |= dict.fromkeys(item_captions(item))
     _write_texts(folder, list(captions), encode_text, f"{title}: text")
-    write_json(folder / "captions.json", list(captions))
-    write_json(folder / "cache.json", {kind: _by_bucket(shards) for kind, shards in sizes.items()})
+    distributed.barrier()
+    if distributed.is_main():
+        skipped.write(folder / skipped.SKIPPED, bad)
+        write_json(folder / "captions.json", list(captions))
+        write_json(folder / "cache.json", {kind: _by_bucket(shards) for kind, shards in sizes.items()})
+    distributed.barrier()
     return LatentCache(folder)
 
 
 def check_source(folder: Path, source: Source) -> None:
-    """Record the hash of the data a cache is made from, or check it against the recorded one.
+    """Record the hash of the data a cache is made from, or check it against the recorded one; of workers, the first does.
 
     Raises:
         ConfigError: the hash differs.
     """
+    if not distributed.is_main():
+        return
     path, current = folder / "source.json", getattr(source, "hash", "")
     if not path.exists():
-        if current and distributed.is_main() and not (folder / "cache.json").exists():
+        if current and not (folder / "cache.json").exists():
             if any(folder.glob("*-*.safetensors")):
                 raise ConfigError(f"{folder}: was started by an older version; remove it and run again")
             write_json(path, {"hash": current})
@@ -114,66 +129,95 @@ class _Shard:
         return sum(map(len, self.captions.values())) + len(self.skipped)
 
 
-def _shards(
-    folder: Path,
-    kind: str,
-    count: int,
-    available: int,
-    read: Callable[[int], Sample],
-    encode: Encode,
-    advance: Callable[[int], Any],
-) -> Iterator[_Shard]:
-    """Yield every shard of a kind, after writing it if it is missing."""
+@dataclass(frozen=True)
+class _Planned:
+    """A shard, written or not.
+
+    Attributes:
+        items: places in the shuffle of the source.
+    """
+
+    kind: str
+    path: Path
+    items: range
+    written: bool
+
+
+def _plan(folder: Path, kind: str, count: int, shard_items: int) -> Iterator[_Planned]:
+    """The shards of a kind."""
     start, number = 0, 0
     while start < count:
         path = folder / f"{kind}-{number:05d}.safetensors"
-        if not path.with_suffix(".json").exists():
-            indices = (
-                batch_indices(0, p, 1, available)[0] for p in range(start, min(start + latent_cache.SHARD, count))
-            )
-            _write_shard(path, indices, read, encode, advance)
-            shard = _read_shard(path)
-        else:
-            shard = _read_shard(path)
-            advance(shard.source_items)
-        yield shard
-        start, number = start + shard.source_items, number + 1
+        written = path.with_suffix(".json").exists()
+        # Older versions closed a shard of large latents when it was full, so what is written says what it holds.
+        size = _read_shard(path).source_items if written else shard_items
+        yield _Planned(kind, path, range(start, min(start + size, count)), written)
+        start, number = start + size, number + 1
 
 
-@torch.no_grad()
-def _write_shard(
-    path: Path, indices: Iterator[int], read: Callable[[int], Sample], encode: Encode, advance: Callable[[int], Any]
-) -> None:
-    """Encode items into one file until there are no more or the shard is full."""
-    pending: dict[tuple[int, ...], list[Sample]] = {}
-    latents: dict[str, list[Tensor]] = {}
-    captions: dict[str, list[str | list[str]]] = {}
-    unreadable, size = [], 0
+def _encode_missing(plan: Sequence[_Planned], source: Source, encode: Encode, title: str, workers: int) -> None:
+    """Write the shards that are missing, each worker some of them."""
+    missing = [shard for shard in plan if not shard.written]
+    distributed.barrier()  # before any worker writes one of them
+    mine = missing[distributed.rank() :: distributed.world_size()]
+    done = sum(len(shard.items) for shard in plan if shard.written)
+    total = done + sum(len(shard.items) for shard in mine)
+    with progress(None, title, total, done, "clip", shown=distributed.is_main()) as bar:
+        for shard in mine:
+            available, read = getattr(source, shard.kind), source.video if shard.kind == "videos" else source.image
+            indices = [batch_indices(0, item, 1, available)[0] for item in shard.items]
+            _write_shard(shard.path, _samples(read, indices, workers), encode, bar.update)
+    distributed.barrier()
 
-    def encode_group(group: list[Sample]) -> int:
-        encoded = encode(torch.from_numpy(np.stack([sample.pixels for sample in group]))).cpu()
-        bucket = "x".join(map(str, encoded.shape[2:]))
-        latents.setdefault(bucket, []).append(encoded)
-        captions.setdefault(bucket, []).extend(
-            list(sample.captions) if sample.others else sample.caption for sample in group
-        )
-        group.clear()
-        return encoded.numel() * encoded.element_size()
 
-    for index in indices:
-        advance(1)
+def _shard_items(kind: str, latent: Latent | None) -> int:
+    """Items of a shard."""
+    if latent is None:
+        return latent_cache.SHARD
+    numbers = latent.channels * latent.height * latent.width * (latent.frames if kind == "videos" else 1)
+    return max(1, min(latent_cache.SHARD, int(SHARD_MB * 1e6 / (4 * numbers))))
+
+
+_Sample = tuple[Tensor, tuple[str, ...]] | UnreadableSample
+"""Pixels `(C, T, H, W)` and captions."""
+
+
+def _samples(read: Callable[[int], Sample], indices: Sequence[int], workers: int) -> Iterator[_Sample]:
+    def one(index: int) -> _Sample:
         try:
             sample = read(index)
         except UnreadableSample as error:
-            unreadable.append({"file": error.file, "reason": error.reason})
+            return error
+        return torch.from_numpy(sample.pixels), sample.captions
+
+    return read_ahead(one, indices, workers) if workers else map(one, indices)
+
+
+@torch.no_grad()
+def _write_shard(path: Path, samples: Iterator[_Sample], encode: Encode, advance: Callable[[int], Any]) -> None:
+    """Encode items into one file."""
+    pending: dict[tuple[int, ...], list[tuple[Tensor, tuple[str, ...]]]] = {}
+    latents: dict[str, list[Tensor]] = {}
+    captions: dict[str, list[str | list[str]]] = {}
+    unreadable = []
+
+    def encode_group(group: list[tuple[Tensor, tuple[str, ...]]]) -> None:
+        encoded = encode(torch.stack([pixels for pixels, _ in group])).cpu()
+        bucket = "x".join(map(str, encoded.shape[2:]))
+        latents.setdefault(bucket, []).append(encoded)
+        captions.setdefault(bucket, []).extend(list(texts) if len(texts) > 1 else texts[0] for _, texts in group)
+        group.clear()
+
+    for sample in samples:
+        advance(1)
+        if isinstance(sample, UnreadableSample):
+            unreadable.append({"file": sample.file, "reason": sample.reason})
             continue
-        group = pending.setdefault(sample.pixels.shape, [])
+        group = pending.setdefault(tuple(sample[0].shape), [])
         group.append(sample)
-        frames, height, width = sample.pixels.shape[1:]
+        frames, height, width = sample[0].shape[1:]
         if len(group) == GROUP or (len(group) + 1) * frames * height * width > MAX_PIXELS:
-            size += encode_group(group)
-        if size >= SHARD_MB * 1e6:
-            break
+            encode_group(group)
     for group in filter(None, pending.values()):
         encode_group(group)
     safetensors_io.save(path, {bucket: torch.cat(parts) for bucket, parts in latents.items()})
@@ -181,13 +225,15 @@ def _write_shard(
 
 
 def _write_texts(folder: Path, captions: list[str], encode_text: EncodeText, title: str) -> None:
-    """Embed the captions shard by shard; shards that exist are kept."""
+    """Embed the captions shard by shard, each worker some of them; shards that exist are kept."""
     missing = [
         (path, start)
         for number, start in enumerate(range(0, len(captions), latent_cache.SHARD))
         if not (path := folder / f"text-{number:05d}.safetensors").exists()
     ]
-    for path, start in progress(missing, title, len(missing), unit="shard"):
+    distributed.barrier()
+    mine = missing[distributed.rank() :: distributed.world_size()]
+    for path, start in progress(mine, title, len(mine), unit="shard", shown=distributed.is_main()):
         safetensors_io.save(path, {"context": encode_text(captions[start : start + latent_cache.SHARD])})
 
 

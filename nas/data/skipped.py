@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from nas.data.source import Sample, Source, UnreadableSample
 from nas.errors import ConfigError
-from nas.files import write_atomic
+from nas.files import name_in_errors, write_atomic
 
 SKIPPED = "skipped.csv"
 
@@ -21,6 +23,18 @@ def write(path: Path, skipped: Iterable[tuple[str, str]]) -> int:
     csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *rows])
     write_atomic(path, text.getvalue().encode(errors="backslashreplace"))  # names may not be valid Unicode
     return len(rows)
+
+
+def add(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Add those (file, reason) rows that a list lacks, while other processes may do so, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with name_in_errors(path), path.open("a+", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with contextlib.suppress(OSError):  # some filesystems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        known = dict.fromkeys(read(path))
+        new = [row for row in dict.fromkeys(rows) if row not in known]
+        header = [] if path.stat().st_size else [("file", "reason")]
+        csv.writer(file, lineterminator="\n").writerows([*header, *new])
 
 
 def read(path: str | Path) -> list[tuple[str, str]]:
@@ -53,7 +67,7 @@ class SkippingSource:
         self._known = dict.fromkeys(read(path))
         self._known |= dict.fromkeys((bad.file, bad.reason) for bad in source.skipped)
         self._bad: set[int] = set()
-        write(path, self._known)
+        add(path, self._known)
 
     def video(self, index: int) -> Sample:
         """The clip at an index, or the next usable one.
@@ -72,5 +86,5 @@ class SkippingSource:
                 self._bad.add(candidate)
                 if (error.file, error.reason) not in self._known:
                     self._known[error.file, error.reason] = None
-                    write(self.path, self._known)
+                    add(self.path, [(error.file, error.reason)])
         raise UnreadableSample(str(self.path), f"no clip is usable; the last one: {last}")

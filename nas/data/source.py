@@ -56,6 +56,9 @@ class UnreadableSample(NasError):
         self.file, self.reason = _printable(file), shorten(_printable(reason), 300)
         super().__init__(f"{self.file}: {self.reason}")
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.file, self.reason)
+
 
 class Source(Protocol):
     """A finite set of captioned clips and of captioned images; `video(i)` and `image(i)` depend on `i` alone.

@@ -125,6 +125,7 @@ def test_a_prepared_folder_is_not_mixed_with_other_data_or_weights(data, vae, sp
         ("--decoder", "nowhere", "nowhere/decoder.json: no such decoder file"),
         ("--space", "demmo", "demmo"),
         ("--videos", "0", "at least 1"),
+        ("--workers", "0", "workers: must be at least 1, not 0"),
         ("--data", "digits", "digits are prepared by the decoder stage"),
     ],
 )
