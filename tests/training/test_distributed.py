@@ -149,11 +149,11 @@ def test_workers_take_the_steps_of_the_whole_batch(kind, together, space):
         assert all(torch.equal(value, reread[name]) for name, value in wanted.items())
 
 
-def check_close(path: Path, expected: Path) -> None:
+def check_close(path: Path, expected: Path, within: float = 1e-5) -> None:
     found, wanted = safetensors_io.load(path), safetensors_io.load(expected)
     assert found.keys() == wanted.keys()
     # Adam's first steps are all of length lr, whichever way rounding turns a gradient that is zero
-    assert all((value.float() - found[name].float()).abs().mean() < 1e-5 for name, value in wanted.items())
+    assert all((value.float() - found[name].float()).abs().mean() < within for name, value in wanted.items())
 
 
 @pytest.mark.slow
@@ -164,7 +164,9 @@ def test_every_stage_ends_with_the_weights_of_one_process(name, together):
     assert len(ways) == 1 + (name in ("distill", "supernet", "finetune"))
     weights = {"decoder": "decoder", "supernet": "supernet"}.get(name, "denoiser") + ".safetensors"
     for way in ways:
-        check_close(together / f"{name}-{way}" / weights, together / f"{name}-alone" / weights)
+        # The decoder's learning rate is high, and its biases before a norm have gradients of rounding errors.
+        within = 1e-4 if name == "decoder" else 1e-5
+        check_close(together / f"{name}-{way}" / weights, together / f"{name}-alone" / weights, within)
         assert not list((together / f"{name}-{way}").glob("*state*"))
         rows = zip(read_history(together / f"{name}-alone"), read_history(together / f"{name}-{way}"), strict=True)
         assert all(row["loss"] == pytest.approx(theirs["loss"], abs=1e-5) for row, theirs in rows)
