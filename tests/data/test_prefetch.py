@@ -75,9 +75,9 @@ def test_a_cache_that_is_read_by_processes_holds_the_same_bytes(tmp_path: Path):
     folder.mkdir()
     for number in range(5):
         write_clip(folder / f"{number}.mp4", 9 + number)
-    (folder / "bad.mp4").write_bytes(b"nothing")
+    (folder / "torn.mp4").write_bytes(b"nothing")
     rows = [f'{number}.mp4,"[""take {number}"", ""other""]"' for number in range(5)]
-    (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows, "bad.mp4,not seen"]) + "\n")
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows, "torn.mp4,not seen"]) + "\n")
     source = VideoFolder(folder, "train", [Size(8, 16, 16)], 8)
     for name, workers in (("a", 0), ("b", 2)):
         fill_cache(
@@ -86,7 +86,7 @@ def test_a_cache_that_is_read_by_processes_holds_the_same_bytes(tmp_path: Path):
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
-    assert "bad.mp4" in (tmp_path / "b/skipped.csv").read_text()
+    assert "torn.mp4" in (tmp_path / "b/skipped.csv").read_text()
 
 
 def test_the_number_of_processes_is_an_option():
