@@ -1,9 +1,13 @@
 """Fixtures of these tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+from nas.profiling.runtimes import eager
+from nas.profiling.workers.pool import WorkerPool
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +15,23 @@ def converted_models(tmp_path_factory) -> Path:
     """A cache folder for XDG_CACHE_HOME, shared by all processes of a run: a LiteRT model takes seconds to convert."""
     root = tmp_path_factory.getbasetemp()
     return (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "converted"
+
+
+@pytest.fixture(scope="module")
+def kept_processes():
+    """The eager runtimes of a module share the process that has imported torch, which takes seconds. Closing a runtime
+    leaves it, so tests of how processes end do not use this."""
+    pools: dict[str, WorkerPool] = {}
+
+    def kept(module: str, environment: dict[str, str]) -> WorkerPool:
+        key = repr((module, environment, os.environ.get("XDG_CACHE_HOME"), sys.path))
+        if key not in pools:
+            pools[key] = WorkerPool(module, environment)
+            pools[key].close = lambda: None
+        return pools[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eager, "WorkerPool", kept)
+        yield
+    for pool in pools.values():
+        WorkerPool.close(pool)

@@ -10,6 +10,8 @@ from nas.profiling.runtimes.eager import EagerRuntime
 from nas.profiling.workers.eager import build_module, call, make_inputs
 from nas.spaces import Decoder, SearchSpace, VAEConfig, Workload
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 
 def test_both_run_and_have_stats():
     text, decoder = SearchSpace.load("demo").pipeline_workloads()

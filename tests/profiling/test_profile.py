@@ -38,6 +38,8 @@ from nas.profiling.runtimes.eager import EagerRuntime
 from nas.profiling.workers.eager import build_module, call, make_inputs
 from nas.spaces import Operator, SearchSpace, Workload
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 QUICK = Protocol(processes=1, cap_s=0.2, min_samples=6)
 
 

@@ -23,6 +23,8 @@ from nas.testing.runtimes import RuntimeTestCase
 from tests.support import web
 from tests.support.tiny import SPACE
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 DEVICES = {"roofline": "snapdragon_8_elite"}
 """Devices of runtimes that do not run on `local`."""
 QUICK = Protocol(processes=1, cap_s=0.01, slow_cap_s=0.01, min_samples=2, min_blocks=2)
@@ -34,7 +36,8 @@ def cache(converted_models):
     with pytest.MonkeyPatch.context() as patch:
         web.own_cache(converted_models, patch)
         patch.setattr("nas.profiling.web.runtime.WARM_MS", 10.0)
-        patch.setattr("nas.profiling.web.runtime.TRIALS", 1)
+        for runtime in ("web.runtime", "runtimes.litert"):
+            patch.setattr(f"nas.profiling.{runtime}.TRIALS", 1)
         yield
 
 
