@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from nas.costs import Budget, LookupTable
 from nas.report import RunRecord
 from nas.spaces import SearchSpace
 from tests.support import quick_nas
+from tests.support.forked import Running, start_python
 
 SPACE = """
 name: tiny
@@ -33,11 +32,11 @@ budget: latency<=100%, params<=99%
 execution: {precision: bf16, device: cpu}
 search: {trials: 5, clips: 8, shortlist: 2, random: 2}
 stages:
-  decoder: {steps: 10, batch: 4, channels: [8, 8, 8], norm_groups: 4, videos: 320, images: 64, held_out: 64, classifier_steps: 20}
+  decoder: {steps: 10, batch: 4, channels: [8, 8, 8], norm_groups: 4, videos: 80, images: 40, held_out: 16, classifier_steps: 20}
   distill: {steps: 8, batch: 8, validation: 16}
-  supernet: {steps: 40, save_every: 5, batch: 2, image_batch_size: 4, validation: 8, paths: 2}
+  supernet: {steps: 25, save_every: 5, batch: 2, image_batch_size: 4, validation: 8, paths: 2}
   retrain: {steps: 3, batch: 2, image_batch_size: 4, validation: 8}
-  finetune: {steps: 5, batch: 2, image_batch_size: 4, validation: 8, eval_steps: [1], eval_clips: 40}
+  finetune: {steps: 5, batch: 2, image_batch_size: 4, validation: 8, eval_steps: [1], eval_clips: 8}
   adversarial:
     steps: 4
     batch: 2
@@ -47,7 +46,7 @@ stages:
     control: {batch: 2, image_batch_size: 4}
     control_eval_steps: [1]
     control_steps: 4
-    eval_clips: 40
+    eval_clips: 8
 previews:
   captions: [the digit three moves left, "<b>the digit seven</b> moves right"]
   steps: {supernet: [1], adversarial: [1]}
@@ -55,9 +54,8 @@ formats: [recipe]
 """
 
 
-def start(config: Path, run: Path) -> subprocess.Popen:
-    command = [sys.executable, quick_nas.__file__, "run", str(config), "--out", str(run)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def start(config: Path, run: Path) -> Running:
+    return start_python(Path(quick_nas.__file__).read_text(), "run", config, "--out", run, new_session=True)
 
 
 def steps_of(history: Path) -> list[int]:
@@ -73,21 +71,20 @@ def test_the_whole_job_survives_a_kill(tmp_path, capsys):
 
     first = start(config, run)
     while not (supernet / "state.safetensors").exists():
-        assert first.poll() is None, first.communicate()
+        assert first.poll() is None, first.stderr.read_text()
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+    first.wait()
     table = (run / "table.csv").read_bytes()
     done_before = json.loads((run / "record.json").read_text())["step_seconds"]
     assert list(done_before) == ["profile", "decoder", "distill"]
 
-    second = start(config, run)
-    out, err = second.communicate(timeout=3000)
-    assert second.returncode == 0, err[-3000:]
-    assert steps_of(supernet / "history.csv") == list(range(1, 41))  # none lost, none twice
+    second = start(config, run).finish(timeout=3000)
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert steps_of(supernet / "history.csv") == list(range(1, 26))  # none lost, none twice
     assert json.loads((supernet / "stage.json").read_text())["precision"] == "bf16"
     assert (run / "table.csv").read_bytes() == table  # nothing was measured again
-    assert 8 <= len(out.strip().splitlines()) <= 20 and str(run) in out  # the final screen
+    assert 8 <= len(second.stdout.strip().splitlines()) <= 20 and str(run) in second.stdout  # the final screen
 
     record = RunRecord.load(run)
     assert {n: s for n, s in record.step_seconds.items() if n in done_before} == done_before
