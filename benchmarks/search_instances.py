@@ -143,9 +143,8 @@ def filled_up(problem: Problem, rng: np.random.Generator) -> np.ndarray:
     for slot in rng.permutation(problem.slots):
         y = x.copy()
         y[slot] = rng.integers(problem.start[slot], problem.start[slot + 1])
-        memory = problem.base[2] + problem.weights_mb[y].sum() + max(problem.base[3], problem.peak_mb[y].max())
-        costs = (problem.base[0] + problem.latency_ms[y].sum(), problem.base[1] + problem.params[y].sum(), memory)
-        if problem.allowed[y].all() and all(cost <= limit for cost, limit in zip(costs, problem.limits)):
+        costs = problem.cost.predict_many(problem.codes(y)[None])
+        if problem.allowed[y].all() and problem.budget.mask(costs)[0]:
             x = y
     return x
 

@@ -114,6 +114,8 @@ def shortlist(
     Raises:
         BudgetError, SpaceError, ConfigError: as `optimum`.
     """
+    if k < 1:
+        raise ConfigError(f"k: must be 1 or more, not {k}")
     problem = Problem.build(space, cost, budget, constraints)
     if not 1 <= distance <= problem.slots:
         raise ConfigError(f"distance: must be 1 to {problem.slots}, the number of slots, not {distance}")

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from nas.costs import Budget, CostModel, Costs, as_costs
-from nas.errors import ConfigError, SpaceError, suggestion
+from nas.errors import ConfigError, SpaceError, shown, suggestion
 from nas.search.constraints import Constraints, Count
 from nas.spaces import NONE, SearchSpace
 
@@ -142,6 +142,12 @@ class Problem:
             ConfigError: a constraint that cannot be read, or that names an unknown slot, choice or kind.
         """
         budget, cost, constraints = budget or Budget(), as_costs(cost), constraints or Constraints()
+        if not isinstance(constraints, Constraints):
+            raise ConfigError(f"constraints: must be nas.search.Constraints, not {type(constraints).__name__}")
+        if cost.space.slots != space.slots:
+            raise ConfigError(
+                f"cost: is of the space '{cost.space.name}' with other slots than '{space.name}'; use one for both"
+            )
         limits = cost.limits(budget)  # a bound on the time of a clip is one on latency
         sizes = np.array([len(choices) for choices in space.slots.values()])
         devices = tuple(DeviceTerms.of(name, model, limits[name]) for name, model in cost.models.items())
@@ -333,6 +339,6 @@ def _conflicts(space: SearchSpace, sizes: np.ndarray) -> np.ndarray:
 
 
 def _finite(value: float, where: str) -> float:
-    if not np.isfinite(value):
-        raise ConfigError(f"{where}: must be a finite number, not {value}")
+    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise ConfigError(f"{where}: must be a finite number, not {shown(value)}")
     return float(value)

@@ -100,6 +100,9 @@ def run(
         LockedError: another search uses the same file, and `join` is not set.
         StorageError: the storage failed, such as on a full disk; finished trials are kept.
     """
+    for what, number, least in (("trials", trials, 0), ("workers", workers, 1), ("batch", batch, 1)):
+        if number < least:
+            raise ConfigError(f"{what}: must be {least} or more, not {number}")
     problem = Problem.build(space, cost, budget, constraints)
     sources = [warm_start] if isinstance(warm_start, str | Path) else list(warm_start)
     return _search(

@@ -240,3 +240,22 @@ def test_devices_that_do_not_belong_together():
     guided = CostModel(one.space, model.table, guidance=True)
     with pytest.raises(ConfigError, match="differ in steps or guidance"):
         DeviceCosts({"a": model, "b": guided})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda i: nas.search.sweep(i.space, i.cost, {}, "latency@d0", [2.0, float("nan")]), "one or more positive"),
+        (lambda i: nas.search.sweep(i.space, i.cost, {}, "latency@d0", []), "sweep: bounds: must be one or more"),
+        (lambda i: run(i.space, i.cost, i.scores, i.budget, workers=0), "workers: must be 1 or more, not 0"),
+        (lambda i: run(i.space, i.cost, i.scores, i.budget, batch=0), "batch: must be 1 or more, not 0"),
+        (lambda i: run(i.space, i.cost, i.scores, i.budget, trials=-1), "trials: must be 0 or more, not -1"),
+        (lambda i: optimum(i.space, i.cost, {}, constraints="s0=o1"), "must be nas.search.Constraints, not str"),
+        (lambda i: optimum(random_search_instance(0, 3, 2).space, i.cost, {}), "'test' with other slots than 'test'"),
+        (lambda i: optimum(i.space, i.cost, {"s0": {"o0": "x"}}), "s0: o0: must be a finite number, not 'x'"),
+        (lambda i: shortlist(i.space, i.cost, {}, None, 0), "k: must be 1 or more, not 0"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call(random_search_instance(0, 2, 2, devices=2))

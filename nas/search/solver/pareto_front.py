@@ -91,6 +91,8 @@ def sweep(
     Raises:
         As `pareto`; BudgetError only if no architecture is within any of the bounds.
     """
+    if bounds is not None and not (len(bounds) and all(0 < bound < np.inf for bound in bounds)):
+        raise ConfigError(f"sweep: bounds: must be one or more positive numbers, not {list(bounds)}")
     problem = Problem.build(space, cost, budget, constraints)
     key = _cost_key(problem, over, "sweep: over")
     utilities, interactions = problem.utilities(scores), problem.interactions(pairs or {})
