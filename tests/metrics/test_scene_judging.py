@@ -45,7 +45,8 @@ def test_judges_by_pixels_are_right_on_real_clips(frames, fps, side):
             right[name] += one.right[name]
             total[name] += one.total[name]
     for name in set(JUDGED) - {"class"}:
-        assert total[name] >= 10 and right[name] >= 0.97 * total[name], (name, right[name], total[name])
+        least = 0.95 if name == "scene" else 0.97  # a whole scene is right if four judges are right of all its objects
+        assert total[name] >= 10 and right[name] >= least * total[name], (name, right[name], total[name])
 
 
 def test_blur_and_noise_do_not_mislead_them():
