@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -9,10 +10,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 LIBRARIES = ["torch", "pandas", "optuna"]
 """What is imported once. Not this library: a program must import what it uses of it."""
+START_TIMEOUT_S = 300
+"""The first one imports the libraries."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ class Running:
         return self.process.exitcode
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        """Kill it; no error if it has ended already, which `poll` may not know yet."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def finish(self, timeout: float | None = None) -> Finished:
         """Wait for its end."""
@@ -61,6 +67,8 @@ def start_python(
 ) -> Running:
     """Start `program` as `python -c PROGRAM ARGUMENTS` would, in the environment of this process.
 
+    It returns when the process has its files and its session, so that both can be used at once.
+
     Args:
         folder: the working folder; by default that of this process.
         environment: variables that are other than here. PYTHONPATH is one folder.
@@ -70,11 +78,13 @@ def start_python(
     context.set_forkserver_preload(LIBRARIES)
     logs = tempfile.TemporaryDirectory()
     variables = {**os.environ, **(environment or {})}
-    words = tuple(map(str, arguments))
+    words, ready = tuple(map(str, arguments)), context.Event()
     process = context.Process(
-        target=_run, args=(program, words, str(folder or Path.cwd()), variables, logs.name, new_session)
+        target=_run, args=(program, words, str(folder or Path.cwd()), variables, logs.name, new_session, ready)
     )
     process.start()
+    if not ready.wait(START_TIMEOUT_S):
+        raise TimeoutError(f"the process does not start within {START_TIMEOUT_S} s")
     return Running(process, logs)
 
 
@@ -84,13 +94,20 @@ def run_python(program: str, *arguments: object, folder: Path, environment: dict
 
 
 def _run(
-    program: str, arguments: tuple[str, ...], folder: str, variables: dict[str, str], logs: str, new_session: bool
+    program: str,
+    arguments: tuple[str, ...],
+    folder: str,
+    variables: dict[str, str],
+    logs: str,
+    new_session: bool,
+    ready: Event,
 ) -> None:
     if new_session:
         os.setsid()
     for number, name in enumerate(("stdout", "stderr"), start=1):
         with open(Path(logs, name), "wb") as file:
             os.dup2(file.fileno(), number)
+    ready.set()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
