@@ -228,7 +228,7 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_before_anything_starts(s
         train("distill", recipe, tmp_path / "run", workers=0)
     for execution, reason in (
         ("{shard: true, shard_size: 3}", "execution.shard_size: 3 does not divide 4 workers; choose one of 1, 2, 4"),
-        ("{shard_size: 2}", "execution: shard_size: is part of 'shard: true'; add that, or remove it"),
+        ("{shard_size: 2}", "shard_size: is part of 'shard: true'; add that, or remove it"),
     ):
         recipe.write_text(f"{{space: space.yaml, execution: {execution}, stages: {{distill: {{batch: 4}}}}}}")
         with pytest.raises(ConfigError, match=f"recipe.yaml.*{reason}") as error:
