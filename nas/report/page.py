@@ -124,6 +124,8 @@ def _sections(run: RunFolder, plotted: list[PlottedArchitecture]) -> list[Sectio
     )
     rendered = []
     for id, link, title, make in sections:
+        if id == "evaluation" and not run.evaluations:
+            continue  # 'nas evaluate' is not a part of a run
         part = f"section '{title}'"
         content = _try(make, part, run, None)
         rendered.append(Section(id, link, title, content, run.missing.get(part, "")))

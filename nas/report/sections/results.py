@@ -145,8 +145,6 @@ def quality(run: RunFolder) -> Markup:
 
 def evaluation(run: RunFolder) -> Markup:
     """What `nas evaluate` measured of the run's checkpoints, suite by suite."""
-    if not run.evaluations:
-        return absent_text("'nas evaluate --checkpoint RUN/checkpoints/STAGE' has not been run")
     return render("evaluation", stages=run.evaluations)
 
 
