@@ -24,6 +24,7 @@ LAYERS = {
         "web_libraries",
         "local_server",
         "process_memory",
+        "vbench_package",
     ),
     1: ("spaces",),
     2: ("costs",),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas import checkpoint, config, distributed
+from nas import checkpoint, config, distributed, vbench_package
 from nas.checkpoint import Checkpoint
 from nas.data import video_writer
 from nas.data.batches import held_out
@@ -25,7 +25,7 @@ from nas.metrics.clip_score import CLIPScore
 from nas.metrics.evaluation import DECODED_AT_ONCE, DenoiserEvaluator
 from nas.metrics.fvd import FVD
 from nas.metrics.judges import load_judges
-from nas.metrics.measures import MIN_CLIPS, Collected, Networks, collect, compare
+from nas.metrics.measures import MIN_CLIPS, Collected, Networks, compare
 from nas.metrics.results import FOLDER, CaseResult, Evaluation, Measure
 from nas.metrics.suites import Case
 from nas.models import decode_chunks
@@ -85,7 +85,7 @@ def evaluate_checkpoint(
     """
     options = options or EvaluationOptions()
     if options.suite == VBENCH:
-        vbench.load_vbench()
+        vbench_package.load(vbench.NEEDED_BY)  # before anything is generated
     elif options.suite is not None:
         suites.check_suite(options.suite)
     elif options.dimensions:
@@ -173,7 +173,7 @@ class _Run:
                         for index, clip in enumerate(self.generate(case.captions, case.times, count, seed)):
                             for (_, last), part in zip(case.parts, parts):
                                 shown = clip if last is None else clip[:, -last:]
-                                self._collect(part, [shown], case, networks, index, seed)
+                                self._collect(part, shown, case, networks, index, seed)
                             bar.update(1)
                     results += [
                         self._case_result(case, count, number, measured, real[number], reference)
@@ -181,12 +181,12 @@ class _Run:
                     ]
         return results
 
+    @torch.no_grad()
     def _collect(
-        self, into: Collected, clips: Sequence[Tensor], case: Case, networks: Networks, index: int, seed: int = 0
+        self, into: Collected, clip: Tensor, case: Case, networks: Networks, index: int, seed: int = 0
     ) -> None:
-        few = slice(index, index + len(clips))
-        fps = self.loaded.clip.fps
-        collect(into, clips, case.captions[few], case.scenes[few], fps, networks, case.on_scenes, seed)
+        caption, scene, fps = case.captions[index], case.scenes[index], self.loaded.clip.fps
+        into.add(clip, caption, fps, networks, scene, case.on_scenes, seed)
 
     def _case_result(self, case, count, number, measured, real, reference) -> CaseResult:
         suffix, last = case.parts[number]
@@ -208,7 +208,7 @@ class _Run:
         for index, pixels in enumerate(case.real()):
             for (_, last), part in zip(case.parts, parts):
                 shown = torch.from_numpy(pixels)
-                self._collect(part, [shown if last is None else shown[:, -last:]], case, networks, index)
+                self._collect(part, shown if last is None else shown[:, -last:], case, networks, index)
         if case.reference is None:
             reference = dict(parts[0].features)
             parts[0].features = {}

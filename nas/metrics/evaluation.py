@@ -56,12 +56,8 @@ class DenoiserEvaluator:
         self, denoiser: nn.Module, shape: tuple[int, int, int, int], steps: int, guidance: float
     ) -> dict[str, Any]:
         """Quality at a number of sampling steps: `steps`, and the fields of `DigitQuality`."""
-        was_training = denoiser.training
-        denoiser.eval()
-        latents = generate(denoiser, self.context, self.empty, shape, steps, guidance)
-        denoiser.train(was_training)
-        parts = (part.to(distributed.device()) for part in latents.split(DECODED_AT_ONCE))
-        clips = torch.cat([self.autoencoder.decode(part).cpu() for part in parts])
+        latents = _generate(denoiser, self.context, self.empty, shape, steps, guidance)
+        clips = torch.cat(list(_decode(self.autoencoder, latents)))
         return {"steps": steps, **asdict(self.digits(clips, self.labels))}
 
 
@@ -95,12 +91,8 @@ class SceneEvaluator:
         self, denoiser: nn.Module, shape: tuple[int, int, int, int], steps: int, guidance: float
     ) -> dict[str, Any]:
         """Quality at a number of sampling steps: `steps`, and what `score` returns."""
-        was_training = denoiser.training
-        denoiser.eval()
-        latents = generate(denoiser, self.context, self.empty, shape, steps, guidance)
-        denoiser.train(was_training)
-        parts = (part.to(distributed.device()) for part in latents.split(DECODED_AT_ONCE))
-        clips = (clip for part in parts for clip in self.autoencoder.decode(part).cpu().numpy())
+        latents = _generate(denoiser, self.context, self.empty, shape, steps, guidance)
+        clips = (clip for part in _decode(self.autoencoder, latents) for clip in part.numpy())
         return {"steps": steps, **self.score(clips)}
 
     def score(self, clips: Iterable[np.ndarray]) -> dict[str, float]:
@@ -130,6 +122,21 @@ class SceneEvaluator:
 
     def _features(self, clip: np.ndarray) -> np.ndarray:
         return self.judges.features(torch.from_numpy(clip)[None])
+
+
+def _generate(denoiser: nn.Module, *arguments: Any) -> torch.Tensor:
+    """What `generate` returns, in evaluation mode."""
+    was_training = denoiser.training
+    denoiser.eval()
+    latents = generate(denoiser, *arguments)
+    denoiser.train(was_training)
+    return latents
+
+
+def _decode(autoencoder: Autoencoder, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Clips `(N, C, T, H, W)` on the host, a few at a time."""
+    for part in latents.split(DECODED_AT_ONCE):
+        yield autoencoder.decode(part.to(distributed.device())).cpu()
 
 
 def eval_captions(source: Source) -> list[str]:

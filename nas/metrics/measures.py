@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from nas.data.scenes import Scene
@@ -149,20 +148,3 @@ def drift(clip: np.ndarray, background: np.ndarray | None) -> float:
         pixels = clip[:, part][:, inside] if inside.any() else clip[:, part].reshape(len(clip), -1)
         levels.append(np.append(pixels.mean(1), pixels.std()))
     return float(abs(levels[1] - levels[0]).mean() / 2)
-
-
-def collect(
-    into: Collected,
-    clips: Iterable[Tensor],
-    captions: Sequence[str],
-    scenes: Sequence[Scene | None],
-    fps: float,
-    networks: Networks,
-    on_scenes: bool,
-    seed: int = 0,
-) -> Collected:
-    """Measure clips `(C, T, H, W)` one by one."""
-    with torch.no_grad():
-        for clip, caption, scene in zip(clips, captions, scenes):
-            into.add(clip, caption, fps, networks, scene, on_scenes, seed)
-    return into

@@ -1,20 +1,19 @@
 """VBench's own evaluation (Huang et al., CVPR 2024): its prompts, its dimensions, and its totals, where it is installed.
 
-VBench fetches its feature networks at its first run. `nas.search.evaluators.vbench` has its dimensions for other prompts.
+`nas.search.evaluators.vbench` has its dimensions for other prompts.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from nas import distributed
-from nas.errors import ConfigError, MissingDependency
+from nas import distributed, vbench_package
+from nas.errors import ConfigError
 from nas.files import read_json
 from nas.progress import progress
 
+NEEDED_BY = "--suite vbench"
 QUALITY = {
     "subject_consistency": (0.1462, 1.0, 1.0),
     "background_consistency": (0.2615, 1.0, 1.0),
@@ -41,20 +40,6 @@ SAMPLES, FLICKER_SAMPLES = 5, 25
 """Clips of each prompt; more of those that flicker is measured on, of which VBench uses the static ones only."""
 
 
-def load_vbench() -> Any:
-    """The package.
-
-    Raises:
-        MissingDependency: it is not installed.
-    """
-    try:
-        return importlib.import_module("vbench")
-    except ImportError:
-        raise MissingDependency(
-            "--suite vbench needs VBench, which is not installed; run: pip install vbench"
-        ) from None
-
-
 def evaluate_vbench(
     generate: Callable[[str, int, Path], None],
     out: Path,
@@ -75,27 +60,22 @@ def evaluate_vbench(
         MissingDependency: VBench is not installed.
         ConfigError: an unknown dimension, or VBench's list of prompts cannot be read.
     """
-    vbench = load_vbench()
+    package = vbench_package.load(NEEDED_BY)
     known = QUALITY | SEMANTIC
     chosen = list(dimensions) or list(known)
     for name in chosen:
         if name not in known:
             raise ConfigError(f"vbench: no dimension '{name}'; known: {', '.join(known)}")
-    info = Path(str(vbench.__file__)).parent / "VBench_full_info.json"
     clips, results = out / "clips", out / "results"
     clips.mkdir(parents=True, exist_ok=True)
-    wanted = _prompts(info, chosen, limit)
+    wanted = _prompts(vbench_package.prompts_file(package), chosen, limit)
     for prompt, seed in progress(wanted, "VBench clips", len(wanted), unit="clip"):
         path = clips / f"{prompt}-{seed}.mp4"
         if not path.exists():
             generate(prompt, seed, path)
-    bench = vbench.VBench(str(device or distributed.device()), str(info), str(results))
-    bench.evaluate(str(clips), "nas", dimension_list=chosen, mode="vbench_standard")
-    found = read_json(results / "nas_eval_results.json", "VBench results", dict)
-    try:
-        scores = {name: float(found[name][0]) for name in chosen}
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise ConfigError(f"{results / 'nas_eval_results.json'}: has no score of a dimension ({error})") from None
+    scores = vbench_package.scores(
+        package, clips, results, chosen, str(device or distributed.device()), "vbench_standard"
+    )
     return scores | totals(scores)
 
 

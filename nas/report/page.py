@@ -109,6 +109,8 @@ def _try(make: Callable[[], T], part: str, run: RunFolder, otherwise: T) -> T:
 
 
 def _sections(run: RunFolder, plotted: list[PlottedArchitecture]) -> list[Section]:
+    # 'nas evaluate' is not a part of a run.
+    suites = (("evaluation", "Evaluation", "The evaluation suites", lambda: results.evaluation(run)),)
     sections = (
         ("front", "Front", "The Pareto front", lambda: search.front(run, plotted)),
         ("architecture", "Architecture", "The architecture", lambda: search.architecture(run, plotted)),
@@ -116,7 +118,7 @@ def _sections(run: RunFolder, plotted: list[PlottedArchitecture]) -> list[Sectio
         ("costs", "Costs", "What it costs", lambda: cost.costs(run)),
         ("previews", "Clips", "Clips, stage by stage", lambda: clips.previews(run)),
         ("quality", "Quality", "How good the clips are", lambda: results.quality(run)),
-        ("evaluation", "Evaluation", "The evaluation suites", lambda: results.evaluation(run)),
+        *(suites if run.evaluations else ()),
         ("training", "Training", "Training, stage by stage", lambda: results.training(run)),
         ("table", "Table", "The lookup table", lambda: table.lookup_table(run)),
         ("export", "Export", "Exported", lambda: results.exported(run)),
@@ -124,8 +126,6 @@ def _sections(run: RunFolder, plotted: list[PlottedArchitecture]) -> list[Sectio
     )
     rendered = []
     for id, link, title, make in sections:
-        if id == "evaluation" and not run.evaluations:
-            continue  # 'nas evaluate' is not a part of a run
         part = f"section '{title}'"
         content = _try(make, part, run, None)
         rendered.append(Section(id, link, title, content, run.missing.get(part, "")))

@@ -20,7 +20,7 @@ WHERE = {
 }
 RATES = {"slow": ("slowly",), "fast": ("fast", "quickly")}
 RESTS = ("stays still", "does not move", "rests")
-TO_AND_FRO = {
+BOUNCES = {
     "left": "bounces left and right",
     "right": "bounces left and right",
     "up": "bounces up and down",
@@ -94,7 +94,7 @@ def _action(thing: SceneObject, random: np.random.Generator) -> str:
     else:
         rate = pick(random, RATES[thing.speed])
         if thing.manner == "bounces":
-            return f"{TO_AND_FRO[thing.direction]} {rate}"
+            return f"{BOUNCES[thing.direction]} {rate}"
         text = f"{pick(random, MOVES)} {pick(random, WHERE[thing.direction])} {rate}"
         text = f"spins and {text}" if thing.manner == "spins" else text
     if thing.manner == "appears":

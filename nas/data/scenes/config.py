@@ -153,16 +153,18 @@ class SceneConfig:
         """The classes, groups spelled out."""
         return _expanded(self.classes)
 
+    def values(self, kind: str) -> dict[str, tuple[str, ...]]:
+        """What each attribute of an object of `videos` or `images` is drawn from; objects of images do not move."""
+        values = {"class": self.class_names, "color": self.colors, "size": self.sizes}
+        if kind == "videos":
+            values |= {"direction": self.directions, "speed": self.speeds, "manner": self.manners}
+        return values
+
     def allowed(self, kind: str) -> list[dict[str, str]]:
         """The attributes that an object of `videos` or `images` may have: every combination that is not held out."""
-        held_out = getattr(self.held_out, kind)
-        names = ["class", "color", "size"]
-        values = [self.class_names, self.colors, self.sizes]
-        if kind == "videos":
-            names += ["direction", "speed", "manner"]
-            values += [self.directions, self.speeds, self.manners]
-        chosen = itertools.product(*map(dict.fromkeys, values))
-        combinations = [consistent(dict(zip(names, one))) for one in chosen]
+        held_out, values = getattr(self.held_out, kind), self.values(kind)
+        chosen = itertools.product(*map(dict.fromkeys, values.values()))
+        combinations = [consistent(dict(zip(values, one))) for one in chosen]
         return [found for found in combinations if not any(pattern.holds(found) for pattern in held_out)]
 
     def to_dict(self) -> dict[str, object]:

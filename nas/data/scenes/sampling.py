@@ -68,10 +68,8 @@ def draw_scene(
 
 def _attributes(config: SceneConfig, kind: str, random: np.random.Generator, colors: set[str]) -> dict[str, str]:
     """Of an object in one of the colors, without a combination that is held out."""
-    free = [color for color in config.colors if color in colors]
-    values = {"class": config.class_names, "color": free, "size": config.sizes}
-    if kind == "videos":
-        values |= {"direction": config.directions, "speed": config.speeds, "manner": config.manners}
+    free = tuple(color for color in config.colors if color in colors)
+    values = config.values(kind) | {"color": free}
     held_out = getattr(config.held_out, kind)
     for _ in range(ATTEMPTS):
         found = consistent({name: pick(random, choices) for name, choices in values.items()})
@@ -85,10 +83,7 @@ def _with_combination(
     config: SceneConfig, kind: str, random: np.random.Generator, must: Sequence[Combination]
 ) -> dict[str, str]:
     """Of an object that has one of the combinations."""
-    pattern = pick(random, must)
-    values = {"class": config.class_names, "color": config.colors, "size": config.sizes}
-    if kind == "videos":
-        values |= {"direction": config.directions, "speed": config.speeds, "manner": config.manners}
+    pattern, values = pick(random, must), config.values(kind)
     given = {name: chosen for name, chosen in pattern.given.items() if name in values}
     return consistent({name: pick(random, choices) for name, choices in (values | given).items()})
 

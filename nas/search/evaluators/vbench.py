@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.errors import ConfigError, MissingDependency, suggestion
-from nas.files import read_json
+from nas import vbench_package
+from nas.errors import ConfigError, suggestion
 from nas.search.evaluators import EvaluatorError
 from nas.spaces import Architecture
 
@@ -52,19 +51,12 @@ class VBench:
             MissingDependency: VBench is not installed.
             EvaluatorError: no clips were generated.
         """
-        try:
-            vbench = importlib.import_module("vbench")
-        except ImportError:
-            raise MissingDependency("the VBench evaluator needs vbench: pip install vbench") from None
+        package = vbench_package.load("the VBench evaluator")
         with tempfile.TemporaryDirectory(prefix="nas-vbench-") as folder:
             clips, results = Path(folder) / "clips", Path(folder) / "results"
             clips.mkdir()
             self.generate(arch, clips)
             if not any(clips.iterdir()):
                 raise EvaluatorError("vbench: no clips were generated")
-            bench = vbench.VBench(
-                self.device, str(Path(str(vbench.__file__)).parent / "VBench_full_info.json"), str(results)
-            )
-            bench.evaluate(str(clips), "nas", dimension_list=list(self.dimensions), mode="custom_input")
-            found = read_json(results / "nas_eval_results.json", "VBench results", dict)
-        return sum(float(found[name][0]) for name in self.dimensions) / len(self.dimensions)
+            scores = vbench_package.scores(package, clips, results, self.dimensions, self.device, "custom_input")
+        return sum(scores[name] for name in self.dimensions) / len(self.dimensions)

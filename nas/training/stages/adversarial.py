@@ -314,8 +314,7 @@ class AdversarialTrainer:
             more: tensors to copy with them.
         """
         config, shape, size = self.config, batch.latents.shape, batch.latents[0].numel()
-        clips = range(distributed.rank() * shape[0], (distributed.rank() + 1) * shape[0])
-        rows = normal_rows(2 * size + 3, clips, config.seed, number, 7)
+        rows = self._normal_rows(2 * size + 3, batch, number, 7)
         noise, perturbation = (rows[:, start : start + size].reshape(shape) for start in (0, size))
         level, share, place = rows[:, 2 * size :].unbind(1)
         places = len(self.times) - 2  # between pure noise and the clip
@@ -325,6 +324,12 @@ class AdversarialTrainer:
         order = Starts.order_of(indices)
         *values, order = distributed.move([*values, *more, order.float()], batch.latents.device)
         return Draws(*values[:4], Starts(indices, order.long()), tuple(values[4:]))
+
+    def _normal_rows(self, numbers: int, batch: Batch, step: int, stream: int) -> Tensor:
+        """`(B, numbers)` for the clips of this worker's share; those of a stream do not depend on the other streams."""
+        size = len(batch.latents)
+        clips = range(distributed.rank() * size, (distributed.rank() + 1) * size)
+        return normal_rows(numbers, clips, self.config.seed, step, stream)
 
     def inputs(self, batch: Batch, teacher_latents: Tensor, starts: Starts, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the student, their times `t` `(B,)`, and its targets.

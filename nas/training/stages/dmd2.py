@@ -20,11 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas import distributed
 from nas.data.batches import Batch
 from nas.diffusion.losses import denoising_loss
 from nas.diffusion.predictions import Velocity, add_noise, guided_velocity_fn, per_clip, predict_x0, velocity_fn
-from nas.diffusion.seeding import normal_rows
 from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner, update_together
 from nas.training.monitors import latent_statistics
@@ -129,8 +127,7 @@ class Dmd2Trainer(AdversarialTrainer):
     def _score_draws(self, batch: Batch, number: int) -> list[Tensor]:
         """Noise like the latents and times `(B,)`, for the student's update and for the fake score's; on the CPU."""
         shape, size = batch.latents.shape, batch.latents[0].numel()
-        clips = range(distributed.rank() * shape[0], (distributed.rank() + 1) * shape[0])
-        rows = normal_rows(2 * (size + 1), clips, self.config.seed, number, 11)
+        rows = self._normal_rows(2 * (size + 1), batch, number, 11)
         (low, high), draws = TIMES, []
         for part in rows.chunk(2, dim=1):
             draws += [part[:, :size].reshape(shape), low + (high - low) * torch.special.ndtr(part[:, size])]
