@@ -20,6 +20,23 @@ def pytest_collection_modifyitems(items) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config) -> None:
+    if not hasattr(config, "workerinput"):  # the process that prints, not one of those that test
+        config.pluginmanager.register(FailuresAtOnce(config.pluginmanager.get_plugin("terminalreporter")))
+
+
+class FailuresAtOnce:
+    """Names a test when it fails, so that a run that is stopped half way has said what it found."""
+
+    def __init__(self, terminal):
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed and self.terminal is not None:
+            self.terminal.write_line(f"\n{report.nodeid} ({report.when}): {report.longreprtext[-2000:]}")
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """A checkpoint folder of a real but tiny model: all six operators, random weights, its own small text encoder."""
