@@ -16,8 +16,9 @@ from nas.data.scenes.config import COLORS, SIZES, SPEEDS, STILL
 
 COLORFUL = 0.3
 """Least ink of a pixel that counts, in shares of the color's full strength."""
-LEAST_INK = 0.05
-"""Least ink of an object in a frame, in shares of a small object's square."""
+LEAST_INK = 0.12
+"""Least ink of an object in a frame, in shares of a small object's square: thin digits have over 0.25 of it; where two
+colors touch, the pixels of a third hue have under 0.08 of it in most frames."""
 LEAST_FRAMES = 0.25
 """An object is seen in this share of the frames or more; what shows for a moment, where colors mix, is none."""
 LEAST_PART = 0.3
