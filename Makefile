@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := runs/demo
 
-# Modules are compiled when they are first imported, which most never are.
+# Modules are compiled when they are first imported, which most never are. Where the environment forbids Python to keep
+# what it compiled, each of hundreds of processes would compile torch and its peers anew, in 3 to 20 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: demo test install lint docs clean
