@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from nas.metrics.reconstruction import Fidelity
 from nas.models import Autoencoder, VAEConfig, decode_chunks
 from nas.models.autoencoder import encode_clips
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import run
+from nas.training.optimization import Optimization
 
 WIDTHS = (8, 16, 32, 32)
 CROP, FRAMES, IMAGES = 48, 9, 4

@@ -44,8 +44,9 @@ from unfactored import DECODERS, FORMS, UNFACTORED, with_decoder
 
 from nas.files import read_json, write_json
 from nas.models import Autoencoder
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import run
+from nas.training.optimization import Optimization
 
 LATENT_CHANNELS = 4
 LENGTHS = (5, 40)

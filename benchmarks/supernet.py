@@ -24,7 +24,8 @@ from nas.diffusion.schedules import logit_normal
 from nas.diffusion.seeding import generator
 from nas.models import Supernet, fair_round
 from nas.spaces import SearchSpace
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
+from nas.training.optimization import Optimization
 
 CONFIG = Optimization(lr=1e-3)
 

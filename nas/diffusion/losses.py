@@ -63,7 +63,7 @@ def batch_loss(model: torch.nn.Module, batch: TrainingBatch, *more: object) -> T
 
 
 def batch_losses(model: torch.nn.Module, batch: TrainingBatch, *more: object) -> dict[str, Tensor]:
-    """`denoising_loss` on a batch as `loss`, and its part at each of `TIME_BINS` times, for `nas.training.history.by_share`.
+    """`denoising_loss` on a batch as `loss`, and its part at each of `TIME_BINS` times, for `nas.training.telemetry.history.by_share`.
 
     `loss_t0` to `loss_t3` are the mean over the batch of the losses of the clips with t in that quarter of 0..1, and
     `loss_t0:share` etc. the shares of these clips, so that both can be averaged over parts of a batch.

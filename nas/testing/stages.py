@@ -22,9 +22,9 @@ import torch
 
 from nas.errors import ConfigError
 from nas.models import safetensors_io
-from nas.training.history import HISTORY, History, read_history
 from nas.training.stage import Inputs, Stage, StageResult, run_in_folder
 from nas.training.states import STATE
+from nas.training.telemetry.history import HISTORY, History, read_history
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ from nas import checkpoint
 from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, suggestion
 from nas.training.execution import ExecutionConfig
-from nas.training.history import read_history
 from nas.training.previews import PreviewConfig
 from nas.training.stage import Inputs, Stage, StageResult, run_in_folder
 from nas.training.stages import adversarial as _adversarial
@@ -54,6 +53,7 @@ from nas.training.stages.distill import DistillConfig
 from nas.training.stages.finetune import FinetuneConfig
 from nas.training.stages.supernet import SupernetConfig
 from nas.training.supernet_evaluator import SupernetEvaluator, retrain
+from nas.training.telemetry.history import read_history
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nas import distributed
-from nas.errors import ConfigError, suggestion
+from nas.errors import ConfigError, shown, suggestion
 from nas.models.unet import ResnetBlock, SpatialTransformer
 from nas.ranges import check_range
 from nas.spaces import operator_kinds, resolve
@@ -41,6 +42,7 @@ class ExecutionConfig:
             `supernet` and `finetune`.
         shard_size: with `shard`, number of workers that share one copy of the module, such as the GPUs of a machine; the
             others hold further copies (HSDP). None: all.
+        optimizer_bits: 32, or 8: AdamW keeps its moments in a quarter of the memory; needs torchao, and excludes `shard`.
         keep: number of training states to keep; more than 1 to be able to go back, and to extend a finished stage.
         data_workers: processes of each worker that read and decode the data of the next steps. None: 2 with a CUDA GPU,
             otherwise none.
@@ -61,6 +63,7 @@ class ExecutionConfig:
     compile: bool = False
     shard: bool = False
     shard_size: int | None = None
+    optimizer_bits: int = 32
     keep: int = 1
     data_workers: int | None = None
     device: str | None = None
@@ -77,14 +80,20 @@ class ExecutionConfig:
         check_range(self, ("data_workers",), 0)
         check_range(self, ("peak_tflops",), 0, above=True)
         check_range(self, ("profile_steps",), 0, 1000)
+        if self.optimizer_bits not in (8, 32):
+            raise ConfigError(f"optimizer_bits: must be 8 or 32, not {shown(self.optimizer_bits)}")
+        if self.optimizer_bits == 8 and self.shard:
+            raise ConfigError("optimizer_bits: 8 does not work with 'shard: true'; remove one of the two")
         if self.shard_size is not None and not self.shard:
             raise ConfigError("shard_size: is part of 'shard: true'; add that, or remove it")
 
     def check(self, device: torch.device) -> None:
         """
         Raises:
-            ConfigError: the device does not support this precision.
+            ConfigError: the device does not support this precision, or a package is missing.
         """
+        if self.optimizer_bits == 8 and importlib.util.find_spec("torchao") is None:
+            raise ConfigError("optimizer_bits: 8 needs torchao; run: pip install torchao")
         if self.precision == "fp16" and device.type == "cpu":
             raise ConfigError("precision: fp16 needs a GPU; use bf16 or fp32 on this machine")
         emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
@@ -143,6 +152,8 @@ def memory_advice(stage: str, config: object, execution: ExecutionConfig, device
         advice.append(f"lower stages.adversarial.batch (now {batch})")
     if denoises and stage != "adversarial" and workers > 1 and not execution.shard:
         advice.append("set execution.shard: true")
+    if execution.optimizer_bits == 32 and not execution.shard:
+        advice.append("set execution.optimizer_bits: 8")
     if stage == "decoder":
         advice.append("train on fewer frames (stages.decoder.frames)")
     return ", or ".join(advice) or "use a device with more memory"

@@ -6,83 +6,23 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas import distributed
-from nas.errors import ConfigError, NasError, shown
+from nas.errors import ConfigError, NasError
 from nas.models import UNet
-from nas.ranges import check_range
 from nas.training.execution import ExecutionConfig, blocks, checkpoint_blocks, compile_blocks
+from nas.training.optimization import Optimization, make_optimizer, moments, names_without_decay, set_rate
 from nas.training.telemetry.throughput import Timer
 
 Loss = Callable[[Any], Tensor | Mapping[str, Tensor]]
 """(batch) -> its loss, or a mapping with it as `loss` and other values for the history."""
 
-MIN_EMA_HORIZON = 100
 MAX_SKIPPED_STEPS = 20
 """This many steps in a row without a finite gradient end the run."""
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """Options of AdamW, its learning rate schedule and the EMA of the weights.
-
-    Attributes:
-        lr: peak learning rate; it rises linearly over `warmup` steps and decays on a cosine to a twentieth of it.
-        clip: maximum norm of the gradient.
-        weight_decay_on: `all`, or `weights`: not biases, the scales of norms, and embeddings.
-        ema_horizon: steps over which the weights are averaged (EMA), up to a factor e; None: a twentieth of the run, at
-            least `MIN_EMA_HORIZON`. Shorter in the first steps.
-        ema: the same as a decay, 1 - 1 / horizon; give one of them.
-
-    Raises:
-        ConfigError: a number is not finite or out of range, or there are both `ema` and `ema_horizon`.
-    """
-
-    lr: float
-    warmup: int = 20
-    clip: float = 1.0
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay_on: Literal["all", "weights"] = "all"
-    ema_horizon: float | None = None
-    ema: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.weight_decay_on not in ("all", "weights"):
-            raise ConfigError(f"weight_decay_on: must be all or weights, not {shown(self.weight_decay_on)}")
-        check_range(self, ("ema_horizon",), 1)
-        if self.ema is not None and self.ema_horizon is not None:
-            raise ConfigError("ema_horizon: says the same as ema; remove one of the two")
-        check_range(self, ("lr", "warmup", "weight_decay"), 0)
-        check_range(self, ("clip",), 0, above=True)
-        check_range(self, ("betas", "ema"), 0, 1)
-        if 1 in self.betas:
-            raise ConfigError("betas: must be below 1, or the moment estimates never change")
-
-    def with_ema(self, steps: int) -> Optimization:
-        """These options with the `ema` of a run of this many steps."""
-        if self.ema is not None:
-            return self
-        horizon = max(MIN_EMA_HORIZON, steps / 20) if self.ema_horizon is None else self.ema_horizon
-        return replace(self, ema=1 - 1 / horizon, ema_horizon=None)
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of step 0, 1, ... of `steps`."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
-        return self.lr * rise * fall
-
-
-def names_without_decay(module: nn.Module) -> set[str]:
-    """The parameters that are biases, scales of norms, or embeddings."""
-    vectors = {name for name, parameter in module.named_parameters() if parameter.ndim < 2}
-    tables = (name for name, part in module.named_modules() if isinstance(part, nn.Embedding))
-    return vectors | {f"{name}.weight".removeprefix(".") for name in tables}
 
 
 class Learner:
@@ -131,11 +71,10 @@ class Learner:
         for name, parameter in zip(self.names, self.parameters):
             kind = (slow_rate if slow(name) else 1.0, 0.0 if name in undecayed else config.weight_decay)
             groups.setdefault(kind, []).append(parameter)
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = make_optimizer(
             [{"params": groups[kind], "rate": kind[0], "weight_decay": kind[1]} for kind in sorted(groups)],
-            lr=config.lr,
-            betas=config.betas,
-            fused=True,
+            config,
+            self.execution.optimizer_bits,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.execution.precision == "fp16")
         self.ema = [p.detach().clone() for p in self.parameters]
@@ -228,7 +167,7 @@ class Learner:
             return {**row, "grad_norm": math.nan}
         self.skipped[0] = 0
         for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * self.config.rate(step, self.steps)
+            set_rate(group, group["rate"] * self.config.rate(step, self.steps))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         decay = min(self.config.ema, (1 + step) / (10 + step))
@@ -277,8 +216,7 @@ class Learner:
         state = {f"weights.{name}": value for name, value in self.module.state_dict().items()}
         state |= {f"mean.{name}": value for name, value in zip(self.names, self.ema)}
         for name, parameter in zip(self.names, self.parameters):
-            moments = self.optimizer.state.get(parameter, {})
-            state |= {f"{kind}:{name}": value for kind, value in moments.items()}
+            state |= {f"{kind}:{name}": value for kind, value in moments(self.optimizer, parameter).items()}
         if self.scaler.is_enabled():
             scaler = self.scaler.state_dict()
             state["scaler"] = torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64)
@@ -294,9 +232,15 @@ class Learner:
 
         Raises:
             KeyError: it is the state of a module with other weights.
+            ConfigError: its moments have another number of bits.
         """
         self._start_moments(names)
         state = self.state()
+        if any(".codes:" in name for name in set(names) ^ set(state)):
+            other = 40 - self.execution.optimizer_bits
+            raise ConfigError(
+                f"execution.optimizer_bits: the saved state has moments in {other} bits; set it to {other}"
+            )
         different = {name for name in set(names) ^ set(state) if name.startswith("weights.")} or set(state) - set(names)
         if different:
             raise KeyError(min(different))
@@ -311,7 +255,7 @@ class Learner:
         for name, parameter in zip(self.names, self.parameters):
             parameter.grad = torch.zeros_like(parameter) if name in started else None
         for group in self.optimizer.param_groups:
-            group["lr"] = 0.0
+            set_rate(group, 0.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

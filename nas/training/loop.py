@@ -30,9 +30,9 @@ from nas import distributed
 from nas.errors import NasError
 from nas.progress import progress
 from nas.training import states
-from nas.training.history import History, by_share, read_history
 from nas.training.learner import Learner
 from nas.training.monitors import HistoryMonitor
+from nas.training.telemetry.history import History, by_share, read_history
 from nas.training.telemetry.recorder import Recorder
 
 WARNINGS = "warnings.txt"

@@ -22,7 +22,7 @@ from nas.locks import output_lock
 from nas.spaces import Architecture, SearchSpace
 from nas.training import states
 from nas.training.execution import ExecutionConfig, allow_tf32, memory_advice
-from nas.training.learner import Optimization
+from nas.training.optimization import Optimization
 from nas.training.previews import PreviewConfig
 
 

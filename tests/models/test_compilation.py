@@ -18,7 +18,8 @@ from nas.diffusion.losses import batch_loss
 from nas.diffusion.seeding import generator
 from nas.models import Autoencoder, Discriminator, Supernet, VAEConfig, build
 from nas.training.execution import ExecutionConfig, compile_blocks
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
+from nas.training.optimization import Optimization
 
 pytestmark = pytest.mark.slow
 

@@ -32,7 +32,8 @@ def learner_of(space: Any, kind: str) -> Any:
         kind: `ddp` (DDP when there are several workers), `averaged`, `sharded` (FSDP2), or `hybrid` (HSDP).
     """
     from nas.training.execution import ExecutionConfig
-    from nas.training.learner import Learner, Optimization
+    from nas.training.learner import Learner
+    from nas.training.optimization import Optimization
 
     shard = kind in ("sharded", "hybrid")
     execution = ExecutionConfig(accumulate=2, shard=shard, shard_size=1 if kind == "hybrid" else None)

@@ -31,9 +31,9 @@ from nas.training import (
     run_stage,
     states,
 )
-from nas.training.history import History
 from nas.training.recipe import train
 from nas.training.stages.prepare import PrepareConfig, prepare
+from nas.training.telemetry.history import History
 from tests.support.clip_files import write_clip
 from tests.support.distributed_worker import gradients, learner_of
 from tests.support.forked import Running, start_python

@@ -18,7 +18,7 @@ from nas.errors import ConfigError
 from nas.models import build
 from nas.testing.stages import StageCase, StageTestCase
 from nas.training import AdversarialConfig, DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
-from nas.training.learner import Optimization
+from nas.training.optimization import Optimization
 from nas.training.reflow import TeacherSampler
 from nas.training.stages import adversarial
 from nas.training.stages.adversarial import Dmd2Config

@@ -17,7 +17,8 @@ from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
 from nas.models.layers import attend, attend_explicitly
 from nas.training.execution import ExecutionConfig, allow_tf32, blocks, checkpoint_blocks
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
+from nas.training.optimization import Optimization
 from nas.training.stage import Inputs, run_in_folder
 
 CPU, CONFIG = torch.device("cpu"), Optimization(lr=1.0)

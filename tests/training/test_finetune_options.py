@@ -21,9 +21,10 @@ from nas.models.diffusers_checkpoint import save_unet
 from nas.models.lora import ATTENTION, LoraLinear, add_lora, is_lora, merge_lora
 from nas.models.unet import UNet
 from nas.training import DistillConfig, ExecutionConfig, FinetuneConfig, Inputs, read_history, run_stage
-from nas.training.history import by_share
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
+from nas.training.optimization import Optimization
 from nas.training.stages.finetune import LoraConfig
+from nas.training.telemetry.history import by_share
 from tests.training.test_telemetry import Denoised
 
 CONFIG = FinetuneConfig(

@@ -14,12 +14,13 @@ from nas.diffusion.seeding import generator
 from nas.errors import ConfigError, NasError
 from nas.models import safetensors_io
 from nas.training.execution import ExecutionConfig
-from nas.training.history import read_history
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import run
+from nas.training.optimization import Optimization
 from nas.training.stage import Inputs, run_in_folder
 from nas.training.state_folders import share
 from nas.training.states import older_states
+from nas.training.telemetry.history import read_history
 
 
 def learner(steps: int = 40, execution: ExecutionConfig | None = None) -> Learner:

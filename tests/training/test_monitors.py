@@ -13,9 +13,10 @@ from torch import nn
 
 from nas.data.batches import held_out
 from nas.training import DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import WARNINGS, run
 from nas.training.monitors import HistoryMonitor, latent_statistics, motion_energy
+from nas.training.optimization import Optimization
 from nas.training.previews import PreviewConfig
 
 

@@ -16,7 +16,8 @@ import nas
 from nas.errors import ConfigError, NasError
 from nas.locks import LockedError
 from nas.training import DecoderConfig, DistillConfig, Inputs, read_history, run_stage
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
+from nas.training.optimization import Optimization
 from tests.support.training_fixtures import SPACE
 
 CONFIG = DistillConfig(steps=6, batch=4, validation=4, save_every=2)

@@ -14,7 +14,7 @@ from nas.files import write_json
 from nas.models import UNet, safetensors_io
 from nas.models.diffusers_checkpoint import save_unet
 from nas.training import DistillConfig, Inputs, read_history, run_stage
-from nas.training.learner import Optimization
+from nas.training.optimization import Optimization
 from nas.training.prune import prune_checkpoint
 from nas.training.teacher import Student, block_features, distillation_losses, load_teacher
 

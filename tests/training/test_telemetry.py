@@ -21,8 +21,9 @@ from nas.errors import ConfigError, MissingDependency, NasError
 from nas.models import build
 from nas.training import DistillConfig, ExecutionConfig, FinetuneConfig, Inputs, read_history, run_stage
 from nas.training.execution import memory_advice
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import run
+from nas.training.optimization import Optimization
 from nas.training.telemetry.loggers import RUN_ID, Loggers, Run
 from nas.training.telemetry.throughput import THROUGHPUT, StepTimer, known_peak, long_text, short_text
 
@@ -337,7 +338,8 @@ def test_the_advice_when_memory_runs_out_names_options_that_are_left():
     assert advice.startswith(
         "set execution.precision: bf16, or set execution.checkpointing: true, or raise execution.acc"
     )
-    used = replace(plain, precision="bf16", checkpointing=True, accumulate=16)
+    assert advice.endswith(", or set execution.optimizer_bits: 8")
+    used = replace(plain, precision="bf16", checkpointing=True, accumulate=16, optimizer_bits=8)
     assert memory_advice("finetune", FinetuneConfig(), used, cuda) == "use a device with more memory"
     from nas.training import AdversarialConfig, DecoderConfig
 

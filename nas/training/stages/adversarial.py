@@ -40,9 +40,10 @@ from nas.metrics.evaluation import evaluate_denoiser
 from nas.models import Discriminator
 from nas.ranges import MAX_GUIDANCE, check_range
 from nas.training.execution import ExecutionConfig
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import run
 from nas.training.monitors import latent_statistics
+from nas.training.optimization import Optimization
 from nas.training.reflow import ReflowPairs, Starts, TeacherSampler, advance
 from nas.training.stage import Inputs, require_finished
 from nas.training.stages.finetune import FinetuneConfig, train_jointly

@@ -34,8 +34,8 @@ from nas.models.diffusers_checkpoint import load_public, public_folder
 from nas.models.text_encoder import PromptEncoder
 from nas.ranges import check_range
 from nas.spaces import SearchSpace
-from nas.training.learner import Optimization
 from nas.training.loop import run
+from nas.training.optimization import Optimization
 from nas.training.stage import Inputs, check_finite
 from nas.training.stages.decoder_training import distillation, read_clips, reconstruction
 

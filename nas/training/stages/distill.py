@@ -22,8 +22,9 @@ from nas.files import local_or_hub
 from nas.models import build, safetensors_io
 from nas.models.diffusers_checkpoint import load_spatial_weights
 from nas.ranges import check_range
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import run
+from nas.training.optimization import Optimization
 from nas.training.stage import Inputs, check_finite, require_finished
 from nas.training.teacher import Student, distillation_losses, load_teacher, teacher_loss
 

@@ -30,8 +30,9 @@ from nas.models.safetensors_io import load_into
 from nas.ranges import MAX_GUIDANCE, check_range
 from nas.spaces import Architecture
 from nas.training.execution import ExecutionConfig
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import run
+from nas.training.optimization import Optimization
 from nas.training.previews import PreviewConfig, PreviewWriter
 from nas.training.stage import Inputs, check_finite, require_finished
 from nas.training.stages import supernet

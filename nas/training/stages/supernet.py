@@ -23,8 +23,9 @@ from nas.models import Denoiser, Supernet, build, fair_round, safetensors_io
 from nas.models.safetensors_io import load_into
 from nas.ranges import check_range
 from nas.spaces import Architecture
-from nas.training.learner import Learner, Optimization
+from nas.training.learner import Learner
 from nas.training.loop import run
+from nas.training.optimization import Optimization
 from nas.training.stage import Inputs, check_finite, require_finished
 
 WEIGHTS = "supernet.safetensors"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from nas.training.history import History
 from nas.training.telemetry import throughput
+from nas.training.telemetry.history import History
 from nas.training.telemetry.loggers import Loggers, Run
 from nas.training.telemetry.throughput import THROUGHPUT, WINDOW, StepTimer, long_text, short_text
 from nas.training.telemetry.tracing import Tracer

@@ -33,11 +33,11 @@ from nas.training import (
     SupernetEvaluator,
     run_stage,
 )
-from nas.training.history import HISTORY, History
 from nas.training.prune import PruningData, prune_checkpoint
 from nas.training.stages.adversarial import Dmd2Config
 from nas.training.stages.finetune import LoraConfig
 from nas.training.stages.prepare import PrepareConfig, prepare
+from nas.training.telemetry.history import HISTORY, History
 from tests.conftest import _text_encoder
 from tests.support.clip_files import write_clip
 from tests.support.pretended.device import DEVICE, Recorder
