@@ -166,7 +166,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
     write_clip(tmp_path / "a.mp4", 8, height=160, width=160)
-    rows = "".join(f"a.mp4,{number}\n" for number in range(80))
+    rows = "".join(f"a.mp4,{number}\n" for number in range(220))
     (tmp_path / "metadata.csv").write_text("file_name,text\n" + rows)
 
     def peak_mb(clips: int) -> int:
@@ -174,8 +174,8 @@ def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
-    few, many = peak_mb(10), peak_mb(60)  # the pixels of 50 clips are 123 MB
-    assert many < few + 60
+    few, many = peak_mb(60), peak_mb(200)  # the pixels of 140 clips are 344 MB; readers and allocators vary by 80
+    assert many < few + 170
 
 
 @pytest.fixture
