@@ -4,13 +4,15 @@ Partial architectures are extended slot by slot, all of them at once as arrays. 
 some row of the program or some bound on memory, or when a Lagrangian bound shows that none scores more than the best
 architecture so far. The multipliers are dual solutions of linear relaxations: of the whole program, and with slots fixed as
 in promising partial architectures. Narrow passes keep the most promising only and find a good architecture; a last pass,
-which drops nothing else, proves that there is no better one. Where many bounds are tight at once, as on several devices, it
-takes a fraction of the time of HiGHS (benchmarks/devices.py); where too many partial architectures remain, it gives up.
+which drops nothing else, proves that there is no better one. In a small space it is the only pass. Where many bounds are
+tight at once, as on several devices, it takes a fraction of the time of HiGHS (benchmarks/devices.py); where too many
+partial architectures remain, it gives up.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 
 import numpy as np
@@ -82,7 +84,8 @@ class Enumeration:
         if len(self.rows) > ROWS or not self._relax(np.zeros(0, dtype=np.intp)):
             return None, False
         rng = np.random.default_rng(0)
-        for width in (*WIDTHS, LAST_WIDTH):
+        few = math.prod(np.add.reduceat(self.allowed, self.problem.start[:-1]).tolist()) <= LAST_WIDTH
+        for width in (LAST_WIDTH,) if few else (*WIDTHS, LAST_WIDTH):
             partial = self._pass(width, last=width == LAST_WIDTH, deadline=deadline)
             if partial is None:
                 return self.best, True
