@@ -35,26 +35,29 @@ class Shell(InteractiveShell):
 
 shell = Shell.instance()
 shell.enable_matplotlib("inline")
-pictures, printed = 0, ""
-for cell in json.load(open(sys.argv[1]))["cells"]:
-    if cell["cell_type"] == "code":
-        with capture_output() as captured:
-            done = shell.run_cell("".join(cell["source"]))
-        done.raise_error()
-        pictures += sum("image/png" in output.data for output in captured.outputs)
-        printed += captured.stdout
-print(json.dumps([pictures, printed]))
+for path in sys.argv[1:]:
+    print(path, file=sys.stderr, flush=True)
+    shell.reset()
+    pictures, printed = 0, ""
+    for cell in json.load(open(path))["cells"]:
+        if cell["cell_type"] == "code":
+            with capture_output() as captured:
+                done = shell.run_cell("".join(cell["source"]))
+            done.raise_error()
+            pictures += sum("image/png" in output.data for output in captured.outputs)
+            printed += captured.stdout
+    print(json.dumps([path, pictures, printed]))
 """
-"""A notebook in IPython, as Jupyter's kernel runs it."""
+"""Notebooks in IPython, as Jupyter's kernel runs them; one process, since each would import the same libraries again."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_cell_runs(path, tmp_path):
+def test_every_cell_runs(tmp_path):
     environment = {"TMPDIR": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = run_python(EXECUTE, path, folder=path.parent, environment=environment)
+    done = run_python(EXECUTE, *NOTEBOOKS, folder=ROOT / "notebooks", environment=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    pictures, printed = json.loads(done.stdout.splitlines()[-1])
-    assert pictures >= 2, "each tells its story with pictures"
-    if path.stem == "02_search":
-        assert "of 2000 different random architectures are inside" in printed
+    ran = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert [path for path, *_ in ran] == [str(path) for path in NOTEBOOKS]
+    assert all(pictures >= 2 for _, pictures, _ in ran), "each tells its story with pictures"
+    (printed,) = (printed for path, _, printed in ran if path.endswith("02_search.ipynb"))
+    assert "of 2000 different random architectures are inside" in printed

@@ -6,6 +6,7 @@ The features are those before the classifier's last layers, since no Python pack
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -127,15 +128,29 @@ def load_digit_evaluator(folder: Path, frames: int, steps: int = 250, seed: int 
         NasError: the classifier does not reach `MIN_ACCURACY`.
     """
     path = folder / f"classifier-{frames}x{steps}-{seed}.safetensors"
+    if not path.exists():
+        classifier = _untrained(frames, seed).to(distributed.device())
+        _train(classifier, MovingDigits("train", frames), steps, seed)
+        safetensors_io.save(path, classifier.state_dict())
+    return _read(path, path.stat().st_mtime_ns, frames, distributed.device())
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, written: int, frames: int, device: torch.device) -> DigitEvaluator:
+    """The evaluator of the classifier in a file; the stages of a job use the same, and it takes seconds to make.
+
+    Args:
+        written: when the file was.
+    """
+    classifier = _untrained(frames)
+    safetensors_io.load_into(classifier, path)
+    return DigitEvaluator(classifier.to(device), frames)
+
+
+def _untrained(frames: int, seed: int = 0) -> DigitClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = DigitClassifier(frames)
-    if not path.exists():
-        _train(classifier.to(distributed.device()), MovingDigits("train", frames), steps, seed)
-        safetensors_io.save(path, classifier.state_dict())
-    safetensors_io.load_into(classifier, path)
-    classifier.to(distributed.device())
-    return DigitEvaluator(classifier, frames)
+        return DigitClassifier(frames)
 
 
 def _train(classifier: DigitClassifier, source: MovingDigits, steps: int, seed: int, batch: int = 64) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import diffusers
 import pytest
 import torch
 
@@ -42,6 +41,8 @@ class Answers(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def ddpm_scheduler():
+    import diffusers  # takes seconds, which only the process that runs these tests should spend
+
     return diffusers.DDPMScheduler(**SD)
 
 
@@ -87,6 +88,8 @@ def test_the_loss_is_that_of_the_prediction_weighted_by_min_snr(prediction, gamm
 @pytest.mark.parametrize("steps", [1, 4, 25])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_euler_in_the_flows_time_is_ddim(prediction, steps):
+    import diffusers
+
     scheduler = diffusers.DDIMScheduler(
         **SD,
         prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[prediction],
@@ -118,6 +121,8 @@ def test_guidance_of_a_prediction_is_guidance_of_its_velocity():
 
 
 def test_the_shift_is_that_of_flow_match_euler():
+    import diffusers
+
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     ours = shift_timesteps(torch.arange(1000, 0, -1) / 1000, 3.0)
     assert torch.allclose(ours, scheduler.sigmas[:1000], atol=1e-6)

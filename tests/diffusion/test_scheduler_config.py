@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import diffusers
 import pytest
 import torch
 
@@ -44,6 +43,8 @@ def write(folder, config):
     ],
 )
 def test_every_scheduler_that_diffusers_saves_is_read(kind, tmp_path):
+    import diffusers  # takes seconds, which only the process that runs these tests should spend
+
     for config, objective in (({}, Objective("epsilon")), ({"prediction_type": "v_prediction"}, Objective("v"))):
         getattr(diffusers, kind)(**SD, **config).save_pretrained(tmp_path / "scheduler")
         assert scheduler_objective(tmp_path) == objective
@@ -54,6 +55,8 @@ def test_without_a_scheduler_it_is_stable_diffusion(tmp_path):
 
 
 def test_zero_terminal_snr_is_honored_for_v(tmp_path):
+    import diffusers
+
     diffusers.DDIMScheduler(**ZERO_SNR).save_pretrained(tmp_path / "scheduler")
     assert scheduler_objective(tmp_path) == Objective("v", zero_terminal_snr=True)
 
@@ -93,6 +96,8 @@ def clips(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_inputs_targets_and_loss_at_zero_terminal_snr_are_those_of_diffusers():
+    import diffusers
+
     scheduler = diffusers.DDPMScheduler(**ZERO_SNR)
     steps = torch.tensor([0, 1, 100, 500, 998, 999])
     (x0, noise), objective = clips(6), Answers.objective
@@ -111,6 +116,8 @@ def test_inputs_targets_and_loss_at_zero_terminal_snr_are_those_of_diffusers():
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
 def test_sampling_at_zero_terminal_snr_is_ddim_from_pure_noise(steps):
+    import diffusers
+
     scheduler = diffusers.DDIMScheduler(
         **ZERO_SNR, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
     )

@@ -22,7 +22,7 @@ latent: {channels: 4, frames: 4, height: 8, width: 8}
 text: {tokens: 16, dim: 384, encoder: minilm}
 backbone: {channels: [16, 32], heads: 2, norm_groups: 8}
 operators: {none: , Conv1D: , SelfAttention1D: {heads: 2}}
-only_sites: [mid.0, up.1.1]
+only_sites: [mid.0, up.0.1]
 """
 
 JOB = """

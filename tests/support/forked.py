@@ -13,8 +13,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-LIBRARIES = ["torch", "pandas", "optuna"]
-"""What is imported once. Not this library: a program must import what it uses of it."""
+LIBRARIES = ["torch", "torch._dynamo", "pandas", "optuna", "sklearn.metrics"]
+"""What is imported once. torch._dynamo and sklearn.metrics are what optimizers and transformers import. Not this library: a program must import what it uses of it."""
 START_TIMEOUT_S = 300
 """The first one imports the libraries."""
 
