@@ -62,7 +62,7 @@ def test_axes_of_every_weight_have_the_sizes_of_their_channel_groups(config):
 
 
 @given(backbones(), st.integers(0, 3))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_pruning_to_the_same_width_is_exact(config, seed):
     unet = random_unet(config, seed)
     pruned = prune_channels(unet, config)

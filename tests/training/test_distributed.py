@@ -81,6 +81,8 @@ CONFIGS = {
         steps=2, batch=2, image_batch_size=4, image_share=0.5, teacher_batches=3, eval_steps=(), save_every=2
     ),
 }
+SHARDED = ("distill", "supernet")
+"""Stages that are run with FSDP2 as well; `finetune` is, where it is killed."""
 KINDS = ("ddp", "averaged", "sharded", "hybrid")
 
 
@@ -98,7 +100,7 @@ def together(tmp_path_factory, space, decoder, inputs, vae) -> Path:
             Inputs(space) if name == "decoder" else Inputs(space, decoder, None if name == "distill" else start, arch)
         )
         alone = run_stage(name, root / f"{name}-alone", config, given).folder
-        for way in ("ddp", "sharded") if name in ("distill", "supernet", "finetune") else ("ddp",):
+        for way in ("ddp", "sharded") if name in SHARDED else ("ddp",):
             there = replace(given, execution=ExecutionConfig(shard=way == "sharded"))
             stages.append((name, root / f"{name}-{way}", config, there))
         start = start if name == "decoder" else alone
@@ -159,9 +161,9 @@ def check_close(path: Path, expected: Path, within: float = 1e-5) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_stage_ends_with_the_weights_of_one_process(name, together):
-    """With DDP, and with FSDP2 where it can be sharded."""
+    """With DDP, and some with FSDP2."""
     ways = [way for way in ("ddp", "sharded") if (together / f"{name}-{way}" / "result.json").exists()]
-    assert len(ways) == 1 + (name in ("distill", "supernet", "finetune"))
+    assert len(ways) == 1 + (name in SHARDED)
     weights = {"decoder": "decoder", "supernet": "supernet"}.get(name, "denoiser") + ".safetensors"
     for way in ways:
         # The decoder's learning rate is high, and its biases before a norm have gradients of rounding errors.
