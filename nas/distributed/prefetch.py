@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -69,10 +70,23 @@ def read_ahead(
         generator=torch.Generator(),  # what is read and trained must not depend on the global random state
         multiprocessing_context="fork",
     )
-    for found in loader:
+    for found in _forked(loader):
         if isinstance(found, _Failed):
             raise found.error
         yield found
+
+
+def _forked(loader: DataLoader) -> Iterator[Any]:
+    """Start the workers, in which the garbage collector leaves alone what was there before.
+
+    FFmpeg's threads are not forked, so a worker that frees a decoded frame of this process would wait for them forever.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        return iter(loader)
+    finally:
+        gc.unfreeze()
 
 
 class _Failed:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -37,6 +40,33 @@ def test_they_are_read_in_other_processes_before_they_are_asked_for():
     inputs = StepLoader(lambda step: [torch.tensor([float(os.getpid()), step])], workers=1)
     readers = {int(inputs(step)[0][0]) for step in range(4)}
     assert len(readers) == 1 and os.getpid() not in readers
+
+
+def test_workers_do_not_free_the_frames_that_were_decoded_before(tmp_path: Path):
+    """FFmpeg's threads, for which that would wait forever, are not in the workers."""
+    container = av.open(str(write_clip(tmp_path / "a.mp4", 2, height=720, width=1280)))
+
+    def read(step: int) -> list[torch.Tensor]:
+        gc.collect()
+        return [torch.tensor([float(step)])]
+
+    def gives_up(*_: object) -> None:
+        raise TimeoutError("the worker waits for threads that it does not have")
+
+    gc.disable()
+    for frame in container.decode(video=0):
+        frame.to_ndarray(format="rgb24")
+        holder = [frame]
+        holder.append(holder)  # garbage that only the collector finds
+    del frame, holder
+    before = signal.signal(signal.SIGALRM, gives_up)
+    signal.alarm(120)
+    try:
+        assert int(StepLoader(read, workers=1)(3)[0]) == 3
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        gc.enable()
 
 
 def test_an_error_of_a_worker_is_one_line():
