@@ -20,6 +20,7 @@ from nas.diffusion.losses import validation_loss
 from nas.diffusion.sampling import generate
 from nas.errors import ConfigError, NasError
 from nas.files import read_json
+from nas.locks import output_lock
 from nas.metrics import suites, vbench
 from nas.metrics.clip_score import CLIPScore
 from nas.metrics.evaluation import DECODED_AT_ONCE, DenoiserEvaluator
@@ -38,7 +39,7 @@ GROUP = 40
 """Captions whose latents are generated together."""
 LATENT_FRAMES = 8
 """Latent frames decoded at once."""
-VBENCH = "vbench"
+STANDARD, VBENCH = "standard", "vbench"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def evaluate_checkpoint(
 
     Raises:
         ConfigError: the checkpoint or the data are missing, or do not match.
+        LockedError: another process is writing to the file.
         MissingDependency: a package that an option needs is not installed.
     """
     options = options or EvaluationOptions()
@@ -93,8 +95,10 @@ def evaluate_checkpoint(
     with distributed.use_device(device):
         loaded = checkpoint.load(folder)
         decoder = _data_folder(Path(folder), data)
-        result = _Run(loaded, decoder, options, device).result()
-    result.save(Path(out) if out else Path(folder) / FOLDER / f"{result.suite}.json")
+        path = Path(out) if out else Path(folder) / FOLDER / f"{options.suite or STANDARD}.json"
+        with output_lock(path):
+            result = _Run(loaded, decoder, options, device).result()
+            result.save(path)
     return result
 
 
@@ -120,7 +124,7 @@ class _Run:
 
     def result(self) -> Evaluation:
         options, digits = self.options, self.about.get("data") == "digits"
-        suite = options.suite or "standard"
+        suite = options.suite or STANDARD
         clips = options.clips or DIGIT_CLIPS
         latents, contexts = held_out(self.decoder, clips)
         expected = self.loaded.space.input_shape()[1], *self.loaded.space.context_shape()[1:]

@@ -428,6 +428,7 @@ WRITING = {
     "search's study": Writing(SEARCH + BUDGET, "best.json.journal"),
     "train": Writing(TRAIN.replace("{stage}", "decoder"), "run/decoder", folder=True),
     "train with workers": Writing(TRAIN.replace("{stage}", "decoder") + " --workers 2", "run/decoder", folder=True),
+    "evaluate": Writing("nas evaluate --checkpoint {d}/checkpoint --data {d}", "checkpoint/evaluation/standard.json"),
     "generate": Writing(GENERATE, "clip.gif"),
     "generate frames": Writing(GENERATE.replace("clip.gif", "clip"), "clip", folder=True),
     "export a recipe": Writing(EXPORT.replace("{format}", "recipe"), "export", folder=True),
