@@ -20,7 +20,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built programs `nas-clip` and `check-golden`, compiled once for all processes of a test run."""
 
     def compile_in(folder: Path) -> None:
-        options = ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0"]  # half the time of an optimized build
+        # Not optimized, and the library as one source file: a third of the time of an optimized build.
+        options = ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_UNITY_BUILD=ON"]
         for command in (["-S", str(SOURCES / "cpp"), "-B", str(folder), *options], ["--build", str(folder)]):
             done = subprocess.run(["cmake", *command], capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr

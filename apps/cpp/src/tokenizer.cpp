@@ -159,7 +159,7 @@ struct WordPiece {
   }
 };
 
-struct Clip {
+struct ClipText {
   Text normalize(const Text& text) const {
     Text spaced;
     for (int32_t c : normal_form(text, true)) {
@@ -246,7 +246,7 @@ struct Tokenizer::Parts {
   bool word_piece = false;
   Bert bert{};
   WordPiece pieces{};
-  Clip clip{};
+  ClipText clip{};
   Bpe bpe{};
   std::vector<std::pair<Text, int32_t>> added;  // matched in the text before anything else
   int32_t first = 0, last = 0, padding = 0;
