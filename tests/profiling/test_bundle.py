@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -32,10 +31,21 @@ from nas.profiling.compile import CompiledWorkload
 from nas.profiling.digests import append_line, line_digest, read_lines
 from nas.spaces import SearchSpace
 from tests.support import tiny
+from tests.support.forked import start_python
 
 STAND_INS = Path(__file__).parents[1] / "support" / "stand_ins"
 QUICK = Protocol(cap_s=0.01, min_samples=2, min_blocks=2)
 SPACE = tiny.SPACE.replace("Conv1D: {kernel: 3}", "Conv1D: {kernel: 3}, Conv3D: {kernel: 3}")
+
+
+MEASURE = """
+import functools, sys
+from nas.cli import main
+from nas.profiling.bundles import measurement
+measurement.Protocol = functools.partial(measurement.Protocol, cap_s=0.2, min_samples=6)
+sys.exit(main(sys.argv[1:]))
+"""
+"""`nas` with less time for each workload."""
 
 
 class Compiler:
@@ -180,8 +190,7 @@ def test_script_stops_when_unplugged_and_resumes(packed, phone, tmp_path):
 
 @pytest.mark.slow
 def test_killed_nas_measure_resumes(packed, tmp_path, phone):
-    command = [sys.executable, "-m", "nas.cli", "bundle", "measure", str(packed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = start_python(MEASURE, "bundle", "measure", packed, new_session=True)
     deadline = time.monotonic() + 120
     results = packed / RESULTS  # it is there, and empty, before the first result
     while not (results.exists() and results.read_text()) and process.poll() is None and time.monotonic() < deadline:
