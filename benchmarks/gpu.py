@@ -125,7 +125,7 @@ def measure(setting: str, space: SearchSpace, device: torch.device, batch: int, 
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", store=distributed.HashStore(), rank=0, world_size=1
         )
-        denoiser = shard_fsdp(denoiser, list(blocks(denoiser)))
+        denoiser = shard_fsdp(denoiser, list(blocks(denoiser)), dtype=execution.gathered_dtype)
     learner = Learner(denoiser, Optimization(lr=1e-4), WARM_UP + steps, execution=execution)
 
     def loss(part: Clips) -> Tensor:

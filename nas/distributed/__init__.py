@@ -184,22 +184,30 @@ def wrap_ddp(module: nn.Module, unused: bool = False) -> nn.Module:
     )
 
 
-def shard_fsdp(module: nn.Module, blocks: Iterable[nn.Module], size: int | None = None) -> nn.Module:
+def shard_fsdp(
+    module: nn.Module, blocks: Iterable[nn.Module], size: int | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
     """Shard parameters, gradients and optimizer state over the workers, in place (FSDP2's `fully_shard`).
 
     Args:
         blocks: submodules that are sharded as separate groups, each gathered while it runs; the rest is one group.
         size: number of workers that share one copy of the module (HSDP), a divisor of all; None: all.
+        dtype: parameters are gathered in this type, half as many bytes, and the module then always runs under autocast
+            to it; gradients are averaged in float32. None: as they are.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = None
     if size is not None:
         mesh = init_device_mesh(device().type, (world_size() // size, size), mesh_dim_names=("copies", "shards"))
+    # Inputs stay as they are: in half precision, times of a schedule would fall together.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    if dtype is not None:
+        module.forward = torch.autocast(device().type, dtype)(module.forward)
     for block in blocks:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(module, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    return fully_shard(module, mesh=mesh, mp_policy=policy)
 
 
 @contextlib.contextmanager

@@ -38,8 +38,8 @@ class ExecutionConfig:
         precision: `fp32`, or autocast to `bf16` or `fp16`; weights stay float32. `fp16` uses loss scaling.
         checkpointing: recompute the activations of each block in the backward pass instead of storing them.
         compile: compile each block with `torch.compile`; the first steps take minutes. Not used by `decoder`.
-        shard: with several workers, shard the trained module (FSDP2) instead of replicating it (DDP). For `distill`,
-            `supernet` and `finetune`.
+        shard: with several workers, shard the trained module (FSDP2) instead of replicating it (DDP), and gather its
+            parameters in `precision`. For `distill`, `supernet` and `finetune`.
         shard_size: with `shard`, number of workers that share one copy of the module, such as the GPUs of a machine; the
             others hold further copies (HSDP). None: all.
         optimizer_bits: 32, or 8: AdamW keeps its moments in a quarter of the memory; needs torchao, and excludes `shard`.
@@ -99,6 +99,11 @@ class ExecutionConfig:
         emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
         if self.precision == "bf16" and emulated:
             raise ConfigError("precision: this GPU does not support bf16, it can only emulate it; use fp16")
+
+    @property
+    def gathered_dtype(self) -> torch.dtype | None:
+        """The type in which a sharded module's parameters are gathered; None: as they are."""
+        return None if self.precision == "fp32" else PRECISIONS[self.precision]
 
     def loaders(self, device: torch.device) -> int:
         """The number of processes that read ahead for a device."""

@@ -94,7 +94,8 @@ class Learner:
             checkpoint_blocks(self.module)
         if self._full_module is not None:
             self.execution.check_workers(distributed.world_size())
-            self.model = distributed.shard_fsdp(self.module, list(blocks(self.module)), self.execution.shard_size)
+            options = self.execution.shard_size, self.execution.gathered_dtype
+            self.model = distributed.shard_fsdp(self.module, list(blocks(self.module)), *options)
         elif use_ddp:
             self.model = distributed.wrap_ddp(self.module, unused)
 

@@ -29,14 +29,19 @@ def learner_of(space: Any, kind: str) -> Any:
     """A learner of the model.
 
     Args:
-        kind: `ddp` (DDP when there are several workers), `averaged`, `sharded` (FSDP2), or `hybrid` (HSDP).
+        kind: `ddp` (DDP when there are several workers), `averaged`, `sharded` (FSDP2), `hybrid` (HSDP), or `bf16` (FSDP2).
     """
     from nas.training.execution import ExecutionConfig
     from nas.training.learner import Learner
     from nas.training.optimization import Optimization
 
-    shard = kind in ("sharded", "hybrid")
-    execution = ExecutionConfig(accumulate=2, shard=shard, shard_size=1 if kind == "hybrid" else None)
+    shard = kind in ("sharded", "hybrid", "bf16")
+    execution = ExecutionConfig(
+        accumulate=2,
+        precision="bf16" if kind == "bf16" else "fp32",
+        shard=shard,
+        shard_size=1 if kind == "hybrid" else None,
+    )
     optimization = Optimization(lr=1e-3, warmup=1)
     return Learner(denoiser(space), optimization, 10, execution=execution, use_ddp=kind != "averaged", unused=True)
 
@@ -61,12 +66,27 @@ def gradients(folder: Path, space_file: Path, decoder: Path, kind: str, steps: i
         return row
 
     run("test", folder, steps, {"model": learner}, step, save_every=steps)
+    if kind == "bf16":
+        check_half_precision(learner, batches.joint(0))
     mean = learner.ema_state()
     if distributed.is_initialized():
         check_memory(folder, learner)
     if is_main():
         safetensors_io.save(folder / "first.safetensors", first)
         safetensors_io.save(folder / "mean.safetensors", mean)
+
+
+def check_half_precision(learner: Any, batch: Any) -> None:
+    """Parameters are gathered in bfloat16, and the module runs without a context for it; it keeps them in float32."""
+    from nas.diffusion.losses import batch_loss
+
+    seen, conv = [], learner.module.conv_in
+    hook = conv.register_forward_pre_hook(lambda module, inputs: seen.append((module.weight.dtype, inputs[0].dtype)))
+    with hook, torch.no_grad():
+        assert batch_loss(learner.module, batch).isfinite()
+    assert set(seen) == {(torch.bfloat16, torch.float32)}, seen
+    learner.module.reshard()
+    assert {parameter.dtype for parameter in learner.module.parameters()} == {torch.float32}
 
 
 def check_memory(folder: Path, learner: Any) -> None:

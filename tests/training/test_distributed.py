@@ -112,7 +112,7 @@ def together(tmp_path_factory, space, decoder, inputs, vae) -> Path:
     half.mkdir(parents=True)
     for name in ("source.json", "videos-00001.json", "videos-00001.safetensors"):
         shutil.copy(root / "cache-alone" / "train" / name, half)
-    task = (root, space_file, decoder, KINDS, 2, stages, (root / "cache", *prepared))
+    task = (root, space_file, decoder, (*KINDS, "bf16"), 2, stages, (root / "cache", *prepared))
     finish(start_workers(root, 2, "like_one_process", *task))
     return root
 
@@ -149,6 +149,14 @@ def test_workers_take_the_steps_of_the_whole_batch(kind, together, space):
             safetensors_io.load(alone / "mean.safetensors"),
         )
         assert all(torch.equal(value, reread[name]) for name, value in wanted.items())
+
+
+@pytest.mark.slow
+def test_sharded_parameters_are_gathered_in_half_precision(together):
+    """See `check_half_precision` as well; losses are those of float32, up to the rounding of bfloat16."""
+    rows = list(zip(read_history(together / "alone"), read_history(together / "bf16"), strict=True))
+    assert all(row["loss"] == pytest.approx(theirs["loss"], rel=0.03) for row, theirs in rows)
+    assert any(row["loss"] != pytest.approx(theirs["loss"], abs=2e-5) for row, theirs in rows)
 
 
 def check_close(path: Path, expected: Path, within: float = 1e-5) -> None:
