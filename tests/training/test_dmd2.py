@@ -163,10 +163,14 @@ def finetuned(space, decoder, tmp_path_factory) -> Inputs:
 
 @pytest.mark.slow
 class TestStage(StageTestCase):
-    @pytest.fixture(params=[0.0, 0.1])
+    @pytest.fixture(scope="class", params=[0.0, 0.1])
     def case(self, request, finetuned) -> StageCase:
         config = replace(CONFIG, adversarial=request.param)
         return StageCase("adversarial", adversarial.adversarial, config, replace(config, seed=1), finetuned)
+
+    @pytest.fixture(scope="class")
+    def straight(self, case, tmp_path_factory):  # one for all tests
+        return case.run(tmp_path_factory.mktemp("straight") / "straight")
 
 
 @pytest.mark.slow
