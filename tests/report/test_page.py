@@ -268,16 +268,24 @@ def test_without_one_part_the_rest_is_shown(run, part):
         assert "After the adversarial stage, at 4 steps" in words
 
 
-@pytest.mark.parametrize("part", [*FILES, "checkpoints/finetune/history.csv", "samples/finetune/25.gif"])
-@pytest.mark.parametrize("keep", [0.0, 0.7])
+TORN = [(part, 0.7) for part in (*FILES, "checkpoints/finetune/history.csv", "samples/finetune/25.gif")]
+EMPTY = [(part, 0.0) for part in ("record.json", "space.yaml", "table.csv", "front.csv", "samples/finetune/25.gif")]
+
+
+@pytest.mark.parametrize(("part", "keep"), TORN + EMPTY)
 def test_a_torn_file_never_stops_the_page(small_copy, part, keep):
     data = (small_copy / part).read_bytes()
     (small_copy / part).write_bytes(data[: int(len(data) * keep)])
     page_of(small_copy)
 
 
-@pytest.mark.parametrize("part", [f for f in FILES if f != "config.yaml"])
-@pytest.mark.parametrize("junk", [b"\xff\xfe\x00", b"[]", b"{}", b"a,b\n1,2\n"])
+JUNK = {"csv": (b"\xff\xfe\x00", b"a,b\n1,2\n"), "json": (b"\xff\xfe\x00", b"[]", b"{}")}
+JUNK["yaml"] = JUNK["json"]
+
+
+@pytest.mark.parametrize(
+    ("part", "junk"), [(f, junk) for f in FILES if f != "config.yaml" for junk in JUNK[f.rsplit(".")[-1]]]
+)
 def test_junk_never_stops_the_page(small_copy, part, junk):
     (small_copy / part).write_bytes(junk)
     page_of(small_copy)
