@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -34,3 +37,12 @@ def test_the_evaluator_tells_real_clips_from_wrong_and_broken_ones(decoder):
 def test_an_inaccurate_classifier_is_refused():
     with pytest.raises(NasError, match=r"direction of only 0\.\d+ of held-out real clips, 0.97 are needed"):
         DigitEvaluator(DigitClassifier(), frames=8, real=50)
+
+
+def test_the_evaluator_of_a_file_is_made_once_until_the_file_changes(decoder, tmp_path):
+    path = shutil.copy(decoder / "classifier-8x20-0.safetensors", tmp_path)
+    evaluator = load_digit_evaluator(tmp_path, 8, 20)
+    assert load_digit_evaluator(tmp_path, 8, 20) is evaluator
+    os.utime(path, ns=(1, 1))
+    again = load_digit_evaluator(tmp_path, 8, 20)
+    assert again is not evaluator and torch.equal(again.real, evaluator.real)
