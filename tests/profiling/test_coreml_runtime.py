@@ -85,7 +85,7 @@ def phone(tmp_path, monkeypatch, packages):
     temporary = tempfile.TemporaryDirectory()  # a short path: the address of a socket has room for a hundred letters
     (tmp_path / "temporary").symlink_to(temporary.name)
     monkeypatch.setattr(tempfile, "tempdir", temporary.name)
-    monkeypatch.setattr(iphone, "POLL_S", 0.01)
+    monkeypatch.setattr(iphone, "POLL_S", 0.05)
     monkeypatch.setattr(coreml_runtime, "MAX_RUNS", 1)
     monkeypatch.setattr(
         iphone, "compile_model", lambda path, out: Path(shutil.copytree(path, out / f"{path.stem}.mlmodelc"))
