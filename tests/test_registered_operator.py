@@ -70,7 +70,8 @@ import nas
 from pathlib import Path
 from nas.profiling.workers.litert_convert import convert_cached
 space = nas.SearchSpace.load("one_operator.yaml")
-model = convert_cached(space.workload("mid.0/0", "Shift1D"), "", 2, Path("models"))
+(slot,) = space.slots
+model = convert_cached(space.workload(slot, "Shift1D"), "", 2, Path("models"))
 assert model.params == 16 * 16 + 16 + 2 * 16 and model.copies == 2
 assert model.path.stat().st_size > 2 * 4 * model.params
 """
