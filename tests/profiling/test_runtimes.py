@@ -91,7 +91,7 @@ class TestWeb(RuntimeTestCase):
             killed.append(after_s)
 
         with ThreadPoolExecutor() as pool:
-            for after_s in (0.5, 4.0, 9.0):
+            for after_s in (0.5, 9.0):  # while it starts, and later
                 pool.submit(kill, after_s)
             super().test_a_table_is_filled_and_resumed(space, tmp_path)
         assert 0.5 in killed
