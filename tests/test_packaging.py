@@ -20,8 +20,8 @@ IMPORT_NAMES = {
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
 }
-OPTIONAL = {"mlflow", "wandb", "cmaes", "huggingface_hub", "pytest"}
-"""Loggers and a sampler that name what they need, what comes with diffusers, and `nas.testing`."""
+OPTIONAL = {"mlflow", "wandb", "torchao", "cmaes", "huggingface_hub", "pytest"}
+"""Loggers, an optimizer and a sampler that name what they need, what comes with diffusers, and `nas.testing`."""
 NOT_IMPORTED = {
     "docs", "test",  # extras for working on nas itself
 }  # fmt: skip
