@@ -8,13 +8,15 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 LIBRARIES = ["torch", "torch._dynamo", "pandas", "optuna", "sklearn.metrics"]
-"""What is imported once. torch._dynamo and sklearn.metrics are what optimizers and transformers import. Not this library: a program must import what it uses of it."""
+"""What is imported once; torch._dynamo and sklearn.metrics are what optimizers and transformers import. Not this library: a
+program must import what it uses of it."""
 START_TIMEOUT_S = 300
 """The first one imports the libraries."""
 
@@ -83,8 +85,10 @@ def start_python(
         target=_run, args=(program, words, str(folder or Path.cwd()), variables, logs.name, new_session, ready)
     )
     process.start()
-    if not ready.wait(START_TIMEOUT_S):
-        raise TimeoutError(f"the process does not start within {START_TIMEOUT_S} s")
+    end = time.monotonic() + START_TIMEOUT_S
+    while not ready.wait(1):
+        if process.exitcode is not None or time.monotonic() > end:
+            raise TimeoutError(f"the process did not start within {START_TIMEOUT_S} s, or ended before (see above)")
     return Running(process, logs)
 
 
