@@ -18,7 +18,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,31 +83,27 @@ def run_stages(device: str, steps: int, folder: Path) -> list[dict[str, Any]]:
     space = SearchSpace.load("demo")
     execution = ExecutionConfig(device=device, precision="bf16")
     short = {"steps": steps, "batch": 16}
-    plain = FinetuneConfig(**short, image_batch_size=16, validation=16, eval_steps=(4,), eval_clips=16)
     configs = {
         "decoder": DecoderConfig(**short, videos=200, images=400, held_out=40, classifier_steps=50),
         "distill": DistillConfig(**short, validation=16),
         "supernet": SupernetConfig(**short, image_batch_size=16, validation=16, paths=2),
-        "finetune": plain,
+        "finetune": FinetuneConfig(**short, image_batch_size=16, validation=16, eval_steps=(4,), eval_clips=16),
         "adversarial": AdversarialConfig(**short, teacher_batches=4, eval_steps=(4,), eval_clips=16, control_steps=0),
     }
-    inputs = Inputs(space, folder / "decoder", architecture=largest(space), execution=execution)
-    needs = {"decoder": (None, None), "distill": (None, None), "supernet": ("distill", None)}
-    rows, before = [], None
+    data, arch = folder / "decoder", largest(space)
+    inputs = {
+        "decoder": Inputs(space),
+        "distill": Inputs(space, data),
+        "supernet": Inputs(space, data, folder / "distill"),
+        "finetune": Inputs(space, data, folder / "supernet", arch),
+        "adversarial": Inputs(space, data, folder / "finetune"),
+    }
+    rows = []
     for name, config in configs.items():
-        start, architecture = needs.get(name, (before, inputs.architecture))
-        stage_inputs = Inputs(
-            space,
-            None if name == "decoder" else folder / "decoder",
-            None if start is None else folder / start,
-            architecture,
-            execution=execution,
-        )
-        done = run_stage(name, folder / name, config, stage_inputs)
+        done = run_stage(name, folder / name, config, replace(inputs[name], execution=execution))
         row = read_history(folder / name, THROUGHPUT)[-1]
         print(f"{name}: {done.seconds:.0f} s in all; {long_text(row)}", flush=True)
         rows.append({"stage": name, "steps": steps, "seconds": done.seconds, **row})
-        before = name
     return rows
 
 

@@ -238,9 +238,9 @@ class Learner:
         self._start_moments(names)
         state = self.state()
         if any(".codes:" in name for name in set(names) ^ set(state)):
-            other = 40 - self.execution.optimizer_bits
+            saved = 8 if any(".codes:" in name for name in names) else 32
             raise ConfigError(
-                f"execution.optimizer_bits: the saved state has moments in {other} bits; set it to {other}"
+                f"execution.optimizer_bits: the saved state has moments in {saved} bits; set it to {saved}"
             )
         different = {name for name in set(names) ^ set(state) if name.startswith("weights.")} or set(state) - set(names)
         if different:

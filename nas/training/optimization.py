@@ -97,7 +97,7 @@ def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[s
     """The tensors that an optimizer keeps of a parameter; of moments in 8 bits their codes and scales."""
     found = {}
     for kind, value in optimizer.state.get(parameter, {}).items():
-        if hasattr(value, "__tensor_flatten__") and hasattr(value, "codes"):
+        if hasattr(value, "codes"):
             found |= {f"{kind}.codes": value.codes, f"{kind}.scale": value.scale}
         else:
             found[kind] = value
