@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from nas.data import video_writer
 from nas.data.buckets import Size
 from nas.data.frame_conversion import DecodingError
 from nas.data.video_reader import read_video
@@ -302,6 +304,18 @@ def test_gray_video_has_the_range_that_it_says(limited, tmp_path):
         tmp_path / "a.mp4", frames, "libx265", "gray", tags={"color_range": 2 - limited}, options=options, full=True
     )
     assert np.abs(color(path) - 180).max() <= 3
+
+
+def test_frames_are_freed_without_the_garbage_collector(tmp_path):
+    video_writer.save(tmp_path / "clip.mp4", np.zeros((24, 32, 32, 3), np.uint8), fps=8)
+    gc.collect()
+    gc.disable()
+    try:
+        assert read(tmp_path / "clip.mp4", sizes=[Size(16, 32, 32)]).shape == (3, 16, 32, 32)
+        left = sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 1  # the one that is asked for its orientation
 
 
 def test_a_clip_whose_frames_change_in_size_goes_on(tmp_path):
