@@ -7,7 +7,6 @@ composited on white.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -73,54 +72,25 @@ def pixel_aspect(stream: Any) -> float:
     return float(aspect)
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """How the stored frames of a clip are turned to be shown upright: phones store rotated or mirrored clips.
-
-    Attributes:
-        transposed: rows become columns, first of all.
-        down, right: steps through the rows and columns; -1 mirrors them.
-    """
-
-    transposed: bool = False
-    down: int = 1
-    right: int = 1
-
-
-def orientation(frame: Any) -> Orientation:
-    """The orientation that a frame's display matrix asks for.
-
-    Asking makes the frame part of a reference cycle (PyAV 18), which keeps its memory until the garbage
-    collector runs, so ask one frame of a clip.
-    """
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return Orientation()
-    a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32)[:9].tolist()
-    transposed = abs(a) + abs(d) < abs(b) + abs(c)
-    right, down = (c, b) if transposed else (a, d)
-    return Orientation(transposed, -1 if down < 0 else 1, -1 if right < 0 else 1)
-
-
-def ratio(frame: Any, aspect: float, turned: Orientation) -> float:
+def ratio(frame: Any, aspect: float) -> float:
     """Width / height of the displayed picture."""
     stored = frame.width * aspect / frame.height
-    return 1 / stored if turned.transposed else stored
+    return 1 / stored if _orientation(frame)[0] else stored
 
 
-def fit(frame: Any, size: Size, aspect: float, turned: Orientation) -> np.ndarray:
+def fit(frame: Any, size: Size, aspect: float) -> np.ndarray:
     """A frame scaled to cover the size and cropped, `(3, height, width)` in [-1, 1].
 
     Args:
         aspect: width / height of its pixels.
-        turned: of the clip.
     """
-    height, width = (size.width, size.height) if turned.transposed else (size.height, size.width)
+    transposed, down, right = _orientation(frame)
+    height, width = (size.width, size.height) if transposed else (size.height, size.width)
     square_width = frame.width * aspect
     scale = max(height / frame.height, width / square_width)
     pixels = _rgb(frame, max(width, round(square_width * scale)), max(height, round(frame.height * scale)))
-    pixels = pixels.transpose(1, 0, 2) if turned.transposed else pixels
-    return crop(pixels[:: turned.down, :: turned.right], size)
+    pixels = pixels.transpose(1, 0, 2) if transposed else pixels
+    return crop(pixels[::down, ::right], size)
 
 
 def crop(pixels: np.ndarray, size: Size) -> np.ndarray:
@@ -128,6 +98,23 @@ def crop(pixels: np.ndarray, size: Size) -> np.ndarray:
     top, left = (pixels.shape[0] - size.height) // 2, (pixels.shape[1] - size.width) // 2
     pixels = pixels[top : top + size.height, left : left + size.width]
     return pixels.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+
+
+def _orientation(frame: Any) -> tuple[bool, int, int]:
+    """Whether to transpose the frame, then the steps through its rows and columns: -1 mirrors them.
+
+    Phones store rotated or mirrored clips with a display matrix.
+    """
+    from av.sidedata.sidedata import SideDataContainer
+
+    # `frame.side_data` would refer to the frame and be kept in it, so that only the garbage collector freed the frame
+    data = SideDataContainer(frame).get("DISPLAYMATRIX")
+    if data is None:
+        return False, 1, 1
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32)[:9].tolist()
+    transposed = abs(a) + abs(d) < abs(b) + abs(c)
+    right, down = (c, b) if transposed else (a, d)
+    return transposed, -1 if down < 0 else 1, -1 if right < 0 else 1
 
 
 def _rgb(frame: Any, width: int, height: int) -> np.ndarray:

@@ -166,7 +166,7 @@ def _encode_missing(plan: Sequence[_Planned], source: Source, encode: Encode, ti
         for shard in mine:
             available, read = getattr(source, shard.kind), source.video if shard.kind == "videos" else source.image
             indices = [batch_indices(0, item, 1, available)[0] for item in shard.items]
-            _write_shard(shard.path, _samples(read, indices, workers), encode, bar.update)
+            _write_shard(shard.path, _samples(read, indices, workers), len(indices), encode, bar.update)
     distributed.barrier()
 
 
@@ -194,18 +194,24 @@ def _samples(read: Callable[[int], Sample], indices: Sequence[int], workers: int
 
 
 @torch.no_grad()
-def _write_shard(path: Path, samples: Iterator[_Sample], encode: Encode, advance: Callable[[int], Any]) -> None:
-    """Encode items into one file."""
+def _write_shard(
+    path: Path, samples: Iterator[_Sample], count: int, encode: Encode, advance: Callable[[int], Any]
+) -> None:
+    """Encode at most `count` items into one file."""
     pending: dict[tuple[int, ...], list[tuple[Tensor, tuple[str, ...]]]] = {}
-    latents: dict[str, list[Tensor]] = {}
+    # One tensor for each bucket: small ones that stay, in between, would keep the memory of each clip from the next one.
+    latents: dict[str, Tensor] = {}
     captions: dict[str, list[str | list[str]]] = {}
     unreadable = []
 
     def encode_group(group: list[tuple[Tensor, tuple[str, ...]]]) -> None:
         encoded = encode(torch.stack([pixels for pixels, _ in group])).cpu()
         bucket = "x".join(map(str, encoded.shape[2:]))
-        latents.setdefault(bucket, []).append(encoded)
-        captions.setdefault(bucket, []).extend(list(texts) if len(texts) > 1 else texts[0] for _, texts in group)
+        if bucket not in latents:
+            latents[bucket] = encoded.new_empty(count, *encoded.shape[1:])
+        known = captions.setdefault(bucket, [])
+        latents[bucket][len(known) : len(known) + len(group)] = encoded
+        known.extend(list(texts) if len(texts) > 1 else texts[0] for _, texts in group)
         group.clear()
 
     for sample in samples:
@@ -220,7 +226,7 @@ def _write_shard(path: Path, samples: Iterator[_Sample], encode: Encode, advance
             encode_group(group)
     for group in filter(None, pending.values()):
         encode_group(group)
-    safetensors_io.save(path, {bucket: torch.cat(parts) for bucket, parts in latents.items()})
+    safetensors_io.save(path, {bucket: rows[: len(captions[bucket])] for bucket, rows in latents.items()})
     write_json(path.with_suffix(".json"), {"captions": captions, "skipped": unreadable})
 
 

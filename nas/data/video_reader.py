@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nas.data.buckets import Size, choose, shorter
-from nas.data.frame_conversion import DecodingError, Orientation, check_size, fit, orientation, pixel_aspect, ratio
+from nas.data.frame_conversion import DecodingError, check_size, fit, pixel_aspect, ratio
 
 MAX_DECODED = 20_000
 """Most frames decoded to reach the window of a clip, so that a clip without usable timestamps does not block the rest."""
@@ -84,7 +84,6 @@ class _ClipInfo:
         timed: frames have timestamps.
         decoded: only decoding timestamps are usable; their spacing is that of the presentation timestamps.
         aspect: width / height of a pixel.
-        turned: how frames are shown upright.
     """
 
     ratio: float
@@ -94,7 +93,6 @@ class _ClipInfo:
     timed: bool
     decoded: bool
     aspect: float
-    turned: Orientation
 
 
 @contextmanager
@@ -124,15 +122,15 @@ def _probe(file: BinaryIO) -> _ClipInfo:
         if first is None:
             raise DecodingError("holds no frame")
         check_size(first.width, first.height)
-        aspect, turned = pixel_aspect(stream), orientation(first)
-        displayed_ratio = ratio(first, aspect, turned)
+        aspect = pixel_aspect(stream)
+        displayed_ratio = ratio(first, aspect)
         rate = stream.average_rate or stream.guessed_rate or 25
         decoded = container.format.name in DECODING_TIMES
         origin, timed = _time(first, decoded), first.pts is not None
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
     if seconds <= 0 or not timed:
         seconds = _length(file, 1 / rate)
-    return _ClipInfo(displayed_ratio, seconds, origin or 0.0, float(1 / rate), timed, decoded, aspect, turned)
+    return _ClipInfo(displayed_ratio, seconds, origin or 0.0, float(1 / rate), timed, decoded, aspect)
 
 
 def _length(file: BinaryIO, step: float) -> float:
@@ -165,7 +163,7 @@ def _window(file: BinaryIO, info: _ClipInfo, start: float, size: Size, fps: floa
     def display(frame: Any, until: float) -> None:
         """Keep the frame once for each output time before `until`, at which it is replaced."""
         while len(kept) < size.frames and until > start + len(kept) / fps + rounding:
-            kept.append(fit(frame, size, info.aspect, info.turned))
+            kept.append(fit(frame, size, info.aspect))
 
     with _opened(file) as (container, stream):
         if seek:

@@ -204,12 +204,16 @@ def small(tmp_path: Path) -> Path:
     return folder
 
 
+PICTURE = b"\0\0\1\xb3"
+"""Begins a key frame of MPEG-4."""
+
+
 def other_clip(folder: Path, keep: bool = True) -> None:
     """Another clip under the old name; of the same size and time, as far as that can be had."""
     path = folder / "sub/5.mp4"
-    before, data = path.stat(), bytearray(path.read_bytes())
-    data[data.index(b"mdat") + 60] ^= 1
-    path.write_bytes(data)
+    before, pictures = path.stat(), path.read_bytes().split(PICTURE)
+    assert len(pictures[1]) == len(pictures[2]) and pictures[1] != pictures[2]
+    path.write_bytes(PICTURE.join([pictures[0], pictures[2], pictures[1], *pictures[3:]]))
     if keep:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
