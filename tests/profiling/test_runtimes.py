@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -18,7 +16,6 @@ from nas.errors import ConfigError
 from nas.profiling import RUNTIMES, Protocol, measure_architectures, profile
 from nas.profiling.host import clock_of
 from nas.profiling.runtimes import make
-from nas.profiling.web import server
 from nas.profiling.web.runtime import WebRuntime
 from nas.profiling.workers.worker import time_block
 from nas.spaces import SearchSpace
@@ -36,15 +33,8 @@ QUICK = Protocol(processes=1, cap_s=0.01, slow_cap_s=0.01, min_samples=2, min_bl
 @pytest.fixture(scope="module", autouse=True)
 def cache(converted_models, tmp_path_factory):
     """Keep converted models out of the user's cache; a browser times models for 0.3 s where it takes up to 8 s."""
-    page = Path(shutil.copytree(server.PAGE, tmp_path_factory.mktemp("page") / "page"))
-    script = (page / "measure.js").read_text()
-    assert "TIME_MS = [2500, 8000], PROBE_MS = [500, 2000]" in script
-    short = script.replace(
-        "TIME_MS = [2500, 8000], PROBE_MS = [500, 2000]", "TIME_MS = [100, 300], PROBE_MS = [100, 300]"
-    )
-    (page / "measure.js").write_text(short)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "PAGE", page)
+        web.short_timings(tmp_path_factory.mktemp("page"), patch)
         web.own_cache(converted_models, patch)
         patch.setattr("nas.profiling.web.runtime.WARM_MS", 10.0)
         for runtime in ("web.runtime", "runtimes.litert"):

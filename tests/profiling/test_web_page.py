@@ -43,6 +43,13 @@ WORKLOAD = Workload(Operator("Conv1D", {"kernel": 3}), (1, 8, 4, 16, 16))
 TENSOR_MB = 8 * 4 * 16 * 16 * 4 / 1e6
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        web.short_timings(tmp_path_factory.mktemp("page"), patch)
+        yield
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> list[ConvertedModel]:
     """An operator once, and three times in sequence."""
