@@ -5,7 +5,7 @@
 The fine-tuned denoiser of a demo run is first trained for `--converge` more steps: a start that has not converged would
 gain more from plain training than from distillation. From there the config's `adversarial` stage trains the student by
 each of `--methods`, and a control by plain fine-tuning, all with the compute of `reflow-gan`, which includes what its
-teacher samples (in passes of the denoiser, by `STEP_COST` of the stage). All are evaluated at 1, 2 and 4 steps, the start
+teacher samples (in passes of the denoiser, by `step_cost` of the stage). All are evaluated at 1, 2 and 4 steps, the start
 also at 25, with the demo's digit classifier. An interrupted benchmark resumes. Prints a Markdown table, and writes it to
 OUT/adversarial.md.
 """
@@ -25,7 +25,7 @@ from nas.diffusion.predictions import Objective
 from nas.metrics.evaluation import evaluate_denoiser
 from nas.runs.job_config import load_job_config
 from nas.training import AdversarialConfig, FinetuneConfig, Inputs, run_stage
-from nas.training.stages.adversarial import STEP_COST
+from nas.training.stages.few_step_methods import METHODS
 
 FEW = (1, 2, 4)
 
@@ -37,10 +37,10 @@ def main() -> None:
     parser.add_argument(
         "--converge", type=int, default=3000, help="fine-tuning steps before the comparison; 0: the run's own model"
     )
-    parser.add_argument("--methods", nargs="+", choices=list(STEP_COST), default=list(STEP_COST))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="steps of reflow-gan (default: the config's)")
-    parser.add_argument("--critic-steps", type=int, default=5, help="steps of dmd2 per update of the student")
+    parser.add_argument("--critic-steps", type=int, default=5, help="steps of dmd2 and rcm per update of the student")
     parser.add_argument("--no-control", action="store_true")
     parser.add_argument("--batch", type=int, default=16, help="clips per step in all trainings")
     parser.add_argument("--teacher-batches", type=int, default=160, help="batches that the teacher samples")
@@ -97,11 +97,11 @@ def main() -> None:
         for method in args.methods:
             control = seed == args.seeds[0] and method == "reflow-gan" and not args.no_control
             changed = replace(config, seed=seed, control_steps=compute if control else 0)
-            if method == "dmd2":
+            if method != "reflow-gan":
                 every = args.critic_steps
-                steps = round(compute / STEP_COST["dmd2"] / every) * every
                 options = replace(config.dmd2, critic_steps=every)
-                changed = replace(changed, dmd2=options, steps=steps, method=method)
+                changed = replace(changed, dmd2=options, steps=every, method=method)
+                changed = replace(changed, steps=round(compute / changed.step_cost / every) * every)
             done = run_stage("adversarial", args.out / f"{method}-{seed}", changed, replace(inputs, start=start))
             print(f"{method}, seed {seed}: {changed.steps} steps in {done.seconds:.0f} s")
             quality[method, seed] = done.metrics["quality"]["adversarial"]
@@ -115,7 +115,7 @@ def main() -> None:
 def equal_steps(config: AdversarialConfig, guidance: float) -> int:
     """Steps of plain fine-tuning with the compute of `reflow-gan`, including what its teacher samples."""
     passes = config.teacher_batches * config.sampled_steps * (1 if guidance == 1 else 2)
-    return round(config.steps * STEP_COST["reflow-gan"] + passes / 3)
+    return round(config.steps * config.step_cost + passes / 3)
 
 
 def report(
@@ -125,7 +125,7 @@ def report(
     lines = [
         f"{args.converge} fine-tuning steps before; then the compute of {compute} more, of {config.batch} clips. `reflow-gan`: "
         f"{config.steps} steps, {config.teacher_batches} teacher batches; {config.pure_noise_fraction:.0%} of the inputs pure "
-        f"noise. `dmd2`: the student in one of {args.critic_steps} steps. {args.clips} clips per evaluation.",
+        f"noise. `dmd2` and `rcm`: the student in one of {args.critic_steps} steps. {args.clips} clips per evaluation.",
         "",
         "| model | seed | steps | Frechet | digit | direction |",
         "| --- | --- | --- | --- | --- | --- |",

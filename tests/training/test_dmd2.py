@@ -21,8 +21,8 @@ from nas.training import AdversarialConfig, DistillConfig, FinetuneConfig, Input
 from nas.training.optimization import Optimization
 from nas.training.reflow import TeacherSampler
 from nas.training.stages import adversarial
-from nas.training.stages.adversarial import Dmd2Config
 from nas.training.stages.dmd2 import Dmd2Trainer
+from nas.training.stages.few_step_methods import Dmd2Config
 
 CONFIG = AdversarialConfig(
     method="dmd2",

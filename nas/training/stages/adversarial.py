@@ -8,7 +8,8 @@ the frozen encoder of the start with trained heads. The discriminator sees predi
 loss is the hinge loss with an approximate R1 penalty (APT, arXiv 2501.08316, eq. 7) and with real clips under wrong
 captions as further negatives.
 
-`method: dmd2` is distribution matching distillation instead, without regression: see `nas.training.stages.dmd2`.
+Other methods do without the regression: `method: dmd2` is distribution matching distillation (`nas.training.stages.dmd2`),
+`method: rcm` is continuous-time consistency with distribution matching (`nas.training.stages.rcm`).
 
 The paper regresses to the real latent. With few steps this gives the mean of all clips, since noise and clip are drawn
 independently (see docs/demo_recipe.md); the end of the teacher's trajectory is a function of the noise (reflow, see
@@ -38,7 +39,7 @@ from nas.diffusion.seeding import normal_rows
 from nas.errors import ConfigError, suggestion
 from nas.metrics.evaluation import evaluate_denoiser
 from nas.models import Discriminator
-from nas.ranges import MAX_GUIDANCE, check_range
+from nas.ranges import check_range
 from nas.training.execution import ExecutionConfig
 from nas.training.learner import Learner
 from nas.training.loop import run
@@ -46,26 +47,8 @@ from nas.training.monitors import latent_statistics
 from nas.training.optimization import Optimization
 from nas.training.reflow import ReflowPairs, Starts, TeacherSampler, advance
 from nas.training.stage import Inputs, require_finished
+from nas.training.stages.few_step_methods import METHODS, Dmd2Config, RcmConfig, step_cost
 from nas.training.stages.finetune import FinetuneConfig, train_jointly
-
-
-@dataclass(frozen=True)
-class Dmd2Config:
-    """Options of `method: dmd2`.
-
-    Attributes:
-        critic_steps: the fake score is updated in every step, the student in one of so many.
-        fake_score: optimizer options of the fake score.
-        guidance: scale of the teacher's classifier-free guidance; None: that of its checkpoint.
-    """
-
-    critic_steps: int = 5
-    fake_score: Optimization = field(default_factory=lambda: Optimization(lr=1e-3))
-    guidance: float | None = None
-
-    def __post_init__(self) -> None:
-        check_range(self, ("critic_steps",), 1)
-        check_range(self, ("guidance",), 0, MAX_GUIDANCE)
 
 
 @dataclass(frozen=True)
@@ -73,16 +56,16 @@ class AdversarialConfig:
     """Config of the stage.
 
     Attributes:
-        method: `reflow-gan`, or `dmd2`, which needs no teacher batches.
+        method: `reflow-gan`; or `dmd2` or `rcm`, which need no teacher batches.
         start: a checkpoint of this library to start from instead of the stage before, which is then not needed.
         sampled_steps: denoising steps that the model is distilled for, at least 2.
         batch, image_batch_size: clips in a video step, images in an image step; `image_share` of the steps are image steps.
         generator, heads: optimizer options of the denoiser and of the discriminator's heads.
         teacher_batches: batches of noise from which the teacher samples clips, in `sampled_steps` steps, before training.
-            Not used by `dmd2`.
+            Used by `reflow-gan` only.
         pure_noise_fraction: share of the inputs that are pure noise; the rest is spread evenly over the other timesteps.
         adversarial: weight of the adversarial loss relative to the pseudo-Huber loss, or to the one of distribution
-            matching; there, 0 is without a discriminator.
+            matching; there, 0 is without a discriminator. `rcm` has none.
         penalty: weight of the approximate R1 penalty, with noise of standard deviation `penalty_noise`.
         control_steps: fine-tuning steps of the control; 0 for no control, None for about equal compute.
         eval_steps, control_eval_steps: numbers of denoising steps at which quality is measured.
@@ -108,8 +91,9 @@ class AdversarialConfig:
     eval_clips: int = renamed("judged_clips", default=160)
     save_every: int = 100
     seed: int = 0
-    method: Literal["reflow-gan", "dmd2"] = "reflow-gan"
+    method: Literal["reflow-gan", "dmd2", "rcm"] = "reflow-gan"
     dmd2: Dmd2Config = field(default_factory=Dmd2Config)
+    rcm: RcmConfig = field(default_factory=RcmConfig)
     start: str | None = None
 
     def __post_init__(self) -> None:
@@ -118,9 +102,9 @@ class AdversarialConfig:
         check_range(self, ("image_share", "pure_noise_fraction"), 0, 1)
         check_range(self, ("adversarial", "penalty", "penalty_noise", "control_steps"), 0)
         check_range(self, ("eval_steps", "control_eval_steps"), 1, MAX_SAMPLING_STEPS)
-        if self.method not in STEP_COST:
-            raise ConfigError(f"method: unknown method '{self.method}'{suggestion(self.method, STEP_COST)}")
-        if self.method == "dmd2" and self.steps % self.dmd2.critic_steps:
+        if self.method not in METHODS:
+            raise ConfigError(f"method: unknown method '{self.method}'{suggestion(self.method, METHODS)}")
+        if self.method != "reflow-gan" and self.steps % self.dmd2.critic_steps:
             raise ConfigError(
                 f"steps: {self.steps} is not a multiple of dmd2.critic_steps, {self.dmd2.critic_steps}: the last step has to "
                 "update the student"
@@ -129,21 +113,17 @@ class AdversarialConfig:
     @property
     def has_discriminator(self) -> bool:
         """Whether anything trains against one; `reflow-gan` always has one, so that its history has the same columns."""
-        return self.method == "reflow-gan" or self.adversarial > 0
+        return self.method == "reflow-gan" or (self.method == "dmd2" and self.adversarial > 0)
 
     @property
     def updates(self) -> int:
         """The number of steps that update the student."""
-        return self.steps // self.dmd2.critic_steps if self.method == "dmd2" else self.steps
+        return self.steps if self.method == "reflow-gan" else self.steps // self.dmd2.critic_steps
 
-
-STEP_COST = {"reflow-gan": 2.8, "dmd2": 2.4}
-"""Compute of a step relative to a plain fine-tuning step of the same batch, with the default `pure_noise_fraction`.
-
-`reflow-gan`: measured on the demo's denoiser with 8 clips and one CPU thread, 0.57 s against 0.20 s of CPU time, means of
-20 steps. `dmd2`: not measured but counted in forward passes, of which fine-tuning takes 3: 0.8 of own sampling, 1 of the
-student, 3 of the fake score, about 1.5 of the discriminator, and a fifth of 5 for an update of the student make 7.3.
-"""
+    @property
+    def step_cost(self) -> float:
+        """See `nas.training.stages.few_step_methods.step_cost`."""
+        return step_cost(self.method, self.dmd2.critic_steps, self.has_discriminator)
 
 
 def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tuple[dict[str, Any], float]:
@@ -167,10 +147,12 @@ def adversarial(folder: Path, config: AdversarialConfig, inputs: Inputs) -> tupl
     frozen = checkpoint.load(start).denoiser.to(distributed.device()).eval().requires_grad_(False)
     teacher = TeacherSampler(frozen, batches.cache.empty, base.info.guidance, times)
     workers = inputs.execution.loaders(distributed.device())
-    if config.method == "dmd2":
+    if config.method != "reflow-gan":
         from nas.training.stages.dmd2 import Dmd2Trainer
+        from nas.training.stages.rcm import RcmTrainer
 
-        trainer, batch_of = Dmd2Trainer(base.denoiser, teacher, config, inputs.execution), batches.ahead(workers)
+        trainer_type = {"dmd2": Dmd2Trainer, "rcm": RcmTrainer}[config.method]
+        trainer, batch_of = trainer_type(base.denoiser, teacher, config, inputs.execution), batches.ahead(workers)
 
         def step(number: int) -> dict[str, float]:
             return trainer.step(batch_of(number), number)
@@ -381,7 +363,7 @@ def _control(
     """The start, fine-tuned further; by default with the compute of the adversarial steps and the teacher's sampling."""
     passes = config.teacher_batches * config.sampled_steps * (1 if base.info.guidance == 1 else 2)
     passes = passes if config.method == "reflow-gan" else 0
-    equal = round(config.steps * STEP_COST[config.method] + passes / 3)  # a training step costs three forward passes
+    equal = round(config.steps * config.step_cost + passes / 3)  # a training step costs three forward passes
     steps = equal if config.control_steps is None else config.control_steps
     # The learning rate schedule spans these steps; another seed gives other data than the start was trained on.
     plain = replace(config.control, steps=steps, seed=config.seed + 1000)

@@ -33,7 +33,7 @@ TIMES = 0.02, 0.98
 """Range of the times at which scores are compared and the fake score is trained; uniform."""
 
 STUDENT = ("loss", "matching", "grad_norm", "motion", "spread")
-"""Columns of the history that have values in steps that update the student."""
+"""Columns of the history of the student's updates."""
 
 
 class Dmd2Trainer(AdversarialTrainer):
@@ -42,7 +42,12 @@ class Dmd2Trainer(AdversarialTrainer):
     Args:
         denoiser: the fine-tuned model; it becomes the student, and a copy of it the fake score.
         teacher: its denoiser is the one whose score is matched.
+
+    Attributes:
+        columns: those of the history that have values in steps that update the student.
     """
+
+    columns: tuple[str, ...] = STUDENT
 
     def __init__(
         self,
@@ -73,22 +78,32 @@ class Dmd2Trainer(AdversarialTrainer):
         for_student = (number + 1) % every == 0
         self.generator.timer.begin(batch.latents, "student" if for_student else "critics")
         draws = self._draw(batch, number, self._score_draws(batch, number))
-        row = dict.fromkeys(STUDENT, math.nan)
+        row = dict.fromkeys(self.columns, math.nan)
         with self.generator.autocast():
             xt = self.sampled(batch, draws.starts)
-            with torch.set_grad_enabled(for_student):
-                fake = predict_x0(xt, velocity_fn(self.generator.model, batch.context)(xt, draws.t), draws.t)
-            fake_noised = add_noise(fake, draws.noise, draws.level)
             if for_student:
-                matching = self.matching_loss(fake, batch.context, *draws.more[:2])
-                loss = matching
-                if self.discriminator:
-                    loss = loss - self.config.adversarial * self._scores(fake_noised, draws.level, batch.context).mean()
+                fake, losses = self.student_losses(batch, xt, draws, number // every)
+            else:
+                with torch.no_grad():
+                    fake = self._clips(batch, xt, draws)
+            fake_noised = add_noise(fake, draws.noise, draws.level)
+            if for_student and self.discriminator:
+                scores = self._scores(fake_noised, draws.level, batch.context)
+                losses["loss"] = losses["loss"] - self.config.adversarial * scores.mean()
         if for_student:
-            shown = {"loss": loss, "matching": matching, **latent_statistics(fake, batch.latents)}
+            shown = {**losses, **latent_statistics(fake, batch.latents)}
             row |= self.generator.update_and_read(shown, number // every)
         row |= self._update_critics(batch, fake.detach(), fake_noised.detach(), draws, number)
         return {**row, "frames": xt.shape[2]}
+
+    def student_losses(self, batch: Batch, xt: Tensor, draws: Draws, update: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's clips from `xt`, and the `loss` of its update of this number with its parts for the history."""
+        fake = self._clips(batch, xt, draws)
+        matching = self.matching_loss(fake, batch.context, *draws.more[:2])
+        return fake, {"loss": matching, "matching": matching}
+
+    def _clips(self, batch: Batch, xt: Tensor, draws: Draws) -> Tensor:
+        return predict_x0(xt, velocity_fn(self.generator.model, batch.context)(xt, draws.t), draws.t)
 
     def matching_loss(self, fake: Tensor, context: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """`()`, a loss whose gradient with respect to each generated clip is, up to a factor, the difference of scores.

@@ -34,7 +34,7 @@ from nas.training import (
     run_stage,
 )
 from nas.training.prune import PruningData, prune_checkpoint
-from nas.training.stages.adversarial import Dmd2Config
+from nas.training.stages.few_step_methods import Dmd2Config
 from nas.training.stages.finetune import LoraConfig
 from nas.training.stages.prepare import PrepareConfig, prepare
 from nas.training.telemetry.history import HISTORY, History
@@ -179,9 +179,10 @@ def test_adversarial_with_its_control(root, inputs, seen):
     seen.check()
 
 
-def test_distribution_matching(root, inputs, seen):
+@pytest.mark.parametrize("method", ["dmd2", "rcm"])
+def test_distribution_matching(root, inputs, seen, method):
     config = AdversarialConfig(
-        method="dmd2",
+        method=method,
         steps=4,
         batch=4,
         image_batch_size=4,
@@ -191,7 +192,7 @@ def test_distribution_matching(root, inputs, seen):
         eval_steps=(),
         save_every=9,
     )
-    run_stage("adversarial", root / "dmd2", config, replace(inputs, start=root / "finetune"))
+    run_stage("adversarial", root / method, config, replace(inputs, start=root / "finetune"))
     seen.check()
 
 
