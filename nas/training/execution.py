@@ -171,21 +171,6 @@ def allow_tf32(device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = True
 
 
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Inside, neither autocast nor TF32 applies: for differences of nearly equal numbers."""
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    autocast = torch.is_autocast_enabled(device.type)
-    try:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-        with torch.autocast(device.type, enabled=False) if autocast else contextlib.nullcontext():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
-
-
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
     """The blocks of a denoiser or supernet: resnets, spatial transformers and temporal layers."""
     kinds = (ResnetBlock, SpatialTransformer, *(resolve(spec.module) for spec in operator_kinds().values()))

@@ -16,7 +16,7 @@ from nas.diffusion.schedules import logit_normal
 from nas.diffusion.seeding import generator
 from nas.errors import ConfigError
 from nas.models.layers import attend, attend_explicitly
-from nas.training.execution import ExecutionConfig, allow_tf32, blocks, checkpoint_blocks, full_precision
+from nas.training.execution import ExecutionConfig, allow_tf32, blocks, checkpoint_blocks
 from nas.training.learner import Learner
 from nas.training.optimization import Optimization
 from nas.training.stage import Inputs, run_in_folder
@@ -125,21 +125,6 @@ def test_bf16_is_refused_on_a_gpu_that_emulates_it(monkeypatch):
     with pytest.raises(ConfigError, match="does not support bf16, it can only emulate it; use fp16"):
         ExecutionConfig(precision="bf16").check(torch.device("cuda", 0))
     ExecutionConfig(precision="fp16").check(torch.device("cuda", 0))
-
-
-def test_within_full_precision_neither_autocast_nor_tf32_applies():
-    before, a = torch.get_float32_matmul_precision(), torch.ones(2, 2)
-    try:
-        torch.set_float32_matmul_precision("high")
-        with torch.autocast("cpu", torch.bfloat16):
-            assert (a @ a).dtype == torch.bfloat16
-            with full_precision(CPU):
-                assert (a @ a).dtype == torch.float32
-                assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
-            assert (a @ a).dtype == torch.bfloat16
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def test_a_gpu_computes_in_tf32_and_the_cpu_as_before():

@@ -23,7 +23,7 @@ from nas.training.optimization import Optimization
 from nas.training.reflow import TeacherSampler
 from nas.training.stages import adversarial
 from nas.training.stages.few_step_methods import Dmd2Config, RcmConfig
-from nas.training.stages.rcm import RcmTrainer, consistency_loss, derivative, time_range
+from nas.training.stages.rcm import RcmTrainer, consistency_loss, difference
 
 FAST = Optimization(lr=0.05, warmup=0, betas=(0.0, 0.9), weight_decay=0.0)
 CONFIG = AdversarialConfig(
@@ -61,8 +61,9 @@ class Gaussian(nn.Module):
 
 
 def gaussian_trainer(decoder: Path, student: Gaussian, **options) -> RcmTrainer:
-    exact = Gaussian(MEAN, STD, consistent=False).requires_grad_(False)
+    exact = Gaussian(MEAN, STD, consistent=False).requires_grad_(False).to(student.mean.dtype)
     teacher = TeacherSampler(exact, LatentCache(decoder / "train").empty, guidance=1.0, times=(1.0, 0.5, 0.0))
+    options = {"rcm": RcmConfig(time_step=1e-4), **options}
     config = replace(CONFIG, image_share=0.0, generator=FAST, dmd2=Dmd2Config(2, FAST), **options)
     trainer = RcmTrainer(student, teacher, config)
     trainer.fake_score.module.consistent = False  # a copy of the student
@@ -81,9 +82,10 @@ def tangent(trainer: RcmTrainer, batch: Batch, t: torch.Tensor) -> tuple[torch.T
 
 
 def test_at_the_exact_consistency_function_there_is_no_gradient(decoder, batch):
-    t, gradients = torch.linspace(0.02, 1.0, len(batch.latents)), []
+    batch = replace(batch, latents=batch.latents.double())
+    t, gradients = torch.linspace(0.02, 1.0, len(batch.latents), dtype=torch.float64), []
     for mean, std in ((MEAN, STD), (MEAN + 0.1, STD), (MEAN, STD + 0.1)):
-        trainer = gaussian_trainer(decoder, Gaussian(mean, std, consistent=True))
+        trainer = gaussian_trainer(decoder, Gaussian(mean, std, consistent=True).double())
         velocity, direction = tangent(trainer, batch, t)
         consistency_loss(velocity, direction)[0].backward()
         gradients.append(torch.cat([trainer.student.mean.grad, trainer.student.std.grad]).abs())
@@ -93,8 +95,9 @@ def test_at_the_exact_consistency_function_there_is_no_gradient(decoder, batch):
 
 def test_the_tangent_is_the_change_of_the_clip_along_the_teachers_trajectory(decoder, batch):
     """By hand: the clip predicted a little later on the trajectory, less the one a little earlier."""
-    trainer = gaussian_trainer(decoder, Gaussian(-0.3, 0.8, consistent=True))
-    x, t, h = batch.latents, torch.full((len(batch.latents),), 0.6), 5e-3
+    batch = replace(batch, latents=batch.latents.double())
+    trainer = gaussian_trainer(decoder, Gaussian(-0.3, 0.8, consistent=True).double())
+    x, t, h = batch.latents, torch.full((len(batch.latents),), 0.6, dtype=torch.float64), 1e-4
     along = velocity_fn(trainer.teacher.denoiser, batch.context)(x, t)
     student = velocity_fn(trainer.student, batch.context)
     later, earlier = (predict_x0(x + d * along, student(x + d * along, t + d), t + d) for d in (h, -h))
@@ -102,7 +105,7 @@ def test_the_tangent_is_the_change_of_the_clip_along_the_teachers_trajectory(dec
 
 
 def test_training_moves_one_step_samples_to_the_teachers_distribution(decoder, batch):
-    trainer = gaussian_trainer(decoder, Gaussian(-0.5, 1.0, consistent=True), steps=160)
+    trainer = gaussian_trainer(decoder, Gaussian(-0.5, 1.0, consistent=True), steps=160, rcm=RcmConfig())
     rows = [trainer.step(batch, number) for number in range(160)]
     noise = torch.randn(len(batch.latents), *batch.latents.shape[1:], generator=torch.Generator().manual_seed(0))
     samples = predict_x0(
@@ -136,17 +139,16 @@ def random_denoiser(space: nas.SearchSpace, objective: Objective) -> nn.Module:
 
 @pytest.mark.parametrize("objective", [Objective(), Objective("v"), Objective("epsilon")], ids=lambda o: o.prediction)
 def test_the_difference_agrees_with_forward_mode_differentiation(space, objective):
-    """In float64, within 1%: the numbers inside the embedding of timesteps are float32."""
+    """In float64, within 2%: the numbers inside the embedding of timesteps are float32."""
     generator = torch.Generator().manual_seed(0)
     x, direction = torch.randn(2, 3, *space.input_shape()[1:], generator=generator, dtype=torch.float64)
     context = torch.randn(3, *space.context_shape()[1:], generator=generator, dtype=torch.float64)
-    first, last = time_range(objective)
-    t = torch.tensor([0.2, 0.6, last - 1e-3], dtype=torch.float64)
+    t = torch.tensor([0.2, 0.6, 0.9], dtype=torch.float64)
     velocity = velocity_fn(random_denoiser(space, objective), context)
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward-mode derivative
         _, exact = torch.func.jvp(velocity, (x, t), (direction, torch.ones_like(t)))
-    error = derivative(velocity, x, t, direction, (first, last)) - exact
-    assert error.flatten(1).norm(dim=1).div(exact.flatten(1).norm(dim=1)).max() < 0.01
+    error = difference(velocity, velocity(x, t), x, t, direction, 1e-5) - exact
+    assert error.flatten(1).norm(dim=1).div(exact.flatten(1).norm(dim=1)).max() < 0.02
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +179,9 @@ class TestStage(StageTestCase):
 
 
 def test_a_step_costs_what_its_passes_do():
-    """An update in every step: 4.8 passes of the fake score and 12 of the student, of which fine-tuning takes 3."""
-    assert replace(CONFIG, dmd2=Dmd2Config(critic_steps=1)).step_cost == pytest.approx(16.8 / 3)
-    assert CONFIG.step_cost == pytest.approx(8.8 / 3)
+    """An update in every step: 4.8 passes of the fake score and 11 of the student, of which fine-tuning takes 3."""
+    assert replace(CONFIG, dmd2=Dmd2Config(critic_steps=1)).step_cost == pytest.approx(15.8 / 3)
+    assert CONFIG.step_cost == pytest.approx((4.8 + 11 / 3) / 3)
     assert AdversarialConfig(method="dmd2").step_cost == pytest.approx(7.3 / 3)
 
 
@@ -190,6 +192,7 @@ def test_a_step_costs_what_its_passes_do():
         ({"method": "rcm", "steps": 7}, "steps: 7 is not a multiple of dmd2.critic_steps, 5"),
         ({"rcm": {"matching": 0.0}}, "matching: must be"),
         ({"rcm": {"warmup": 1.5}}, "warmup: must be"),
+        ({"rcm": {"time_step": 0.0}}, "time_step: must be"),
     ],
 )
 def test_options_out_of_range_are_refused(options, text):

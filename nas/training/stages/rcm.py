@@ -17,10 +17,10 @@ teacher's modes and leaves details vague; matching a reverse one, which sharpens
 losses that are sums over a clip's n numbers and a tangent of norm 1; with the means used here that is 0.01 sqrt(n). Its
 student has no second time input, and there is no discriminator.
 
-dF/dt is a central difference along the trajectory, two passes without gradient in float32. Forward-mode differentiation
-is not used: fused attention does not support it on CPUs or GPUs, and the attention that does stores all scores and, on
-a CPU, takes five passes. rCM's authors wrote a kernel for it, or take a difference as well. Times are real numbers up to
-the last one of the denoiser's schedule, where the difference is one-sided.
+dF/dt is a difference between two points of the trajectory, as in rCM's semi-continuous variant, not the derivative by
+forward-mode differentiation. Fused attention does not support the latter, which takes several passes; and it follows the
+oscillations of the timestep embeddings, which grow in training and outweigh the rest. The second point is the earlier
+one, since consistency spreads from there: a clean clip is its own end.
 """
 
 from __future__ import annotations
@@ -30,24 +30,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data.batches import Batch
-from nas.diffusion import ddpm
-from nas.diffusion.predictions import (
-    Objective,
-    Velocity,
-    add_noise,
-    get_objective,
-    guided_velocity_fn,
-    per_clip,
-    predict_x0,
-    velocity_fn,
-)
-from nas.training.execution import full_precision
+from nas.diffusion.predictions import Velocity, add_noise, per_clip, predict_x0, velocity_fn
 from nas.training.stages.adversarial import Draws
 from nas.training.stages.dmd2 import STUDENT, Dmd2Trainer
-
-TIME_STEP = 1e-4
-"""Half the distance in time of the two passes of a difference, a tenth of a timestep: the embeddings of timesteps oscillate
-within one, and differences over much less would be rounding errors."""
 
 TANGENT_CONSTANT = 0.1
 """c in the docstring above, as in sCM."""
@@ -82,11 +67,9 @@ class RcmTrainer(Dmd2Trainer):
             velocity: the student's there.
             ramp: r of the warm-up.
         """
-        teacher = guided_velocity_fn(self.teacher.denoiser, context, self.teacher.empty, self.guidance)(x, t)
-        with full_precision(x.device):
-            change = derivative(
-                velocity_fn(self.student, context), x, t, teacher, time_range(get_objective(self.student))
-            )
+        teacher = self._velocities(context)[0](x, t)
+        step = self.config.rcm.time_step
+        change = difference(velocity_fn(self.student, context), velocity, x, t, teacher, step)
         return teacher - velocity - ramp * per_clip(t) * change
 
 
@@ -97,18 +80,10 @@ def consistency_loss(velocity: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]
     return 0.5 * F.mse_loss(velocity, target), size
 
 
-def derivative(
-    velocity: Velocity, x: Tensor, t: Tensor, direction: Tensor, limits: tuple[float, float] = (0.0, 1.0)
-) -> Tensor:
-    """The change of a velocity with t, where x changes by `direction`: a central difference, one-sided at the limits."""
-    before, after = (t - TIME_STEP).clamp(min=limits[0]), (t + TIME_STEP).clamp(max=limits[1])
-    first, second = (velocity(x + per_clip(time - t) * direction, time) for time in (before, after))
-    return (second - first) / per_clip(after - before)
+def difference(velocity: Velocity, here: Tensor, x: Tensor, t: Tensor, direction: Tensor, step: float) -> Tensor:
+    """The change of a velocity with t where x changes by `direction`, from the point of the trajectory `step` before.
 
-
-def time_range(objective: Objective) -> tuple[float, float]:
-    """The first and the last time that a denoiser tells from others."""
-    if objective.prediction == "flow":
-        return 0.0, 1.0
-    zero_snr = objective.zero_terminal_snr
-    return ddpm.times(zero_snr)[0].item(), ddpm.max_time(zero_snr)
+    Args:
+        here: the velocity at x and t.
+    """
+    return (here - velocity(x - step * direction, t - step)) / step
