@@ -11,8 +11,8 @@ noise in the same order. Generated clips are judged as the stage does (`nas.metr
 clips that neither the search nor the choice after it has seen, at fixed noise and timesteps.
 
 An interrupted benchmark resumes. `--part 0/2` and `--part 1/2` divide the trainings over two processes; a start without it
-collects both. OUT belongs to one condition (OUT/condition.json); another one is refused. Writes OUT/placement.csv, a row
-for each finished training.
+collects both. OUT belongs to one condition (OUT/condition.json); another one is refused. Writes OUT/placement.csv, a row for each
+finished training, and OUT/placement.json, what all of them share.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import argparse
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ from nas.diffusion.predictions import Objective
 from nas.errors import ConfigError, NasError
 from nas.files import read_json, write_json
 from nas.runs.job_config import JobConfig, load_job_config
+from nas.runs.record import RunRecord
 from nas.spaces import Architecture, SearchSpace
 from nas.training import FinetuneConfig, Inputs, SupernetEvaluator, run_stage
 
@@ -65,6 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/scenes"), help="a run of benchmarks/scenes/job.yaml")
     parser.add_argument("--steps", type=int, help="of each training (default: the config's)")
+    parser.add_argument("--clips", type=int, help="generated clips to judge (default: the config's)")
+    parser.add_argument("--eval-steps", type=int, help="denoising steps of these clips (default: the config's)")
     parser.add_argument("--random", type=int, default=8, help="random architectures at equal latency")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="train every N-th from the I-th on")
@@ -72,7 +76,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/placement"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    comparison = Comparison(args.run, args.steps, args.random, args.out)
+    chosen = {"steps": args.steps, "eval_clips": args.clips, "eval_steps": args.eval_steps and (args.eval_steps,)}
+    comparison = Comparison(args.run, args.out, args.random, **{k: v for k, v in chosen.items() if v})
+    write_json(args.out / "placement.json", comparison.about())
     index, parts = map(int, args.part.split("/"))
     trainings = [(seed, entry) for seed in range(args.seeds) for entry in comparison.entries]
     for seed, entry in trainings[index::parts]:
@@ -86,20 +92,20 @@ class Comparison:
 
     Args:
         run: a finished run of `benchmarks/scenes/job.yaml`.
-        steps: of each training; None: those of the run's config.
         count: random architectures.
+        changes: of the run's config of `finetune`.
 
     Raises:
         ConfigError: the run is not finished, or `out` has results of another condition.
     """
 
-    def __init__(self, run: Path, steps: int | None, count: int, out: Path) -> None:
+    def __init__(self, run: Path, out: Path, count: int, **changes: Any) -> None:
         self.run, self.out = run, out
         self.job: JobConfig = load_job_config(run / "config.yaml")
         self.space = SearchSpace.load(run / "space.yaml")
         self.objective = build(Objective, self.job.objective, str(run / "config.yaml"), "objective")
         config = build(FinetuneConfig, self.job.stages["finetune"], str(run / "config.yaml"), "stages.finetune")
-        self.config: FinetuneConfig = replace(config, steps=steps or config.steps)
+        self.config: FinetuneConfig = replace(config, **changes)
         self.cost = nas.CostModel(self.space, nas.LookupTable.load(run / "table.csv"))
         self.budget = nas.Budget.parse(self.job.budget, self.cost.upper_bounds())
         found = self.space.check(Architecture.load(run / "architecture.json"))
@@ -141,6 +147,25 @@ class Comparison:
         """Held-out clips that the search and the retraining of its best candidates have scored architectures on."""
         retrain = build(FinetuneConfig, self.job.stages.get("retrain", {}), "config.yaml", "stages.retrain")
         return max(self.job.search.clips, retrain.validation)
+
+    def about(self) -> dict[str, Any]:
+        """What all trainings share: the run's autoencoder, budget and candidates, and how the trainings are judged."""
+        rng, drawn = np.random.default_rng(0), 1000
+        within = sum(self.budget.holds(self.cost.predict(self.space.random(rng))) for _ in range(drawn))
+        metrics = read_json(self.run / "checkpoints/decoder/result.json", "stage result")["metrics"]
+        config = self.config
+        return {
+            "torch": torch.__version__,
+            "space": self.space.hash,
+            "budget": self.job.budget,
+            "budget_ms": self.budget.latency_ms,
+            "random_within_budget": within / drawn,
+            "autoencoder": {name: metrics[name] for name in ("psnr_db", "ssim", "scene_judges") if name in metrics},
+            "candidates": [asdict(candidate) for candidate in RunRecord.load(self.run).candidates],
+            "training": {"steps": config.steps, "clips_a_step": config.batch, "image_share": config.image_share},
+            "judged": {"clips": config.eval_clips, "steps": config.eval_steps, "guidance": config.guidance},
+            "unseen_clips": len(held_out(self.run / "checkpoints/decoder", sys.maxsize)[0]) - self.seen,
+        }
 
     def collect(self, seeds: int) -> pd.DataFrame:
         """A row for each finished training, with costs by the lookup table and the loss in the supernet."""

@@ -3,11 +3,12 @@
     python benchmarks/placement_report.py --results docs/benchmarks/placement.csv
 
 For each measure the difference between the found architecture and the median of the random ones at equal latency, paired
-by seed, with two 95% intervals: Student's t over the seeds, for these random architectures; and a bootstrap that resamples
-seeds and random architectures, for others like them. The bar is met where both exclude zero. Kendall's tau between the
-supernet's losses and each measure after training alone, with a bootstrap over architectures, beside the tau between two
-seeds of training alone, which no ranking can be expected to exceed. Prints Markdown, and writes the picture beside the
-results.
+by seed, with two 95% intervals. One is for these random architectures: Student's t with the standard deviation of a single
+training, which is pooled over all architectures after their means and those of the seeds are taken out, since few seeds
+say little about the spread of one difference. The other is for random architectures like these: a bootstrap that resamples
+them and the seeds. The bar is met where both exclude zero. Kendall's tau between the supernet's losses and each measure
+after training alone, with a bootstrap over architectures and seeds, beside the tau between two seeds of training alone,
+which no ranking can be expected to exceed. Prints Markdown, and writes the picture beside the results.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joint import interval
 from placement import FOUND, NEAR, PATTERN, RANDOM
 from scipy.stats import kendalltau
+from scipy.stats import t as student
 
 RESAMPLES, RANK_RESAMPLES = 10_000, 1000
 
@@ -49,15 +50,15 @@ SHOWN = ("scene_accuracy", "loss")
 
 @dataclass(frozen=True)
 class Difference:
-    """Found minus the median random architecture: the mean over seeds, and its intervals over seeds and by bootstrap."""
+    """Found minus the median random architecture: the mean over seeds, and its two intervals (the module's docstring)."""
 
     mean: float
-    over_seeds: tuple[float, float]
+    pooled: tuple[float, float]
     bootstrap: tuple[float, float]
 
     def verdict(self, higher: bool) -> str:
         """`better` or `worse` if both intervals exclude zero, otherwise `open`."""
-        intervals = (self.over_seeds, self.bootstrap)
+        intervals = (self.pooled, self.bootstrap)
         if all(low > 0 for low, _ in intervals):
             return "better" if higher else "worse"
         if all(high < 0 for _, high in intervals):
@@ -69,13 +70,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("docs/benchmarks/placement.csv"))
     args = parser.parse_args()
-    rows = whole_seeds(pd.read_csv(args.results))
-    print(architecture_table(rows), difference_table(rows), ranking_table(rows), sep="\n\n")
+    results = pd.read_csv(args.results)
+    rows, compared = whole_seeds(results), whole_seeds(results[results["group"] != PATTERN])
+    print(architecture_table(rows), difference_table(compared), ranking_table(rows), sep="\n\n")
     draw(rows, args.results.with_suffix(".svg"))
 
 
 def whole_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the seeds with which every architecture was trained."""
+    """The rows of the seeds with which every architecture among them was trained."""
     counts = rows.groupby("seed")["architecture"].nunique()
     return rows[rows["seed"].isin(counts[counts == rows["architecture"].nunique()].index)]
 
@@ -88,13 +90,23 @@ def by_seed(rows: pd.DataFrame, group: str, column: str) -> pd.DataFrame:
 def difference(rows: pd.DataFrame, column: str) -> Difference:
     """The found architecture against the median random one, see the module's docstring."""
     found, randoms = by_seed(rows, FOUND, column).to_numpy()[:, 0], by_seed(rows, RANDOM, column).to_numpy()
-    differences = pd.Series(found - np.median(randoms, axis=1))
-    mean, half = interval(differences)
+    mean = float((found - np.median(randoms, axis=1)).mean())
+    deviation, freedom = noise(rows, column)
+    # a median of several has at most the noise of the mean of the two in the middle
+    half = student.ppf(0.975, freedom) * deviation * np.sqrt(1.5 / len(found)) if freedom else float("nan")
     rng = np.random.default_rng(0)
     seeds, archs = (rng.integers(count, size=(RESAMPLES, count)) for count in randoms.shape)
     medians = np.median(randoms[seeds[:, :, None], archs[:, None, :]], axis=2)
     low, high = np.quantile((found[seeds] - medians).mean(axis=1), (0.025, 0.975))
     return Difference(mean, (mean - half, mean + half), (float(low), float(high)))
+
+
+def noise(rows: pd.DataFrame, column: str) -> tuple[float, int]:
+    """Standard deviation of a single training of an architecture, and its degrees of freedom; NaN and 0 of one seed."""
+    values = rows.pivot(index="seed", columns="architecture", values=column).to_numpy()
+    residuals = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+    freedom = (values.shape[0] - 1) * (values.shape[1] - 1)
+    return (float(np.sqrt((residuals**2).sum() / freedom)) if freedom else float("nan")), freedom
 
 
 def beaten(rows: pd.DataFrame, measure: Measure) -> float:
@@ -141,20 +153,22 @@ def architecture_table(rows: pd.DataFrame) -> str:
 
 
 def difference_table(rows: pd.DataFrame) -> str:
-    count = rows.loc[rows["group"] == RANDOM, "architecture"].nunique()
+    count, seeds = rows.loc[rows["group"] == RANDOM, "architecture"].nunique(), rows["seed"].nunique()
     lines = [
-        f"| measure | better is | found | median random | difference | interval over {rows['seed'].nunique()} seeds | "
-        f"bootstrap | random ones beaten, of {count} | found is |",
+        f"Found against {count} random ones at equal latency, {seeds} seed{'s' if seeds > 1 else ''}:",
+        "",
+        "| measure | better is | found | median random | difference | for these random ones | for ones like these | "
+        "beaten | found is |",
         "| --- " * 9 + "|",
     ]
     for m in MEASURES:
         found = by_seed(rows, FOUND, m.column).to_numpy().mean()
         median = np.median(by_seed(rows, RANDOM, m.column).to_numpy(), axis=1).mean()
         one, d = difference(rows, m.column), m.decimals
-        intervals = [f"{low:+.{d}f} to {high:+.{d}f}" for low, high in (one.over_seeds, one.bootstrap)]
+        intervals = [f"{low:+.{d}f} to {high:+.{d}f}" for low, high in (one.pooled, one.bootstrap)]
         lines.append(
             f"| {m.title} | {'higher' if m.higher else 'lower'} | {found:.{d}f} | {median:.{d}f} | {one.mean:+.{d}f} | "
-            f"{intervals[0]} | {intervals[1]} | {beaten(rows, m):.1f} | {one.verdict(m.higher)} |"
+            f"{intervals[0]} | {intervals[1]} | {beaten(rows, m):.1f} of {count} | {one.verdict(m.higher)} |"
         )
     return "\n".join(lines)
 

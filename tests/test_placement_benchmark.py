@@ -50,7 +50,7 @@ def test_a_difference_has_intervals_and_a_verdict(report, gain, verdict):
     for measure in report.MEASURES:
         found = report.difference(rows, measure.column)
         assert found.verdict(measure.higher) == verdict
-        for low, high in (found.over_seeds, found.bootstrap):
+        for low, high in (found.pooled, found.bootstrap):
             assert low < found.mean < high
         assert found.mean == pytest.approx(gain if measure.higher else -gain, abs=0.03)
     assert report.beaten(rows, report.MEASURES[0]) == {"better": RANDOMS, "worse": 0}.get(
@@ -60,6 +60,12 @@ def test_a_difference_has_intervals_and_a_verdict(report, gain, verdict):
 
 def test_one_seed_decides_nothing(report):
     assert report.difference(results(0.3, noise=0.01, seeds=1), "loss").verdict(higher=False) == "open"
+
+
+def test_the_noise_of_one_training_is_pooled_over_architectures(report):
+    quiet, loud = (report.noise(results(0.3, noise), "loss") for noise in (0.01, 0.1))
+    assert quiet[1] == loud[1] == 2 * (RANDOMS + 1)
+    assert quiet[0] == pytest.approx(0.01, rel=0.5) and loud[0] == pytest.approx(0.1, rel=0.5)
 
 
 def test_the_rank_correlation_is_of_losses_with_what_should_fall_or_rise(report):
@@ -78,9 +84,8 @@ def test_a_seed_that_is_not_finished_is_left_out(report):
 def test_tables_and_the_picture_name_every_architecture(report, tmp_path):
     rows = results(0.1, noise=0.01)
     assert all(name in report.architecture_table(rows) for name in rows["architecture"].unique())
-    assert (
-        report.difference_table(rows).count("\n") == report.ranking_table(rows).count("\n") == len(report.MEASURES) + 1
-    )
+    assert report.difference_table(rows).count("\n") == len(report.MEASURES) + 3
+    assert report.ranking_table(rows).count("\n") == len(report.MEASURES) + 1
     report.draw(rows, tmp_path / "placement.svg")
     assert "<svg" in (tmp_path / "placement.svg").read_text()
 
