@@ -1,35 +1,38 @@
 """Compares joint training with clips only, and with images first, where clips show only a part of what images show.
 
-    python benchmarks/joint_scenes.py --out runs/joint_scenes [--text standardized] [--steps 1000] [--seeds 5]
+    python benchmarks/joint_scenes.py --out runs/joint_scenes [--steps 150] [--seeds 5] [--text standardized]
     python benchmarks/joint_scenes.py --tables docs/benchmarks/joint_scenes.json     # the tables of a result file
 
 Scenes of one or two shapes (`scenes/joint.yaml`): clips show half of the combinations of class and color, images show
-all. From the same random weights of a seed the same denoiser is trained on clips only (`video`), on clips and in a share
-of the steps on images (`joint-25`, `joint-50`), and on images only for the first half of the steps, then on clips only
-(`image-first`). Every step is of one batch of clips or one of images, with as many images as have the same number of
-counted operations, so equal steps are equal compute. Then each model generates clips of two objects, both of combinations
-that no clip showed, or both of ones that clips showed.
+all. A common start is trained on the clips and on those images that show nothing else (`--start-steps 0`: random weights
+of each seed). From it the denoiser is trained on clips only (`video`), on clips and in a share of the steps on all images
+(`joint-25`, `joint-50`), and on images only for the first half of the steps, then on clips only (`image-first`). Every step
+is of one batch of clips or one of images, with as many images as have the same number of counted operations, so equal
+steps are equal compute. Then each model generates clips of two objects, both of combinations that no clip showed, or both
+of ones that clips showed.
 
 `--text` is how the text reaches the denoiser, see `TEXT`. The autoencoder is trained first, in OUT/decoder, unless
 `--decoder` names a finished `decoder` stage on the same scenes. An interrupted benchmark resumes; arms and seeds may be
-divided over processes with `--arms` and `--first`, and each start collects all results. OUT belongs to one condition
-(OUT/condition.json). Writes OUT/joint_scenes.json and prints its tables with 95% intervals (Student's t) of the paired
-differences.
+divided over processes with `--arms` and `--first` once the start is trained, and each process collects all results. OUT
+belongs to one condition (OUT/condition.json). Writes OUT/joint_scenes.json and prints its tables with 95% intervals
+(Student's t) of the paired differences.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from joint import check_condition, interval
-from scene_combinations import MEASURES, SETS, SceneSets
+from scene_combinations import MEASURES, SETS, SceneSets, combinations, with_images_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,13 +49,16 @@ from nas.training.optimization import Optimization
 from nas.training.stages.finetune import train_jointly
 
 HERE = Path(__file__).resolve().parent
-SPACE, DATA = HERE / "scenes/space.yaml", HERE / "scenes/joint.yaml"
+SPACE, DATA = HERE / "scenes/joint_space.yaml", HERE / "scenes/joint.yaml"
 TEMPORAL = ("down.1.0", "mid.0", "up.1.0", "up.0.0")
 """Sites with a 3D self-attention over all frames."""
 OBJECTIVE = Objective(time_mean=2.0, time_std=1.5)
+EMA_HORIZON = 25
+"""Steps; the arms are trained for few."""
 TRAINING = ("steps", "batch", "image_batch_size", "optimization", "caption_dropout", "guidance")
 """What of the training belongs to a condition."""
 COLUMNS = tuple(f"{which}_{measure}" for which in SETS for measure in (*MEASURES, "validation_loss"))
+WEIGHTS, START = "denoiser.safetensors", "start"
 BASE = "video"
 """The arm that the others are compared with."""
 
@@ -133,7 +139,9 @@ class Setting:
         clips = self._gflops(batch, self.space.latent.frames)
         images = images_of_equal_compute(clips, self._gflops(1, 1))
         self.step_gflops = {"clips": clips, "images": self._gflops(images, 1)}
-        self.config = FinetuneConfig(steps, batch, images, 0.0, Optimization(lr=lr), guidance=guidance, save_every=250)
+        self.config = FinetuneConfig(
+            steps, batch, images, 0.0, Optimization(lr=lr, ema_horizon=EMA_HORIZON), guidance=guidance, save_every=250
+        )
 
     def denoiser(self, seed: int) -> Denoiser:
         """With random weights."""
@@ -144,24 +152,28 @@ class Setting:
         denoiser.objective = OBJECTIVE
         return denoiser
 
-    def train(self, folder: Path, arm: Arm, seed: int, decoder: Path) -> tuple[Denoiser, float]:
-        """The trained denoiser and the seconds that its training took."""
-        denoiser, path, times = self.denoiser(seed), folder / "denoiser.safetensors", folder / "seconds.json"
+    def train(self, folder: Path, arm: Arm, seed: int, decoder: Path, start: Path | None = None) -> Denoiser:
+        """The trained denoiser.
+
+        Args:
+            start: weights to start from; None: random ones.
+        """
+        denoiser, path = self.denoiser(seed), folder / WEIGHTS
         if path.exists():
             safetensors_io.load_into(denoiser, path)
-            return denoiser, read_json(times, "seconds")
-        if self.text.standardized:
+            return denoiser
+        if start is not None:
+            safetensors_io.load_into(denoiser, start)
+        elif self.text.standardized:
             denoiser.text_embedding.fit(LatentCache(decoder / "train").all_contexts())
-        seconds = 0.0
         for name, steps, share in arm.parts(self.config.steps):
             config = replace(self.config, steps=steps, image_share=share, seed=seed)
-            learner, part = train_jointly(f"{arm.name}-{seed}", folder / name, denoiser, decoder, config)
-            denoiser, seconds = learner.result(), seconds + part
-        write_json(times, round(seconds, 1))
+            learner, _ = train_jointly(f"{arm.name}-{seed}", folder / name, denoiser, decoder, config)
+            denoiser = learner.result()
         safetensors_io.save(path, denoiser.state_dict())
         for name, *_ in arm.parts(self.config.steps):
             states.remove(folder / name)
-        return denoiser, seconds
+        return denoiser
 
     def _gflops(self, items: int, frames: int) -> float:
         """Counted operations of a training step on this many clips."""
@@ -183,16 +195,12 @@ def tables(found: dict[str, Any]) -> str:
     rows = pd.DataFrame(found["rows"])
     arms = [name for name in ARMS if name in set(rows["arm"])]
     pivot = rows.pivot(index="seed", columns="arm")
-    return "\n".join(
-        [
-            *_table(arms, lambda column, arm: _spread(pivot[column][arm].dropna())),
-            "",
-            *_table(
-                [f"{arm} - {BASE}" for arm in arms if arm != BASE],
-                lambda column, title: _difference(pivot[column], title.removesuffix(f" - {BASE}")),
-            ),
-        ]
-    )
+    lines = _table(arms, lambda column, arm: _spread(pivot[column][arm].dropna()))
+    others = [f"{arm} - {BASE}" for arm in arms if arm != BASE and BASE in arms]
+    if others:
+        minus = f" - {BASE}"
+        lines += ["", *_table(others, lambda column, title: _difference(pivot[column], title.removesuffix(minus)))]
+    return "\n".join(lines)
 
 
 def _table(titles: Sequence[str], cell) -> list[str]:
@@ -218,19 +226,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/joint_scenes"))
     parser.add_argument("--text", choices=TEXT, default="standardized")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=8, help="clips")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument(
+        "--start-steps", type=int, default=1500, help="of the common start; 0: random weights of each seed"
+    )
+    parser.add_argument("--start-lr", type=float, default=2e-3)
+    parser.add_argument("--start-seed", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--clips", type=int, default=80, help="generated clips of each set")
+    parser.add_argument("--clips", type=int, default=40, help="generated clips of each set")
     parser.add_argument("--eval-steps", type=int, default=8, help="denoising steps")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--decoder", type=Path, help="a finished decoder stage (default: train one)")
-    parser.add_argument("--decoder-steps", type=int, default=500)
-    parser.add_argument("--videos", type=int, default=1500, help="clips to encode")
-    parser.add_argument("--images", type=int, default=2500, help="images to encode")
+    parser.add_argument("--decoder-steps", type=int, default=1000)
+    parser.add_argument("--videos", type=int, default=1000, help="clips to encode")
+    parser.add_argument("--images", type=int, default=1500, help="images to encode")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     if args.tables:
@@ -246,15 +259,19 @@ def main() -> None:
         scenes=load_config(args.data).to_dict(),
         decoder={name: getattr(args, name) for name in ("decoder_steps", "videos", "images")},
         objective=asdict(OBJECTIVE),
+        start={name: getattr(args, f"start_{name}") for name in ("steps", "lr", "seed")},
         clips=args.clips,
         denoising_steps=args.eval_steps,
         **{name: asdict(setting.config)[name] for name in TRAINING},
     )
     decoder = args.decoder or encoded(args)
     sets = SceneSets(decoder, setting.space, args.out, args.clips)
+    start = common_start(args, setting, sets, decoder)
     for seed in range(args.first, args.first + args.seeds):
         for arm in args.arms:
-            measure(args, setting, sets, ARMS[arm], seed, decoder)
+            folder = args.out / f"{arm}-{seed}"
+            train = partial(setting.train, folder, ARMS[arm], seed, decoder, start)
+            measure(args, folder, arm, seed, sets, train)
             found = collect(args, setting, sets)
             write_json(args.out / "joint_scenes.json", found)
     print(tables(found))
@@ -266,7 +283,6 @@ def encoded(args: argparse.Namespace) -> Path:
         str(args.data.resolve()),
         steps=args.decoder_steps,
         batch=4,
-        frames=9,
         videos=args.videos,
         images=args.images,
         held_out=1,  # `SceneSets` encodes its own
@@ -274,27 +290,41 @@ def encoded(args: argparse.Namespace) -> Path:
     return run_stage("decoder", args.out / "decoder", config, Inputs(nas.SearchSpace.load(SPACE))).folder
 
 
-def measure(args: argparse.Namespace, setting: Setting, sets: SceneSets, arm: Arm, seed: int, decoder: Path) -> None:
+def common_start(args: argparse.Namespace, setting: Setting, sets: SceneSets, decoder: Path) -> Path | None:
+    """Weights of a training on clips and images, half of the steps each, that show only what clips show."""
+    if not args.start_steps:
+        return None
+    folder, first = args.out / START, copy.copy(setting)
+    first.config = replace(setting.config, steps=args.start_steps, optimization=Optimization(lr=args.start_lr))
+    seen = with_images_of(decoder, args.out / "seen", combinations(sets.config)["seen"])
+    train = partial(first.train, folder, ARMS["joint-50"], args.start_seed, seen)
+    measure(args, folder, START, args.start_seed, sets, train)
+    return folder / WEIGHTS
+
+
+def measure(
+    args: argparse.Namespace, folder: Path, arm: str, seed: int, sets: SceneSets, train: Callable[[], Denoiser]
+) -> None:
     """Train and evaluate one model, unless its result exists."""
-    folder = args.out / f"{arm.name}-{seed}"
     if (folder / "result.json").exists():
         return
-    denoiser, seconds = setting.train(folder, arm, seed, decoder)
-    values = sets.evaluate(denoiser, args.eval_steps, args.guidance)
-    row = {"arm": arm.name, "seed": seed, **{name: round(value, 4) for name, value in values.items()}}
-    write_json(folder / "result.json", {**row, "seconds": round(seconds, 1)})
-    print({**row, "seconds": seconds}, flush=True)
+    values = sets.evaluate(train(), args.eval_steps, args.guidance)
+    row = {"arm": arm, "seed": seed, **{name: round(value, 4) for name, value in values.items()}}
+    write_json(folder / "result.json", row)
+    print(row, flush=True)
 
 
 def collect(args: argparse.Namespace, setting: Setting, sets: SceneSets) -> dict[str, Any]:
     """The results of all processes, a row for each arm and seed, and what they were measured with."""
-    paths = [path for arm in ARMS for path in args.out.glob(f"{arm}-*/result.json")]
+    paths = [path for arm in ARMS for path in args.out.glob(f"{arm}-[0-9]*/result.json")]
+    start = args.out / START / "result.json"
     rows = sorted((read_json(path, "result") for path in paths), key=lambda row: row["seed"])
     return {
         "condition": read_json(args.out / "condition.json", "condition"),
         "params": sum(parameter.numel() for parameter in setting.denoiser(0).parameters()),
         "training_step_gflops": setting.step_gflops,
         "judges": sets.real(args.out),
+        "start": read_json(start, "result") if start.exists() else None,
         "threads": args.threads,
         "torch": torch.__version__,
         "rows": rows,

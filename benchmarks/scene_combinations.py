@@ -1,8 +1,9 @@
-"""Clips to generate of scenes of two objects whose combinations of class and color training clips showed, or did not show."""
+"""Clips to generate of scenes whose combinations of class and color training clips showed, or did not show."""
 
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from nas import checkpoint
 from nas.config import build
 from nas.data.scenes import Combination, SceneConfig, Scenes
-from nas.data.scenes.config import HeldOut
+from nas.data.scenes.config import CLASSES, COLORS, HeldOut
 from nas.diffusion.losses import validation_loss
 from nas.diffusion.sampling import generate
 from nas.files import read_json, write_json
@@ -25,16 +26,18 @@ from nas.models.autoencoder import encode_clips
 from nas.models.text_encoder import EMPTY, PromptEncoder
 from nas.spaces import SearchSpace
 
-SETS = ("unseen", "seen")
-"""Of the combinations in clips."""
+COMBINATIONS = ("unseen", "seen")
+"""Whether training clips show them."""
+SETS = {"unseen": ("unseen", 2), "seen": ("seen", 2), "unseen_single": ("unseen", 1), "seen_single": ("seen", 1)}
+"""Combinations of every object of a scene, and the number of objects."""
 MEASURES = ("object", "scene", "direction", "moving_scene")
 AT_ONCE = 8
 """Clips encoded or decoded at once."""
 
 
 def combinations(config: SceneConfig) -> dict[str, tuple[Combination, ...]]:
-    """The pairs of class and color in each of `SETS`."""
-    found: dict[str, tuple[Combination, ...]] = {name: () for name in SETS}
+    """The pairs of class and color of each kind."""
+    found: dict[str, tuple[Combination, ...]] = {kind: () for kind in COMBINATIONS}
     for name, color in itertools.product(config.class_names, config.colors):
         held_out = any(one.holds({"class": name, "color": color}) for one in config.held_out.videos)
         found["unseen" if held_out else "seen"] += (Combination(name, color),)
@@ -42,9 +45,38 @@ def combinations(config: SceneConfig) -> dict[str, tuple[Combination, ...]]:
 
 
 def scenes_of(config: SceneConfig, name: str) -> SceneConfig:
-    """Scenes of two objects, each of which has a combination of this set."""
-    (other,) = set(SETS) - {name}
-    return replace(config, objects=(2,), held_out=HeldOut(videos=combinations(config)[other]))
+    """The scenes of one of `SETS`."""
+    kind, objects = SETS[name]
+    (other,) = set(COMBINATIONS) - {kind}
+    return replace(config, objects=(objects,), held_out=HeldOut(videos=combinations(config)[other]))
+
+
+def shows_only(caption: str, allowed: Iterable[Combination]) -> bool:
+    """Whether every object that a caption names, `... COLOR CLASS`, has one of the combinations."""
+    pairs = {(one.color, one.name) for one in allowed}
+    words = caption.replace(",", " ").split()
+    named = [(color, name) for color, name in itertools.pairwise(words) if color in COLORS and name in CLASSES]
+    return bool(named) and all(pair in pairs for pair in named)
+
+
+def with_images_of(decoder: Path, copy: Path, allowed: Iterable[Combination]) -> Path:
+    """A copy of a decoder stage with those of its images that show only these combinations, and all clips."""
+    if copy.exists():
+        return copy
+    partial = copy.with_name(f"{copy.name}-partial")
+    shutil.copytree(decoder, partial, dirs_exist_ok=True)
+    train, latents, captions = partial / "train", [], []
+    for path in sorted((decoder / "train").glob("images-*.json")):
+        ((bucket, shard),) = read_json(path, "shard")["captions"].items()
+        rows = [row for row, caption in enumerate(shard) if shows_only(caption, allowed)]
+        latents.append(safetensors_io.load(path.with_suffix(".safetensors"))[bucket][rows])
+        captions += [shard[row] for row in rows]
+    safetensors_io.save(train / "images-00000.safetensors", {bucket: torch.cat(latents)})
+    write_json(train / "images-00000.json", {"captions": {bucket: captions}, "skipped": []})
+    sizes = read_json(train / "cache.json", "cache")
+    write_json(train / "cache.json", {**sizes, "images": {bucket: [len(captions)]}})
+    partial.rename(copy)
+    return copy
 
 
 def shares(clips: Iterable[np.ndarray], scenes: Iterable, judges) -> dict[str, float]:
@@ -63,7 +95,7 @@ def shares(clips: Iterable[np.ndarray], scenes: Iterable, judges) -> dict[str, f
 
 
 class SceneSets:
-    """The scenes, captions and real clips of both sets, and the judges.
+    """The scenes, captions and real clips of all sets, and the judges.
 
     Args:
         decoder: the folder of a finished `decoder` stage on scenes.
@@ -72,7 +104,7 @@ class SceneSets:
     """
 
     def __init__(self, decoder: Path, space: SearchSpace, folder: Path, clips: int) -> None:
-        self.config, self.space, self.clips = _config(decoder), space, clips
+        self.config, self.space, self.clips = scene_config(decoder), space, clips
         self.autoencoder = checkpoint.load_autoencoder(decoder)
         self.judges = load_judges()
         clip = space.clip
@@ -130,6 +162,7 @@ class SceneSets:
             yield from self.autoencoder.decode(part).numpy()
 
 
-def _config(decoder: Path) -> SceneConfig:
+def scene_config(decoder: Path) -> SceneConfig:
+    """The scenes that a decoder stage encoded."""
     path = decoder / "data.json"
     return build(SceneConfig, read_json(path, "data", dict)["scenes"], str(path), "scenes")
