@@ -11,8 +11,8 @@ is of one batch of clips or one of images, with as many images as have the same 
 steps are equal compute. Then each model generates clips of two objects, both of combinations that no clip showed, or both
 of ones that clips showed.
 
-`--text` is how the text reaches the denoiser, see `TEXT`. The autoencoder is trained first, in OUT/decoder, unless
-`--decoder` names a finished `decoder` stage on the same scenes. An interrupted benchmark resumes; arms and seeds may be
+`--text` is how the text reaches the denoiser, see `TEXT`. The autoencoder is trained first, on clips of all combinations,
+and encodes the scenes in OUT/decoder, unless `--decoder` names such a folder. An interrupted benchmark resumes; arms and seeds may be
 divided over processes with `--arms` and `--first` once the start is trained, and each process collects all results. OUT
 belongs to one condition (OUT/condition.json). Writes OUT/joint_scenes.json and prints its tables with 95% intervals
 (Student's t) of the paired differences.
@@ -31,6 +31,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+import yaml
 from joint import check_condition, interval
 from scene_combinations import MEASURES, SETS, SceneSets, combinations, with_images_of
 from torch import Tensor, nn
@@ -38,15 +39,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from nas.data.latent_cache import LatentCache
+from nas.data.scenes.config import HeldOut
 from nas.data.scenes.source import load_config
 from nas.diffusion.losses import denoising_loss
 from nas.diffusion.predictions import Objective
 from nas.errors import NasError
-from nas.files import read_json, write_json
+from nas.files import read_json, write_atomic, write_json
 from nas.models import Denoiser, build, safetensors_io
 from nas.training import DecoderConfig, FinetuneConfig, Inputs, run_stage, states
 from nas.training.optimization import Optimization
 from nas.training.stages.finetune import train_jointly
+from nas.training.stages.prepare import PrepareConfig, prepare
 
 HERE = Path(__file__).resolve().parent
 SPACE, DATA = HERE / "scenes/joint_space.yaml", HERE / "scenes/joint.yaml"
@@ -240,7 +243,7 @@ def main() -> None:
     parser.add_argument("--eval-steps", type=int, default=8, help="denoising steps")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--decoder", type=Path, help="a finished decoder stage (default: train one)")
+    parser.add_argument("--decoder", type=Path, help="the folder OUT/decoder of another run (default: make one)")
     parser.add_argument("--decoder-steps", type=int, default=1000)
     parser.add_argument("--videos", type=int, default=1000, help="clips to encode")
     parser.add_argument("--images", type=int, default=1500, help="images to encode")
@@ -278,16 +281,15 @@ def main() -> None:
 
 
 def encoded(args: argparse.Namespace) -> Path:
-    """The decoder stage on the scenes: a trained autoencoder, and the encoded clips and images."""
+    """The encoded clips and images. The autoencoder is trained on clips of all combinations, so that it favors none."""
+    space, everything = nas.SearchSpace.load(SPACE), args.out / "all.yaml"
+    write_atomic(everything, yaml.safe_dump(replace(load_config(args.data), held_out=HeldOut()).to_dict()))
     config = DecoderConfig(
-        str(args.data.resolve()),
-        steps=args.decoder_steps,
-        batch=4,
-        videos=args.videos,
-        images=args.images,
-        held_out=1,  # `SceneSets` encodes its own
-    )
-    return run_stage("decoder", args.out / "decoder", config, Inputs(nas.SearchSpace.load(SPACE))).folder
+        str(everything.resolve()), steps=args.decoder_steps, batch=4, videos=1, images=0, held_out=1
+    )  # its own latents are not used
+    decoder = run_stage("decoder", args.out / "autoencoder", config, Inputs(space)).folder
+    data = PrepareConfig(str(args.data.resolve()), str(decoder), None, False, args.videos, args.images, held_out=1)
+    return prepare(args.out / "decoder", data, space).folder
 
 
 def common_start(args: argparse.Namespace, setting: Setting, sets: SceneSets, decoder: Path) -> Path | None:
