@@ -72,7 +72,7 @@ def main() -> None:
     args = parser.parse_args()
     results = pd.read_csv(args.results)
     rows, compared = whole_seeds(results), whole_seeds(results[results["group"] != PATTERN])
-    print(architecture_table(rows), difference_table(compared), ranking_table(rows), sep="\n\n")
+    print(architecture_table(rows), difference_table(compared, results), ranking_table(rows), sep="\n\n")
     draw(rows, args.results.with_suffix(".svg"))
 
 
@@ -87,11 +87,16 @@ def by_seed(rows: pd.DataFrame, group: str, column: str) -> pd.DataFrame:
     return rows[rows["group"] == group].pivot(index="seed", columns="architecture", values=column)
 
 
-def difference(rows: pd.DataFrame, column: str) -> Difference:
-    """The found architecture against the median random one, see the module's docstring."""
+def difference(rows: pd.DataFrame, column: str, trainings: pd.DataFrame) -> Difference:
+    """The found architecture against the median random one, see the module's docstring.
+
+    Args:
+        rows: of seeds with which all of these were trained.
+        trainings: all results, for the noise of a training.
+    """
     found, randoms = by_seed(rows, FOUND, column).to_numpy()[:, 0], by_seed(rows, RANDOM, column).to_numpy()
     mean = float((found - np.median(randoms, axis=1)).mean())
-    deviation, freedom = noise(rows, column)
+    deviation, freedom = noise(trainings, column)
     # a median of several has at most the noise of the mean of the two in the middle
     half = student.ppf(0.975, freedom) * deviation * np.sqrt(1.5 / len(found)) if freedom else float("nan")
     rng = np.random.default_rng(0)
@@ -102,10 +107,13 @@ def difference(rows: pd.DataFrame, column: str) -> Difference:
 
 
 def noise(rows: pd.DataFrame, column: str) -> tuple[float, int]:
-    """Standard deviation of a single training of an architecture, and its degrees of freedom; NaN and 0 of one seed."""
-    values = rows.pivot(index="seed", columns="architecture", values=column).to_numpy()
+    """Standard deviation of a single training, from the architectures trained with every seed, and its degrees of freedom.
+
+    NaN and 0 if that cannot be known, as from one seed.
+    """
+    values = rows.pivot(index="seed", columns="architecture", values=column).dropna(axis=1).to_numpy()
     residuals = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
-    freedom = (values.shape[0] - 1) * (values.shape[1] - 1)
+    freedom = max(0, (values.shape[0] - 1) * (values.shape[1] - 1))
     return (float(np.sqrt((residuals**2).sum() / freedom)) if freedom else float("nan")), freedom
 
 
@@ -140,10 +148,7 @@ def architecture_table(rows: pd.DataFrame) -> str:
     means = rows.groupby("architecture")[[m.column for m in MEASURES]].agg(["mean", "std"])
     about = rows.groupby("architecture").first().loc[means.index].sort_values("latency_ms")
     for name, row in about.iterrows():
-        cells = [
-            f"{means.loc[name, (m.column, 'mean')]:.{m.decimals}f} +- {means.loc[name, (m.column, 'std')]:.{m.decimals}f}"
-            for m in MEASURES
-        ]
+        cells = [mean_and_deviation(*means.loc[name, m.column][["mean", "std"]], m.decimals) for m in MEASURES]
         shown = f"**{name}**" if row["group"] == FOUND else str(name)
         lines.append(
             f"| {shown} | {row['latency_ms']:.2f} | {row['params'] / 1e6:.2f}M | {row['supernet_loss']:.4f} | "
@@ -152,7 +157,18 @@ def architecture_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def difference_table(rows: pd.DataFrame) -> str:
+def mean_and_deviation(mean: float, deviation: float, decimals: int) -> str:
+    """`0.51 +- 0.02`; of one seed, which has no deviation, the mean alone."""
+    spread = "" if np.isnan(deviation) else f" +- {deviation:.{decimals}f}"
+    return f"{mean:.{decimals}f}{spread}"
+
+
+def between(low: float, high: float, decimals: int) -> str:
+    """An interval with signs, or that it is not known."""
+    return "not known" if np.isnan(low) else f"{low:+.{decimals}f} to {high:+.{decimals}f}"
+
+
+def difference_table(rows: pd.DataFrame, trainings: pd.DataFrame) -> str:
     count, seeds = rows.loc[rows["group"] == RANDOM, "architecture"].nunique(), rows["seed"].nunique()
     lines = [
         f"Found against {count} random ones at equal latency, {seeds} seed{'s' if seeds > 1 else ''}:",
@@ -164,8 +180,8 @@ def difference_table(rows: pd.DataFrame) -> str:
     for m in MEASURES:
         found = by_seed(rows, FOUND, m.column).to_numpy().mean()
         median = np.median(by_seed(rows, RANDOM, m.column).to_numpy(), axis=1).mean()
-        one, d = difference(rows, m.column), m.decimals
-        intervals = [f"{low:+.{d}f} to {high:+.{d}f}" for low, high in (one.pooled, one.bootstrap)]
+        one, d = difference(rows, m.column, trainings), m.decimals
+        intervals = [between(low, high, d) for low, high in (one.pooled, one.bootstrap)]
         lines.append(
             f"| {m.title} | {'higher' if m.higher else 'lower'} | {found:.{d}f} | {median:.{d}f} | {one.mean:+.{d}f} | "
             f"{intervals[0]} | {intervals[1]} | {beaten(rows, m):.1f} of {count} | {one.verdict(m.higher)} |"
@@ -179,10 +195,11 @@ def ranking_table(rows: pd.DataFrame) -> str:
         "| --- " * 6 + "|",
     ]
     for m in MEASURES:
-        tau, (low, high), between = ranking(rows, m)
+        tau, (low, high), two_seeds = ranking(rows, m)
+        shown = "not known" if np.isnan(two_seeds) else f"{two_seeds:.2f}"
         alike, (low_alike, high_alike), _ = ranking(rows[rows["group"] == RANDOM], m)
         lines.append(
-            f"| {m.title} | {tau:.2f} | {low:.2f} to {high:.2f} | {between:.2f} | {alike:.2f} | "
+            f"| {m.title} | {tau:.2f} | {low:.2f} to {high:.2f} | {shown} | {alike:.2f} | "
             f"{low_alike:.2f} to {high_alike:.2f} |"
         )
     return "\n".join(lines)

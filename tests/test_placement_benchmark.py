@@ -48,7 +48,7 @@ def results(gain: float, noise: float, seeds: int = 3) -> pd.DataFrame:
 def test_a_difference_has_intervals_and_a_verdict(report, gain, verdict):
     rows = results(gain, noise=0.01)
     for measure in report.MEASURES:
-        found = report.difference(rows, measure.column)
+        found = report.difference(rows, measure.column, rows)
         assert found.verdict(measure.higher) == verdict
         for low, high in (found.pooled, found.bootstrap):
             assert low < found.mean < high
@@ -59,7 +59,17 @@ def test_a_difference_has_intervals_and_a_verdict(report, gain, verdict):
 
 
 def test_one_seed_decides_nothing(report):
-    assert report.difference(results(0.3, noise=0.01, seeds=1), "loss").verdict(higher=False) == "open"
+    rows = results(0.3, noise=0.01, seeds=1)
+    assert report.difference(rows, "loss", rows).verdict(higher=False) == "open"
+
+
+def test_a_second_seed_of_some_architectures_tells_the_noise(report):
+    rows = results(0.3, noise=0.01, seeds=2)
+    partial = rows.iloc[: len(rows) // 2 + 5]
+    deviation, freedom = report.noise(partial, "loss")
+    assert freedom == 4 and 0 < deviation < 0.05
+    one = report.difference(report.whole_seeds(partial), "loss", partial)
+    assert one.verdict(higher=False) == "better"
 
 
 def test_the_noise_of_one_training_is_pooled_over_architectures(report):
@@ -84,7 +94,7 @@ def test_a_seed_that_is_not_finished_is_left_out(report):
 def test_tables_and_the_picture_name_every_architecture(report, tmp_path):
     rows = results(0.1, noise=0.01)
     assert all(name in report.architecture_table(rows) for name in rows["architecture"].unique())
-    assert report.difference_table(rows).count("\n") == len(report.MEASURES) + 3
+    assert report.difference_table(rows, rows).count("\n") == len(report.MEASURES) + 3
     assert report.ranking_table(rows).count("\n") == len(report.MEASURES) + 1
     report.draw(rows, tmp_path / "placement.svg")
     assert "<svg" in (tmp_path / "placement.svg").read_text()
