@@ -32,7 +32,7 @@ test: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/nas web install
 	$(VENV)/bin/python -m mypy & types=$$!; \
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$types || { echo "mypy found errors, see above" >&2; exit 1; }; exit $$tests
 
 lint: install
