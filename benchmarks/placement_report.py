@@ -224,7 +224,11 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
             ax.errorbar(latency, mean, [[mean - low], [high - mean]], color=color, lw=0.8, fmt="none", alpha=0.6)
             ax.plot(latency, mean, marker, color=color, ms=12 if group == FOUND else 5, zorder=3, mew=0)
             if group != RANDOM:
-                ax.annotate(name, (latency, mean), xytext=(7, 5), textcoords="offset points", color=color)
+                above = (
+                    group == FOUND or list(stats.index.levels[0]).index(name) % 2
+                )  # two near each other are both legible
+                offset = (7, 5) if above else (7, -12)
+                ax.annotate(name, (latency, mean), xytext=offset, textcoords="offset points", color=color)
         found = float(rows.loc[rows["group"] == FOUND, "latency_ms"].iloc[0])
         budget = float(rows["budget_ms"].iloc[0])
         ax.axvspan(found * (1 - NEAR), min(found * (1 + NEAR), budget), color=MARK, alpha=0.07, lw=0)
