@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# Two test processes on two cores: more threads would only wait for each other. Before anything imports torch.
+# Several test processes on two cores: more threads would only wait for each other. Before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # By default hypothesis fails a test whose examples take longer than 200 ms, which happens on a busy machine.
