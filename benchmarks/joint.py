@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -114,22 +115,27 @@ def check_condition(out: Path, **condition: object) -> None:
 
 def with_few_videos(decoder: Path, copy: Path, count: int | None, digits: int) -> Path:
     """A copy of a decoder stage that trains on its first `count` clips of the digits below `digits`, and all images."""
+    words = set(WORDS[:digits])
+    return with_some(decoder, copy, "videos", lambda caption: bool(words & set(caption.split())), count)
+
+
+def with_some(decoder: Path, copy: Path, kind: str, keep: Callable[[str], bool], count: int | None = None) -> Path:
+    """A copy of a decoder stage that trains on the first `count` of its `videos` or `images` whose caption `keep` accepts."""
     if copy.exists():
         return copy
-    partial = copy.with_name("copying")
+    partial = copy.with_name(f"{copy.name}-partial")
     shutil.copytree(decoder, partial, dirs_exist_ok=True)
-    train, words = partial / "train", set(WORDS[:digits])
-    latents, captions = [], []
-    for path in sorted(train.glob("videos-*.json")):
-        ((name, shard),) = read_json(path, "shard")["captions"].items()
-        rows = [row for row, caption in enumerate(shard) if words & set(caption.split())]
-        latents.append(safetensors_io.load(path.with_suffix(".safetensors"))[name][rows])
+    train, latents, captions = partial / "train", [], []
+    for path in sorted((decoder / "train").glob(f"{kind}-*.json")):
+        ((bucket, shard),) = read_json(path, "shard")["captions"].items()
+        rows = [row for row, caption in enumerate(shard) if keep(caption)]
+        latents.append(safetensors_io.load(path.with_suffix(".safetensors"))[bucket][rows])
         captions += [shard[row] for row in rows]
     kept = torch.cat(latents)[:count]
-    safetensors_io.save(train / "videos-00000.safetensors", {name: kept})
-    write_json(train / "videos-00000.json", {"captions": {name: captions[: len(kept)]}, "skipped": []})
+    safetensors_io.save(train / f"{kind}-00000.safetensors", {bucket: kept})
+    write_json(train / f"{kind}-00000.json", {"captions": {bucket: captions[: len(kept)]}, "skipped": []})
     sizes = read_json(train / "cache.json", "cache")
-    write_json(train / "cache.json", {**sizes, "videos": {name: [len(kept)]}})
+    write_json(train / "cache.json", {**sizes, kind: {bucket: [len(kept)]}})
     partial.rename(copy)
     return copy
 

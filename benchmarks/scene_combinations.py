@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from joint import with_some
 from torch import Tensor, nn
 
 from nas import checkpoint
@@ -61,22 +61,8 @@ def shows_only(caption: str, allowed: Iterable[Combination]) -> bool:
 
 def with_images_of(decoder: Path, copy: Path, allowed: Iterable[Combination]) -> Path:
     """A copy of a decoder stage with those of its images that show only these combinations, and all clips."""
-    if copy.exists():
-        return copy
-    partial = copy.with_name(f"{copy.name}-partial")
-    shutil.copytree(decoder, partial, dirs_exist_ok=True)
-    train, latents, captions = partial / "train", [], []
-    for path in sorted((decoder / "train").glob("images-*.json")):
-        ((bucket, shard),) = read_json(path, "shard")["captions"].items()
-        rows = [row for row, caption in enumerate(shard) if shows_only(caption, allowed)]
-        latents.append(safetensors_io.load(path.with_suffix(".safetensors"))[bucket][rows])
-        captions += [shard[row] for row in rows]
-    safetensors_io.save(train / "images-00000.safetensors", {bucket: torch.cat(latents)})
-    write_json(train / "images-00000.json", {"captions": {bucket: captions}, "skipped": []})
-    sizes = read_json(train / "cache.json", "cache")
-    write_json(train / "cache.json", {**sizes, "images": {bucket: [len(captions)]}})
-    partial.rename(copy)
-    return copy
+    pairs = tuple(allowed)
+    return with_some(decoder, copy, "images", lambda caption: shows_only(caption, pairs))
 
 
 def shares(clips: Iterable[np.ndarray], scenes: Iterable, judges) -> dict[str, float]:

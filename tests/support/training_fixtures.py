@@ -10,7 +10,7 @@ import torch
 import nas
 from nas import checkpoint
 from nas.models import Autoencoder, VAEConfig
-from nas.training import DecoderConfig, Inputs, run_stage
+from nas.training import DecoderConfig, DistillConfig, FinetuneConfig, Inputs, run_stage
 from tests.support.exported import built_once
 
 SPACE = """
@@ -49,6 +49,18 @@ def _decoder_stage(folder: Path) -> None:
         steps=10, batch=4, channels=(8, 16, 16), videos=80, images=40, held_out=16, classifier_steps=20
     )
     run_stage("decoder", folder / "decoder", config, Inputs(space))
+
+
+@pytest.fixture(scope="session")
+def finetuned(space: nas.SearchSpace, decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """Inputs of the stage `adversarial`: a model that was trained for two steps."""
+    root = tmp_path_factory.mktemp("finetuned")
+    torch.set_num_threads(1)
+    config = DistillConfig(steps=2, batch=4, validation=4)
+    start = run_stage("distill", root / "distill", config, Inputs(space, decoder)).folder
+    config = FinetuneConfig(steps=2, batch=4, image_batch_size=4, validation=4, eval_steps=())
+    inputs = Inputs(space, decoder, start, space.architecture({"mid.0/0": "SelfAttention1D"}))
+    return Inputs(space, decoder, run_stage("finetune", root / "finetune", config, inputs).folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,3 @@
 """Fixtures of these tests."""
 
-from tests.support.training_fixtures import decoder, space, vae  # noqa: F401
+from tests.support.training_fixtures import decoder, finetuned, space, vae  # noqa: F401

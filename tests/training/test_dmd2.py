@@ -17,7 +17,7 @@ from nas.data.latent_cache import LatentCache
 from nas.errors import ConfigError
 from nas.models import build
 from nas.testing.stages import StageCase, StageTestCase
-from nas.training import AdversarialConfig, DistillConfig, FinetuneConfig, Inputs, read_history, run_stage
+from nas.training import AdversarialConfig, read_history, run_stage
 from nas.training.optimization import Optimization
 from nas.training.reflow import TeacherSampler
 from nas.training.stages import adversarial
@@ -148,17 +148,6 @@ def test_one_step_in_so_many_updates_the_student_and_every_one_the_fake_score(de
     assert (
         trainer.generator.config.rate(1, trainer.generator.steps) == trainer.generator.optimizer.param_groups[0]["lr"]
     )
-
-
-@pytest.fixture(scope="module")
-def finetuned(space, decoder, tmp_path_factory) -> Inputs:
-    root = tmp_path_factory.mktemp("dmd2")
-    torch.set_num_threads(1)
-    config = DistillConfig(steps=2, batch=4, validation=4)
-    start = run_stage("distill", root / "distill", config, Inputs(space, decoder)).folder
-    config = FinetuneConfig(steps=2, batch=4, image_batch_size=4, validation=4, eval_steps=())
-    inputs = Inputs(space, decoder, start, space.architecture({"mid.0/0": "SelfAttention1D"}))
-    return Inputs(space, decoder, run_stage("finetune", root / "finetune", config, inputs).folder)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from nas.diffusion.predictions import Objective, predict_x0, velocity_fn
 from nas.errors import ConfigError
 from nas.models import build
 from nas.testing.stages import StageCase, StageTestCase
-from nas.training import AdversarialConfig, DistillConfig, FinetuneConfig, Inputs, run_stage
+from nas.training import AdversarialConfig
 from nas.training.optimization import Optimization
 from nas.training.reflow import TeacherSampler
 from nas.training.stages import adversarial
@@ -149,17 +149,6 @@ def test_the_difference_agrees_with_forward_mode_differentiation(space, objectiv
         _, exact = torch.func.jvp(velocity, (x, t), (direction, torch.ones_like(t)))
     error = difference(velocity, velocity(x, t), x, t, direction, 1e-5) - exact
     assert error.flatten(1).norm(dim=1).div(exact.flatten(1).norm(dim=1)).max() < 0.02
-
-
-@pytest.fixture(scope="module")
-def finetuned(space, decoder, tmp_path_factory) -> Inputs:
-    root = tmp_path_factory.mktemp("rcm")
-    torch.set_num_threads(1)
-    config = DistillConfig(steps=2, batch=4, validation=4)
-    start = run_stage("distill", root / "distill", config, Inputs(space, decoder)).folder
-    config = FinetuneConfig(steps=2, batch=4, image_batch_size=4, validation=4, eval_steps=())
-    inputs = Inputs(space, decoder, start, space.architecture({"mid.0/0": "SelfAttention1D"}))
-    return Inputs(space, decoder, run_stage("finetune", root / "finetune", config, inputs).folder)
 
 
 @pytest.mark.slow
