@@ -222,3 +222,8 @@ def test_lpips_is_added_if_it_is_asked_for(project, monkeypatch):
     recipe.write_text(recipe.read_text().replace("space.yaml", "own.yaml"))
     with pytest.raises(ConfigError, match=r"decoder.lpips: 0.5 is for distillation"):
         train("decoder", recipe, project / "own")
+
+
+def test_image_steps_are_refused_where_only_the_decoder_is_trained(project):
+    with pytest.raises(ConfigError, match=r"decoder.image_steps: 2 is for an autoencoder that is trained whole"):
+        train("decoder", write_recipe(project, "images.yaml", steps=4, image_steps=2), project / "images")

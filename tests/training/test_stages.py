@@ -44,7 +44,8 @@ FINETUNE = FinetuneConfig(
 )
 CONFIGS = {
     "decoder": DecoderConfig(
-        steps=STEPS, batch=2, frames=5, channels=(8, 16, 16), videos=8, images=8, held_out=4, classifier_steps=20, save_every=3
+        steps=STEPS, batch=2, frames=5, image_steps=4, channels=(8, 16, 16), videos=8, images=8, held_out=4,
+        classifier_steps=20, save_every=3,
     ),
     "distill": DistillConfig(steps=STEPS, batch=4, validation=4, save_every=3),
     "supernet": SupernetConfig(

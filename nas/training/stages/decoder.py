@@ -55,6 +55,8 @@ class DecoderConfig:
         steps, batch: optimizer steps, and clips per step.
         frames: consecutive frames of each clip in a step, from a random one on; the temporal layers are causal and see
             few frames, so parts of a long clip train them at less cost. None: the whole clip.
+        image_steps: of the steps, the first ones, on single frames of as many clips as a step otherwise has frames: shapes
+            and colors are learned sooner from many different frames than from few clips; not if distilled.
         channels, norm_groups, mid_attention: of the autoencoder, see `VAEConfig`. None: those of the search space's
             `decoder`, which is the one in its costs; (16, 32, 32), 8 and False if it declares none.
         kl: weight of the KL divergence from a normal latent, relative to the mean squared error per pixel; not if distilled.
@@ -72,6 +74,7 @@ class DecoderConfig:
     steps: int = 300
     batch: int = 8
     frames: int | None = None
+    image_steps: int = 0
     optimization: Optimization = field(default_factory=lambda: Optimization(lr=3e-3))
     channels: tuple[int, ...] | None = None
     norm_groups: int | None = None
@@ -89,7 +92,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         check_range(self, ("steps", "batch", "frames", "save_every", "videos", "held_out", "classifier_steps"), 1)
-        check_range(self, ("images", "kl", "features", "lpips"), 0)
+        check_range(self, ("image_steps", "images", "kl", "features", "lpips"), 0)
 
     def with_space_defaults(self, space: SearchSpace) -> DecoderConfig:
         """This config with the autoencoder options and the fps that the search space declares.
@@ -105,6 +108,11 @@ class DecoderConfig:
                     f"decoder.{name}: {_text(own)} is not what the search space '{space.name}' declares, "
                     f"decoder.vae.{name}: {_text(wanted)}, which its costs include; remove one of the two"
                 )
+        if self.image_steps and declared.encoder is not None:
+            raise ConfigError(
+                f"decoder.image_steps: {self.image_steps} is for an autoencoder that is trained whole, but the search space "
+                f"'{space.name}' distills the decoder of a public one, 'autoencoder: {{from: ...}}'; remove one of the two"
+            )
         if self.lpips and declared.encoder is None:
             raise ConfigError(
                 f"decoder.lpips: {self.lpips:g} is for distillation, but the search space '{space.name}' names no public "

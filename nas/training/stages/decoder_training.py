@@ -43,11 +43,11 @@ def reconstruction(
     """Training of a whole autoencoder on the clips of a source."""
     autoencoder = Autoencoder(vae)
     learner = Learner(autoencoder, config.optimization, config.steps, execution=execution)
-    frames = vae.latent_frames(config.frames) if config.frames else latent.frames
-    shape = (latent.channels, frames, latent.height, latent.width)
 
     def read(number: int) -> list[Tensor]:
-        noise = normal_rows(math.prod(shape), range(config.batch)[distributed.share(config.batch)], config.seed, number)
+        batch, frames = _step_size(source, config, number)
+        shape = (latent.channels, vae.latent_frames(frames), latent.height, latent.width)
+        noise = normal_rows(math.prod(shape), range(batch)[distributed.share(batch)], config.seed, number)
         return [_training_clips(source, config, number), noise.reshape(-1, *shape)]
 
     inputs = StepLoader(read, execution.loaders(learner.device))
@@ -57,7 +57,7 @@ def reconstruction(
             mean, log_variance = autoencoder.encode_moments(part.clips)
             latents = mean + part.noise * (0.5 * log_variance).exp()
             error = F.mse_loss(autoencoder.decode_unscaled(latents), part.clips)
-            if vae.temporal_compression > 1:
+            if vae.temporal_compression > 1 and part.clips.shape[2] > 1:
                 still = F.mse_loss(autoencoder.decode_unscaled(latents[:, :, :1]), part.clips[:, :, :1])
                 error = error + still / part.clips.shape[2]
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
@@ -117,15 +117,22 @@ class _Noised:
         return [_Noised(*part) for part in zip(self.clips.chunk(parts), self.noise.chunk(parts))]
 
 
+def _step_size(source: SkippingSource, config: DecoderConfig, number: int) -> tuple[int, int]:
+    """Clips of a step over all processes, and frames of each."""
+    frames = config.frames or source.source.frames
+    return (config.batch * frames, 1) if number < config.image_steps else (config.batch, frames)
+
+
 def _training_clips(source: SkippingSource, config: DecoderConfig, number: int) -> Tensor:
-    """This process's share of the clips of a step, or the parts of them that `config.frames` asks for."""
-    mine = distributed.share(config.batch)
-    clips = read_clips(source, batch_indices(config.seed, number, config.batch, source.videos)[mine])
-    if config.frames is None or config.frames == clips.shape[2]:
+    """This process's share of the clips of a step, or the parts of them that the step trains on."""
+    batch, frames = _step_size(source, config, number)
+    mine = distributed.share(batch)
+    clips = read_clips(source, batch_indices(config.seed, number, batch, source.videos)[mine])
+    if frames == clips.shape[2]:
         return clips
     stream = generator(config.seed, number)
-    starts = torch.randint(clips.shape[2] - config.frames + 1, (config.batch,), generator=stream)[mine].tolist()
-    return torch.stack([clip[:, start : start + config.frames] for clip, start in zip(clips, starts)])
+    starts = torch.randint(clips.shape[2] - frames + 1, (batch,), generator=stream)[mine].tolist()
+    return torch.stack([clip[:, start : start + frames] for clip, start in zip(clips, starts)])
 
 
 def read_clips(source: SkippingSource, indices: list[int]) -> Tensor:
