@@ -167,7 +167,9 @@ def _scene_case(title: str, source: Scenes, count: int, times: int) -> Case:
 
 def _long(config: SceneConfig, case: Case, clip: Clip, frames: int) -> tuple[str, ...]:
     """Several wordings of each scene, one sentence after the other."""
-    wordy = Scenes(replace(config, wordings=WORDINGS), "test", frames, clip.fps, clip.height, clip.width)
+    wordy = Scenes(
+        replace(config, wordings=WORDINGS, phrasing="varied"), "test", frames, clip.fps, clip.height, clip.width
+    )
     texts = (wordy.captions(scene, "videos", i) for i, scene in enumerate(case.scenes) if scene is not None)
     return tuple("in this clip, " + ", in other words, ".join(several) for several in texts)
 

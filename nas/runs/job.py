@@ -86,7 +86,8 @@ class Job:
             config.search.constraints.permitted(self.space), config.search.constraints.counts(self.space)
         except ConfigError as error:
             raise ConfigError(f"{file}: search.constraints: {error}") from None
-        self.stages = {n: build(kind, config.stages.get(n, {}), file, f"stages.{n}") for n, kind in kinds.items()}
+        options = {name: {"seed": config.seed, **config.stages.get(name, {})} for name in kinds}
+        self.stages = {name: build(kind, options[name], file, f"stages.{name}") for name, kind in kinds.items()}
         self.objective = build(Objective, config.objective, file, "objective")
         self.protocol = build(Protocol, config.protocol, file, "protocol")
         self.execution = build(ExecutionConfig, config.execution, file, "execution")

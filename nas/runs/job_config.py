@@ -60,6 +60,7 @@ class JobConfig:
         previews: preview clips to generate after the stages.
         stages: config of each training stage by name; `retrain` is a finetune config for the shortlist.
         formats: export formats.
+        seed: of the search, and of each stage in `stages` that has none of its own.
     """
 
     name: str

@@ -99,9 +99,9 @@ def test_items_do_not_depend_on_workers_order_or_process(index, seed, workers):
 
 
 @settings(max_examples=40)
-@given(indices, st.sampled_from(["videos", "images"]))
-def test_captions_name_every_object_and_only_relations_that_hold(index, kind):
-    source = Scenes(SceneConfig(objects=(1, 2, 3), wordings=4), frames=9)
+@given(indices, st.sampled_from(["videos", "images"]), st.sampled_from(["varied", "plain"]))
+def test_captions_name_every_object_and_only_relations_that_hold(index, kind, phrasing):
+    source = Scenes(SceneConfig(objects=(1, 2, 3), wordings=4, phrasing=phrasing), frames=9)
     scene = source.scene(index, kind)
     sample = source.video(index) if kind == "videos" else source.image(index)
     assert len({thing.color for thing in scene.objects}) == len(scene.objects)
@@ -221,3 +221,15 @@ def test_captions_differ_in_wording():
 def test_a_canvas_too_small_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="16x16"):
         Scenes(SceneConfig(), height=8, width=64)
+
+
+def test_plain_captions_are_alike_where_what_they_name_is():
+    source = Scenes(SceneConfig(objects=(1,), wordings=6, phrasing="plain"), frames=9)
+    named: dict[str, set[tuple[str, ...]]] = {}
+    for index in range(400):
+        (text,) = source.video(index).captions
+        attributes = source.scene(index).objects[0].attributes
+        named.setdefault(text, set()).add(tuple(value for name, value in attributes.items() if name != "size"))
+    unsaid = {text for text, found in named.items() if len(found) > 1}
+    assert all("bounces" in text for text in unsaid)  # left and right is both directions
+    assert source.hash != Scenes(SceneConfig(objects=(1,), wordings=6), frames=9).hash

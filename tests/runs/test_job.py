@@ -28,6 +28,7 @@ only_sites: [mid.0, up.0.1]
 JOB = """
 name: tiny
 space: SPACE
+seed: 3
 budget: latency<=100%, params<=99%
 execution: {precision: bf16, device: cpu}
 search: {trials: 5, clips: 8, shortlist: 2, random: 2}
@@ -36,7 +37,7 @@ stages:
   distill: {steps: 8, batch: 8, validation: 16}
   supernet: {steps: 25, save_every: 5, batch: 2, image_batch_size: 4, validation: 8, paths: 2}
   retrain: {steps: 3, batch: 2, image_batch_size: 4, validation: 8}
-  finetune: {steps: 5, batch: 2, image_batch_size: 4, validation: 8, eval_steps: [1], eval_clips: 8}
+  finetune: {steps: 5, batch: 2, image_batch_size: 4, validation: 8, eval_steps: [1], eval_clips: 8, seed: 4}
   adversarial:
     steps: 4
     batch: 2
@@ -83,6 +84,9 @@ def test_the_whole_job_survives_a_kill(tmp_path, capsys):
     assert second.returncode == 0, second.stderr[-3000:]
     assert steps_of(supernet / "history.csv") == list(range(1, 26))  # none lost, none twice
     assert json.loads((supernet / "stage.json").read_text())["precision"] == "bf16"
+    described = {path.parent.name: json.loads(path.read_text()) for path in run.glob("checkpoints/*/stage.json")}
+    seeds = {"decoder": 3, "distill": 3, "supernet": 3, "finetune": 4, "adversarial": 3}
+    assert {name: described[name]["config"]["seed"] for name in seeds} == seeds
     assert (run / "table.csv").read_bytes() == table  # nothing was measured again
     assert 8 <= len(second.stdout.strip().splitlines()) <= 20 and str(run) in second.stdout  # the final screen
 

@@ -1,4 +1,4 @@
-"""Captions of scenes in varied wording. Each names every object's color and class, and in clips what it does."""
+"""Captions of scenes, in varied wording or always in the same. Each names every object's color and class, and in clips what it does."""
 
 from __future__ import annotations
 
@@ -40,6 +40,28 @@ BEHIND = {
     "clouds": "on a cloudy background",
 }
 NUMBERS = {2: "two", 3: "three"}
+
+
+def plain_caption(scene: Scene) -> str:
+    """The caption of a scene in always the same words: `a red square moves left fast and a blue circle stays still`."""
+    parts = []
+    for thing in scene.objects:
+        parts.append(f"a {thing.color} {thing.name}")
+        if scene.frames > 1:
+            parts[-1] += f" {_plain_action(thing)}"
+    return " and ".join(parts)
+
+
+def _plain_action(thing: SceneObject) -> str:
+    if thing.direction == STILL:
+        text = "spins in place" if thing.manner == "spins" else RESTS[0]
+    elif thing.manner == "bounces":
+        text = f"{BOUNCES[thing.direction]} {RATES[thing.speed][0]}"
+    else:
+        text = f"moves {thing.direction} {RATES[thing.speed][0]}"
+        text = f"spins and {text}" if thing.manner == "spins" else text
+    added = {"appears": f"{APPEARS[0]} and {text}", "vanishes": f"{text} and {VANISHES[0]}"}
+    return added.get(thing.manner, text)
 
 
 def caption(scene: Scene, random: np.random.Generator) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nas.config import load
 from nas.data.digits import WORDS, handwritten
-from nas.data.scenes.captions import caption
+from nas.data.scenes.captions import caption, plain_caption
 from nas.data.scenes.config import Combination, SceneConfig
 from nas.data.scenes.drawing import draw
 from nas.data.scenes.labels import Scene
@@ -89,7 +89,9 @@ class Scenes:
         return draw(scene, [self._glyphs.get(thing.name, _NO_GLYPHS)[thing.glyph] for thing in scene.objects])
 
     def captions(self, scene: Scene, kind: str, index: int) -> tuple[str, ...]:
-        """The captions of an item; different ones, as many as the config asks for."""
+        """The captions of an item; different ones, as many as the config asks for, or the plain one."""
+        if self.config.phrasing == "plain":
+            return (plain_caption(scene),)
         random = self._random(kind, index, 1)
         found = dict.fromkeys(caption(scene, random) for _ in range(4 * self.config.wordings))
         return tuple(found)[: self.config.wordings]
