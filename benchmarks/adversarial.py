@@ -6,7 +6,7 @@ The fine-tuned denoiser of a demo run is first trained for `--converge` more ste
 gain more from plain training than from distillation. From there the config's `adversarial` stage trains the student by
 each of `--methods`, and a control by plain fine-tuning, all with the compute of `reflow-gan`, which includes what its
 teacher samples (in passes of the denoiser, by `step_cost` of the stage). All are evaluated at 1, 2 and 4 steps, the start
-also at 25, with the demo's digit classifier. An interrupted benchmark resumes. Prints a Markdown table, and writes it to
+also at 25, by the judges of its data. An interrupted benchmark resumes. Prints a Markdown table, and writes it to
 OUT/adversarial.md.
 """
 
@@ -127,17 +127,17 @@ def report(
         f"{config.steps} steps, {config.teacher_batches} teacher batches; {config.pure_noise_fraction:.0%} of the inputs pure "
         f"noise. `dmd2` and `rcm`: the student in one of {args.critic_steps} steps. {args.clips} clips per evaluation.",
         "",
-        "| model | seed | steps | Frechet | digit | direction |",
+        "| model | seed | steps | Frechet | digit or objects | direction |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for (model, seed), rows in quality.items():
         lines += [
-            f"| {model} | {seed} | {row['steps']} | {row['frechet']:.1f} | {row['digit_accuracy']:.2f} | "
+            f"| {model} | {seed} | {row['steps']} | {row['frechet']:.4g} | {row['digit_accuracy']:.2f} | "
             f"{row['direction_accuracy']:.2f} |"
             for row in rows
         ]
     best = next(row["frechet"] for row in quality["start", 0] if row["steps"] == 25)
-    lines += ["", f"Frechet distance relative to 25 guided steps of the start ({best:.1f}), means over seeds:", ""]
+    lines += ["", f"Frechet distance relative to 25 guided steps of the start ({best:.4g}), means over seeds:", ""]
     for model in dict.fromkeys(model for model, _ in quality if model != "start"):
         rows = [row for (name, _), rows in quality.items() if name == model for row in rows]
         means = {steps: mean(row["frechet"] for row in rows if row["steps"] == steps) for steps in FEW}

@@ -2,7 +2,8 @@
 
     python benchmarks/demo.py RUN [RUN ...] --out docs/benchmarks/demo.json
 
-Each RUN is a folder `runs/demo` that `make demo` has written on a fresh clone.
+Each RUN is a folder `runs/demo` that `make demo` has written on a fresh clone, or `nas run` of configs/demo.yaml with another
+`seed`.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
 
 def quality_table(runs: list[dict[str, Any]]) -> str:
     """For each model and number of denoising steps the mean over the runs, and the lowest and the highest."""
-    lines = ["| model | steps | Frechet | digit | direction |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| model | steps | Frechet | class and color | direction |", "| --- | --- | --- | --- | --- |"]
     for model, steps in dict.fromkeys((row["model"], row["steps"]) for row in runs[0]["quality"]):
         rows = [row for run in runs for row in run["quality"] if (row["model"], row["steps"]) == (model, steps)]
         values = {name: [row[name] for row in rows] for name in QUALITY}
-        cells = [spread(values["frechet"], 1), *(spread(values[name], 2) for name in QUALITY[1:])]
+        cells = [spread(values["frechet"], 2), *(spread(values[name], 2) for name in QUALITY[1:])]
         lines.append(f"| {model} | {steps or ''} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

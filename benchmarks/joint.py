@@ -1,6 +1,6 @@
 """Compares joint training on images and clips with clips only, as SnapGen-V (arXiv 2412.10494) does, on moving digits.
 
-    python benchmarks/joint.py --run runs/demo [--steps 700] [--seeds 5] [--video-digits 5] [--out runs/joint]
+    python benchmarks/joint.py --run runs/digits [--steps 700] [--seeds 5] [--video-digits 5] [--out runs/joint]
 
 From the backbone and autoencoder of a demo run, one architecture is fine-tuned with the config's `finetune` stage, once
 as configured and once without image steps, for the same number of steps, with the same clips in the same order.
@@ -43,9 +43,12 @@ METRICS = ("digit_accuracy", "direction_accuracy", "frechet", "validation_loss")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--run", type=Path, default=Path("runs/demo"), help="a demo run: its decoder, distill, architecture"
+        "--run",
+        type=Path,
+        default=Path("runs/digits"),
+        help="a run of configs/digits.yaml: its decoder, distill, architecture",
     )
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"), help="whose finetune stage to run")
+    parser.add_argument("--config", type=Path, default=Path("configs/digits.yaml"), help="whose finetune stage to run")
     parser.add_argument("--steps", type=int, help="of fine-tuning (default: the config's)")
     parser.add_argument("--eval-steps", type=int, default=25, help="denoising steps of the evaluated clips")
     parser.add_argument("--clips", type=int, help="generated clips per evaluation (default: the config's)")

@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--decoder", type=Path, help="the folder OUT/decoder of another run (default: make one)")
-    parser.add_argument("--decoder-steps", type=int, default=1000)
+    parser.add_argument("--decoder-steps", type=int, default=800)
     parser.add_argument("--videos", type=int, default=1000, help="clips to encode")
     parser.add_argument("--images", type=int, default=1500, help="images to encode")
     parser.add_argument("--threads", type=int, default=1)
@@ -285,8 +285,14 @@ def encoded(args: argparse.Namespace) -> Path:
     space, everything = nas.SearchSpace.load(SPACE), args.out / "all.yaml"
     write_atomic(everything, yaml.safe_dump(replace(load_config(args.data), held_out=HeldOut()).to_dict()))
     config = DecoderConfig(
-        str(everything.resolve()), steps=args.decoder_steps, batch=4, videos=1, images=0, held_out=1
-    )  # its own latents are not used
+        str(everything.resolve()),
+        steps=args.decoder_steps,
+        image_steps=3 * args.decoder_steps // 4,  # shapes are learned from many different frames
+        batch=8,
+        videos=1,  # its own latents are not used
+        images=0,
+        held_out=1,
+    )
     decoder = run_stage("decoder", args.out / "autoencoder", config, Inputs(space)).folder
     data = PrepareConfig(str(args.data.resolve()), str(decoder), None, False, args.videos, args.images, held_out=1)
     return prepare(args.out / "decoder", data, space).folder

@@ -1,6 +1,6 @@
 """Measures clips longer than the denoiser was trained on, on the models of a finished demo run.
 
-    python benchmarks/longer.py --run runs/demo --out docs/benchmarks/longer
+    python benchmarks/longer.py --run runs/digits --out docs/benchmarks/longer
 
 At each multiple of the trained length, clips are denoised in overlapping windows (`nas.diffusion.windows`) and judged by
 the demo's digit classifier against held-out real clips of the same length; the digits of real clips move on and on, since
@@ -41,7 +41,7 @@ BATCH = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished demo run")
+    parser.add_argument("--run", type=Path, default=Path("runs/digits"), help="a finished run of configs/digits.yaml")
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES, help="whose models to measure")
     parser.add_argument("--clips", type=int, default=80, help="generated clips per number")
     parser.add_argument("--threads", type=int, default=1)
@@ -140,9 +140,9 @@ def page(result: dict[str, Any]) -> str:
         "",
         "`nas generate --seconds` denoises a clip longer than the trained one in windows of the trained length that overlap",
         "by at least half; their velocities are averaged at every denoising step (`nas/diffusion/windows.py`), so memory does",
-        "not grow with the length. `python benchmarks/longer.py --run runs/demo` measures it on the demo's models, "
+        "not grow with the length. `python benchmarks/longer.py --run runs/digits` measures it on its models, "
         f"{result['clips']}",
-        "clips a number. Digits of the demo enter the canvas where they left it, so that a real clip of any length moves as its",
+        "clips a number. Its digits enter the canvas where they left it, so that a real clip of any length moves as its",
         "caption says, and the metrics mean the same at every length: the Frechet distance is to held-out real clips as long as",
         "the generated ones, by the classifier that was trained on clips of the trained length. What it finds in those real",
         "clips is the upper bound of the accuracies. The last part is the clip's last frames, as many as were trained on, judged",

@@ -1,6 +1,6 @@
 """Rank correlation of supernet scores with stand-alone training.
 
-    python benchmarks/ranking.py [--job configs/demo.yaml] [--run runs/demo/checkpoints] [--random 5] [--steps 300]
+    python benchmarks/ranking.py [--job configs/digits.yaml] [--run runs/digits/checkpoints] [--random 5] [--steps 300]
 
 With the trained supernet of a demo run it scores one architecture per operator (the same in every slot), the empty one
 and a few random ones, trains each of them stand-alone from the image backbone, and compares the two rankings by held-out
@@ -32,9 +32,9 @@ def architectures(space: nas.SearchSpace, random: int) -> dict[str, nas.Architec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--run", type=Path, default=Path("runs/demo/checkpoints"), help="folder with decoder, distill and supernet"
+        "--run", type=Path, default=Path("runs/digits/checkpoints"), help="folder with decoder, distill and supernet"
     )
-    parser.add_argument("--job", default="configs/demo.yaml", help="the run's config, for its space and objective")
+    parser.add_argument("--job", default="configs/digits.yaml", help="the run's config, for its space and objective")
     parser.add_argument("--random", type=int, default=5, help="how many random architectures")
     parser.add_argument("--steps", type=int, default=300, help="stand-alone training steps per architecture")
     parser.add_argument("--batch", type=int, default=16)

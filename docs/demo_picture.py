@@ -50,15 +50,15 @@ def best_previews(run: RunFolder) -> list[Preview]:
 def film(axes: list[Axes], preview: Preview, run: Path, captions: bool) -> None:
     """Some frames of the first clips of a preview's grid."""
     with Image.open(run / preview.gif) as gif:
-        frames = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(gif)]
     gap = frames[0].height // 16
     width = (frames[0].width + gap) // len(preview.captions)
     shown = frames[: FRAMES * APART : APART]
     for clip, ax in enumerate(axes):
-        strip = Image.new("L", (len(shown) * width - gap, shown[0].height), 255)
+        strip = Image.new("RGB", (len(shown) * width - gap, shown[0].height), "white")
         for i, frame in enumerate(shown):
             strip.paste(frame.crop((clip * width, 0, (clip + 1) * width - gap, frame.height)), (i * width, 0))
-        ax.imshow(strip, cmap="gray", vmin=0, vmax=255)
+        ax.imshow(strip)
         ax.set_axis_off()
         if captions:
             ax.set_title(f'"{preview.captions[clip]}"', loc="left", fontsize=9)

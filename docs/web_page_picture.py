@@ -1,6 +1,6 @@
 """Draw docs/images/web_page.png: the exported page on a desktop and on a phone, each with a clip that it has just made.
 
-    nas export --checkpoint runs/demo/checkpoints/adversarial --format web --out web --example "the digit three moves left"
+    nas export --checkpoint runs/demo/checkpoints/adversarial --format web --out web --example "a red circle moves left fast"
     python docs/web_page_picture.py web docs/images/web_page.png
 
 Needs Playwright (`pip install -e '.[test]'`) and Chromium.

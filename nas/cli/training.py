@@ -45,7 +45,7 @@ def train(stage: str, config: str, out: str, workers: int, data: str | None, dev
 @click.command(
     cls=Command,
     help="generate clips from text, with a checkpoint or with an export folder",
-    example="nas generate --checkpoint runs/demo/checkpoints/adversarial --prompt 'the digit three moves left' --out three.gif",
+    example="nas generate --checkpoint runs/demo/checkpoints/adversarial --prompt 'a red circle moves left fast' --out circle.gif",
 )
 @click.argument("export_dir", metavar="[EXPORT_DIR]", required=False, type=PATH)
 @option("--checkpoint", metavar="DIR", type=PATH, help="a finished stage's folder, for --runtime eager")

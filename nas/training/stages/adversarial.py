@@ -12,7 +12,7 @@ Other methods do without the regression: `method: dmd2` is distribution matching
 `method: rcm` is continuous-time consistency with distribution matching (`nas.training.stages.rcm`).
 
 The paper regresses to the real latent. With few steps this gives the mean of all clips, since noise and clip are drawn
-independently (see docs/demo_recipe.md); the end of the teacher's trajectory is a function of the noise (reflow, see
+independently (see docs/digits_recipe.md); the end of the teacher's trajectory is a function of the noise (reflow, see
 `nas.training.reflow`).
 
 Metrics: `quality` by model, each a list over numbers of steps. The models are `adversarial` and, if `control_steps` asks
