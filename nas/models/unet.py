@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,7 +87,8 @@ class TextEmbedding(nn.Module):
     The text is first standardized by mean and standard deviation over the captions of the data (`fit`), since the
     differences between captions are small compared to what they share. Inputs are divided by the square root of their
     number and weights are drawn from N(0, 1): otherwise steps of Adam, which do not depend on the scale of gradients,
-    would change thousands of weights in the same direction, and their sum would dominate the timestep.
+    would change thousands of weights in the same direction, and their sum would dominate the timestep. The factor is one
+    that float16 holds exactly: exported models store constants so, and an error in this one would shift every output.
     """
 
     def __init__(self, tokens: int, dim: int, time_dim: int) -> None:
@@ -94,6 +96,7 @@ class TextEmbedding(nn.Module):
         self.register_buffer("mean", torch.zeros(tokens, dim))
         self.register_buffer("spread", torch.ones(()))
         self.linear = nn.Linear(tokens * dim, time_dim)
+        self.scale = float(np.float16((tokens * dim) ** -0.5))
         nn.init.normal_(self.linear.weight)
 
     def fit(self, contexts: Tensor) -> None:
@@ -107,7 +110,7 @@ class TextEmbedding(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         """The addend for standardized text."""
-        return self.linear(context.flatten(1) * self.linear.in_features**-0.5)
+        return self.linear(context.flatten(1) * self.scale)
 
 
 class Downsampler(nn.Module):
