@@ -37,6 +37,14 @@ def test_nothing_done_is_nothing_said(monkeypatch):
     assert log.getvalue() == ""
 
 
+def test_short_work_is_not_told(monkeypatch):
+    for log in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", log)
+        for _ in progress(range(5), "shortlist", 5, delay_s=60):
+            pass
+        assert log.getvalue() == ""
+
+
 def test_a_terminal_gets_one_bar(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

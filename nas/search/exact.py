@@ -12,6 +12,7 @@ import numpy as np
 from nas.costs import Budget, Cost, CostModel, Costs
 from nas.costs.devices.usage import slack, usage
 from nas.errors import BudgetError, ConfigError, NasError, suggestion
+from nas.progress import progress
 from nas.search.constraints import Constraints
 from nas.search.problem import Pairs, Problem, Scores
 from nas.search.solver.enumeration import Enumeration
@@ -120,21 +121,23 @@ def shortlist(
     if not 1 <= distance <= problem.slots:
         raise ConfigError(f"distance: must be 1 to {problem.slots}, the number of slots, not {distance}")
     utilities, interactions = problem.utilities(scores), problem.interactions(pairs or {})
-    found: list[Optimum] = []
-    while len(found) < k:
-        taken = [problem.columns(space.encode(o.architecture)) for o in found]
-        try:
-            best = solve(problem, utilities, interactions, taken, time_limit_s, distance)
-        except TimeLimitError:
-            if not found:
-                raise
-            break
-        if best is None:
-            break
-        found.append(_optimum(problem, best))
+    found: list[Solution] = []
+    with progress(None, "shortlist", k, unit="architecture", delay_s=1) as bar:
+        while len(found) < k:
+            taken = [solution.columns for solution in found]
+            try:
+                best = solve(problem, utilities, interactions, taken, time_limit_s, distance)
+            except TimeLimitError:
+                if not found:
+                    raise
+                break
+            if best is None:
+                break
+            found.append(best)
+            bar.update()
     if not found:
         raise infeasible(problem)
-    return found
+    return [_optimum(problem, solution) for solution in found]
 
 
 def _optimum(problem: Problem, found: Solution) -> Optimum:

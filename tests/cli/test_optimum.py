@@ -8,6 +8,7 @@ import pytest
 
 from nas.cli import main
 from nas.costs import LookupTable
+from nas.progress import progress
 from nas.spaces import Architecture, SearchSpace
 
 SPACE = "name: three\nslots:\n  a: [none, x, y]\n  b: [none, x, y]\n  c: [none, x]\n"
@@ -76,6 +77,25 @@ def test_the_optimum_with_its_proof_and_what_binds(files, capsys):
     assert Architecture.load("best-2.json").choices == found[1]["choices"]
     assert call(f"{words} --objective slack --give 2 --json") == 0
     assert json.loads(capsys.readouterr().out)["architectures"][0]["slack"] > 0.5
+
+
+def test_many_architectures_that_differ_show_progress(files, capsys, monkeypatch):
+    """A k of 100000 takes as long as there are architectures; the bar counts them, and a short list has none."""
+    words = f"optimum {BOTH} --scores scores.json --out best.json --distance 2"
+    assert call(f"{words} --k 2") == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("nas.progress.LOG_EVERY_S", 0)
+    monkeypatch.setattr(
+        "nas.search.exact.progress", lambda *given, **options: progress(*given, **options | {"delay_s": 1e-9})
+    )
+    assert call(f"{words} --k 100000") == 0
+    output = capsys.readouterr()
+    count = len(list(Path().glob("best*.json")))
+    assert f"{count} of 100000: no more architectures" in output.out
+    assert [line.split(" of ")[0] for line in output.err.splitlines()] == [
+        f"shortlist: {number}" for number in range(1, count + 1)
+    ]
+    assert "100000 architectures, " in output.err and " left" in output.err
 
 
 def test_a_sweep_draws_its_front(files, capsys):
