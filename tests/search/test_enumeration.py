@@ -1,5 +1,8 @@
 """The enumeration of the exact solver against HiGHS, which it replaces where scores add up."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -46,7 +49,38 @@ def test_negative_scores_ties_and_budgets_that_nothing_meets():
     assert solve(none, np.ones(len(none.slot))) is None
 
 
-@pytest.mark.parametrize("limits", [{"WIDTHS": (), "LAST_WIDTH": 1}, {"ROWS": 0}])
+SPLITS_AT_PEAKS = {"EXCESS": 0.0, "FEW": 1.0}
+SPLITS_AT_SLOTS = {"WIDTH": 1, "NARROW": 1}
+
+
+@pytest.mark.parametrize("limits", [SPLITS_AT_PEAKS, SPLITS_AT_SLOTS, SPLITS_AT_PEAKS | SPLITS_AT_SLOTS])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_boxes_hold_every_architecture(monkeypatch, seed, limits):
+    """However far a problem is split, the best one is that of trying every architecture."""
+    for name, limit in limits.items():
+        monkeypatch.setattr(enumeration, name, limit)
+    instance = random_search_instance(seed, 6, 4, 0.4, devices=2)
+    problem = Problem.build(instance.space, instance.cost, instance.budget)
+    utilities = problem.utilities(instance.scores.scores)
+    every = np.array(list(itertools.product(range(4), repeat=6)))
+    expected = utilities[problem.columns(every[problem.feasible(every)])].sum(axis=1).max()
+    columns, done = enumeration.Enumeration(Program.of(problem, utilities)).maximize(60.0)
+    assert done and utilities[columns].sum() == pytest.approx(expected)
+
+
+def test_relaxations_that_fail_cost_time_only(monkeypatch):
+    """Bounds hold with any multipliers, so that a proof does not depend on the linear relaxation being solved."""
+    instance = random_search_instance(1, 8, 4, 0.4, devices=2)
+    problem = Problem.build(instance.space, instance.cost, instance.budget)
+    utilities = problem.utilities(instance.scores.scores)
+    expected = both(problem, utilities)[1]
+    failed = SimpleNamespace(status=4, x=None)
+    monkeypatch.setattr("scipy.optimize.linprog", lambda *arguments, **options: failed)
+    columns, done = enumeration.Enumeration(Program.of(problem, utilities)).maximize(60.0)
+    assert done and utilities[columns].sum() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("limits", [{"WIDTH": 1, "NARROW": 1, "BOXES": 0}, {"ROWS": 0}])
 def test_what_it_gives_up_is_left_to_highs(monkeypatch, limits):
     instance = random_search_instance(3, 8, 5, 0.4, devices=2)
     expected = optimum(instance.space, instance.cost, instance.scores.scores, instance.budget)
