@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from nas.conversion.mil import Program
 from nas.conversion.mil.program import FLOAT16_MAX
 from nas.errors import NasError
-from nas.export.samples import Sample
+from nas.export.samples import PERTURBATION, Sample, largest_error, relative_error, worst
 from nas.progress import progress
 
 FLOAT32_SAMPLES = 6
 """Number of samples that are also evaluated in float32; all samples are evaluated in float16."""
+HALF = 2**-12
+"""Relative error of rounding to float16, about."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,8 @@ class Figures:
             to float16: the error of the conversion itself.
         error_float32: error with the stored weights and float32 computation.
         error_float16: error with each result rounded to its dtype in the program.
+        unexplained_conversion, unexplained_float16: the same two, less what a sample's `sensitivity` explains: inputs that
+            differ by `PERTURBATION`, and inputs that are rounded to float16. These are what the tolerances bound.
         largest: the largest magnitude among the float16 values, including the squares inside normalizations; the
             maximum of float16 is 65504.
         largest_at: the operation with this value.
@@ -68,6 +69,8 @@ class Figures:
     error_float16: float
     largest: float
     largest_at: str
+    unexplained_conversion: float
+    unexplained_float16: float
     palettes: dict[str, float] = field(default_factory=dict)
     compute_units: dict[str, float] = field(default_factory=dict)
 
@@ -95,9 +98,9 @@ def check_numbers(
     tolerance = TOLERANCES[part]
     if bits is not None:
         tolerance = Tolerance(tolerance.conversion, PALETTE_TOLERANCES[bits], PALETTE_TOLERANCES[bits])
-    check_error(path, figures.error_conversion, tolerance.conversion, " with the same weights in float32")
+    check_error(path, figures.unexplained_conversion, tolerance.conversion, " with the same weights in float32")
     check_error(path, figures.error_float32, tolerance.float32, " evaluated in float32")
-    check_error(path, figures.error_float16, tolerance.float16, " evaluated in float16")
+    check_error(path, figures.unexplained_float16, tolerance.float16, " evaluated in float16")
     return figures if plain is None else replace(figures, palettes=_palette_errors(program, plain))
 
 
@@ -108,44 +111,29 @@ def compare(program: Program, samples: Sequence[Sample], plain: Program | None =
         NasError: the program cannot be evaluated, or an operation gives an infinity or NaN in float16.
     """
     float32_indices = {round(i * (len(samples) - 1) / max(1, FLOAT32_SAMPLES - 1)) for i in range(FLOAT32_SAMPLES)}
-    conversion, float32, float16 = [], [], []
+    errors: dict[str, list[float]] = {"conversion": [], "float32": [], "float16": []}
+    unexplained: dict[str, list[float]] = {"conversion": [0.0], "float16": [0.0]}
     largest, at = 0.0, ""
     name = Path(program.source).stem
     for i, sample in enumerate(progress(samples, f"check {name}", len(samples))):
         if i in float32_indices:
             outputs = program.run(sample.inputs).outputs
-            float32.append(largest_error(outputs, sample.expected))
+            errors["float32"].append(largest_error(outputs, sample.expected))
             plain_outputs = outputs if plain is None else plain.run(sample.inputs).outputs
-            conversion.append(largest_error(plain_outputs, sample.expected_rounded))
+            errors["conversion"].append(largest_error(plain_outputs, sample.expected_rounded))
+            unexplained["conversion"].append(errors["conversion"][-1] - sample.sensitivity)
         result = program.run(sample.inputs, float16=True)
         if result.not_finite:
             raise NasError(
                 f"{program.source}: {result.not_finite} gives an infinity or NaN in float16, whose maximum is "
                 f"{FLOAT16_MAX:g}; the largest value before it was {result.peak.value:g} at {result.peak.operation}"
             )
-        float16.append(largest_error(result.outputs, sample.expected))
+        errors["float16"].append(largest_error(result.outputs, sample.expected))
+        unexplained["float16"].append(errors["float16"][-1] - sample.sensitivity * HALF / PERTURBATION)
         if result.peak.value > largest:
             largest, at = result.peak.value, result.peak.operation
-    return Figures(len(samples), _worst(conversion), _worst(float32), _worst(float16), largest, at)
-
-
-def _worst(errors: list[float]) -> float:
-    """The largest error, or NaN if any error is NaN (`max` alone may ignore it)."""
-    return math.nan if any(map(math.isnan, errors)) else max(errors)
-
-
-def largest_error(outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """The largest relative error of outputs, by name; infinite if the names differ, NaN if a value is NaN."""
-    if outputs.keys() != expected.keys():
-        return float("inf")
-    return _worst([relative_error(outputs[name], value) for name, value in expected.items()])
-
-
-def relative_error(output: Tensor, expected: Tensor) -> float:
-    """L2 norm of the difference divided by that of `expected`; infinite if the shapes differ, NaN if a value is NaN."""
-    if output.shape != expected.shape:
-        return float("inf")
-    return ((output - expected).norm() / expected.norm()).item()
+    worst_errors, worst_unexplained = map(worst, errors.values()), map(worst, unexplained.values())
+    return Figures(len(samples), *worst_errors, largest, at, *worst_unexplained)
 
 
 def check_error(path: str | Path, error: float, tolerance: float, how: str = "") -> None:

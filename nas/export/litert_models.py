@@ -17,9 +17,9 @@ from nas.conversion.variants import apply_variants
 from nas.costs import LookupTable
 from nas.errors import ConfigError, MissingDependency
 from nas.export import manifest, parts
-from nas.export.check import check_error, largest_error
+from nas.export.check import check_error
 from nas.export.describe import describe, save_tokenizer
-from nas.export.samples import Sample, real_samples
+from nas.export.samples import Sample, largest_error, real_samples
 from nas.models import Denoiser
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}

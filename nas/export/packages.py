@@ -23,11 +23,11 @@ from nas.costs import LookupTable
 from nas.diffusion.seeding import generator
 from nas.errors import NasError
 from nas.export import chunks, manifest, operations, parts
-from nas.export.check import DEVICE_TOLERANCE, PALETTE_TOLERANCES, check_error, check_numbers, largest_error
+from nas.export.check import DEVICE_TOLERANCE, PALETTE_TOLERANCES, check_error, check_numbers
 from nas.export.describe import describe, save_tokenizer
 from nas.export.package_files import read_package, save, size_mb
 from nas.export.parts import Part
-from nas.export.samples import Sample, real_samples
+from nas.export.samples import Sample, largest_error, real_samples
 from nas.spaces import Architecture, SearchSpace
 
 MAX_RANK = 5

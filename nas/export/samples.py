@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,7 @@ from nas.export import parts
 from nas.models.text_encoder import PromptEncoder
 
 PROMPTS = parts.PROMPTS
+PERTURBATION = 1e-5
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,14 @@ class Sample:
     Attributes:
         expected: outputs by name with the checkpoint's weights.
         expected_rounded: outputs with weights and buffers rounded to float16, as packages store them.
+        sensitivity: how much `expected_rounded` changes, as a relative error, with inputs that are larger by a relative
+            `PERTURBATION`. A generator may amplify rounding a hundredfold at pure noise, where it decides what to show.
     """
 
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
     expected_rounded: dict[str, Tensor]
+    sensitivity: float = 0.0
 
 
 @torch.no_grad()
@@ -68,8 +74,13 @@ def real_samples(checkpoint: Checkpoint) -> dict[str, list[Sample]]:
 
 
 def _samples(part: parts.Part, inputs: list[dict[str, Tensor]]) -> list[Sample]:
-    rounded = with_rounded_weights(part)
-    return [Sample(x, _outputs(part, part.module, x), _outputs(part, rounded, x)) for x in inputs]
+    rounded, samples = with_rounded_weights(part), []
+    for given in inputs:
+        expected_rounded = _outputs(part, rounded, given)
+        changed = {name: x * (1 + PERTURBATION) if x.is_floating_point() else x for name, x in given.items()}
+        sensitivity = largest_error(_outputs(part, rounded, changed), expected_rounded)
+        samples.append(Sample(given, _outputs(part, part.module, given), expected_rounded, sensitivity))
+    return samples
 
 
 def _outputs(part: parts.Part, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -126,3 +137,22 @@ def _clip(checkpoint: Checkpoint, contexts: Tensor, seed: int, first: int) -> Te
             noise = torch.randn(shape, generator=stream)
             x = add_noise(predict_x0(x, velocity, time), noise, x.new_full((len(x),), next_t))
     return x
+
+
+def worst(errors: list[float]) -> float:
+    """The largest error, or NaN if any error is NaN (`max` alone may ignore it)."""
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
+
+
+def largest_error(outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest relative error of outputs, by name; infinite if the names differ, NaN if a value is NaN."""
+    if outputs.keys() != expected.keys():
+        return float("inf")
+    return worst([relative_error(outputs[name], value) for name, value in expected.items()])
+
+
+def relative_error(output: Tensor, expected: Tensor) -> float:
+    """L2 norm of the difference divided by that of `expected`; infinite if the shapes differ, NaN if a value is NaN."""
+    if output.shape != expected.shape:
+        return float("inf")
+    return ((output - expected).norm() / expected.norm()).item()
