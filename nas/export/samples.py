@@ -20,6 +20,7 @@ from nas.models.text_encoder import PromptEncoder
 
 PROMPTS = parts.PROMPTS
 PERTURBATION = 1e-5
+"""Relative change of the inputs by which a sample's `sensitivity` is measured."""
 
 
 @dataclass(frozen=True)

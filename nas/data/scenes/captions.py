@@ -1,8 +1,9 @@
-"""Captions of scenes, in varied wording or always in the same. Each names every object's color and class, and in clips what it does."""
+"""Captions of scenes, in varied or plain wording: every object's color and class, and in clips what it does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -44,24 +45,14 @@ NUMBERS = {2: "two", 3: "three"}
 
 def plain_caption(scene: Scene) -> str:
     """The caption of a scene in always the same words: `a red square moves left fast and a blue circle stays still`."""
-    parts = []
-    for thing in scene.objects:
-        parts.append(f"a {thing.color} {thing.name}")
-        if scene.frames > 1:
-            parts[-1] += f" {_plain_action(thing)}"
-    return " and ".join(parts)
+    names = [f"a {thing.color} {thing.name}" for thing in scene.objects]
+    if scene.frames > 1:
+        names = [f"{name} {_action(thing, _first)}" for name, thing in zip(names, scene.objects)]
+    return " and ".join(names)
 
 
-def _plain_action(thing: SceneObject) -> str:
-    if thing.direction == STILL:
-        text = "spins in place" if thing.manner == "spins" else RESTS[0]
-    elif thing.manner == "bounces":
-        text = f"{BOUNCES[thing.direction]} {RATES[thing.speed][0]}"
-    else:
-        text = f"moves {thing.direction} {RATES[thing.speed][0]}"
-        text = f"spins and {text}" if thing.manner == "spins" else text
-    added = {"appears": f"{APPEARS[0]} and {text}", "vanishes": f"{text} and {VANISHES[0]}"}
-    return added.get(thing.manner, text)
+def _first(words: Sequence[str]) -> str:
+    return words[0]
 
 
 def caption(scene: Scene, random: np.random.Generator) -> str:
@@ -80,7 +71,7 @@ def caption(scene: Scene, random: np.random.Generator) -> str:
     order = [int(i) for i in random.permutation(count)]
     if scene.frames == 1:
         return total + _still_picture(names, order, related, random) + behind
-    parts = [f"{names[i]} {_action(scene.objects[i], random)}" for i in order]
+    parts = [f"{names[i]} {_action(scene.objects[i], partial(pick, random))}" for i in order]
     text = total + _listed(parts, random)
     if related is not None:
         first, relation, second = related
@@ -110,19 +101,20 @@ def _short(thing: SceneObject) -> str:
     return f"the {thing.color} {thing.name}"
 
 
-def _action(thing: SceneObject, random: np.random.Generator) -> str:
+def _action(thing: SceneObject, choose: Callable[[Sequence[str]], str]) -> str:
+    """What an object does; `choose` picks one of several wordings."""
     if thing.direction == STILL:
-        text = "spins in place" if thing.manner == "spins" else pick(random, RESTS)
+        text = "spins in place" if thing.manner == "spins" else choose(RESTS)
     else:
-        rate = pick(random, RATES[thing.speed])
+        rate = choose(RATES[thing.speed])
         if thing.manner == "bounces":
             return f"{BOUNCES[thing.direction]} {rate}"
-        text = f"{pick(random, MOVES)} {pick(random, WHERE[thing.direction])} {rate}"
+        text = f"{choose(MOVES)} {choose(WHERE[thing.direction])} {rate}"
         text = f"spins and {text}" if thing.manner == "spins" else text
     if thing.manner == "appears":
-        text = f"{pick(random, APPEARS)} and {text}"
+        text = f"{choose(APPEARS)} and {text}"
     if thing.manner == "vanishes":
-        text = f"{text} and {pick(random, VANISHES)}"
+        text = f"{text} and {choose(VANISHES)}"
     return text
 
 
