@@ -72,10 +72,16 @@ def _costs(run: RunFolder) -> list[str]:
         parts += [unit(value if value is not None else prediction)] if name == "params" else []
         if bound is not None:
             best = value if value is not None else prediction
-            parts.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({percent(best / bound)})")
+            parts.append(f"budget {unit(bound)}: {'OVER' if best > bound else 'within'} ({_of_bound(best / bound)})")
         lines += _labeled(label, ", ".join(parts))
     lines += [line for sentence in findings.other_devices(run) for line in _labeled("Device", sentence)]
     return lines + [line for sentence in findings.clip_time(run) for line in _labeled("Clip", sentence)]
+
+
+def _of_bound(share: float) -> str:
+    """A cost as a share of its bound, with as many digits as tell it from all of it."""
+    digits = next((digits for digits in range(4) if round(share * 100, digits) != 100), 0)
+    return percent(share, digits)
 
 
 def _quality(run: RunFolder) -> list[str]:

@@ -32,6 +32,16 @@ def test_a_finished_run_fits_on_a_screen(finished_run):
     )
 
 
+@pytest.mark.parametrize(
+    "share, said", [(1.2, "OVER (120%)"), (1.002, "OVER (100.2%)"), (0.9996, "within (99.96%)"), (1.0, "within (100%)")]
+)
+def test_it_says_how_much_of_the_budget_is_used(run, share, said):
+    record = RunRecord.load(run)
+    cost = DenoiserCost(record.budget["latency_ms"] * share, record.measured.memory_mb, record.measured.params)
+    dataclasses.replace(record, measured=cost).save(run)
+    assert said in summary(run)
+
+
 def test_it_says_what_is_over_budget(run):
     record = RunRecord.load(run)
     over = DenoiserCost(record.budget["latency_ms"] * 1.2, record.measured.memory_mb, record.measured.params)
