@@ -108,7 +108,7 @@ def _decoder_inputs(part: parts.Part, clips: list[Tensor]) -> list[dict[str, Ten
 
 def with_rounded_weights(part: parts.Part) -> nn.Module:
     """A copy of a part's module with weights and buffers (such as the mean of the text embeddings) rounded to float16,
-    except those that its package stores as float32."""
+    except those that its package stores as float32, and with the scaling factor of latents that it stores."""
     module = copy.deepcopy(part.module)
     kept: set[Tensor] = set()
     if part.float32_residual:
@@ -119,6 +119,9 @@ def with_rounded_weights(part: parts.Part) -> nn.Module:
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         if tensor not in kept and tensor.is_floating_point():
             tensor.data = tensor.data.half().float()
+    for layer in module.modules():
+        if hasattr(layer, "scaling_factor"):  # coremltools multiplies by the inverse, in float16
+            layer.scaling_factor = 1 / torch.tensor(1 / layer.scaling_factor).half().item()
     return module
 
 

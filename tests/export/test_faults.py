@@ -154,6 +154,16 @@ def assert_detected(part_of, packages_without_faults, samples, small_checkpoint,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("scaling_factor", [0.8315413238054672, 0.18215])
+def test_a_scaling_factor_that_float16_rounds_is_no_fault(scaling_factor, small_checkpoint, tmp_path):
+    """Found with a trained decoder: the inverse of its factor, 1.2026, is 1.2021 in float16, and the export was refused."""
+    fresh = checkpoint.load(small_checkpoint)
+    fresh.autoencoder.scaling_factor = scaling_factor
+    part = parts.decoder(fresh)
+    figures = check_numbers(exported(part, tmp_path), "decoder", real_samples(fresh)["decoder"])
+    assert figures.error_conversion < 2e-5
+
+
 @faults(DenoiserFaults)
 def test_wrong_denoiser_is_detected(packages_without_faults, samples, small_checkpoint, fault, monkeypatch):
     assert_detected(parts.denoiser, packages_without_faults, samples, small_checkpoint, fault, monkeypatch)
