@@ -17,6 +17,7 @@ from nas.diffusion.schedules import sampling_schedule, scale_noise
 from nas.diffusion.seeding import generator
 from nas.export import parts
 from nas.models.text_encoder import PromptEncoder
+from nas.models.unet import TextEmbedding
 
 PROMPTS = parts.PROMPTS
 PERTURBATION = 1e-5
@@ -108,7 +109,7 @@ def _decoder_inputs(part: parts.Part, clips: list[Tensor]) -> list[dict[str, Ten
 
 def with_rounded_weights(part: parts.Part) -> nn.Module:
     """A copy of a part's module with weights and buffers (such as the mean of the text embeddings) rounded to float16,
-    except those that its package stores as float32, and with the scaling factor of latents that it stores."""
+    except those that its package stores as float32, and with divisors as it stores them."""
     module = copy.deepcopy(part.module)
     kept: set[Tensor] = set()
     if part.float32_residual:
@@ -119,10 +120,16 @@ def with_rounded_weights(part: parts.Part) -> nn.Module:
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         if tensor not in kept and tensor.is_floating_point():
             tensor.data = tensor.data.half().float()
-    for layer in module.modules():
-        if hasattr(layer, "scaling_factor"):  # coremltools multiplies by the inverse, in float16
-            layer.scaling_factor = 1 / torch.tensor(1 / layer.scaling_factor).half().item()
+    for layer in module.modules():  # coremltools multiplies by the inverse of a constant, in float16
+        if hasattr(layer, "scaling_factor"):
+            layer.scaling_factor = _rounded_divisor(torch.tensor(layer.scaling_factor)).item()
+        if isinstance(layer, TextEmbedding):
+            layer.spread.data = _rounded_divisor(layer.spread)
     return module
+
+
+def _rounded_divisor(divisor: Tensor) -> Tensor:
+    return 1 / (1 / divisor).half().float()
 
 
 def _clip(checkpoint: Checkpoint, contexts: Tensor, seed: int, first: int) -> Tensor:
