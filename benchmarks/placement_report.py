@@ -44,7 +44,7 @@ MEASURES = (
     Measure("frechet", "Frechet video distance", False, 1),
     Measure("loss", "held-out loss", False, 4),
 )
-SHOWN = ("scene_accuracy", "loss")
+SHOWN = ("direction_accuracy", "loss")
 """Measures in the picture."""
 
 
