@@ -41,7 +41,7 @@ MEASURES = (
     Measure("scene_accuracy", "multi-object accuracy", True, 3),
     Measure("object_accuracy", "object (class and color)", True, 3),
     Measure("direction_accuracy", "direction", True, 3),
-    Measure("frechet", "Frechet video distance", False, 1),
+    Measure("frechet", "Frechet video distance", False, 2),
     Measure("loss", "held-out loss", False, 4),
 )
 SHOWN = ("direction_accuracy", "loss")
