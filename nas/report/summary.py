@@ -79,7 +79,7 @@ def _costs(run: RunFolder) -> list[str]:
 
 
 def _of_bound(share: float) -> str:
-    """A cost as a share of its bound, with as many digits as tell it from all of it."""
+    """A cost in percent of its bound, with enough digits to differ from 100% where it does."""
     digits = next((digits for digits in range(4) if round(share * 100, digits) != 100), 0)
     return percent(share, digits)
 
