@@ -1,6 +1,6 @@
 """Tables and the picture of `placement.py`'s results.
 
-    python benchmarks/placement_report.py --results docs/benchmarks/placement.csv
+    python benchmarks/placement_report.py --results docs/benchmarks/placement.csv [--convolutions-in "mid.*" "up.0.*"]
 
 For each measure the difference between the found architecture and the median of the random ones at equal latency, paired
 by seed, with two 95% intervals. One is for these random architectures: Student's t with the standard deviation of a single
@@ -8,7 +8,8 @@ training, which is pooled over all architectures after their means and those of 
 say little about the spread of one difference. The other is for random architectures like these: a bootstrap that resamples
 them and the seeds. The bar is met where both exclude zero. Kendall's tau between the supernet's losses and each measure
 after training alone, with a bootstrap over architectures and seeds, beside the tau between two seeds of training alone,
-which no ranking can be expected to exceed. Prints Markdown, and writes the picture beside the results.
+which no ranking can be expected to exceed. With `--convolutions-in`, all trainings by the number of convolutions in these
+slots. Prints Markdown, and writes the picture beside the results.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ import pandas as pd
 from placement import FOUND, NEAR, PATTERN, RANDOM
 from scipy.stats import kendalltau
 from scipy.stats import t as student
+
+from nas.files import read_json
 
 RESAMPLES, RANK_RESAMPLES = 10_000, 1000
 
@@ -46,6 +50,8 @@ MEASURES = (
 )
 SHOWN = ("direction_accuracy", "loss")
 """Measures in the picture."""
+CLOSE = 0.15
+"""Points are close to each other in the picture within this share of its width and height."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,14 @@ class Difference:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("docs/benchmarks/placement.csv"))
+    parser.add_argument("--convolutions-in", nargs="+", metavar="SLOTS", help='patterns of slots, such as "up.0.*"')
     args = parser.parse_args()
     results = pd.read_csv(args.results)
     rows, compared = whole_seeds(results), whole_seeds(results[results["group"] != PATTERN])
     print(architecture_table(rows), difference_table(compared, results), ranking_table(rows), sep="\n\n")
+    if args.convolutions_in:
+        shared = read_json(args.results.with_suffix(".json"), "what the trainings share", dict)
+        print("", convolution_table(results, list(shared["candidates"][0]["choices"]), args.convolutions_in), sep="\n")
     draw(rows, args.results.with_suffix(".svg"))
 
 
@@ -205,6 +215,37 @@ def ranking_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def convolution_table(trainings: pd.DataFrame, slots: list[str], patterns: list[str]) -> str:
+    """Direction and loss of all trainings by the number of `Conv1D` and `Conv3D` in the slots that match a pattern.
+
+    Args:
+        slots: of the search space, in the order of the column `choices`.
+    """
+    chosen = [any(fnmatch(slot, pattern) for pattern in patterns) for slot in slots]
+    counts = trainings["choices"].map(
+        lambda text: sum(use and kind.startswith("Conv") for use, kind in zip(chosen, text.split(), strict=True))
+    )
+    lines = [
+        "| convolutions there | placements | trainings | direction, lowest to highest | held-out loss, lowest to highest |",
+        "| --- " * 5 + "|",
+    ]
+    for count, group in trainings.groupby(counts):
+        direction, loss = group["direction_accuracy"], group["loss"]
+        lines.append(
+            f"| {count} | {group['architecture'].nunique()} | {len(group)} | {direction.min():.2f} to {direction.max():.2f} | "
+            f"{loss.min():.3f} to {loss.max():.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def under_another(stats: pd.DataFrame, latency: float, mean: float) -> bool:
+    """Whether a named point of the picture is close to this one and higher, so that a name above this one would meet its name."""
+    named = stats[stats.index.get_level_values("group") != RANDOM]
+    x, y = named.index.get_level_values("latency_ms").to_numpy(), named["mean"].to_numpy()
+    near = (abs(x - latency) < CLOSE * np.ptp(x)) & (abs(y - mean) < CLOSE * np.ptp(y))
+    return bool((near & (y > mean)).any())
+
+
 def draw(rows: pd.DataFrame, path: Path) -> None:
     """Latency against the measures in `SHOWN`: a point for each architecture, the mean over its seeds and their range."""
     import matplotlib
@@ -224,10 +265,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
             ax.errorbar(latency, mean, [[mean - low], [high - mean]], color=color, lw=0.8, fmt="none", alpha=0.6)
             ax.plot(latency, mean, marker, color=color, ms=12 if group == FOUND else 5, zorder=3, mew=0)
             if group != RANDOM:
-                above = (
-                    group == FOUND or list(stats.index.levels[0]).index(name) % 2
-                )  # two near each other are both legible
-                offset = (7, 5) if above else (7, -12)
+                offset = (7, -12) if under_another(stats, latency, mean) else (7, 5)
                 ax.annotate(name, (latency, mean), xytext=offset, textcoords="offset points", color=color)
         found = float(rows.loc[rows["group"] == FOUND, "latency_ms"].iloc[0])
         budget = float(rows["budget_ms"].iloc[0])

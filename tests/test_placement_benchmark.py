@@ -128,3 +128,21 @@ def test_animatediff_differs_from_self_attention_everywhere_in_the_middle_only(p
     second, first = found["AnimateDiff v2"].choices, found["AnimateDiff v1"].choices
     assert [slot for slot in space.slots if first[slot] != second[slot]] == ["mid.0/0"]
     assert set(second.values()) == {"SelfAttention1D"} and first["mid.0/0"] == "none"
+
+
+def test_trainings_are_counted_by_their_convolutions(report):
+    rows = pd.DataFrame(
+        {
+            "architecture": ["a", "a", "b", "c"],
+            "choices": ["Conv1D none Conv3D"] * 2 + ["Conv3D Conv1D none", "none SelfAttention1D Conv1D"],
+            "direction_accuracy": [0.9, 1.0, 0.5, 0.4],
+            "loss": [0.31, 0.30, 0.4, 0.5],
+        }
+    )
+    lines = report.convolution_table(rows, ["down.0.0/0", "mid.0/0", "up.0.0/0"], ["mid.*", "up.0.*"]).splitlines()
+    assert lines[2:] == ["| 1 | 3 | 4 | 0.40 to 1.00 | 0.300 to 0.500 |"]
+    lines = report.convolution_table(rows, ["down.0.0/0", "mid.0/0", "up.0.0/0"], ["up.0.*"]).splitlines()
+    assert lines[2:] == [
+        "| 0 | 1 | 1 | 0.50 to 0.50 | 0.400 to 0.400 |",
+        "| 1 | 2 | 3 | 0.40 to 1.00 | 0.300 to 0.500 |",
+    ]
