@@ -63,7 +63,7 @@ def compare(space: SearchSpace, source: LookupTable, target: LookupTable) -> lis
     keys = [str(workload) for workload in space.workloads()]
     results = []
     for count in [count for count in COUNTS if count < len(keys)]:
-        chosen = [str(workload) for workload in problem.plan({}, count, target.provenance.runtime)]
+        chosen = designed(problem, rows, count, target.provenance.runtime)
         if sum(rows[key].status == "ok" for key in chosen) < MIN_ROWS:
             continue
 
@@ -86,6 +86,14 @@ def compare(space: SearchSpace, source: LookupTable, target: LookupTable) -> lis
             numbers = frame.select_dtypes("number")
             results.append({**drawn[0], **numbers.mean().to_dict(), "worst": float(numbers["mean_error"].max())})
     return results
+
+
+def designed(problem: Transfer, rows: dict[str, Row], count: int, runtime: str) -> list[str]:
+    """The rows that `nas transfer` measures."""
+    measured: dict[str, Row] = {}
+    while picked := problem.plan_round(measured, count, runtime):
+        measured |= {str(workload): rows[str(workload)] for workload in picked}
+    return list(measured)
 
 
 def runnable(space: SearchSpace, table: LookupTable) -> np.ndarray:

@@ -65,9 +65,7 @@ def transfer(
     if Path(out).is_dir():
         raise ConfigError(f"{out}: is a folder; give the table a file name, such as {Path(out) / 'table.csv'}")
     with output_lock(out):
-        measured = _measured(Path(out), name)
-        picked = problem.plan(measured, measure, name)
-        if picked:
+        while picked := problem.plan_round(_measured(Path(out), name), measure, name):
             profile(space, runtime, device, out, protocol, progress, pipeline, picked, **options)
         report = problem.fill(LookupTable.load(out))
         report.table.path = Path(out)

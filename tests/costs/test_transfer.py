@@ -220,6 +220,29 @@ def test_a_run_that_is_stopped_resumes(space, files, tmp_path, finished):
     assert expected[columns].equals(found[columns])
 
 
+def test_large_attention_is_tried_alone_and_the_smallest_first(tmp_path):
+    """What does not run costs one measurement, not one for each size of its kind."""
+    space = nas.SearchSpace.load("snapgen_v")
+    large, small = (str(space.workload(slot, "SelfAttention3D")) for slot in ("down.0.0/0", "down.1.0/0"))
+    source, target = made_up(space, 0), made_up(space, 1)
+    problem = Transfer(space, [source])
+    plan = [str(workload) for workload in problem.plan({}, 10)]
+    assert {large, small} < set(plan)
+    source.save(tmp_path / "known.csv")
+    everything = TableRuntime(target)
+    carry_over(space, tmp_path / "known.csv", everything, tmp_path / "all.csv", 10)
+    assert set(everything.opened) == set(plan), "rounds do not change what is measured where all runs"
+    assert everything.opened.index(small) < everything.opened.index(large)
+    without = TableRuntime(infeasible(infeasible(target, large), small))
+    found = carry_over(space, tmp_path / "known.csv", without, tmp_path / "new.csv", 10).table.rows()
+    assert len(without.opened) == 10 and small in without.opened and large not in without.opened
+    assert f"smaller {small} cannot run" in found[large].reason
+    after = without.opened.index(small) + 1
+    done = LookupTable.load(tmp_path / "new.csv")
+    rest = problem.plan(only(done, without.opened[:after]).rows(), 10, without.name)
+    assert set(without.opened[after:]) == set(map(str, rest)), "the others are chosen for architectures that run"
+
+
 def test_costs_say_how_much_is_transferred(space, files, tmp_path, capsys):
     (known, target), out = files, tmp_path / "new.csv"
     table = carry_over(space, known, TableRuntime(target), out).table

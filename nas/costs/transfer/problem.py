@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -99,8 +100,7 @@ class Transfer:
             count: number of workloads measured in the end.
             runtime: of the device.
         """
-        scores_mb = np.array([4 * max(c.attention_scores, default=0.0) / 1e6 for c in self.known.counts])
-        doubt = np.where(scores_mb > LARGE_MB, DOUBT**2, 0.0)
+        doubt = np.where(self._scores_mb > LARGE_MB, DOUBT**2, 0.0)
         known = [i for i, key in enumerate(self.keys) if key in measured]
         ran = [i for i in known if runs(measured[self.keys[i]])]
         order: list[int] = []
@@ -113,6 +113,23 @@ class Transfer:
             rest = [int(i) for i in np.flatnonzero(np.diag(importance)) if i not in known]
             order = choose(self.known.latency, importance, doubt, ran, rest, count - len(known))
         return [self.workloads[i] for i in order if i not in known]
+
+    def plan_round(self, measured: Mapping[str, Row], count: int, runtime: str = "") -> list[Workload]:
+        """The workloads of `plan` to measure before it is made again: none when it is done.
+
+        Of those that may not fit on the device, the one with the smallest attention scores alone: if it does not run, larger
+        ones of its kind need not be tried, and what is chosen next no longer serves architectures with them. Without
+        such, all: measured together they take turns.
+        """
+        plan = self.plan(measured, count, runtime)
+        scores_mb = dict(zip(self.keys, self._scores_mb))
+        doubtful = [workload for workload in plan if scores_mb[str(workload)] > LARGE_MB]
+        return [min(doubtful, key=lambda workload: scores_mb[str(workload)])] if doubtful else plan
+
+    @cached_property
+    def _scores_mb(self) -> np.ndarray:
+        """`(N,)`: the largest attention scores of each workload, which a device may have to store."""
+        return np.array([4 * max(c.attention_scores, default=0.0) / 1e6 for c in self.known.counts])
 
     def fill(self, table: LookupTable) -> TransferReport:
         """The table with a transferred row for every workload that it does not have.
