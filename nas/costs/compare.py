@@ -177,10 +177,11 @@ def check_table(path: str | Path, space: SearchSpace) -> list[TableIssue]:
         TableError, ConfigError: the file cannot be read as a table.
     """
     table = LookupTable.load(path)
-    return [*_file(path, table), *_coverage(table, space), *_values(table), *_provenance(table, space)]
+    where = table.path or Path(path)
+    return [*_file(where, table), *_coverage(table, space), *_values(table), *_provenance(table, space)]
 
 
-def _file(path: str | Path, table: LookupTable) -> list[TableIssue]:
+def _file(path: Path, table: LookupTable) -> list[TableIssue]:
     text = read_text(path, "lookup table")
     issues: list[TableIssue] = []
     if not text.endswith("\n"):

@@ -57,6 +57,11 @@ def test_a_shipped_table_is_found_by_its_name(capsys, tmp_path, monkeypatch):
     space.architecture({"mid.0/0": "Conv1D"}).save(tmp_path / "a.json")
     assert main(["cost", "--space", "snapgen_v", "--table", SHIPPED, "--arch", str(tmp_path / "a.json")]) == 0
     assert "(estimated)" in capsys.readouterr().out
+    told = []
+    for name in (SHIPPED, str(shipped_tables()[SHIPPED])):
+        status = main(["table", "check", name, "--space", "snapgen_v"])
+        told.append((status, capsys.readouterr().out.replace(name, "")))
+    assert told[0] == told[1] and told[0][1]
     assert main(["table", "show", "snapgen_v.rofline.iphone_16_pro_max"]) == 2
     assert f"did you mean '{SHIPPED}'" in capsys.readouterr().err
     with pytest.raises(TableError, match="calibrate the copy"):
