@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -141,6 +143,38 @@ def session_of(process: int) -> int:
         return os.getsid(process)
     except ProcessLookupError:
         return 0
+
+
+def test_a_killed_measurement_leaves_no_browser(tmp_path):
+    """It would use a core while the next table is measured."""
+    code = f"""
+import sys
+from nas.profiling.web.browser import LocalBrowser
+browser = LocalBrowser({web.chromium()!r}, "about:blank")
+print(browser.folder.path, flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    profile = process.stdout.readline().strip()
+
+    def running() -> bool:
+        return profile in subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
+
+    try:
+        assert profile and wait_until(running)
+        process.kill()
+        process.wait()
+        assert wait_until(lambda: not running())
+    finally:
+        process.kill()
+        subprocess.run(["pkill", "-9", "-f", profile])
+
+
+def wait_until(condition, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
 
 
 def test_what_cannot_run_is_infeasible_and_the_page_goes_on(opened, pair, tmp_path):

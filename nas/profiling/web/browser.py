@@ -25,7 +25,11 @@ FLAGS = (
     "--disable-sync",
     "--mute-audio",
     "--enable-logging=stderr",
+    "--remote-debugging-pipe",
 )
+WITH_PIPE = ("/bin/sh", "-c", 'exec "$@" 3<&0 4>/dev/null', "sh")
+"""Gives a browser with `--remote-debugging-pipe` its standard input as that pipe: the browser ends when it is closed, and so
+with this process, even one that is killed."""
 STARTS = 3
 """How often a browser that ends is started again before it has measured anything."""
 
@@ -92,12 +96,13 @@ class LocalBrowser:
     def _start(self) -> subprocess.Popen:
         self.starts += 1
         with open(self.log, "ab") as log:
-            return subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            command = [*WITH_PIPE, *self.command]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
 
     def _kill(self) -> None:
         """End all processes of the browser."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.stdin:
+            self.process.stdin.close()
         self.process.wait()
