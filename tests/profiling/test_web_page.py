@@ -145,7 +145,7 @@ def session_of(process: int) -> int:
         return 0
 
 
-def test_a_killed_measurement_leaves_no_browser(tmp_path):
+def test_a_killed_measurement_leaves_no_browser():
     """It would use a core while the next table is measured."""
     code = f"""
 import sys
